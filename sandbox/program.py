@@ -1,0 +1,96 @@
+"""What is judged: a program, its tests and the limits it runs under.
+
+Plain frozen data, shared by the judge, the trainer and the command line; nothing here imports
+torch, numpy or the rest of stepcoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class CallTests:
+    """Call the entry point with each argument list and compare the returned value.
+
+    `inputs[i]` is the list of positional arguments of test i, `outputs[i]` the expected value.
+    Only plain data (None, bool, int, float, str, bytes, list, tuple, set, dict) can be an input or
+    an output. The outputs never enter the process that runs the program.
+    """
+
+    inputs: tuple[list[Any], ...]
+    outputs: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tests."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class StdinTests:
+    """Run the program (or its zero-argument entry point) on each stdin and compare its stdout.
+
+    Stdout is compared by whitespace-separated tokens.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tests."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class AssertTests:
+    """Pieces of test code, each run after the program in one shared namespace; raising is failing.
+
+    Each element of `asserts` is one test (often a single `assert`); `setup` runs once before them.
+    """
+
+    asserts: tuple[str, ...]
+    setup: str = ""
+
+    def __len__(self) -> int:
+        """Return the number of tests."""
+        return len(self.asserts)
+
+
+Tests = CallTests | StdinTests | AssertTests
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Untrusted Python source, and how its tests reach it.
+
+    `entry_point` is an expression evaluated in the program's namespace after it ran, such as
+    `"two_sum"` or `"Solution().twoSum"`; None means the program itself reads stdin. `preamble` runs
+    before `source` in the same namespace and has its own line numbers: executed lines and error
+    lines always count from the first line of `source`.
+    """
+
+    source: str
+    entry_point: str | None = None
+    preamble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may use. CPU and wall limits are seconds per test, enforced from outside."""
+
+    cpu_s: float = 2.0
+    wall_s: float = 6.0
+    memory_bytes: int = 512 << 20
+    output_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One program with its tests: the unit of work of a judge. None takes the judge's limits."""
+
+    program: Program
+    tests: Tests
+    limits: Limits | None = None
+    stop_at_first_failure: bool = False
+    tag: Any = field(default=None, compare=False)

@@ -1,0 +1,75 @@
+"""What the judge says: one status for the program and one per test, with the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a run ended (design note "sandbox", section 1)."""
+
+    ACCEPTED = "accepted"
+    WRONG_ANSWER = "wrong answer"
+    RUNTIME_ERROR = "runtime error"
+    CPU_TIME_LIMIT = "cpu time limit"
+    WALL_TIME_LIMIT = "wall time limit"
+    MEMORY_LIMIT = "memory limit"
+    OUTPUT_LIMIT = "output limit"
+    COMPILE_ERROR = "compile error"
+    SECURITY_VIOLATION = "security violation"
+    INFRASTRUCTURE_ERROR = "infrastructure error"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True, slots=True)
+class TestVerdict:
+    """The outcome of one test.
+
+    `message` is one line for people ("ValueError: ...", "expected 3, got 4"); `got` is the repr of
+    the returned value or the tail of stdout; `error_line` is a 1-based line of the program.
+    """
+
+    __test__ = False  # not a pytest class
+
+    status: Status
+    message: str = ""
+    error_type: str | None = None
+    error_line: int | None = None
+    got: str | None = None
+    executed_lines: frozenset[int] = frozenset()
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of a submission.
+
+    `status` follows the precedence infrastructure error, compile error, security violation, any
+    other error or exceeded limit of the first test that has one, wrong answer, accepted.
+    `executed_lines` is the union over the tests that ran, as 1-based lines of `Program.source`
+    (raw line events: the `def` line and body lines that ran, as `sys.settrace` reports them).
+    """
+
+    status: Status
+    tests: tuple[TestVerdict, ...] = ()
+    message: str = ""
+    error_type: str | None = None
+    error_line: int | None = None
+    executed_lines: frozenset[int] = frozenset()
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """True if every test passed."""
+        return self.status is Status.ACCEPTED
+
+    @property
+    def pass_fraction(self) -> float:
+        """Share of the tests that passed, 0 to 1."""
+        if not self.tests:
+            return 0.0
+        return sum(t.status is Status.ACCEPTED for t in self.tests) / len(self.tests)
