@@ -1,0 +1,63 @@
+# make train   sets up, then trains the embedded default (CPU, nothing but packages is downloaded)
+# make test    sets up, then runs the tests
+# make lint    format, lint and type checks of Python and C++
+# make bench   benchmarks
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  := 2.13.0
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: train test lint format bench clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/.core
+	$(BIN)/python -m stepcoder.train $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m pytest bench/ $(ARGS)
+
+# The environment. Debian ships python3 without ensurepip: then virtualenv makes the same thing.
+$(VENV)/.torch:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || \
+	  { rm -rf $(VENV); $(PYTHON) -m pip install --quiet --user virtualenv && $(PYTHON) -m virtualenv --quiet $(VENV); }
+	$(PIP) install --upgrade "pip>=23.2" "setuptools>=78" "pybind11>=3.0"
+	@# Without a GPU, the CPU build of torch: from wherever pip is set up to look, else from PyTorch's
+	@# own index (uv knows it), else whatever pip finds.
+	if command -v nvidia-smi >/dev/null; then $(PIP) install "torch==$(TORCH)"; \
+	else $(PIP) install "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || { $(PIP) install uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu "torch==$(TORCH)"; } \
+	  || $(PIP) install "torch==$(TORCH)"; fi
+	touch $@
+
+# The extension is rebuilt whenever its sources change: a stale one would pass its tests.
+$(VENV)/.core: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*)
+	$(PIP) install --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core tests/setup_browser.sh
+	$(PIP) install --no-build-isolation --editable ".[dev]"
+	sh tests/setup_browser.sh
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) install --no-build-isolation --editable ".[bench]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info sandbox/*.so

@@ -1,0 +1,68 @@
+"""The embedded default: a tokenizer trained on our own suite and a small decoder from scratch.
+
+Nothing is downloaded: `python -m stepcoder.train` works on a bare machine with these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
+
+from stepcoder.config import ModelConfig
+
+PAD, EOS = "<pad>", "<eos>"
+
+# Newlines, indentation units and single digits are pieces of their own, so that a program's layout
+# and its numbers read the same wherever a curriculum cuts.
+PIECES = Regex(r"\n| {4}| ?[A-Za-z_]+| ?[0-9]|```| ?[^\sA-Za-z0-9_`]+|\s+|`")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with `vocabulary` entries; any text round-trips."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(PIECES, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def small_decoder(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> PreTrainedModel:
+    """Return a Qwen2-style decoder with random weights, the same for the same seed."""
+    shape = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.width,
+        intermediate_size=config.width * 8 // 3 // 16 * 16,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape)
+    return model

@@ -1,0 +1,107 @@
+"""Policy, critic and reference: transformers decoders that run over packed rows.
+
+Takes token ids (T,) with `cu_seqlens` (B+1,), gives final hidden states (T, H); the LM head is
+left to the kernels, so that only the rows that need it are ever multiplied by it.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from stepcoder.attention import PACKED
+from stepcoder.batch import Batch
+
+
+def load_policy(path: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a causal language model from a local transformers checkpoint, ready for packed rows.
+
+    Raises:
+        ValueError: the LM head has a bias, which the fused head does not support.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation=PACKED, local_files_only=True
+    )
+    return prepare(model, device)
+
+
+def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Put a causal language model on its device with packed attention, and check its head.
+
+    Dropout stays off throughout (eval mode): PPO's ratio must be 1 before the first update.
+    """
+    model.set_attn_implementation(PACKED)
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(
+            f"{type(model).__name__}: the LM head has a bias, which the fused PPO head does not "
+            "support; use a model whose head has none"
+        )
+    return model.to(device).eval()  # type: ignore[arg-type]
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy without gradients: the reference policy."""
+    reference = copy.deepcopy(model)
+    reference.requires_grad_(requires_grad=False)
+    return reference
+
+
+def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+    """Final hidden states of every token: (T, H), rows never seeing each other."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    longest = int(batch.lengths.max())
+    output = decoder(
+        input_ids=batch.tokens[None],
+        position_ids=batch.position_ids[None],
+        use_cache=False,
+        cu_seq_lens_q=batch.cu_seqlens,
+        cu_seq_lens_k=batch.cu_seqlens,
+        max_length_q=longest,
+        max_length_k=longest,
+    )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def lm_head(model: PreTrainedModel) -> Tensor:
+    """Weight (V, H) of the LM head, tied or not."""
+    weight: Tensor = model.get_output_embeddings().weight
+    return weight
+
+
+class Critic(nn.Module):
+    """A decoder with a fresh linear head that reads one value per state (SC section 3)."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        """Put a zero-mean head with deviation 1/(H+1) on a decoder: values start near 0."""
+        super().__init__()
+        self.backbone = backbone
+        width: int = backbone.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, 1, dtype=backbone.dtype)
+        nn.init.normal_(self.head.weight, std=1 / (width + 1))
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_policy(cls, policy: PreTrainedModel) -> Critic:
+        """Start from the policy's own weights (method note, section 4)."""
+        return cls(copy.deepcopy(policy.get_decoder())).to(policy.device).eval()
+
+    @classmethod
+    def load(cls, path: str | Path, dtype: torch.dtype, device: torch.device) -> Critic:
+        """Start from another local checkpoint."""
+        backbone = AutoModel.from_pretrained(
+            path, dtype=dtype, attn_implementation=PACKED, local_files_only=True
+        )
+        return cls(backbone).to(device).eval()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""
+        hidden = hidden_states(self.backbone, batch)
+        before = batch.response_positions - 1  # the state that a token is chosen in
+        values: Tensor = self.head(hidden[before]).squeeze(-1)
+        return values.to(torch.promote_types(values.dtype, torch.float32))

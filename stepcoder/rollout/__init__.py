@@ -1,0 +1,1 @@
+"""Generation: engines that turn prompts into completions, and rollouts that carry their evidence."""

@@ -1,0 +1,60 @@
+"""The contract between the loop and whatever generates: requests in, completions out as they end.
+
+An engine owns its own copy of the weights (version by version, by `update_weights`), so that a
+separate server process fits the contract as well as a model in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to sample: its prompt and its own seed."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What was sampled for `requests[index]`.
+
+    `logprobs` are the engine's own, of each token under softmax(logits / temperature) (temperature
+    1 for greedy decoding). `stopped` is False where the token limit cut the completion off.
+    """
+
+    index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample: temperature 0 is greedy; `stop` strings end a completion and belong to it."""
+
+    temperature: float
+    max_new_tokens: int
+    stop: tuple[str, ...] = ("```",)
+
+
+class Engine(Protocol):
+    """Generates completions; a context manager in every implementation."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yield one completion a request, as they end (any order)."""
+        ...
+
+    def update_weights(self, policy: PreTrainedModel) -> None:
+        """Generate with these weights from now on."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
