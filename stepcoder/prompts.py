@@ -1,0 +1,159 @@
+"""The layout of a training prompt, and the way back from tokens to characters.
+
+A prompt is the description, an opening code fence and the given part of the program; the policy
+continues with code and ends it with a closing fence. Takes Problems and token ids, gives text,
+token ids and the character span of every token (StepCoder, arXiv 2402.01391, section 3.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from stepcoder.problems import Problem
+
+TEMPLATE = "{description}\n```python\n{given}"
+FENCE = "```"
+
+_CLOSING_FENCE = re.compile(r"^```", re.MULTILINE)
+_REPLACEMENT = "\ufffd"
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless the template holds {description} once and ends with {given}."""
+    if template.count("{description}") != 1:
+        raise ValueError("the prompt template must contain {description} exactly once")
+    if template.count("{given}") != 1 or not template.endswith("{given}"):
+        raise ValueError("the prompt template must contain {given} once, at its very end")
+
+
+def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
+    """Return the text the policy continues: its end is the given part, so completion follows it.
+
+    The description is left out where the given part already contains it (HumanEval, whose prompt
+    is code). Where neither of them shows what the tests will call, the starter code is added to
+    the description: MBPP's own descriptions do not name the function.
+    """
+    description = problem.prompt.strip()
+    if description in given:
+        description = ""
+    name = _called_name(problem)
+    if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
+        description = f"{description}\n{problem.starter_code.strip()}".strip()
+    return template.removesuffix("{given}").replace("{description}", description) + given
+
+
+def starter_part(problem: Problem) -> str:
+    """Return the part of the canonical solution that every prompt gives, whatever the stage.
+
+    It is the starter code where the canonical solution begins with it (leading blank lines and
+    trailing spaces aside), up to the end of that line, and empty elsewhere: a program is always
+    given part + completion, so the starter can only be given where a solution continues it.
+    """
+    solution = problem.canonical_solution
+    starter = problem.starter_code.strip()
+    begin = len(solution) - len(solution.lstrip())
+    if not starter or not solution.startswith(starter, begin):
+        return ""
+    end = begin + len(starter)
+    rest_of_line = re.compile(r"[^\S\r\n]*(\r\n|\r|\n)").match(solution, end)
+    return solution[: rest_of_line.end()] if rest_of_line else ""
+
+
+def target_text(problem: Problem, given: str) -> str:
+    """Return what a policy should write after a given part: the rest of the solution, fenced.
+
+    Raises ValueError if the canonical solution does not begin with the given part.
+    """
+    if not problem.canonical_solution.startswith(given):
+        raise ValueError(f"{problem.task_id}: the given part does not begin the solution")
+    code = problem.canonical_solution[len(given) :]
+    return code + ("" if code.endswith(("\n", "\r")) else "\n") + FENCE
+
+
+def extract_completion(text: str) -> str:
+    """Return the code of a response: everything before a line that starts with a closing fence.
+
+    It is a prefix of `text`, so offsets into the code are offsets into the response. A response
+    without a closing fence is code to its end.
+    """
+    fence = _CLOSING_FENCE.search(text)
+    return text[: fence.start()] if fence else text
+
+
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a prompt, with the tokenizer's own opening tokens (BOS)."""
+    return list(_backend(tokenizer).encode(text).ids)
+
+
+def encode_target(tokenizer: Any, prompt_ids: Sequence[int], target: str) -> list[int]:
+    """Return the token ids that continue `prompt_ids` with exactly the characters of `target`.
+
+    The target is tokenised on its own, so no token lies across the cut. SentencePiece-style
+    tokenizers may put a space before a text, which then would stand in the middle of the program:
+    it is removed. Raises ValueError if no split of the target reads back as itself.
+    """
+    backend = _backend(tokenizer)
+    plain = backend.encode(target, add_special_tokens=False).ids
+    marker = backend.encode("\n", add_special_tokens=False).ids
+    marked = backend.encode("\n" + target, add_special_tokens=False).ids
+    candidates = [plain, plain[1:]]
+    if marked[: len(marker)] == marker:
+        candidates.append(marked[len(marker) :])
+    for ids in candidates:
+        if token_spans(tokenizer, prompt_ids, ids)[0] == target:
+            return list(ids)
+    raise ValueError(f"the tokenizer cannot continue a prompt with {target[:40]!r} exactly")
+
+
+def token_spans(
+    tokenizer: Any, prompt_ids: Sequence[int], response_ids: Sequence[int]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of a response and the character span [start, end) of each of its tokens.
+
+    Tokens are read after the prompt's, as the policy wrote them. Tokens that only together make a
+    character (bytes of UTF-8) share its span; special tokens have empty spans. The spans cover the
+    text without gaps, in order. Bytes that never complete a character read as U+FFFD.
+    `tokenizer` is a `tokenizers.Tokenizer` or a transformers tokenizer built on one.
+    """
+    backend = _backend(tokenizer)
+    special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+    stream = DecodeStream(ids=list(prompt_ids), skip_special_tokens=True)
+    spans: list[tuple[int, int]] = []
+    pieces: list[str] = []
+    waiting: list[int] = []  # tokens whose character is not complete yet
+    length = 0
+    for index, token_id in enumerate(response_ids):
+        spans.append((length, length))
+        if token_id in special:
+            continue
+        waiting.append(index)
+        piece = stream.step(backend, token_id)
+        if piece is None:
+            continue
+        for i in waiting:
+            spans[i] = (length, length + len(piece))
+        pieces.append(piece)
+        length += len(piece)
+        waiting = []
+    if waiting:
+        pieces.append(_REPLACEMENT)
+        for i in waiting:
+            spans[i] = (length, length + 1)
+    return "".join(pieces), spans
+
+
+def _called_name(problem: Problem) -> str:
+    """Return the name that the tests call, such as "twoSum" of "Solution().twoSum"."""
+    return (problem.entry_point or "").rpartition(".")[2]
+
+
+def _backend(tokenizer: Any) -> Tokenizer:
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise TypeError(f"{type(tokenizer).__name__} has no tokenizers backend to align tokens by")
+    return backend

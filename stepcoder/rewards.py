@@ -1,0 +1,42 @@
+"""The reward of a rollout: the judge's verdict as one number.
+
+Takes a Verdict, gives +1, -0.3, -0.6 or -1 (StepCoder, arXiv 2402.01391, section 3.2), or None
+where the judge itself failed and the rollout says nothing about the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from stepcoder.sandbox.verdict import Status, Verdict
+
+PASSED = 1.0
+WRONG_ANSWER = -0.3
+RUNTIME_ERROR = -0.6
+COMPILE_ERROR = -1.0
+
+# The paper names four outcomes. A program that exceeds a limit or is stopped by the sandbox did
+# not finish its tests, which is what the authors' code counts as a runtime error.
+REWARDS: Mapping[Status, float] = MappingProxyType(
+    {
+        Status.ACCEPTED: PASSED,
+        Status.WRONG_ANSWER: WRONG_ANSWER,
+        Status.RUNTIME_ERROR: RUNTIME_ERROR,
+        Status.CPU_TIME_LIMIT: RUNTIME_ERROR,
+        Status.WALL_TIME_LIMIT: RUNTIME_ERROR,
+        Status.MEMORY_LIMIT: RUNTIME_ERROR,
+        Status.OUTPUT_LIMIT: RUNTIME_ERROR,
+        Status.SECURITY_VIOLATION: RUNTIME_ERROR,
+        Status.COMPILE_ERROR: COMPILE_ERROR,
+    }
+)
+
+
+def reward(verdict: Verdict) -> float | None:
+    """Return the reward of a verdict, or None for a sample that must be dropped.
+
+    None means that the judge failed or never ran the program (infrastructure error, not run).
+    Which error wins when tests end differently is decided in `Verdict.status`.
+    """
+    return REWARDS.get(verdict.status)
