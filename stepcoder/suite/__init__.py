@@ -1,0 +1,8 @@
+"""The embedded problem suite: small programming problems that ship with StepCoder.
+
+`problems()` gives them; `python -m stepcoder.suite --out FILE` writes them in our JSONL form.
+"""
+
+from stepcoder.suite.build import problems
+
+__all__ = ["problems"]

@@ -1,0 +1,26 @@
+"""The families of the suite, by topic."""
+
+from __future__ import annotations
+
+from stepcoder.suite.families import (
+    dynamic,
+    lists,
+    matrices,
+    numbers,
+    parsing,
+    searching,
+    simulation,
+    strings,
+)
+from stepcoder.suite.family import Family
+
+FAMILIES: tuple[Family, ...] = (
+    *lists.FAMILIES,
+    *searching.FAMILIES,
+    *numbers.FAMILIES,
+    *strings.FAMILIES,
+    *parsing.FAMILIES,
+    *dynamic.FAMILIES,
+    *simulation.FAMILIES,
+    *matrices.FAMILIES,
+)

@@ -1,0 +1,120 @@
+"""A family of problems: templates in English and in code with slots, and how they are filled.
+
+A family x one phrase a slot is an instance. Instances are drawn with `Random.random`, the one
+method whose values Python promises to keep, and told apart by the shape of their code.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import random
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from string import Template
+from typing import Any
+
+from stepcoder.suite.phrases import Bank
+
+Sampler = Callable[[random.Random], Any]
+
+VALIDATION_PERCENT = 15
+MOST_WORDS = 48
+MOST_CHARACTERS = 350
+
+
+@dataclass(frozen=True)
+class Family:
+    """Problems of one shape. `args` says how random values of each argument are made."""
+
+    name: str
+    topic: str
+    args: Mapping[str, Sampler]
+    words: str
+    code: str
+    slots: Mapping[str, Bank]
+
+    @property
+    def starter(self) -> str:
+        """The `def` line with its newline."""
+        return f"def {self.name}({', '.join(self.args)}):\n"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One problem without its tests; `key` is a digest of the solution with names normalized."""
+
+    family: Family
+    description: str
+    solution: str
+    key: str
+
+    @property
+    def task_id(self) -> str:
+        """A name that stays the same as long as the solution does."""
+        return f"suite/{self.family.name}/{self.key}"
+
+    @property
+    def split(self) -> str:
+        """Equal solutions have equal keys, so they can never be on both sides of the split."""
+        return "validation" if int(self.key, 16) % 100 < VALIDATION_PERCENT else "train"
+
+
+def fill(template: str, choice: Mapping[str, str]) -> str:
+    """Return the template with its slots filled.
+
+    A slot alone on its line takes a block, which gets that line's indentation, or drops the line
+    if it is empty.
+    """
+    lines = []
+    for line in textwrap.dedent(template).strip("\n").split("\n"):
+        filled = Template(Template(line.strip()).substitute(choice)).substitute(choice)
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += [indent + part for part in filled.split("\n") if part.strip()]
+    return "\n".join(lines)
+
+
+def normalized(solution: str) -> str:
+    """Return the solution's syntax tree as text, its own names replaced by v0, v1, ... in order."""
+    tree = ast.parse(solution)
+    names: dict[str, str] = {}
+    own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {
+        "abs", "dict", "enumerate", "int", "len", "max", "min", "range", "str", "sum", "ValueError"
+    }  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.name = "f"
+        elif isinstance(node, ast.arg):
+            node.arg = names.setdefault(node.arg, f"v{len(names)}")
+        elif isinstance(node, ast.Name) and node.id in own:
+            node.id = names.setdefault(node.id, f"v{len(names)}")
+    return ast.dump(tree)
+
+
+def conditionals(solution: str) -> int:
+    """Return the number of statements that CCCS counts: if (and elif), for, while, try, match."""
+    kinds = (ast.If, ast.For, ast.While, ast.Try, ast.Match)
+    return sum(isinstance(node, kinds) for node in ast.walk(ast.parse(solution)))
+
+
+def instances(family: Family, count: int) -> Iterator[Instance]:
+    """Yield up to `count` instances with different solutions, always the same ones."""
+    rng = random.Random(family.name)
+    seen: set[str] = set()
+    for _ in range(20 * count):
+        if len(seen) == count:
+            return
+        choice = {name: bank[int(rng.random() * len(bank))] for name, bank in family.slots.items()}
+        codes = [phrase.code for phrase in choice.values() if not phrase.code.isdigit()]
+        if len(set(filter(None, codes))) < len(list(filter(None, codes))):
+            continue  # the same test or step twice makes one of the two rules pointless
+        words = fill(family.words.strip(), {name: p.words for name, p in choice.items()})
+        code = fill(family.code, {name: p.code for name, p in choice.items()})
+        solution = family.starter + textwrap.indent(code, "    ") + "\n"
+        if len(words.split()) > MOST_WORDS or len(solution) > MOST_CHARACTERS:
+            continue
+        key = hashlib.sha256(normalized(solution).encode()).hexdigest()[:10]
+        if key not in seen:
+            seen.add(key)
+            yield Instance(family, " ".join(words.split()), solution, key)

@@ -1,0 +1,48 @@
+"""Random argument values for choosing tests: each sampler turns a Random into one value."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from stepcoder.suite.family import Sampler
+
+
+def integer(low: int, high: int) -> Sampler:
+    """Return a sampler of integers from low to high, both included."""
+    return lambda rng: rng.randint(low, high)
+
+
+def integers(low: int = -6, high: int = 12, most: int = 7) -> Sampler:
+    """Return a sampler of lists of up to `most` integers."""
+    return lambda rng: [rng.randint(low, high) for _ in range(rng.randint(0, most))]
+
+
+def text(alphabet: str, most: int = 9) -> Sampler:
+    """Return a sampler of strings of up to `most` characters of the alphabet."""
+    return lambda rng: "".join(rng.choice(alphabet) for _ in range(rng.randint(0, most)))
+
+
+def sentence(words: Sequence[str], most: int = 6) -> Sampler:
+    """Return a sampler of strings of up to `most` of the words, with a space between them."""
+    return lambda rng: " ".join(rng.choice(words) for _ in range(rng.randint(0, most)))
+
+
+def table(rows: int = 4, columns: int = 4) -> Sampler:
+    """Return a sampler of lists of rows of equal length with integers in them."""
+
+    def sample(rng: random.Random) -> list[list[int]]:
+        width = rng.randint(1, columns)
+        return [[rng.randint(-4, 9) for _ in range(width)] for _ in range(rng.randint(0, rows))]
+
+    return sample
+
+
+def square(most: int = 5) -> Sampler:
+    """Return a sampler of square tables of integers."""
+
+    def sample(rng: random.Random) -> list[list[int]]:
+        size = rng.randint(0, most)
+        return [[rng.randint(-4, 9) for _ in range(size)] for _ in range(size)]
+
+    return sample
