@@ -1,0 +1,352 @@
+"""The configuration of a run: one tree of frozen dataclasses, its checks and the command line.
+
+Takes a YAML or TOML file and overrides `section.key=value`, gives a Config. The defaults are those
+for a real code model (StepCoder, arXiv 2402.01391, and its authors' public PPO code for what the
+paper leaves open); `configs/embedded.yaml` holds the numbers for the small embedded model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from stepcoder.options import (
+    ConfigError,
+    Range,
+    build,
+    check_values,
+    describe,
+    flatten,
+    leaves,
+    read_file,
+    read_overrides,
+    to_text,
+)
+from stepcoder.prompts import TEMPLATE, check_template
+
+COUNT = Range(at_least=1)
+NOT_NEGATIVE = Range(at_least=0)
+POSITIVE = Range(above=0)
+SHARE = Range(at_least=0, at_most=1)
+REWARD = Range(at_least=-10, at_most=10)
+
+EMBEDDED = "embedded"
+EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """The problems."""
+
+    path: Annotated[str, 'File or folder of problems, or "embedded" for our own suite.'] = EMBEDDED
+    validation_path: Annotated[str | None, "Held-out problems; null holds out some of path."] = None
+    split: Annotated[
+        Literal["file", "hash"], "Train or held out: as the file says, or by a hash of the task id."
+    ] = "file"
+    validation_share: Annotated[float, "Share that the hash holds out.", SHARE] = 0.1
+    strict: Annotated[bool, "Stop at a broken record instead of skipping it."] = False
+    limit: Annotated[int | None, "Use only so many problems of each part.", COUNT] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The policy and the critic; the geometry is that of the embedded decoder."""
+
+    path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
+    critic_path: Annotated[str | None, "Folder of a critic; null: a copy of the policy."] = None
+    layers: Annotated[int, "Layers of the embedded decoder.", COUNT] = 4
+    width: Annotated[int, "Its hidden size.", COUNT] = 192
+    heads: Annotated[int, "Its attention heads.", COUNT] = 6
+    kv_heads: Annotated[int, "Its key and value heads.", COUNT] = 2
+    vocabulary: Annotated[int, "Entries of its tokenizer.", Range(at_least=300)] = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SFTConfig:
+    """The supervised phase before RL, on canonical solutions."""
+
+    steps: Annotated[int, "Optimizer steps; 0 leaves the phase out.", NOT_NEGATIVE] = 0
+    batch_size: Annotated[int, "Solutions a step.", COUNT] = 64
+    lr: Annotated[float, "Peak learning rate.", POSITIVE] = 2e-5
+    warmup_share: Annotated[float, "Share of the steps that warm up.", SHARE] = 0.1
+    weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """What the policy reads."""
+
+    template: Annotated[str, "Text with {description}; must end with {given}."] = TEMPLATE
+    max_prompt_tokens: Annotated[int, "Longer prompts lose their beginning.", COUNT] = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CurriculumConfig:
+    """CCCS: how much of the solution is given."""
+
+    cccs: Annotated[bool, "Give parts of the solution; false starts all at stage 0."] = True
+    scopes: Annotated[
+        Literal["branches", "all"],
+        "Start points: branches and loops, or functions and comprehensions too.",
+    ] = "branches"
+    alpha: Annotated[float, "Weight of a visit's pass rate in the average.", SHARE] = 0.5
+    threshold: Annotated[float, "A stage is left when the average exceeds it.", SHARE] = 0.5
+    full_prompt_share: Annotated[float, "Share of visits that give nothing.", SHARE] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FGOConfig:
+    """FGO: which tokens the policy loss trains."""
+
+    enabled: Annotated[bool, "Mask tokens that no test executed."] = True
+    compile_error: Annotated[
+        Literal["all", "from_error"],
+        "Tokens trained where nothing compiles: all, or from the error's line on.",
+    ] = "all"
+    normalizer: Annotated[
+        Literal["trained", "response"], "The loss is divided by the number of these tokens."
+    ] = "trained"
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    """What a verdict is worth."""
+
+    passed: Annotated[float, "All tests pass.", REWARD] = 1.0
+    failed: Annotated[float, "Some test fails.", REWARD] = -0.3
+    runtime_error: Annotated[float, "Some test raises or exceeds a limit.", REWARD] = -0.6
+    compile_error: Annotated[float, "The program does not compile.", REWARD] = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """Sampling of completions."""
+
+    engine: Annotated[Literal["hf"], "What generates: transformers."] = "hf"
+    tasks_per_step: Annotated[int, "Problems a step.", COUNT] = 32
+    samples_per_task: Annotated[int, "Completions a problem.", COUNT] = 16
+    temperature: Annotated[float, "Of sampling, and of the trained policy.", POSITIVE] = 0.8
+    top_p: Annotated[float, "Nucleus sampling; 1 is off.", Range(above=0, at_most=1)] = 1.0
+    max_new_tokens: Annotated[int, "Longest completion.", COUNT] = 1024
+    group_size: Annotated[int, "Completions generated together.", COUNT] = 64
+    max_infrastructure_errors: Annotated[
+        float, "Stop if the sandbox fails on more than this share of a step.", SHARE
+    ] = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    """Where programs run, and what each test may use."""
+
+    workers: Annotated[int, "Programs at a time; 0: one a core.", NOT_NEGATIVE] = 0
+    cpu_s: Annotated[float, "Seconds of CPU.", POSITIVE] = 2.0
+    wall_s: Annotated[float, "Seconds of wall time.", POSITIVE] = 6.0
+    memory_mb: Annotated[int, "Memory in MiB.", Range(at_least=64)] = 512
+    output_kb: Annotated[int, "Output in KiB.", COUNT] = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PPOConfig:
+    """Policy optimization."""
+
+    epochs: Annotated[int, "Passes over a step's rollouts.", COUNT] = 1
+    minibatches: Annotated[int, "Optimizer steps a pass.", COUNT] = 4
+    tokens_per_microbatch: Annotated[int, "Tokens in memory at a time.", COUNT] = 16384
+    policy_lr: Annotated[float, "The policy's learning rate.", POSITIVE] = 5e-7
+    critic_lr: Annotated[float, "The critic's learning rate.", POSITIVE] = 1.5e-6
+    clip: Annotated[float, "Clip range of the ratio.", POSITIVE] = 0.2
+    value_clip: Annotated[float, "Clip range of the value.", POSITIVE] = 0.2
+    kl_beta: Annotated[float, "Weight of the KL to the reference.", NOT_NEGATIVE] = 0.05
+    gamma: Annotated[float, "Discount.", SHARE] = 1.0
+    lam: Annotated[float, "Lambda of the advantage estimate (GAE).", SHARE] = 0.95
+    entropy_bonus: Annotated[float, "Weight of the entropy.", NOT_NEGATIVE] = 0.0
+    max_grad_norm: Annotated[float, "Gradients are clipped to this norm.", POSITIVE] = 1.0
+    adam_betas: Annotated[tuple[float, float], "AdamW's betas.", SHARE] = (0.9, 0.95)
+    weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.0
+    critic_warmup_steps: Annotated[int, "First steps that train only the critic.", NOT_NEGATIVE] = 0
+    importance_cap: Annotated[float, "Cap of the engine-mismatch weight.", POSITIVE] = 2.0
+    whiten_advantages: Annotated[bool, "Mean 0 and deviation 1 over a step."] = False
+    scale_rewards: Annotated[bool, "Divide rewards by their deviation so far."] = True
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Evaluation on held-out problems."""
+
+    every: Annotated[int, "Steps between evaluations.", COUNT] = 20
+    temperature: Annotated[float, "0 is greedy.", NOT_NEGATIVE] = 0.0
+    samples: Annotated[int, "Programs a problem.", COUNT] = 1
+    limit: Annotated[int | None, "Evaluate only the first so many problems.", COUNT] = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Saving for a resume."""
+
+    every: Annotated[int, "Steps between checkpoints.", COUNT] = 20
+    keep: Annotated[int, "Older checkpoints are deleted.", COUNT] = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The run."""
+
+    seed: Annotated[int, "Of all random numbers.", NOT_NEGATIVE] = 0
+    run_dir: Annotated[str | None, "Folder of the run; null: runs/<date and time>."] = None
+    steps: Annotated[int, "Steps of RL.", NOT_NEGATIVE] = 500
+    threads: Annotated[int, "Threads of torch; 0: its own choice.", NOT_NEGATIVE] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models are."] = "auto"
+    dtype: Annotated[Literal["float32", "bfloat16"], "Numbers of a model from model.path."] = (
+        "bfloat16"
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    fgo: FGOConfig = field(default_factory=FGOConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+LEAVES = leaves(Config)
+SECTIONS = {name.partition(".")[0]: None for name in LEAVES if "." in name}  # in order
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file (None: the defaults), then apply overrides `section.key=value`.
+
+    Raises ConfigError, with one line for the person who wrote the file or the override.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        where = f" in {Path(path).name}"
+        values = check_values(LEAVES, flatten(read_file(Path(path)), SECTIONS, where), where)
+    given = read_overrides(LEAVES, overrides)
+    values |= check_values(LEAVES, given, " on the command line")
+    return _checked(build(Config, values))
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """Return the Config of nested or dotted keys. Raises ConfigError."""
+    return _checked(build(Config, check_values(LEAVES, flatten(tree, SECTIONS, ""), "")))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested plain data (tuples as lists); `from_dict` reads it."""
+    return {
+        key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for key, value in asdict(config).items()
+    }
+
+
+def to_yaml(config: Config) -> str:
+    """Return the whole configuration as YAML that `load_config` reads to the same Config."""
+    return to_text(to_dict(config))
+
+
+def _checked(config: Config) -> Config:
+    """Return the configuration if its values also fit each other. Raises ConfigError."""
+    model, rollout, ppo = config.model, config.rollout, config.ppo
+    if model.width % (2 * model.heads):
+        raise ConfigError(
+            f'"model.width" is {model.width}; give a multiple of 2 x model.heads ({model.heads})'
+        )
+    if model.heads % model.kv_heads:
+        raise ConfigError(
+            f'"model.kv_heads" is {model.kv_heads}; give a divisor of model.heads ({model.heads})'
+        )
+    length = config.prompt.max_prompt_tokens + rollout.max_new_tokens
+    if model.path is None and length > EMBEDDED_POSITIONS:
+        raise ConfigError(
+            f'"prompt.max_prompt_tokens" + "rollout.max_new_tokens" is {length}; '
+            f"the embedded model takes at most {EMBEDDED_POSITIONS}"
+        )
+    rollouts = rollout.tasks_per_step * rollout.samples_per_task
+    if ppo.minibatches > rollouts:
+        raise ConfigError(
+            f'"ppo.minibatches" is {ppo.minibatches}; give at most the {rollouts} rollouts a step '
+            "(rollout.tasks_per_step x rollout.samples_per_task)"
+        )
+    if config.sandbox.wall_s < config.sandbox.cpu_s:
+        raise ConfigError(
+            f'"sandbox.wall_s" is {config.sandbox.wall_s:g}; '
+            f"give at least sandbox.cpu_s ({config.sandbox.cpu_s:g})"
+        )
+    if config.eval.temperature == 0 and config.eval.samples > 1:
+        raise ConfigError(
+            f'"eval.samples" is {config.eval.samples}, but greedy samples are all the same; '
+            "set eval.temperature above 0, or eval.samples=1"
+        )
+    try:
+        check_template(config.prompt.template)
+    except ValueError as error:
+        raise ConfigError(f'"prompt.template": {error}') from None
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What was asked for: the configuration, the run folder to continue, whether only to print."""
+
+    config: Config
+    resume: Path | None = None
+    dry_run: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        """Leave with one line instead of the usage."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parse_args(arguments: Sequence[str]) -> CommandLine:
+    """Read the command line of `python -m stepcoder.train`; leaves with one line if it is wrong.
+
+    Without --config and model.path the embedded preset comes first. With --resume the folder's own
+    config.yaml does, and run_dir is that folder.
+    """
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 100), 130)
+    parser = _Parser(
+        prog="stepcoder.train",
+        usage="python -m stepcoder.train [--config FILE | --resume DIR] [section.key=value ...]",
+        description="Train a code model by reinforcement learning from unit-test results.\n"
+        "Without --config and model.path, a small embedded model learns our own problems.",
+        epilog="options, in FILE or as section.key=value: name, type, default, meaning\n\n"
+        + describe(Config, width - 2),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--config", metavar="FILE", type=Path, help="YAML or TOML file of options")
+    start.add_argument("--resume", metavar="DIR", type=Path, help="continue the run of this folder")
+    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="set an option")
+    command = parser.parse_intermixed_args(list(arguments))
+    try:
+        config = _config_of(command.config, command.resume, command.overrides)
+    except ConfigError as error:
+        parser.error(str(error))
+    return CommandLine(config, command.resume, command.dry_run)
+
+
+def _config_of(path: Path | None, resume: Path | None, overrides: Sequence[str]) -> Config:
+    if resume is not None:
+        if not (resume / "config.yaml").is_file():
+            raise ConfigError(f"--resume {resume}: no run is there (config.yaml is missing)")
+        config = load_config(resume / "config.yaml", overrides)
+        return replace(config, run_dir=str(resume))
+    if path is None and not any(o.startswith("model.path=") for o in overrides):
+        with as_file(files("stepcoder") / "configs" / "embedded.yaml") as preset:
+            return load_config(preset, overrides)
+    return load_config(path, overrides)
