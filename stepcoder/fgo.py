@@ -6,19 +6,19 @@ Takes a program, the judge's verdict and the characters of each token, gives a b
 
 from __future__ import annotations
 
+import ast
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 from stepcoder.sandbox.verdict import Status, Verdict
-from stepcoder.source import LogicalLine, line_starts, logical_lines, split_lines
+from stepcoder.source import LogicalLine, line_starts, logical_lines, parse, split_lines
 
 CompileErrorRule = Literal["all", "from_error"]
 
 # Headers that belong to a statement begun above them: no statement of its own starts there.
 _CLAUSES = frozenset({"elif", "else", "except", "finally"})
-# Statements without an instruction of their own, in every Python version.
-_DECLARATIONS = frozenset({"global", "nonlocal"})
+_JUMPS = frozenset({"return", "raise", "break", "continue"})
 
 
 def executed_mask(
@@ -74,7 +74,8 @@ def executed_closure(source: str, executed_lines: Collection[int]) -> frozenset[
       belong to their definition;
     - if a line ran, so did the headers around it (`else:`, `try:`, `finally:`), and the statements
       before it in its block (`global`, docstrings, bare annotations);
-    - a declaration ran if the statement before it in its block did;
+    - a declaration that ends its block ran if the statement before it did, and one that is all of
+      its block (a function of a docstring only) if the header did;
     - a comment or a blank line ran if the next statement of its block did, or where its block ends
       there, the statement before it.
 
@@ -82,6 +83,7 @@ def executed_closure(source: str, executed_lines: Collection[int]) -> frozenset[
     """
     try:
         lines = logical_lines(source)
+        silent = set(_silent_lines(parse(source)))
     except SyntaxError:
         return frozenset(executed_lines)
     ran = [any(n in executed_lines for n in line.lines) for line in lines]
@@ -92,15 +94,49 @@ def executed_closure(source: str, executed_lines: Collection[int]) -> frozenset[
                 if j is not None:
                     ran[j] = True
     for i, line in enumerate(lines):
-        previous = before[i]
-        if line.word in _DECLARATIONS and previous is not None and ran[previous]:
-            ran[i] = True
+        if line.first in silent and not ran[i]:
+            ran[i] = _silent_line_ran(i, lines, ran, parent[i], before[i])
         if line.word == "@" and ran[i]:
             ran[i + 1] = True
 
     closure = {n for line, r in zip(lines, ran, strict=True) if r for n in line.lines}
     closure.update(n for n, i in _layout_owners(source, lines) if ran[i])
     return frozenset(closure)
+
+
+def _silent_line_ran(
+    i: int,
+    lines: Sequence[LogicalLine],
+    ran: Sequence[bool],
+    parent: int | None,
+    before: int | None,
+) -> bool:
+    if before is not None:
+        return ran[before] and lines[before].word not in _JUMPS
+    ends_block = i + 1 == len(lines) or lines[i + 1].depth < lines[i].depth
+    return ends_block and parent is not None and ran[parent]
+
+
+def _silent_lines(tree: ast.Module) -> Iterator[int]:
+    """Yield the lines of the statements that have no instruction, so that no tracer sees them.
+
+    These are `global`, `nonlocal` and, in functions, docstrings and annotations without a value.
+    """
+    stack: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while stack:
+        node, in_function = stack.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            in_function = not isinstance(node, ast.ClassDef)
+            if in_function and ast.get_docstring(node, clean=False) is not None:
+                yield node.body[0].lineno
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+                stack.append((child, in_function))
+            match child:
+                case ast.Global() | ast.Nonlocal():
+                    yield child.lineno
+                case ast.AnnAssign(value=None) if in_function:
+                    yield child.lineno
 
 
 def _neighbours(lines: Sequence[LogicalLine]) -> tuple[list[int | None], list[int | None]]:
