@@ -13,6 +13,7 @@ from stepcoder.sandbox.program import AssertTests
 from stepcoder.source import parse, split_lines
 
 _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_LONGEST = 1 << 16
 
 
 def split_asserts(code: str) -> AssertTests:
@@ -21,8 +22,11 @@ def split_asserts(code: str) -> AssertTests:
     Leading imports, definitions and literals become the setup. Two shapes are cut: asserts at the
     top level, and `def check(candidate): ...` followed by `check(name)`, whose body is cut only
     where no piece uses a local variable of another. Statements between asserts stay with the assert
-    that follows them. Anything else is one test. Raises SyntaxError if the code does not parse.
+    that follows them. Anything else is one test, and so is code over 64 KiB: those are tables of
+    inputs (EvalPlus) that take long to parse. Raises SyntaxError if the code does not parse.
     """
+    if len(code) > _LONGEST:
+        return AssertTests((code,))
     lines = split_lines(code)
     body = parse(code).body
     count = next((i for i, node in enumerate(body) if not _is_setup(node)), len(body))

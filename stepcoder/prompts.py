@@ -23,6 +23,10 @@ _CLOSING_FENCE = re.compile(r"^```", re.MULTILINE)
 _REPLACEMENT = "\ufffd"
 
 
+class _BrokenBytesError(Exception):
+    """Raised for tokens that can never complete a character."""
+
+
 def check_template(template: str) -> None:
     """Raise ValueError unless the template holds {description} once and ends with {given}."""
     if template.count("{description}") != 1:
@@ -72,7 +76,7 @@ def target_text(problem: Problem, given: str) -> str:
     if not problem.canonical_solution.startswith(given):
         raise ValueError(f"{problem.task_id}: the given part does not begin the solution")
     code = problem.canonical_solution[len(given) :]
-    return code + ("" if code.endswith(("\n", "\r")) else "\n") + FENCE
+    return code + ("" if code.endswith("\n") else "\n") + FENCE
 
 
 def extract_completion(text: str) -> str:
@@ -98,15 +102,13 @@ def encode_target(tokenizer: Any, prompt_ids: Sequence[int], target: str) -> lis
     it is removed. Raises ValueError if no split of the target reads back as itself.
     """
     backend = _backend(tokenizer)
-    plain = backend.encode(target, add_special_tokens=False).ids
-    marker = backend.encode("\n", add_special_tokens=False).ids
-    marked = backend.encode("\n" + target, add_special_tokens=False).ids
-    candidates = [plain, plain[1:]]
-    if marked[: len(marker)] == marker:
-        candidates.append(marked[len(marker) :])
-    for ids in candidates:
-        if token_spans(tokenizer, prompt_ids, ids)[0] == target:
-            return list(ids)
+    for marker in ("", "\n", ";"):
+        # Behind a marker the text has no space before it; the marker's tokens are then cut off.
+        skipped = backend.encode(marker, add_special_tokens=False).ids if marker else []
+        ids = backend.encode(marker + target, add_special_tokens=False).ids
+        for candidate in (ids[len(skipped) :], ids[len(skipped) + 1 :]):
+            if token_spans(tokenizer, prompt_ids, candidate)[0] == target:
+                return list(candidate)
     raise ValueError(f"the tokenizer cannot continue a prompt with {target[:40]!r} exactly")
 
 
@@ -122,29 +124,55 @@ def token_spans(
     """
     backend = _backend(tokenizer)
     special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-    stream = DecodeStream(ids=list(prompt_ids), skip_special_tokens=True)
+    context = list(prompt_ids)
+    stream = DecodeStream(ids=context, skip_special_tokens=True)
     spans: list[tuple[int, int]] = []
     pieces: list[str] = []
     waiting: list[int] = []  # tokens whose character is not complete yet
     length = 0
-    for index, token_id in enumerate(response_ids):
-        spans.append((length, length))
-        if token_id in special:
-            continue
-        waiting.append(index)
-        piece = stream.step(backend, token_id)
-        if piece is None:
-            continue
+
+    def place(piece: str) -> None:
+        nonlocal length, waiting
         for i in waiting:
             spans[i] = (length, length + len(piece))
         pieces.append(piece)
         length += len(piece)
         waiting = []
+
+    for index, token_id in enumerate(response_ids):
+        spans.append((length, length))
+        if token_id in special:
+            continue
+        try:
+            piece = _step(stream, backend, token_id)
+        except _BrokenBytesError:
+            # What waits never became a character; this token may be sound on its own.
+            if waiting:
+                place(_REPLACEMENT)
+            stream = DecodeStream(ids=context, skip_special_tokens=True)
+            try:
+                piece = _step(stream, backend, token_id)
+            except _BrokenBytesError:
+                piece = _REPLACEMENT
+                stream = DecodeStream(ids=context, skip_special_tokens=True)
+        waiting.append(index)
+        if piece is not None:
+            place(piece)
     if waiting:
-        pieces.append(_REPLACEMENT)
-        for i in waiting:
-            spans[i] = (length, length + 1)
+        place(_REPLACEMENT)
     return "".join(pieces), spans
+
+
+def _step(stream: DecodeStream, backend: Tokenizer, token_id: int) -> str | None:
+    """Return what a token adds to the text, or None while a character is incomplete."""
+    try:
+        return stream.step(backend, token_id)
+    except Exception as error:
+        # This error has no class of its own: bytes that are no UTF-8 made the decoder read the text
+        # before them differently (byte fallback decodes a run of bytes as a whole).
+        if "prefix" not in str(error):
+            raise
+        raise _BrokenBytesError from None
 
 
 def _called_name(problem: Problem) -> str:

@@ -322,7 +322,10 @@ elif "𝔘𝔫𝔦" in größe:
     print("🙂🙃")
 '''
 
-TABS = "def f(x):\n\tif x:\n\t\treturn 1\n\t# tab\n\tfor i in (1, 2):\n\t\t \n\t\tx = i\n\treturn x\nf(0)\n"
+TABS = (
+    "def f(x):\n\tif x:\n\t\treturn 1\n\t# tab\n\tfor i in (1, 2):\n\t\t \n\t\tx = i\n"
+    "\treturn x\nf(0)\n"
+)
 FORM_FEEDS = (
     "import sys\n\f\ndef f(x):\n\f    if x:\n        return 1\n\f    # c\n    while x: x = 0\n"
     "\n\x0c\nclass A:\n  if 1:\n    s = 'a\x0bb\x1cc\x85d\u2028e'\n  else:\n    s = 2\nf(0)\n"

@@ -91,7 +91,9 @@ class _Writer:
             self.definition(depth)
 
     def branch(self, depth: int, inside: str) -> None:
-        self.body(depth, self.random.choice(["if coin():", "if 0:", "if (coin()\n  or 0):"]), inside)
+        self.body(
+            depth, self.random.choice(["if coin():", "if 0:", "if (coin()\n  or 0):"]), inside
+        )
         for _ in range(self.random.choice([0, 0, 1, 2])):
             self.body(depth, "elif coin():", inside)
         if self.random.random() < 0.4:
@@ -100,7 +102,9 @@ class _Writer:
     def attempt(self, depth: int, inside: str) -> None:
         self.body(depth, "try:", inside)
         handlers = self.random.choice([0, 1, 2])
-        for name in self.random.sample(["KeyError", "(NameError,\n  OSError)", "IndexError"], handlers):
+        for name in self.random.sample(
+            ["KeyError", "(NameError,\n  OSError)", "IndexError"], handlers
+        ):
             self.body(depth, f"except {name} as e:", inside)
         if handlers and self.random.random() < 0.4:
             self.body(depth, "else:", inside)

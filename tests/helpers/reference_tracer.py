@@ -113,14 +113,13 @@ class Probes(ast.NodeTransformer):
 
     def probe(self, lines: range) -> ast.stmt:
         self.lines.append(lines)
-        call = ast.parse(f"__hit__({len(self.lines) - 1})").body[0]
-        return call
+        return ast.parse(f"__hit__({len(self.lines) - 1})").body[0]
 
     def visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, ast.ExceptHandler) and node.type is not None:
             self.lines.append(self.header(node.lineno, node.body[0]))
-            name = ast.Name("__hit__", ast.Load())
-            node.type = ast.Call(name, [ast.Constant(len(self.lines) - 1), node.type], [])
+            hit = ast.Name("__hit__", ast.Load())
+            node.type = ast.Call(hit, [ast.Constant(len(self.lines) - 1), node.type], [])
         for name in ("body", "orelse", "finalbody"):
             statements = getattr(node, name, None)
             if isinstance(statements, list):
@@ -152,8 +151,9 @@ def is_text(node: ast.expr) -> bool:
 
 
 def first_line(node: Any) -> int:
-    decorators = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    lines: list[int] = [node.lineno, *(decorator.lineno for decorator in decorators)]
+    return min(lines)
 
 
 def probed(job: dict[str, Any]) -> tuple[set[int], set[int]]:
@@ -161,7 +161,9 @@ def probed(job: dict[str, Any]) -> tuple[set[int], set[int]]:
     source = job["source"]
     texts = re.split(r"\r\n|\r|\n", source)
     probes = Probes(texts)
-    tree = ast.fix_missing_locations(probes.visit(ast.parse(source)))
+    tree = ast.parse(source)
+    probes.visit(tree)
+    ast.fix_missing_locations(tree)
     hits: set[int] = set()
 
     def hit(k: int, value: Any = None) -> Any:

@@ -1,0 +1,21 @@
+"""What all tests share: the folder of problem sets, and the helpers folder on the import path."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+DATA = Path(os.environ.get("STEPCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of the problem sets (set STEPCODER_DATA if it lies elsewhere)."""
+    if not DATA.is_dir():
+        pytest.skip(f"no problem sets at {DATA} (set STEPCODER_DATA)")
+    return DATA
