@@ -9,38 +9,57 @@ are trained or scored), H the hidden width, V the vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+KLEstimator = Literal["k1", "k2", "k3"]
+
 
 class HeadStatistics(NamedTuple):
-    """What a PPO head says besides its loss: sums over the N trained tokens, float32 scalars."""
+    """What a policy loss says besides itself: sums over the N trained tokens, float32 scalars."""
 
     clipped: Tensor  # number of tokens whose ratio left [1-clip, 1+clip] on the side that clips
     approx_kl: Tensor  # sum of (ratio - 1) - log ratio, old policy against new (k3)
     entropy: Tensor  # sum of entropies
     ratio_min: Tensor  # smallest ratio (1 if N is 0)
     ratio_max: Tensor  # largest ratio (1 if N is 0)
+    reference_kl: Tensor  # sum of the KL estimates against the reference policy, 0 without one
+
+
+class AdvantageStatistics(NamedTuple):
+    """What whitening needs to know of the advantages of all transitions, float32 scalars."""
+
+    transitions: Tensor  # how many
+    mean: Tensor  # 0 if there are none
+    variance: Tensor  # mean squared distance from the mean, 0 if there are none
 
 
 def logprob_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of each row under softmax(hidden W^T / temperature).
+    """Log-probability of each target and entropy of each row under softmax(logits / temperature).
 
     Args:
         hidden: (N, H) final hidden states, row i being the state that predicts `targets[i]`.
         weight: (V, H) LM head.
         targets: (N,) int64 token ids.
         temperature: the sampling temperature, so that these are the sampler's own probabilities.
+        softcap: c > 0 turns each logit z of hidden W^T into c tanh(z / c); 0 leaves it.
 
     Returns:
         logprobs (N,) and entropy (N,), in float32 (float64 for float64 inputs).
     """
     accumulate = torch.promote_types(hidden.dtype, torch.float32)
-    logits = (hidden @ weight.T).to(accumulate) / temperature  # (N, V)
+    logits = (hidden @ weight.T).to(accumulate)  # (N, V)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits / temperature
     log_normalizer = torch.logsumexp(logits, dim=-1)  # (N,)
     logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_normalizer
     entropy = log_normalizer - (torch.softmax(logits, dim=-1) * logits).sum(-1)
@@ -54,11 +73,11 @@ def gae(
     response_mask: Tensor,
     gamma: float,
     lam: float,
+    bootstraps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation over packed rows (Schulman et al. 2016, eq. 16).
 
-    Only tokens of `response_mask` are transitions; the others are stepped over and get zeros. The
-    value after a row's last transition is 0: an episode ends with its row.
+    Only tokens of `response_mask` are transitions; the others are stepped over and get zeros.
 
     Args:
         rewards: (T,) reward received on choosing token t.
@@ -67,17 +86,24 @@ def gae(
         response_mask: (T,) bool.
         gamma: discount.
         lam: GAE's lambda.
+        bootstraps: (B,) value after each row's last transition, for rows that were cut off; without
+            it 0: an episode ends with its row.
 
     Returns:
         advantages (T,) and returns (T,) = advantages + values, zero outside the mask.
     """
     lengths = cu_seqlens.diff().tolist()
-    pad = torch.nn.utils.rnn.pad_sequence
-    rewards_BL = pad(rewards.split(lengths), batch_first=True)
-    values_BL = pad(values.split(lengths), batch_first=True)
-    mask_BL = pad(response_mask.split(lengths), batch_first=True)
+    if not lengths:
+        return torch.zeros_like(rewards), torch.zeros_like(rewards)
+
+    def padded(tokens: Tensor) -> Tensor:  # (T,) -> (B, L)
+        rows = list(torch.split(tokens, lengths))
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    rewards_BL, values_BL, mask_BL = padded(rewards), padded(values), padded(response_mask)
     advantages_BL = torch.zeros_like(rewards_BL)
-    next_value = next_advantage = rewards_BL.new_zeros(len(lengths))  # (B,)
+    next_advantage = rewards_BL.new_zeros(len(lengths))  # (B,)
+    next_value = next_advantage if bootstraps is None else bootstraps.to(rewards.dtype)  # (B,)
     for t in reversed(range(rewards_BL.shape[1])):
         delta = rewards_BL[:, t] + gamma * next_value - values_BL[:, t]
         advantage = delta + gamma * lam * next_advantage
@@ -89,6 +115,24 @@ def gae(
     return advantages, torch.where(response_mask, advantages + values, 0.0)
 
 
+def gae_with_statistics(
+    rewards: Tensor,
+    values: Tensor,
+    cu_seqlens: Tensor,
+    response_mask: Tensor,
+    gamma: float,
+    lam: float,
+    bootstraps: Tensor | None = None,
+) -> tuple[Tensor, Tensor, AdvantageStatistics]:
+    """`gae`, and the mean and variance of the advantages it found, for whitening them."""
+    advantages, returns = gae(rewards, values, cu_seqlens, response_mask, gamma, lam, bootstraps)
+    chosen = advantages[response_mask]
+    count = torch.tensor(len(chosen), dtype=chosen.dtype, device=chosen.device)
+    mean = chosen.sum() / count.clamp(min=1)
+    variance = (chosen - mean).square().sum() / count.clamp(min=1)
+    return advantages, returns, AdvantageStatistics(count, mean, variance)
+
+
 def ppo_policy_loss(
     logprobs: Tensor,
     entropy: Tensor,
@@ -98,11 +142,18 @@ def ppo_policy_loss(
     normalizer: float,
     clip: float,
     entropy_bonus: float = 0.0,
+    ref_logprobs: Tensor | None = None,
+    kl_beta: float = 0.0,
+    kl_estimator: KLEstimator = "k3",
 ) -> tuple[Tensor, HeadStatistics]:
     """Clipped PPO policy loss over N trained tokens (Schulman et al. 2017, eq. 7; StepCoder eq. 4).
 
     loss = sum_i importance_i * max(-r_i A_i, -clip(r_i, 1-clip, 1+clip) A_i) / normalizer
-           - entropy_bonus * sum_i entropy_i / normalizer,   r_i = exp(logprobs_i - old_logprobs_i)
+           - entropy_bonus * sum_i entropy_i / normalizer
+           + kl_beta * sum_i kl_i / normalizer,          r_i = exp(logprobs_i - old_logprobs_i)
+
+    with d = ref_logprobs - logprobs and kl_i one of k1: -d, k2: d^2 / 2, k3: exp(d) - 1 - d
+    (Schulman, "Approximating KL divergence").
 
     Args:
         logprobs: (N,) under the policy being trained; carries the gradient.
@@ -113,25 +164,40 @@ def ppo_policy_loss(
         normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
         clip: epsilon.
         entropy_bonus: coefficient of the entropy term.
+        ref_logprobs: (N,) under the reference policy; None leaves the KL term out.
+        kl_beta: coefficient of the KL term.
+        kl_estimator: which estimate of the KL divergence the term is.
 
     Returns:
         The scalar loss and detached statistics.
+
+    Raises:
+        ValueError: an unknown estimator.
     """
-    ratio = torch.exp(logprobs - old_logprobs)
+    if kl_estimator not in get_args(KLEstimator):
+        raise ValueError(f"kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
+    log_ratio = logprobs - old_logprobs
+    ratio = torch.exp(log_ratio)
     unclipped = -ratio * advantages
     clipped = -ratio.clamp(1 - clip, 1 + clip) * advantages
     loss = (importance * torch.maximum(unclipped, clipped)).sum() / normalizer
     if entropy_bonus:
         loss = loss - entropy_bonus * entropy.sum() / normalizer
+    reference_kl = logprobs.new_zeros(())
+    if ref_logprobs is not None:
+        d = ref_logprobs - logprobs
+        estimates = {"k1": -d, "k2": d.square() / 2, "k3": torch.expm1(d) - d}
+        reference_kl = estimates[kl_estimator].sum()
+        loss = loss + kl_beta * reference_kl / normalizer
     with torch.no_grad():
-        log_ratio = logprobs - old_logprobs
-        one = torch.ones((), dtype=ratio.dtype, device=ratio.device)
+        extremes = ratio if len(ratio) else ratio.new_ones(1)
         statistics = HeadStatistics(
-            clipped=(clipped > unclipped).sum(),
+            clipped=(clipped > unclipped).sum().to(ratio.dtype),
             approx_kl=(ratio - 1 - log_ratio).sum(),
-            entropy=entropy.sum(),
-            ratio_min=torch.cat([ratio, one[None]]).amin() if not len(ratio) else ratio.amin(),
-            ratio_max=torch.cat([ratio, one[None]]).amax() if not len(ratio) else ratio.amax(),
+            entropy=entropy.detach().sum(),
+            ratio_min=extremes.amin(),
+            ratio_max=extremes.amax(),
+            reference_kl=reference_kl.detach(),
         )
     return loss, statistics
 
@@ -147,21 +213,35 @@ def ppo_head(
     clip: float,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
+    softcap: float = 0.0,
+    ref_logprobs: Tensor | None = None,
+    kl_beta: float = 0.0,
+    kl_estimator: KLEstimator = "k3",
 ) -> tuple[Tensor, HeadStatistics]:
     """LM head and PPO policy loss in one: `logprob_entropy`, then `ppo_policy_loss`.
 
     Takes hidden (N, H) of the trained tokens only: FGO's masked rows are dropped before the head.
     """
-    logprobs, entropy = logprob_entropy(hidden, weight, targets, temperature)
+    logprobs, entropy = logprob_entropy(hidden, weight, targets, temperature, softcap)
     return ppo_policy_loss(
-        logprobs, entropy, old_logprobs, advantages, importance, normalizer, clip, entropy_bonus
+        logprobs,
+        entropy,
+        old_logprobs,
+        advantages,
+        importance,
+        normalizer,
+        clip,
+        entropy_bonus,
+        ref_logprobs,
+        kl_beta,
+        kl_estimator,
     )
 
 
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, normalizer: float, clip: float
 ) -> Tensor:
-    """Clipped value loss: sum_i max((v_i-R_i)^2, (clip(v_i, old_i +- clip)-R_i)^2) / 2 / normalizer.
+    """Clipped value loss: sum_i max((v_i-R_i)^2, (clip(v_i, old_i+-clip)-R_i)^2) / 2 / normalizer.
 
     Args:
         values: (N,) of the critic being trained, on response tokens.
@@ -173,3 +253,58 @@ def value_loss(
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     squared = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * squared.sum() / normalizer
+
+
+def ppo_loss(
+    logprobs: Tensor,
+    entropy: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    importance: Tensor,
+    executed_mask: Tensor,
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    response_mask: Tensor,
+    policy_normalizer: float,
+    value_normalizer: float,
+    clip: float,
+    value_clip: float,
+    entropy_bonus: float = 0.0,
+    ref_logprobs: Tensor | None = None,
+    kl_beta: float = 0.0,
+    kl_estimator: KLEstimator = "k3",
+) -> tuple[Tensor, Tensor, HeadStatistics]:
+    """Both losses over all T packed tokens, each under its own mask: StepCoder's eq. 4 and 5.
+
+    `ppo_policy_loss` of the tokens of `executed_mask` and `value_loss` of those of `response_mask`,
+    both (T,) bool; what the other tensors, all (T,), hold outside the masks does not matter.
+
+    Returns:
+        Policy loss and value loss, scalars to be added or stepped separately, and the statistics.
+    """
+
+    def executed(tokens: Tensor) -> Tensor:
+        return tokens[executed_mask]
+
+    policy, statistics = ppo_policy_loss(
+        executed(logprobs),
+        executed(entropy),
+        executed(old_logprobs),
+        executed(advantages),
+        executed(importance),
+        policy_normalizer,
+        clip,
+        entropy_bonus,
+        None if ref_logprobs is None else executed(ref_logprobs),
+        kl_beta,
+        kl_estimator,
+    )
+    value = value_loss(
+        values[response_mask],
+        old_values[response_mask],
+        returns[response_mask],
+        value_normalizer,
+        value_clip,
+    )
+    return policy, value, statistics
