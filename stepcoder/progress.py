@@ -123,24 +123,26 @@ class Progress:
         ]
 
     def _scores(self) -> list[str]:
-        figures = self._figures
-        formats = (
-            ("loss", "loss {:.3f}"),
-            ("reward_mean", "reward {:+.2f}"),
-            ("pass_rate", "pass {:.1%}"),
-            ("masked_share", "masked {:.0%}"),
-            ("kl", "kl {:.3f}"),
-        )
-        scores = [text.format(figures[k]) for k, text in formats if figures.get(k) is not None]
+        """Return the figures of the step and the newest evaluation, the most important first."""
+        scores = [self._figure("loss", "loss {:.3f}")]
+        scores += [self._figure("reward_mean", "reward {:+.2f}")]
+        scores += [self._figure("pass_rate", "pass {:.1%}")]
         if self._evaluations:
             (first_step, first), (last_step, last) = self._evaluations[0], self._evaluations[-1]
-            origin = f", step {first_step}: {first:.1%}" if last_step != first_step else ""
-            scores.append(f"held-out {last:.1%} (step {last_step}{origin})")
-        return scores
+            origin = f", {first:.1%} at {first_step}" if last_step != first_step else ""
+            scores.append(f"held-out {last:.1%} (at step {last_step}{origin})")
+        return [
+            *scores,
+            self._figure("masked_share", "masked {:.0%}"),
+            self._figure("kl", "kl {:.3f}"),
+        ]
+
+    def _figure(self, name: str, form: str) -> str:
+        value = self._figures.get(name)
+        return "" if value is None else form.format(value)
 
     def _tokens_per_s(self) -> str:
-        speed = self._figures.get("tokens_per_s")
-        return f"{speed:,.0f} tokens/s" if speed is not None else ""
+        return self._figure("tokens_per_s", "{:,.0f} tokens/s")
 
     def _left(self) -> str:
         """Return the time that the phase still takes, at the speed of the last steps."""

@@ -82,7 +82,7 @@ class RunDir:
             path = _new_folder(config.run_dir) if resume_at is None else Path(str(config.run_dir))
             phase, step = resume_at or ("sft", 0)
             _forget_later(path, phase, step)
-            _replace(path / CONFIG, to_yaml(replace(config, run_dir=str(path))))
+            replace_file(path / CONFIG, to_yaml(replace(config, run_dir=str(path))))
             metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise RunError(f"run_dir: {error.filename}: {error.strerror}") from None
@@ -116,8 +116,8 @@ class RunDir:
         folder = self.path / SAMPLES
         folder.mkdir(exist_ok=True)
         text = f"\n{'─' * 100}\n\n".join(map(to_text, samples))
-        _replace(folder / f"step-{step:06d}.txt", text)
-        _replace(folder / f"step-{step:06d}.json", json.dumps([to_dict(s) for s in samples]))
+        replace_file(folder / f"step-{step:06d}.txt", text)
+        replace_file(folder / f"step-{step:06d}.json", json.dumps([to_dict(s) for s in samples]))
 
     def write_report(self) -> Path:
         """Write report.html from what the folder holds, and return its path."""
@@ -181,13 +181,13 @@ def _forget_later(path: Path, phase: Phase, step: int) -> None:
     kept = [
         r for r in read_records(path) if (r["phase"] == "rl", r["step"]) <= (phase == "rl", step)
     ]
-    _replace(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+    replace_file(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
     for file in (path / SAMPLES).glob("step-*"):
         if phase == "sft" or int(file.stem.removeprefix("step-")) > step:
             file.unlink()
 
 
-def _replace(file: Path, text: str) -> None:
+def replace_file(file: Path, text: str) -> None:
     """Write a file so that a kill leaves either the old one or the new one."""
     partial = file.with_name(f".{file.name}.partial")
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,149 @@
+"""The report of a run: what is on the page, and that a real browser draws it without a network."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import console_errors, needs_browser, open_browser, requested, screenshot
+from selenium.webdriver.support.ui import WebDriverWait
+
+from stepcoder.charts import charts, evaluations, running_mean
+from stepcoder.config import Config, SFTConfig
+from stepcoder.errors import RunError
+from stepcoder.report import main, write_report
+from stepcoder.rundir import RunDir
+from stepcoder.samples import Sample
+from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
+
+GIVEN = 'def count_vowels(text):\n    """Count <b>vowels</b>."""\n    total = 0\n'
+COMPLETION = """\
+    for letter in text:
+        if letter in "aeiou":
+            total += 1
+        elif letter == "":
+            return -1
+    return total
+```
+"""
+
+
+def sample(step: int, stage: int, status: Status = Status.WRONG_ANSWER) -> Sample:
+    wrong = TestVerdict(status, "expected 3, got 2</script><script>alert(1)</script>")
+    tests = (TestVerdict(Status.ACCEPTED), wrong if status is not Status.ACCEPTED else wrong)
+    if status is Status.ACCEPTED:
+        tests = (TestVerdict(Status.ACCEPTED), TestVerdict(Status.ACCEPTED))
+    return Sample(
+        task_id=f"strings/count-vowels/{stage}",
+        step=step,
+        stage=stage,
+        description="Return how many of the letters of a text are vowels.\nCount a, e, i, o and u.",
+        given=GIVEN if stage else "def count_vowels(text):\n",
+        completion=COMPLETION,
+        executed_lines=frozenset({1, 3, 4, 5, 6, 7, 9} if stage else {1, 2, 3, 4, 5, 7}),
+        masked_share=0.18,
+        verdict=Verdict(status, tests),
+        reward=1.0 if status is Status.ACCEPTED else -0.3,
+    )
+
+
+def rl_record(step: int, steps: int, draw: random.Random) -> dict[str, Any]:
+    """One step of a run that goes as one hopes: noisy, rising, then level."""
+    level = 1 - math.exp(-3 * step / steps)
+    passed = 0.35 + 0.4 * level + draw.gauss(0, 0.04)
+    at_0 = int(300 * level)
+    at_1, wrong = int((400 - at_0) * (0.3 + 0.4 * level)), int(384 * (1 - passed) * 0.6)
+    return {
+        "time": {
+            "generate": 3.4 + draw.random(),
+            "judge": 0.4 + 0.2 * draw.random(),
+            "score": 0.7,
+            "update": 1.6 + 0.3 * draw.random(),
+            "sync": 0.02,
+        },
+        "reward_mean": 1.45 * passed - 0.45,
+        "pass_rate": passed,
+        "stages": {"0": at_0, "1": at_1, "2": 400 - at_0 - at_1},
+        "stage_moves": at_0 + at_1,
+        "epoch": step // 8,
+        "rollouts": 384,
+        "tokens": 21000 + draw.randrange(2000),
+        "tokens_per_s": 3300 + draw.gauss(0, 150),
+        "response_length": 55.0,
+        "masked_share": 0.12 + 0.05 * draw.random(),
+        "kl": 0.04 * level + 0.004 * draw.random(),
+        "engine_kl": 1e-6,
+        "entropy": 0.55 - 0.3 * level + 0.02 * draw.random(),
+        "clip_fraction": 0.04 + 0.02 * draw.random(),
+        "explained_variance": 0.7 * level + draw.gauss(0, 0.05),
+        "policy_loss": -0.01,
+        "value_loss": 0.2,
+        "verdicts": {
+            "accepted": int(384 * passed),
+            "wrong answer": wrong,
+            "runtime error": int((384 - int(384 * passed) - wrong) * 0.7),
+            "compile error": int((384 - int(384 * passed) - wrong) * 0.3),
+        },
+        "infrastructure_errors": 0,
+        "slowest_judge_s": 0.3,
+    }
+
+
+def write_run(
+    path: Path, steps: int, every: int = 5, sft_steps: int = 0, samples: bool = True
+) -> Path:
+    """Write the folder of a run with plausible numbers."""
+    draw = random.Random(0)
+    config = Config(run_dir=str(path), steps=max(steps, 1), sft=SFTConfig(steps=sft_steps))
+    with RunDir.open(config) as run:
+        for step in range(1, sft_steps + 1):
+            run.log(step, {"phase": "sft", "loss": 0.3 + 3 * math.exp(-step / 20), "lr": 1e-3})
+        if steps:
+            run.log(0, {"eval": {"pass@1": 0.4, "problems": 200}})
+        for step in range(1, steps + 1):
+            record = rl_record(step, steps, draw)
+            if step % every == 0:
+                level = 0.4 + 0.3 * (1 - math.exp(-3 * step / steps)) + draw.gauss(0, 0.01)
+                record["eval"] = {"pass@1": level, "problems": 200}
+                if samples:
+                    shown = [sample(step, 1), sample(step, 0, Status.ACCEPTED)]
+                    run.log_samples(step, [*shown, sample(step, 2, Status.RUNTIME_ERROR)])
+            run.log(step, record)
+    return path
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("steps", "sft_steps", "width"), [(120, 110, 1400), (3, 0, 1400), (40, 0, 500)]
+)
+def test_a_browser_draws_every_plot_from_disk_without_errors_or_requests(
+    tmp_path: Path, steps: int, sft_steps: int, width: int
+) -> None:
+    run = write_run(tmp_path / "run", steps, every=min(5, steps), sft_steps=sft_steps)
+    page = write_report(run)
+    with open_browser(width) as browser:
+        browser.get(page.as_uri())
+        WebDriverWait(browser, 60).until(
+            lambda b: b.execute_script("return document.body.dataset.drawn")
+        )
+        drawn = browser.execute_script(
+            """return [...document.querySelectorAll('.plot')].map(plot => ({
+                 name: plot.id,
+                 shapes: plot.querySelectorAll(
+                   '.main-svg .trace path[d], .main-svg .trace .point path').length,
+                 width: plot.querySelector('.main-svg').getBoundingClientRect().width,
+               }))"""
+        )
+        assert len(drawn) == (13 if sft_steps else 12)
+        assert [plot["name"] for plot in drawn if not plot["shapes"]] == []
+        assert [plot["name"] for plot in drawn if not 300 < plot["width"] < width] == []
+        overflow = "return document.documentElement.scrollWidth - window.innerWidth"
+        assert browser.execute_script(overflow) <= 0
+        assert console_errors(browser) == []
+        assert [url for url in requested(browser) if not url.startswith(("file:", "data:"))] == []
+        screenshot(browser, tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 50_000
