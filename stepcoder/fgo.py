@@ -165,6 +165,8 @@ def _layout_owners(source: str, lines: Sequence[LogicalLine]) -> Iterator[tuple[
     if not lines:
         return
     texts = split_lines(source)
+    if not texts[-1]:
+        texts.pop()  # what follows the final line end is no line
     columns = [_indentation(texts[line.first - 1]) for line in lines]
     following = 0  # index of the first logical line after line n
     for n, text in enumerate(texts, start=1):
