@@ -16,11 +16,13 @@ class CallTests:
 
     `inputs[i]` is the list of positional arguments of test i, `outputs[i]` the expected value.
     Only plain data (None, bool, int, float, str, bytes, list, tuple, set, dict) can be an input or
-    an output. The outputs never enter the process that runs the program.
+    an output. The outputs never enter the process that runs the program. `float_tolerance` is
+    relative; 0 compares exactly (the table in `compare`).
     """
 
     inputs: tuple[list[Any], ...]
     outputs: tuple[Any, ...]
+    float_tolerance: float = 1e-6
 
     def __len__(self) -> int:
         """Return the number of tests."""

@@ -50,6 +50,8 @@ class Verdict:
     other error or exceeded limit of the first test that has one, wrong answer, accepted.
     `executed_lines` is the union over the tests that ran, as 1-based lines of `Program.source`
     (raw line events: the `def` line and body lines that ran, as `sys.settrace` reports them).
+    `shared_process` marks assert tests that ran in the program's own process, where a program can
+    lie to them; `tampered` marks a program that meddled with the tracing of its lines.
     """
 
     status: Status
@@ -61,6 +63,8 @@ class Verdict:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     peak_memory_bytes: int = 0
+    shared_process: bool = False
+    tampered: bool = False
 
     @property
     def passed(self) -> bool:

@@ -1,0 +1,162 @@
+// The Python face of the extension: EventLoop and the value codec for the judge, serve() and the
+// run's functions for workers.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "child.h"
+#include "event_loop.h"
+#include "syscall_table.h"
+#include "tracer.h"
+#include "wire.h"
+#include "worker.h"
+
+namespace py = pybind11;
+
+namespace stepcoder {
+namespace {
+
+void require(bool done) {
+  if (!done) throw py::error_already_set();
+}
+
+py::bytes encode(const py::object& value, size_t max_bytes) {
+  Encoded encoded = encode_value(value.ptr(), max_bytes);
+  if (encoded.status == EncodeStatus::kPythonError) throw py::error_already_set();
+  if (encoded.status == EncodeStatus::kNotPlain)
+    throw py::type_error("cannot encode " + encoded.bytes);
+  if (encoded.status == EncodeStatus::kTooLarge) throw py::value_error("the value is too large");
+  return py::bytes(encoded.bytes);
+}
+
+py::object decode(const py::bytes& bytes) {
+  PyObject* value = decode_value(std::string_view(bytes));
+  if (value == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+std::vector<uint64_t> lines_of(const std::string& bitmap) {
+  std::vector<uint64_t> lines;
+  for (uint64_t byte = 0; byte < bitmap.size(); ++byte)
+    for (int bit = 0; bit < 8; ++bit)
+      if ((static_cast<unsigned char>(bitmap[byte]) >> bit & 1) != 0)
+        lines.push_back(byte * 8 + static_cast<uint64_t>(bit));
+  return lines;
+}
+
+void bind_judge(py::module_& module) {
+  py::enum_<JobKind>(module, "JobKind")
+      .value("CALLS", JobKind::kCalls)
+      .value("STDIN", JobKind::kStdin)
+      .value("PAIR", JobKind::kPair);
+  py::class_<Finding>(module, "Finding")
+      .def_property_readonly("outcome",
+                             [](const Finding& f) { return static_cast<int>(f.outcome); })
+      .def_property_readonly("payload", [](const Finding& f) { return py::bytes(f.payload); })
+      .def_readonly("cpu_ns", &Finding::cpu_ns)
+      .def_readonly("wall_ns", &Finding::wall_ns);
+  py::class_<RunResult>(module, "RunResult")
+      .def_readonly("infrastructure_error", &RunResult::infrastructure_error)
+      .def_property_readonly("infrastructure_message",
+                             [](const RunResult& r) { return py::bytes(r.infrastructure_message); })
+      .def_readonly("is_tester", &RunResult::is_tester)
+      .def_readonly("first_test", &RunResult::first_test)
+      .def_readonly("violation", &RunResult::violation)
+      .def_readonly("tampered", &RunResult::tampered)
+      .def_readonly("loading", &RunResult::loading)
+      .def("test", [](const RunResult& r, size_t i) { return r.tests.at(i); })
+      .def_readonly("output_exceeded", &RunResult::output_exceeded)
+      .def_readonly("output_matches", &RunResult::output_matches)
+      .def_property_readonly("wait_status", [](const RunResult& r) { return r.report.wait_status; })
+      .def_property_readonly(
+          "killed_for", [](const RunResult& r) { return static_cast<int>(r.report.killed_for); })
+      .def_property_readonly("phase", [](const RunResult& r) { return r.report.phase; })
+      .def_property_readonly("cpu_ns", [](const RunResult& r) { return r.report.cpu_ns; })
+      .def_property_readonly("wall_ns", [](const RunResult& r) { return r.report.wall_ns; })
+      .def_property_readonly("peak_memory_bytes",
+                             [](const RunResult& r) { return r.report.peak_memory_bytes; })
+      .def_property_readonly("stdout", [](const RunResult& r) { return py::bytes(r.stdout_text); })
+      .def_property_readonly("stderr", [](const RunResult& r) { return py::bytes(r.stderr_tail); })
+      .def("lines", [](const RunResult& r, size_t i) {
+        return r.bitmaps.empty() ? std::vector<uint64_t>{}
+                                 : lines_of(r.bitmaps[std::min(i, r.bitmaps.size() - 1)]);
+      });
+  py::class_<JobResult>(module, "JobResult")
+      .def_readonly("id", &JobResult::id)
+      .def_readonly("runs", &JobResult::runs);
+  py::class_<Job>(module, "Job")
+      .def(py::init<>())
+      .def_readwrite("id", &Job::id)
+      .def_readwrite("kind", &Job::kind)
+      .def_readwrite("numpy", &Job::numpy)
+      .def_readwrite("tester_numpy", &Job::tester_numpy)
+      .def_property("request", nullptr,
+                    [](Job& job, const py::bytes& value) { job.request = std::string(value); })
+      .def_property(
+          "tester_request", nullptr,
+          [](Job& job, const py::bytes& value) { job.tester_request = std::string(value); })
+      .def("add_stdin",
+           [](Job& job, const py::bytes& text, const py::bytes& expected) {
+             job.stdins.emplace_back(text);
+             job.expected_stdouts.emplace_back(expected);
+           })
+      .def_readwrite("test_count", &Job::test_count)
+      .def_readwrite("line_count", &Job::line_count)
+      .def_readwrite("cpu_ns", &Job::cpu_ns)
+      .def_readwrite("wall_ns", &Job::wall_ns)
+      .def_readwrite("memory_bytes", &Job::memory_bytes)
+      .def_readwrite("output_bytes", &Job::output_bytes)
+      .def_readwrite("stop_at_first_failure", &Job::stop_at_first_failure);
+  py::class_<EventLoop>(module, "EventLoop")
+      .def(py::init(
+               [](std::vector<std::string> bare, std::vector<std::string> numpy, uint32_t slots) {
+                 return std::make_unique<EventLoop>(
+                     WorkerCommands{std::move(bare), std::move(numpy)}, slots);
+               }),
+           py::arg("bare"), py::arg("numpy"), py::arg("slots"))
+      .def(
+          "submit", [](EventLoop& loop, const Job& job) { loop.submit(job); },
+          py::call_guard<py::gil_scoped_release>())
+      .def("next", &EventLoop::next, py::call_guard<py::gil_scoped_release>())
+      .def("close", &EventLoop::close, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("missing_layers", &EventLoop::missing_layers);
+  module.def("syscall_name", &syscall_name);
+  module.attr("MAX_TESTS") = kMaxTests;
+}
+
+void bind_worker(py::module_& module) {
+  module.def(
+      "serve",
+      [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,
+         uint64_t scratch_bytes, uint32_t own_uid, const py::object& run) {
+        require(tracer::prepare());
+        serve({std::move(readable), std::move(hidden), std::move(scratch), scratch_bytes, own_uid},
+              run.ptr());
+      },
+      py::arg("readable"), py::arg("hidden"), py::arg("scratch"), py::arg("scratch_bytes"),
+      py::arg("own_uid"), py::arg("run"));
+  module.def("enter_phase", &child::enter_phase);
+  module.def("first_test", &child::first_test);
+  module.def("record_value", [](const py::object& value, const py::object& normalize) {
+    require(child::record_value(value.ptr(), normalize.ptr()));
+  });
+  module.def("record_error",
+             [](const py::object& error) { require(child::record_error(error.ptr())); });
+  module.def("trace", [](const py::object& code, const py::object& filename) {
+    require(tracer::start(code.ptr(), filename.ptr()));
+  });
+  module.def("retrace", [] { require(tracer::restart()); });
+  module.def("note_tampering", [] {
+    if (!tracer::intact()) child::record_tampering();
+  });
+}
+
+}  // namespace
+}  // namespace stepcoder
+
+PYBIND11_MODULE(_launcher, module) {
+  module.doc() = "The sandbox's launcher: see csrc/.";
+  module.def("encode", &stepcoder::encode);
+  module.def("decode", &stepcoder::decode);
+  stepcoder::bind_judge(module);
+  stepcoder::bind_worker(module);
+}

@@ -1,0 +1,185 @@
+// See child.h.
+#include "child.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "fd.h"
+#include "isolation.h"
+#include "seccomp.h"
+#include "tracer.h"
+#include "wire.h"
+
+namespace stepcoder::child {
+namespace {
+
+std::byte* g_board = nullptr;
+uint64_t g_max_value_bytes = 0;
+
+BoardHeader& header() { return *reinterpret_cast<BoardHeader*>(g_board); }
+
+// The record of the current phase; nullptr where it has none.
+Record* current_record() {
+  uint32_t phase = header().phase;
+  auto* records = reinterpret_cast<Record*>(g_board + kRecordsOffset);
+  if (phase < kPhaseFirstTest) return records;
+  uint32_t test = phase - kPhaseFirstTest;
+  return test < header().test_count ? records + 1 + test : nullptr;
+}
+
+void set_limit(__rlimit_resource_t resource, uint64_t value) {
+  rlimit now{};
+  checked(getrlimit(resource, &now), "getrlimit");
+  value = std::min<uint64_t>(value, now.rlim_max);
+  rlimit limit{value, value};
+  checked(setrlimit(resource, &limit), "setrlimit");
+}
+
+std::string read_request() {
+  struct stat info{};
+  checked(fstat(kRequestFd, &info), "fstat of the request");
+  std::string bytes(static_cast<size_t>(info.st_size), '\0');
+  size_t done = 0;
+  while (done < bytes.size()) {
+    ssize_t got = checked(
+        pread(kRequestFd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done)),
+        "read the request");
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  return bytes;
+}
+
+// The checklist of a run. What the worker hands down (namespaces, empty root, no new privileges,
+// filter, fixed limits, not dumpable) is not repeated here.
+void confine(const Shared& shared, const Order& order, int channel) {
+  // The end of the worker ends its children, wherever they are.
+  checked(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "parent death signal");
+  // The control socket, the request, the board and the worker's signals: none is the program's.
+  if (channel >= 0) checked(dup2(channel, kChannelFd), "dup2");
+  checked(syscall(SYS_close_range, channel >= 0 ? kChannelFd + 1 : kChannelFd, ~0U, 0),
+          "close descriptors");
+  // Behind the worker's clock, a limit of the kernel's: soft equals hard, so it cannot be caught.
+  const uint64_t phases = uint64_t{order.test_count} + 2;
+  set_limit(RLIMIT_CPU, static_cast<uint64_t>(order.cpu_ns) * phases / 1'000'000'000 + 2);
+  set_limit(RLIMIT_AS, shared.address_space_bytes + order.memory_bytes);
+  set_limit(RLIMIT_FSIZE, order.output_bytes + 1);
+  if (shared.user_namespace) drop_capabilities();
+  if (!shared.filter.empty()) install_filter(shared.filter);
+  // The worker blocks the signals that it reads from a descriptor.
+  sigset_t none;
+  sigemptyset(&none);
+  checked(sigprocmask(SIG_SETMASK, &none, nullptr), "sigprocmask");
+}
+
+// Puts a value's bytes on the board, behind those that are there.
+bool put_payload(Record& record, Outcome outcome, const std::string& bytes) {
+  const uint64_t used = header().arena_used;
+  if (used > kArenaBytes || bytes.size() > kArenaBytes - used) {
+    record.outcome = Outcome::kTooLarge;
+    return true;
+  }
+  std::memcpy(g_board + header().arena_offset + used, bytes.data(), bytes.size());
+  record.offset = used;
+  record.length = bytes.size();
+  header().arena_used = used + bytes.size();
+  record.outcome = outcome;
+  return true;
+}
+
+void stamp(Record& record) {
+  record.cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID) - header().phase_cpu_ns;
+  record.wall_ns = now_ns() - header().phase_wall_ns;
+}
+
+PyObject* g_normalize = nullptr;
+
+PyObject* normalize_with_python(PyObject* value) {
+  PyObject* plain = PyObject_CallOneArg(g_normalize, value);
+  if (plain == Py_NotImplemented) {
+    Py_DECREF(plain);
+    return nullptr;
+  }
+  return plain;
+}
+
+}  // namespace
+
+void run(const Shared& shared, const Order& order, int channel, PyObject* run) {
+  g_board = static_cast<std::byte*>(shared.board);
+  PyObject* request = nullptr;
+  try {
+    const std::string bytes = read_request();
+    request = decode_value(bytes);
+    confine(shared, order, channel);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "cannot confine the run: %s\n", error.what());
+    std::fflush(stderr);
+    _exit(kExitSetupFailed);
+  }
+  if (request == nullptr) _exit(kExitSetupFailed);
+  g_max_value_bytes = kArenaBytes;
+  PyObject* result = PyObject_CallFunction(run, "Oi", request, channel >= 0 ? kChannelFd : -1);
+  if (result == nullptr) {
+    PyErr_WriteUnraisable(run);
+    _exit(kExitHarnessFailed);
+  }
+  _exit(0);
+}
+
+void enter_phase(uint32_t phase) {
+  header().phase_cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID);
+  header().phase_wall_ns = now_ns();
+  const uint32_t index = phase >= kPhaseFirstTest ? phase - kPhaseFirstTest + 1 : 0;
+  if (index < header().bitmap_count) {
+    auto* bitmaps = reinterpret_cast<uint8_t*>(g_board + header().bitmaps_offset);
+    tracer::set_bitmap(bitmaps + index * header().bitmap_bytes, header().bitmap_bytes);
+  }
+  // Last, and in this order: the worker reads the phase first and then when it began.
+  __atomic_store_n(&header().phase, phase, __ATOMIC_RELEASE);
+}
+
+bool record_value(PyObject* value, PyObject* normalize) {
+  Record* record = current_record();
+  if (record == nullptr) return true;
+  stamp(*record);
+  g_normalize = normalize;
+  Encoded encoded = encode_value(value, g_max_value_bytes, normalize_with_python);
+  switch (encoded.status) {
+    case EncodeStatus::kOk:
+      return put_payload(*record, Outcome::kValue, encoded.bytes);
+    case EncodeStatus::kNotPlain:
+      return put_payload(*record, Outcome::kNotPlain, encoded.bytes);
+    case EncodeStatus::kTooLarge:
+      record->outcome = Outcome::kTooLarge;
+      return true;
+    case EncodeStatus::kPythonError:
+      return false;
+  }
+  return false;
+}
+
+bool record_error(PyObject* error) {
+  Record* record = current_record();
+  if (record == nullptr) return true;
+  stamp(*record);
+  Encoded encoded = encode_value(error, 16 << 10);
+  if (encoded.status == EncodeStatus::kPythonError) return false;
+  return put_payload(*record, Outcome::kError, encoded.bytes);
+}
+
+void record_tampering() { header().tampered = 1; }
+
+uint32_t first_test() { return header().first_test; }
+
+}  // namespace stepcoder::child

@@ -1,0 +1,32 @@
+// A child of the worker: one run of one program, from the fork to its end.
+#pragma once
+
+#include <Python.h>
+#include <linux/filter.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "protocol.h"
+
+namespace stepcoder::child {
+
+// What every run of a worker shares.
+struct Shared {
+  void* board = nullptr;
+  bool user_namespace = false;       // its capabilities must be dropped in each child
+  std::vector<sock_filter> filter;   // empty where the worker's own filter is inherited
+  uint64_t address_space_bytes = 0;  // of the worker itself
+};
+
+// Confines this process, calls run(request, channel) and ends. `channel` is -1 or a descriptor.
+[[noreturn]] void run(const Shared& shared, const Order& order, int channel, PyObject* run);
+
+// What `run` calls. Those that return bool set a Python error where they return false.
+void enter_phase(uint32_t phase);
+bool record_value(PyObject* value, PyObject* normalize);
+bool record_error(PyObject* error);
+void record_tampering();
+uint32_t first_test();
+
+}  // namespace stepcoder::child

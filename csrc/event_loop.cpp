@@ -1,0 +1,285 @@
+// See event_loop.h. The worker enforces a run's limits; the loop keeps a later deadline for the
+// worker itself, so that no run can hold a slot for ever.
+#include "event_loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+namespace stepcoder {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kGrace = 2 * kSecond;     // for a worker to end its child and report
+constexpr int64_t kStartup = 60 * kSecond;  // for a worker to become ready
+constexpr int kAttempts = 2;                // a run whose worker crashed is repeated once
+
+// Longest time that a worker may take: compiling, loading, the tests, the end.
+int64_t patience(const Job& job) {
+  const int64_t phases = int64_t{tests_per_run(job)} + 3;
+  const int64_t own = job.kind == JobKind::kPair ? 10 * kSecond : 0;
+  return phases * (job.wall_ns + own) + kGrace;
+}
+
+void watch(const UniqueFd& epoll, int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  checked(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
+}
+
+}  // namespace
+
+EventLoop::EventLoop(WorkerCommands commands, uint32_t slots)
+    : commands_(std::move(commands)),
+      slots_(slots),
+      epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+      wake_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+      owner_(getpid()) {
+  for (uint32_t i = 0; i < slots; ++i) slots_[i].number = i;
+  watch(epoll_, wake_.get());
+  thread_ = std::thread([this] { thread(); });
+}
+
+EventLoop::~EventLoop() { close(); }
+
+void EventLoop::submit(Job job) {
+  {
+    std::lock_guard lock(mutex_);
+    pending_.push_back(std::move(job));
+  }
+  const uint64_t one = 1;
+  checked(write(wake_.get(), &one, sizeof one), "wake the event loop");
+}
+
+std::vector<JobResult> EventLoop::next(double seconds) {
+  std::unique_lock lock(mutex_);
+  finished_changed_.wait_for(lock, std::chrono::duration<double>(seconds),
+                             [this] { return !finished_.empty() || closing_; });
+  return std::exchange(finished_, {});
+}
+
+void EventLoop::close() {
+  if (owner_ != getpid()) {  // a fork of the judge has no such thread
+    if (thread_.joinable()) thread_.detach();
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  finished_changed_.notify_all();
+  const uint64_t one = 1;
+  if (write(wake_.get(), &one, sizeof one) < 0) return;
+  if (thread_.joinable()) thread_.join();
+}
+
+void EventLoop::thread() {
+  std::array<epoll_event, 64> events{};
+  while (true) {
+    const int count = epoll_wait(epoll_.get(), events.data(), events.size(), timeout_ms());
+    for (int i = 0; i < count; ++i) {
+      if (events[static_cast<size_t>(i)].data.fd == wake_.get()) {
+        uint64_t ignored = 0;
+        if (read(wake_.get(), &ignored, sizeof ignored) < 0) continue;
+        continue;
+      }
+      for (Slot& slot : slots_)
+        for (auto* worker :
+             {&slot.program_bare, &slot.program_numpy, &slot.tester_bare, &slot.tester_numpy})
+          if (*worker && (*worker)->control() == events[static_cast<size_t>(i)].data.fd)
+            on_readable(slot, *worker);
+    }
+    check_deadlines();
+    {
+      std::lock_guard lock(mutex_);
+      if (closing_) break;
+    }
+    take_jobs();
+  }
+  slots_.clear();  // ends the workers
+}
+
+void EventLoop::take_jobs() {
+  for (Slot& slot : slots_) {
+    if (slot.job) continue;
+    {
+      std::lock_guard lock(mutex_);
+      if (pending_.empty()) return;
+      slot.job = std::make_unique<Job>(std::move(pending_.front()));
+      pending_.pop_front();
+    }
+    slot.result = JobResult{slot.job->id, {}};
+    slot.next_test = 0;
+    slot.attempts = 0;
+    advance(slot);
+  }
+}
+
+std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::needed(Slot& slot) {
+  std::vector<std::unique_ptr<WorkerProcess>*> workers{slot.job->numpy ? &slot.program_numpy
+                                                                       : &slot.program_bare};
+  if (slot.job->kind == JobKind::kPair)
+    workers.push_back(slot.job->tester_numpy ? &slot.tester_numpy : &slot.tester_bare);
+  return workers;
+}
+
+// Starts the slot's run, or the workers that it needs first.
+void EventLoop::advance(Slot& slot) {
+  try {
+    bool all_ready = true;
+    for (auto* worker : needed(slot)) {
+      if (!*worker)
+        start_worker(slot, *worker, worker == &slot.program_numpy || worker == &slot.tester_numpy);
+      all_ready = all_ready && (*worker)->ready;
+    }
+    slot.deadline_ns = now_ns() + kStartup;
+    if (all_ready) start_run(slot);
+  } catch (const std::exception& error) {
+    on_crash(slot, error.what());
+  }
+}
+
+void EventLoop::start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker, bool numpy) {
+  std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
+  argv.push_back(std::to_string(slot.number));
+  worker = std::make_unique<WorkerProcess>(argv);
+  watch(epoll_, worker->control());
+}
+
+void EventLoop::start_run(Slot& slot) {
+  slot.reported.clear();
+  slot.running = true;
+  slot.deadline_ns = now_ns() + patience(*slot.job);
+  UniqueFd program_end;
+  UniqueFd tester_end;
+  if (slot.job->kind == JobKind::kPair) {
+    std::array<int, 2> pair{};
+    checked(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
+    program_end = UniqueFd(pair[0]);
+    tester_end = UniqueFd(pair[1]);
+  }
+  const auto workers = needed(slot);
+  slot.expected_reports = workers.size();
+  for (auto* worker : workers) {
+    const bool as_tester = worker != workers.front();
+    const UniqueFd& channel = as_tester ? tester_end : program_end;
+    if (!(*worker)->begin(*slot.job, slot.next_test, as_tester, channel.get()))
+      throw std::runtime_error("the worker is gone: " + (*worker)->last_words());
+  }
+}
+
+void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) {
+  union {
+    Hello hello;
+    Report report;
+  } message{};
+  const ssize_t got = recv(worker->control(), &message, sizeof message, MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (got == sizeof(Hello) && !worker->ready) {
+    worker->ready = true;
+    worker->missing_layers = message.hello.missing_layers;
+    missing_layers_ |= message.hello.missing_layers;
+    if (slot.job && !slot.running) advance(slot);
+    return;
+  }
+  if (got != sizeof(Report) || !slot.running) {
+    const std::string why = "a worker of the sandbox ended: " + worker->last_words();
+    worker.reset();
+    if (slot.job) on_crash(slot, why);
+    return;
+  }
+  const bool as_tester =
+      slot.expected_reports == 2 && (&worker == &slot.tester_bare || &worker == &slot.tester_numpy);
+  try {
+    slot.reported.push_back(worker->collect(*slot.job, slot.next_test, as_tester, message.report));
+  } catch (const std::exception& error) {
+    on_crash(slot, error.what());
+    return;
+  }
+  if (slot.reported.size() == slot.expected_reports) {
+    finish_run(slot);
+  } else if (as_tester) {
+    // The tests are over; what the program still does is of no interest.
+    needed(slot).front()->get()->order_kill();
+  }
+}
+
+// The machine or a worker failed, not the program: once more with fresh workers, then give up.
+void EventLoop::on_crash(Slot& slot, const std::string& why) {
+  for (auto* worker : needed(slot)) worker->reset();
+  slot.running = false;
+  if (++slot.attempts < kAttempts) {
+    advance(slot);
+    return;
+  }
+  RunResult failure;
+  failure.infrastructure_error = true;
+  failure.infrastructure_message = why;
+  failure.first_test = slot.next_test;
+  slot.result.runs.push_back(std::move(failure));
+  finish_job(slot);
+}
+
+void EventLoop::finish_run(Slot& slot) {
+  slot.running = false;
+  const Job& job = *slot.job;
+  const bool setup_failed =
+      std::any_of(slot.reported.begin(), slot.reported.end(),
+                  [](const RunResult& run) { return run.report.phase == kPhaseSetup; });
+  if (setup_failed) {
+    on_crash(slot, "a run could not be set up: " + slot.reported.front().stderr_tail);
+    return;
+  }
+  const RunResult program = slot.reported.front();
+  for (RunResult& run : slot.reported) slot.result.runs.push_back(std::move(run));
+  const uint32_t phase = program.report.phase;
+  bool again = false;
+  if (job.kind == JobKind::kStdin) {
+    const bool failed = !program.output_matches || phase <= kPhaseFirstTest;
+    // What does not compile for one test does not for the next.
+    const bool same_for_all = phase == kPhaseCompile;
+    ++slot.next_test;
+    again =
+        slot.next_test < job.test_count && !same_for_all && !(failed && job.stop_at_first_failure);
+  } else if (job.kind == JobKind::kCalls && phase >= kPhaseFirstTest) {
+    // The process ended inside this test: the others get a new one.
+    slot.next_test = phase - kPhaseFirstTest + 1;
+    again = slot.next_test < job.test_count && !job.stop_at_first_failure;
+  }
+  if (!again) {
+    finish_job(slot);
+    return;
+  }
+  slot.attempts = 0;
+  advance(slot);
+}
+
+void EventLoop::finish_job(Slot& slot) {
+  slot.job.reset();
+  {
+    std::lock_guard lock(mutex_);
+    finished_.push_back(std::move(slot.result));
+  }
+  finished_changed_.notify_one();
+}
+
+int EventLoop::timeout_ms() {
+  int64_t earliest = INT64_MAX;
+  for (const Slot& slot : slots_)
+    if (slot.job) earliest = std::min(earliest, slot.deadline_ns);
+  if (earliest == INT64_MAX) return -1;
+  return static_cast<int>(std::clamp<int64_t>((earliest - now_ns()) / 1'000'000 + 1, 0, 60'000));
+}
+
+void EventLoop::check_deadlines() {
+  const int64_t now = now_ns();
+  for (Slot& slot : slots_)
+    if (slot.job && now >= slot.deadline_ns) on_crash(slot, "a worker of the sandbox hangs");
+}
+
+}  // namespace stepcoder

@@ -1,0 +1,90 @@
+// The judge's event loop: one thread that drives all workers, without the interpreter's lock.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "fd.h"
+#include "job.h"
+#include "worker_process.h"
+
+namespace stepcoder {
+
+// How to start the two kinds of worker; the slot's number is appended.
+struct WorkerCommands {
+  std::vector<std::string> bare;
+  std::vector<std::string> numpy;
+};
+
+class EventLoop {
+ public:
+  EventLoop(WorkerCommands commands, uint32_t slots);
+  ~EventLoop();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
+
+  void submit(Job job);
+
+  // Waits until something is finished, at most `seconds`; empty after that or after close().
+  std::vector<JobResult> next(double seconds);
+
+  // Ends every worker and the thread. What is not finished never will be.
+  void close();
+
+  // Layers that some worker could not have; known once a worker is ready.
+  uint32_t missing_layers() const { return missing_layers_.load(); }
+
+ private:
+  // Runs one job at a time, on the workers that belong to it alone.
+  struct Slot {
+    uint32_t number = 0;
+    std::unique_ptr<WorkerProcess> program_bare;
+    std::unique_ptr<WorkerProcess> program_numpy;
+    std::unique_ptr<WorkerProcess> tester_bare;
+    std::unique_ptr<WorkerProcess> tester_numpy;
+    std::unique_ptr<Job> job;
+    JobResult result;
+    uint32_t next_test = 0;
+    int attempts = 0;
+    bool running = false;
+    std::vector<RunResult> reported;
+    size_t expected_reports = 0;
+    int64_t deadline_ns = 0;
+  };
+
+  void thread();
+  void take_jobs();
+  void advance(Slot& slot);
+  void start_run(Slot& slot);
+  void on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker);
+  void on_crash(Slot& slot, const std::string& why);
+  void finish_run(Slot& slot);
+  void finish_job(Slot& slot);
+  void start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker, bool numpy);
+  std::vector<std::unique_ptr<WorkerProcess>*> needed(Slot& slot);
+  int timeout_ms();
+  void check_deadlines();
+
+  WorkerCommands commands_;
+  std::vector<Slot> slots_;
+  UniqueFd epoll_;
+  UniqueFd wake_;
+  pid_t owner_;
+  std::atomic<uint32_t> missing_layers_{0};
+
+  std::mutex mutex_;
+  std::condition_variable finished_changed_;
+  std::deque<Job> pending_;
+  std::vector<JobResult> finished_;
+  bool closing_ = false;
+  std::thread thread_;
+};
+
+}  // namespace stepcoder

@@ -1,0 +1,71 @@
+// What the judge hands to its event loop, and what it gets back.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "protocol.h"
+
+namespace stepcoder {
+
+enum class JobKind {
+  kCalls,  // one run, all tests in it; a test that ends the process costs a new run for the others
+  kStdin,  // a run for each test
+  kPair,   // a program and, in another process, the tester that talks to it
+};
+
+struct Job {
+  uint64_t id = 0;
+  JobKind kind = JobKind::kCalls;
+  bool numpy = false;         // the program needs a worker with numpy
+  bool tester_numpy = false;  // the tester does
+  std::string request;
+  std::string tester_request;
+  std::vector<std::string> stdins;            // kStdin: of each test
+  std::vector<std::string> expected_stdouts;  // kStdin: compared by tokens
+  uint32_t test_count = 0;
+  uint64_t line_count = 0;
+  int64_t cpu_ns = 0;
+  int64_t wall_ns = 0;
+  uint64_t memory_bytes = 0;
+  uint64_t output_bytes = 0;
+  bool stop_at_first_failure = false;
+};
+
+// How many tests one run of the job's program takes.
+inline uint32_t tests_per_run(const Job& job) {
+  return job.kind == JobKind::kStdin ? 1 : job.test_count;
+}
+
+struct Finding {
+  Outcome outcome = Outcome::kNone;
+  std::string payload;
+  int64_t cpu_ns = 0;
+  int64_t wall_ns = 0;
+};
+
+// One run of one process, copied off the board when the process had ended.
+struct RunResult {
+  bool infrastructure_error = false;
+  std::string infrastructure_message;
+  bool is_tester = false;
+  uint32_t first_test = 0;
+  Report report;
+  int32_t violation = -1;
+  bool tampered = false;
+  Finding loading;
+  std::vector<Finding> tests;
+  std::vector<std::string> bitmaps;  // of loading, then of each test; or one for all
+  std::string stdout_text;
+  std::string stderr_tail;
+  bool output_exceeded = false;
+  bool output_matches = false;  // kStdin
+};
+
+struct JobResult {
+  uint64_t id = 0;
+  std::vector<RunResult> runs;
+};
+
+}  // namespace stepcoder

@@ -1,0 +1,170 @@
+// See tracer.h.
+#include "tracer.h"
+
+#include <frameobject.h>
+
+namespace stepcoder::tracer {
+namespace {
+
+uint8_t* g_bitmap = nullptr;
+uint64_t g_lines = 0;
+
+void note(int64_t line) {
+  if (line > 0 && static_cast<uint64_t>(line) < g_lines)
+    g_bitmap[line >> 3] = static_cast<uint8_t>(g_bitmap[line >> 3] | (1U << (line & 7)));
+}
+
+}  // namespace
+
+void set_bitmap(uint8_t* bitmap, uint64_t bytes) {
+  g_bitmap = bitmap;
+  g_lines = bytes * 8;
+}
+
+#if PY_VERSION_HEX < 0x030C0000
+
+namespace {
+
+PyObject* g_filename = nullptr;
+bool g_intact = true;
+
+int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*argument*/) {
+  if (what == PyTrace_LINE) {
+    PyCodeObject* code = PyFrame_GetCode(frame);
+    if (code->co_filename == g_filename) note(PyFrame_GetLineNumber(frame));
+    Py_DECREF(code);
+  }
+  return 0;
+}
+
+// Stands for sys.settrace in a child: a program cannot take the tracer away, and threads, whose
+// start calls it, get it too.
+PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
+  if (g_filename != nullptr) PyEval_SetTrace(on_event, nullptr);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef g_settrace{"settrace", replace_settrace, METH_O, nullptr};
+
+}  // namespace
+
+bool prepare() {
+  PyObject* threading = PyImport_ImportModule("threading");
+  if (threading == nullptr) return false;
+  PyObject* function = PyCFunction_New(&g_settrace, nullptr);
+  // threading calls sys.settrace(_trace_hook) in each new thread if the hook is set.
+  bool done = function != nullptr && PySys_SetObject("settrace", function) == 0 &&
+              PyObject_SetAttrString(threading, "_trace_hook", function) == 0;
+  Py_XDECREF(function);
+  Py_DECREF(threading);
+  return done;
+}
+
+bool start(PyObject* /*code*/, PyObject* filename) {
+  g_filename = Py_NewRef(filename);
+  PyEval_SetTrace(on_event, nullptr);
+  return true;
+}
+
+bool restart() { return true; }
+
+bool intact() { return g_intact && PyThreadState_Get()->c_tracefunc == on_event; }
+
+#else
+
+namespace {
+
+constexpr int kTool = 4;  // the ids 0-3 and 5 have conventional owners
+PyObject* g_restart = nullptr;
+PyObject* g_set_local_events = nullptr;
+PyObject* g_get_tool = nullptr;
+PyObject* g_disable = nullptr;
+PyObject* g_line_event = nullptr;
+
+PyObject* on_line(PyObject* /*self*/, PyObject* const* arguments, Py_ssize_t count) {
+  if (count == 2) note(PyLong_AsLongLong(arguments[1]));
+  return Py_NewRef(g_disable);
+}
+
+// restart_events() is for every tool, so a program's own is harmless; free_tool_id and set_events
+// of our id are not.
+PyMethodDef g_on_line{"on_line", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(on_line)),
+                      METH_FASTCALL, nullptr};
+
+PyObject* refuse(PyObject* /*self*/, PyObject* const* /*arguments*/, Py_ssize_t /*count*/) {
+  Py_RETURN_NONE;
+}
+
+PyMethodDef g_refuse{"refused", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(refuse)),
+                     METH_FASTCALL, nullptr};
+
+bool watch(PyObject* code) {
+  PyObject* done = PyObject_CallFunction(g_set_local_events, "iOO", kTool, code, g_line_event);
+  if (done == nullptr) return false;
+  Py_DECREF(done);
+  PyObject* constants = reinterpret_cast<PyCodeObject*>(code)->co_consts;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); ++i) {
+    PyObject* constant = PyTuple_GET_ITEM(constants, i);
+    if (PyCode_Check(constant) && !watch(constant)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool prepare() {
+  PyObject* monitoring = PySys_GetObject("monitoring");
+  if (monitoring == nullptr) {
+    PyErr_SetString(PyExc_RuntimeError, "sys.monitoring is missing");
+    return false;
+  }
+  PyObject* done = PyObject_CallMethod(monitoring, "use_tool_id", "is", kTool, "lines");
+  if (done == nullptr) return false;
+  Py_DECREF(done);
+  PyObject* events = PyObject_GetAttrString(monitoring, "events");
+  PyObject* function = PyCFunction_New(&g_on_line, nullptr);
+  PyObject* refusal = PyCFunction_New(&g_refuse, nullptr);
+  if (events == nullptr || function == nullptr || refusal == nullptr) return false;
+  g_line_event = PyObject_GetAttrString(events, "LINE");
+  g_disable = PyObject_GetAttrString(monitoring, "DISABLE");
+  g_restart = PyObject_GetAttrString(monitoring, "restart_events");
+  g_set_local_events = PyObject_GetAttrString(monitoring, "set_local_events");
+  g_get_tool = PyObject_GetAttrString(monitoring, "get_tool");
+  if (g_line_event == nullptr || g_disable == nullptr || g_restart == nullptr ||
+      g_set_local_events == nullptr || g_get_tool == nullptr)
+    return false;
+  PyObject* previous =
+      PyObject_CallMethod(monitoring, "register_callback", "iOO", kTool, g_line_event, function);
+  if (previous == nullptr) return false;
+  Py_DECREF(previous);
+  Py_DECREF(function);
+  Py_DECREF(events);
+  // From here on nobody but this file changes what is watched.
+  for (const char* name : {"free_tool_id", "clear_tool_id", "set_events", "set_local_events",
+                           "register_callback", "use_tool_id"})
+    if (PyObject_HasAttrString(monitoring, name) != 0 &&
+        PyObject_SetAttrString(monitoring, name, refusal) != 0)
+      return false;
+  Py_DECREF(refusal);
+  return true;
+}
+
+bool start(PyObject* code, PyObject* /*filename*/) { return watch(code); }
+
+bool restart() {
+  PyObject* done = PyObject_CallNoArgs(g_restart);
+  Py_XDECREF(done);
+  return done != nullptr;
+}
+
+bool intact() {
+  PyObject* tool = PyObject_CallFunction(g_get_tool, "i", kTool);
+  bool ours = tool != nullptr && tool != Py_None;
+  Py_XDECREF(tool);
+  PyErr_Clear();
+  return ours;
+}
+
+#endif
+
+}  // namespace stepcoder::tracer

@@ -1,0 +1,388 @@
+#include "wire.h"
+
+#include <cstring>
+
+namespace stepcoder {
+namespace {
+
+enum Tag : char {
+  kNone = 'N',
+  kTrue = 'T',
+  kFalse = 'F',
+  kSmallInt = 'i',
+  kBigInt = 'I',
+  kFloat = 'f',
+  kComplex = 'c',
+  kStr = 's',
+  kBytes = 'b',
+  kList = 'l',
+  kTuple = 't',
+  kSet = 'S',
+  kFrozenSet = 'Z',
+  kDict = 'd',
+};
+
+class Encoder {
+ public:
+  Encoder(size_t max_bytes, Normalizer normalize) : max_bytes_(max_bytes), normalize_(normalize) {}
+
+  Encoded run(PyObject* value) {
+    EncodeStatus status = put(value, 0);
+    if (status == EncodeStatus::kNotPlain) return {status, std::move(reason_)};
+    return {status, status == EncodeStatus::kOk ? std::move(out_) : std::string()};
+  }
+
+ private:
+  void raw(const void* data, size_t size) { out_.append(static_cast<const char*>(data), size); }
+
+  void length(uint64_t value) {
+    while (value >= 0x80) {
+      out_.push_back(static_cast<char>(value | 0x80));
+      value >>= 7;
+    }
+    out_.push_back(static_cast<char>(value));
+  }
+
+  EncodeStatus block(Tag tag, const char* data, size_t size) {
+    if (out_.size() + size > max_bytes_) return EncodeStatus::kTooLarge;
+    out_.push_back(tag);
+    length(size);
+    raw(data, size);
+    return EncodeStatus::kOk;
+  }
+
+  EncodeStatus integer(PyObject* value) {
+    int overflow = 0;
+    long long small = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (overflow == 0) {
+      out_.push_back(kSmallInt);
+      int64_t number = small;
+      length((static_cast<uint64_t>(number) << 1) ^ static_cast<uint64_t>(number >> 63));
+      return EncodeStatus::kOk;
+    }
+    // int.bit_length of the base type: a subclass may override it.
+    PyObject* bits =
+        PyObject_CallMethod(reinterpret_cast<PyObject*>(&PyLong_Type), "bit_length", "O", value);
+    if (bits == nullptr) return EncodeStatus::kPythonError;
+    size_t size = PyLong_AsSize_t(bits) / 8 + 1;
+    Py_DECREF(bits);
+    if (out_.size() + size > max_bytes_) return EncodeStatus::kTooLarge;
+    out_.push_back(kBigInt);
+    length(size);
+    size_t start = out_.size();
+    out_.resize(start + size);
+    auto* target = reinterpret_cast<unsigned char*>(out_.data() + start);
+    auto* number = reinterpret_cast<PyLongObject*>(value);
+#if PY_VERSION_HEX >= 0x030D0000
+    int failed = _PyLong_AsByteArray(number, target, size, 1, 1, 1);
+#else
+    int failed = _PyLong_AsByteArray(number, target, size, 1, 1);
+#endif
+    return failed != 0 ? EncodeStatus::kPythonError : EncodeStatus::kOk;
+  }
+
+  EncodeStatus text(PyObject* value) {
+    // Almost every string has a UTF-8 form; those with lone surrogates go the slow way.
+    Py_ssize_t size = 0;
+    const char* data = PyUnicode_AsUTF8AndSize(value, &size);
+    if (data != nullptr) return block(kStr, data, static_cast<size_t>(size));
+    PyErr_Clear();
+    PyObject* bytes = PyUnicode_AsEncodedString(value, "utf-8", "surrogatepass");
+    if (bytes == nullptr) return EncodeStatus::kPythonError;
+    EncodeStatus status =
+        block(kStr, PyBytes_AS_STRING(bytes), static_cast<size_t>(PyBytes_GET_SIZE(bytes)));
+    Py_DECREF(bytes);
+    return status;
+  }
+
+  EncodeStatus items(PyObject* iterable, Tag tag, Py_ssize_t size, int depth) {
+    out_.push_back(tag);
+    length(static_cast<uint64_t>(size));
+    // Sets: iterate over the storage, which a subclass cannot override.
+    PyObject* iterator = PySet_Type.tp_iter(iterable);
+    if (iterator == nullptr) return EncodeStatus::kPythonError;
+    EncodeStatus status = EncodeStatus::kOk;
+    Py_ssize_t seen = 0;
+    while (status == EncodeStatus::kOk) {
+      PyObject* item = PyIter_Next(iterator);
+      if (item == nullptr) break;
+      status = put(item, depth + 1);
+      Py_DECREF(item);
+      ++seen;
+    }
+    Py_DECREF(iterator);
+    if (status == EncodeStatus::kOk && (PyErr_Occurred() != nullptr || seen != size))
+      return EncodeStatus::kPythonError;
+    return status;
+  }
+
+  EncodeStatus sequence(PyObject* value, Tag tag, int depth) {
+    Py_ssize_t size = tag == kList ? PyList_GET_SIZE(value) : PyTuple_GET_SIZE(value);
+    out_.push_back(tag);
+    length(static_cast<uint64_t>(size));
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      // Normalizing an item may run code that shortens the list.
+      if (tag == kList && i >= PyList_GET_SIZE(value)) return not_plain("a list that changes");
+      PyObject* item = tag == kList ? PyList_GET_ITEM(value, i) : PyTuple_GET_ITEM(value, i);
+      Py_INCREF(item);
+      EncodeStatus status = put(item, depth + 1);
+      Py_DECREF(item);
+      if (status != EncodeStatus::kOk) return status;
+    }
+    return EncodeStatus::kOk;
+  }
+
+  EncodeStatus mapping(PyObject* value, int depth) {
+    Py_ssize_t size = PyDict_Size(value);
+    out_.push_back(kDict);
+    length(static_cast<uint64_t>(size));
+    Py_ssize_t position = 0;
+    Py_ssize_t seen = 0;
+    PyObject* key = nullptr;
+    PyObject* item = nullptr;
+    while (PyDict_Next(value, &position, &key, &item) != 0) {
+      Py_INCREF(key);
+      Py_INCREF(item);
+      EncodeStatus status = put(key, depth + 1);
+      if (status == EncodeStatus::kOk) status = put(item, depth + 1);
+      Py_DECREF(key);
+      Py_DECREF(item);
+      if (status != EncodeStatus::kOk) return status;
+      ++seen;
+    }
+    return seen == size ? EncodeStatus::kOk : not_plain("a dict that changes");
+  }
+
+  EncodeStatus not_plain(std::string reason) {
+    reason_ = std::move(reason);
+    return EncodeStatus::kNotPlain;
+  }
+
+  EncodeStatus put(PyObject* value, int depth) {
+    if (out_.size() >= max_bytes_) return EncodeStatus::kTooLarge;
+    if (depth > kMaxValueDepth) return not_plain("a value nested too deeply or within itself");
+    if (value == Py_None) return out_.push_back(kNone), EncodeStatus::kOk;
+    if (value == Py_True) return out_.push_back(kTrue), EncodeStatus::kOk;
+    if (value == Py_False) return out_.push_back(kFalse), EncodeStatus::kOk;
+    if (PyLong_Check(value)) return integer(value);
+    if (PyUnicode_Check(value)) return text(value);
+    if (PyFloat_Check(value)) {
+      double number = PyFloat_AS_DOUBLE(value);
+      out_.push_back(kFloat);
+      raw(&number, sizeof number);
+      return EncodeStatus::kOk;
+    }
+    if (PyList_Check(value)) return sequence(value, kList, depth);
+    if (PyTuple_Check(value)) return sequence(value, kTuple, depth);
+    if (PyDict_Check(value)) return mapping(value, depth);
+    if (PyFrozenSet_Check(value)) return items(value, kFrozenSet, PySet_GET_SIZE(value), depth);
+    if (PyAnySet_Check(value)) return items(value, kSet, PySet_GET_SIZE(value), depth);
+    if (PyBytes_Check(value))
+      return block(kBytes, PyBytes_AS_STRING(value), static_cast<size_t>(PyBytes_GET_SIZE(value)));
+    if (PyByteArray_Check(value))
+      return block(kBytes, PyByteArray_AS_STRING(value),
+                   static_cast<size_t>(PyByteArray_GET_SIZE(value)));
+    if (PyComplex_Check(value)) {
+      Py_complex number = reinterpret_cast<PyComplexObject*>(value)->cval;
+      out_.push_back(kComplex);
+      raw(&number.real, sizeof number.real);
+      raw(&number.imag, sizeof number.imag);
+      return EncodeStatus::kOk;
+    }
+    if (normalize_ != nullptr) {
+      PyObject* plain = normalize_(value);
+      if (plain != nullptr) {
+        EncodeStatus status = put(plain, depth + 1);
+        Py_DECREF(plain);
+        return status;
+      }
+      if (PyErr_Occurred() != nullptr) return EncodeStatus::kPythonError;
+    }
+    return not_plain(std::string("a value of type ") + Py_TYPE(value)->tp_name);
+  }
+
+  std::string out_;
+  std::string reason_;
+  size_t max_bytes_;
+  Normalizer normalize_;
+};
+
+class Decoder {
+ public:
+  explicit Decoder(std::string_view bytes) : rest_(bytes) {}
+
+  PyObject* run() {
+    PyObject* value = get(0);
+    if (value != nullptr && !rest_.empty()) {
+      Py_DECREF(value);
+      return malformed();
+    }
+    return value;
+  }
+
+ private:
+  PyObject* malformed() {
+    if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_ValueError, "malformed value");
+    return nullptr;
+  }
+
+  bool length(uint64_t& value) {
+    value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      if (rest_.empty()) return false;
+      auto byte = static_cast<unsigned char>(rest_.front());
+      rest_.remove_prefix(1);
+      if (shift == 63 && byte > 1) return false;
+      value |= static_cast<uint64_t>(byte & 0x7f) << shift;
+      if ((byte & 0x80) == 0) return true;
+    }
+    return false;
+  }
+
+  bool block(std::string_view& out) {
+    uint64_t size = 0;
+    if (!length(size) || size > rest_.size()) return false;
+    out = rest_.substr(0, size);
+    rest_.remove_prefix(size);
+    return true;
+  }
+
+  bool number(double& out) {
+    if (rest_.size() < sizeof out) return false;
+    std::memcpy(&out, rest_.data(), sizeof out);
+    rest_.remove_prefix(sizeof out);
+    return true;
+  }
+
+  // Each item takes at least one byte, so a count above what is left is a lie.
+  bool count(uint64_t& out, uint64_t bytes_per_item) {
+    return length(out) && out <= rest_.size() / bytes_per_item;
+  }
+
+  PyObject* sequence(bool is_list, int depth) {
+    uint64_t size = 0;
+    if (!count(size, 1)) return malformed();
+    auto length_hint = static_cast<Py_ssize_t>(size);
+    PyObject* out = is_list ? PyList_New(length_hint) : PyTuple_New(length_hint);
+    if (out == nullptr) return nullptr;
+    for (Py_ssize_t i = 0; i < length_hint; ++i) {
+      PyObject* item = get(depth + 1);
+      if (item == nullptr) {
+        Py_DECREF(out);
+        return nullptr;
+      }
+      if (is_list)
+        PyList_SET_ITEM(out, i, item);
+      else
+        PyTuple_SET_ITEM(out, i, item);
+    }
+    return out;
+  }
+
+  PyObject* items(bool frozen, int depth) {
+    uint64_t size = 0;
+    if (!count(size, 1)) return malformed();
+    PyObject* out = PySet_New(nullptr);
+    if (out == nullptr) return nullptr;
+    for (uint64_t i = 0; i < size; ++i) {
+      PyObject* item = get(depth + 1);
+      bool added = item != nullptr && PySet_Add(out, item) == 0;
+      Py_XDECREF(item);
+      if (!added) {
+        Py_DECREF(out);
+        return as_value_error();
+      }
+    }
+    if (!frozen) return out;
+    PyObject* fixed = PyFrozenSet_New(out);
+    Py_DECREF(out);
+    return fixed;
+  }
+
+  PyObject* mapping(int depth) {
+    uint64_t size = 0;
+    if (!count(size, 2)) return malformed();
+    PyObject* out = PyDict_New();
+    if (out == nullptr) return nullptr;
+    for (uint64_t i = 0; i < size; ++i) {
+      PyObject* key = get(depth + 1);
+      PyObject* item = key == nullptr ? nullptr : get(depth + 1);
+      bool added = item != nullptr && PyDict_SetItem(out, key, item) == 0;
+      Py_XDECREF(key);
+      Py_XDECREF(item);
+      if (!added) {
+        Py_DECREF(out);
+        return as_value_error();
+      }
+    }
+    return out;
+  }
+
+  // An unhashable item is a forgery too: real sets and dicts hold none.
+  PyObject* as_value_error() {
+    if (PyErr_ExceptionMatches(PyExc_TypeError) != 0) PyErr_Clear();
+    return malformed();
+  }
+
+  PyObject* get(int depth) {
+    if (rest_.empty() || depth > kMaxValueDepth + 1) return malformed();
+    char tag = rest_.front();
+    rest_.remove_prefix(1);
+    std::string_view data;
+    double real = 0;
+    double imaginary = 0;
+    uint64_t unsigned_value = 0;
+    switch (tag) {
+      case kNone:
+        Py_RETURN_NONE;
+      case kTrue:
+        Py_RETURN_TRUE;
+      case kFalse:
+        Py_RETURN_FALSE;
+      case kSmallInt:
+        if (!length(unsigned_value)) return malformed();
+        return PyLong_FromLongLong(
+            static_cast<long long>((unsigned_value >> 1) ^ (~(unsigned_value & 1) + 1)));
+      case kBigInt:
+        if (!block(data) || data.empty()) return malformed();
+        return _PyLong_FromByteArray(reinterpret_cast<const unsigned char*>(data.data()),
+                                     data.size(), 1, 1);
+      case kFloat:
+        return number(real) ? PyFloat_FromDouble(real) : malformed();
+      case kComplex:
+        if (!number(real) || !number(imaginary)) return malformed();
+        return PyComplex_FromDoubles(real, imaginary);
+      case kStr:
+        if (!block(data)) return malformed();
+        return PyUnicode_DecodeUTF8(data.data(), static_cast<Py_ssize_t>(data.size()),
+                                    "surrogatepass");
+      case kBytes:
+        if (!block(data)) return malformed();
+        return PyBytes_FromStringAndSize(data.data(), static_cast<Py_ssize_t>(data.size()));
+      case kList:
+        return sequence(true, depth);
+      case kTuple:
+        return sequence(false, depth);
+      case kSet:
+        return items(false, depth);
+      case kFrozenSet:
+        return items(true, depth);
+      case kDict:
+        return mapping(depth);
+      default:
+        return malformed();
+    }
+  }
+
+  std::string_view rest_;
+};
+
+}  // namespace
+
+Encoded encode_value(PyObject* value, size_t max_bytes, Normalizer normalize) {
+  return Encoder(max_bytes, normalize).run(value);
+}
+
+PyObject* decode_value(std::string_view bytes) { return Decoder(bytes).run(); }
+
+}  // namespace stepcoder

@@ -1,0 +1,229 @@
+// See worker.h. The worker keeps the time of its child: it stands outside the child, and the judge
+// stands behind it with a later deadline for both.
+#include "worker.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "child.h"
+#include "fd.h"
+#include "protocol.h"
+#include "seccomp.h"
+
+namespace stepcoder {
+namespace {
+
+namespace fs = std::filesystem;
+
+uint64_t address_space_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  uint64_t pages = 0;
+  statm >> pages;
+  return pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+struct Received {
+  Order order;
+  UniqueFd channel;
+};
+
+// An order with at most one descriptor; nothing where the judge is gone.
+std::optional<Received> receive_order() {
+  Received received;
+  iovec part{&received.order, sizeof received.order};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t got = recvmsg(kControlFd, &message, MSG_CMSG_CLOEXEC);
+  if (got != static_cast<ssize_t>(sizeof received.order)) return std::nullopt;
+  for (cmsghdr* part_header = CMSG_FIRSTHDR(&message); part_header != nullptr;
+       part_header = CMSG_NXTHDR(&message, part_header))
+    if (part_header->cmsg_type == SCM_RIGHTS)
+      received.channel = UniqueFd(*reinterpret_cast<int*>(CMSG_DATA(part_header)));
+  return received;
+}
+
+// How long the child's current phase has run. The child says when it began, and is believed only
+// between the last look and now, so it gains nothing by lying; phases only go forward.
+class PhaseClock {
+ public:
+  PhaseClock(const BoardHeader& header, clockid_t cpu_clock, int64_t start)
+      : header_(header), cpu_clock_(cpu_clock), wall_start_(start), last_wall_(start) {}
+
+  void look() {
+    const int64_t wall = now_ns();
+    cpu_ = now_ns(cpu_clock_);
+    const uint32_t claimed = __atomic_load_n(&header_.phase, __ATOMIC_ACQUIRE);
+    if (claimed > phase_) {
+      phase_ = claimed;
+      wall_start_ = std::clamp(header_.phase_wall_ns, last_wall_, wall);
+      cpu_start_ = std::clamp(header_.phase_cpu_ns, last_cpu_, cpu_);
+    }
+    last_wall_ = wall;
+    last_cpu_ = cpu_;
+  }
+  int64_t wall_spent() const { return last_wall_ - wall_start_; }
+  int64_t cpu_spent() const { return cpu_ - cpu_start_; }
+
+ private:
+  const BoardHeader& header_;
+  clockid_t cpu_clock_;
+  uint32_t phase_ = kPhaseSetup;
+  int64_t wall_start_;
+  int64_t cpu_start_ = 0;
+  int64_t last_wall_;
+  int64_t last_cpu_ = 0;
+  int64_t cpu_ = 0;
+};
+
+class Worker {
+ public:
+  Worker(const IsolationConfig& config, PyObject* run) : config_(config), run_(run) {
+    void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
+    if (board == MAP_FAILED) throw system_error("map the board");
+    shared_.board = board;
+    shared_.address_space_bytes = address_space_bytes();
+    // Fewer than the kernel's own limits, and before the walls rise: /proc is outside.
+    checked(syscall(SYS_close_range, kFirstFreeFd, ~0U, 0), "close inherited descriptors");
+    isolation_ = isolate(config);
+    const bool own_pids = isolation_.has(kPidNamespace);
+    const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
+    shared_.user_namespace = isolation_.has(kUserNamespace);
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    checked(sigprocmask(SIG_BLOCK, &signals, nullptr), "sigprocmask");
+    signals_ = UniqueFd(checked(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd"));
+    report_violations_to(&static_cast<BoardHeader*>(board)->violation);
+    struct stat scratch{};
+    if (isolation_.has(kMountNamespace) && stat(config.scratch.c_str(), &scratch) == 0)
+      empty_scratch_size_ = scratch.st_size;
+    if (own_pids)
+      install_filter(filter);  // once; children inherit it
+    else
+      shared_.filter = filter;
+  }
+
+  void serve() {
+    const Hello hello{isolation_.missing_layers};
+    checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
+    while (auto received = receive_order()) {
+      if (received->order.command != Command::kRun) continue;  // a kill that came too late
+      if (!run_one(received->order, received->channel.get())) return;
+    }
+  }
+
+ private:
+  const BoardHeader& header() const { return *static_cast<const BoardHeader*>(shared_.board); }
+
+  bool run_one(const Order& order, int channel) {
+    for (int fd : {0, 1, 2}) checked(lseek(fd, 0, SEEK_SET), "rewind");
+    const int64_t start = now_ns();
+    const unsigned long spaces = isolation_.has(kPidNamespace) ? CLONE_NEWPID : 0;
+    long pid = spaces != 0 ? syscall(SYS_clone, spaces | SIGCHLD, 0, 0, 0, 0) : fork();
+    checked(pid, "fork a child");
+    if (pid == 0) child::run(shared_, order, channel, run_);
+    Report report;
+    if (!supervise(static_cast<pid_t>(pid), order, start, report)) return false;
+    report.wall_ns = now_ns() - start;
+    report.phase = header().phase;
+    clean_scratch();
+    return send(kControlFd, &report, sizeof report, MSG_NOSIGNAL) == sizeof report;
+  }
+
+  // Waits for the child and ends it where it exceeds a limit. False if the judge is gone.
+  bool supervise(pid_t pid, const Order& order, int64_t start, Report& report) {
+    clockid_t cpu_clock{};
+    checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
+    PhaseClock clock(header(), cpu_clock, start);
+    pollfd waits[2]{{signals_.get(), POLLIN, 0}, {kControlFd, POLLIN, 0}};
+    bool judge_is_here = true;
+    int64_t left = std::min(order.wall_ns, order.cpu_ns);
+    while (true) {
+      const bool killed = report.killed_for != KilledFor::kNothing || !judge_is_here;
+      timespec timeout{left / 1'000'000'000, left % 1'000'000'000};
+      checked(ppoll(waits, judge_is_here ? 2 : 1, killed ? nullptr : &timeout, nullptr), "poll");
+      if (waits[0].revents != 0) {
+        signalfd_siginfo info{};
+        while (read(signals_.get(), &info, sizeof info) > 0) continue;
+        rusage usage{};
+        if (wait4(pid, &report.wait_status, WNOHANG, &usage) == pid) {
+          report.cpu_ns = nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+          report.peak_memory_bytes = int64_t{usage.ru_maxrss} * 1024;
+          return judge_is_here;
+        }
+      }
+      if (judge_is_here && waits[1].revents != 0) {
+        auto received = receive_order();
+        judge_is_here = received.has_value();
+        report.killed_for = KilledFor::kOrder;
+        kill(pid, SIGKILL);
+        continue;
+      }
+      if (killed) continue;
+      clock.look();
+      if (clock.cpu_spent() >= order.cpu_ns)
+        report.killed_for = KilledFor::kCpu;
+      else if (clock.wall_spent() >= order.wall_ns)
+        report.killed_for = KilledFor::kWall;
+      if (report.killed_for != KilledFor::kNothing) kill(pid, SIGKILL);
+      // CPU time cannot pass faster than wall time, but for the threads of extension code.
+      left = std::max<int64_t>(1'000'000, std::min(order.wall_ns - clock.wall_spent(),
+                                                   order.cpu_ns - clock.cpu_spent()));
+    }
+  }
+
+  static int64_t nanoseconds(const timeval& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + int64_t{time.tv_usec} * 1'000;
+  }
+
+  // The next run finds its folder empty. A tmpfs folder's size tells whether it is.
+  void clean_scratch() {
+    if (empty_scratch_size_ < 0) return;
+    struct stat info{};
+    checked(stat(config_.scratch.c_str(), &info), "look at the scratch folder");
+    if (info.st_size == empty_scratch_size_ && (info.st_mode & 07777) == 0777) return;
+    checked(chmod(config_.scratch.c_str(), 0777), "open the scratch folder");
+    for (const auto& entry : fs::directory_iterator(config_.scratch)) {
+      if (entry.is_directory() && !entry.is_symlink()) open_folders(entry.path());
+      fs::remove_all(entry.path());
+    }
+  }
+
+  static void open_folders(const fs::path& folder) {
+    fs::permissions(folder, fs::perms::owner_all);
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.is_directory() && !entry.is_symlink()) open_folders(entry.path());
+  }
+
+  const IsolationConfig& config_;
+  PyObject* run_;
+  child::Shared shared_;
+  Isolation isolation_;
+  UniqueFd signals_;
+  off_t empty_scratch_size_ = -1;
+};
+
+}  // namespace
+
+void serve(const IsolationConfig& config, PyObject* run) { Worker(config, run).serve(); }
+
+}  // namespace stepcoder

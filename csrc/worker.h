@@ -1,0 +1,15 @@
+// The worker: a small warm interpreter behind its walls that forks a child for each order.
+#pragma once
+
+#include <Python.h>
+
+#include "isolation.h"
+
+namespace stepcoder {
+
+// Serves orders until the judge closes the control socket. run(request, channel) is called in each
+// child, with the decoded request and the descriptor of its channel or -1.
+// Throws std::system_error where the worker cannot go on.
+void serve(const IsolationConfig& config, PyObject* run);
+
+}  // namespace stepcoder

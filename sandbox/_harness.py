@@ -1,0 +1,237 @@
+"""What a child does: compile the program, run it, call its entry point, record what comes back.
+
+Runs inside the sandbox, in the same process as the program, so nothing here is trusted: it gives
+the judge values, never verdicts. Takes a request (see `requests`), writes to the board.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import gc
+import random
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stepcoder.sandbox import _launcher
+else:
+    import _launcher  # loaded by _worker from its file
+
+FILENAME = "<program>"
+PREAMBLE_FILENAME = "<preamble>"
+PHASE_COMPILE = 1
+PHASE_LOAD = 2
+PHASE_FIRST_TEST = 3
+
+_compile, _exec, _eval = compile, exec, eval
+_numpy_types: tuple[Any, ...] = ()
+
+
+def freeze() -> None:
+    """Last step before the fork server starts: a fixed seed, and no garbage to copy on write."""
+    global _numpy_types
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        _numpy_types = (numpy.generic, numpy.ndarray)
+    random.seed(0)
+    gc.collect()
+    gc.freeze()
+
+
+def run(request: tuple[Any, ...], channel: int) -> None:
+    """Run one request in this child. Returns when the run is over; the child then ends."""
+    kind, source, preamble, entry_point, payload = request
+    program = load(source, preamble, as_main=kind == "stdin" and entry_point is None)
+    if program is None:
+        return
+    code, module = program
+    RUNS[kind](code, module, entry_point, payload, channel)
+    _launcher.note_tampering()
+
+
+def load(
+    source: str, preamble: str, *, as_main: bool
+) -> tuple[types.CodeType, types.ModuleType] | None:
+    """Compile the program and run its preamble. None if either fails, which is then recorded."""
+    _launcher.enter_phase(PHASE_COMPILE)
+    try:
+        code = _compile(source, FILENAME, "exec", dont_inherit=True)
+    except BaseException as error:
+        _launcher.record_error(describe(error))
+        return None
+    _launcher.enter_phase(PHASE_LOAD)
+    name = "__main__" if as_main else "program"
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    try:
+        if preamble:
+            _exec(_compile(preamble, PREAMBLE_FILENAME, "exec", dont_inherit=True), module.__dict__)
+    except BaseException as error:
+        _launcher.record_error(describe(error))
+        return None
+    return code, module
+
+
+def execute(code: types.CodeType, module: types.ModuleType) -> bool:
+    """Run the program's module body, traced. False if it raised, which is then recorded."""
+    _launcher.trace(code, code.co_filename)
+    try:
+        _exec(code, module.__dict__)
+    except BaseException as error:
+        _launcher.record_error(describe(error))
+        return False
+    return True
+
+
+def run_calls(
+    code: types.CodeType,
+    module: types.ModuleType,
+    entry_point: str,
+    inputs: list[list[Any]],
+    _channel: int,
+) -> None:
+    """Call the entry point with each test's arguments."""
+    if not execute(code, module):
+        return
+    entry = _compile(entry_point, "<entry point>", "eval")
+    for i in range(_launcher.first_test(), len(inputs)):
+        _launcher.retrace()
+        _launcher.enter_phase(PHASE_FIRST_TEST + i)
+        try:
+            _launcher.record_value(_eval(entry, module.__dict__)(*inputs[i]), plain)
+        except BaseException as error:
+            _launcher.record_error(describe(error))
+    _launcher.enter_phase(PHASE_FIRST_TEST + len(inputs))
+
+
+def run_stdin(
+    code: types.CodeType,
+    module: types.ModuleType,
+    entry_point: str | None,
+    _payload: None,
+    _channel: int,
+) -> None:
+    """Run the program, or its zero-argument entry point, on the stdin that the judge laid out."""
+    if entry_point is None:
+        _launcher.enter_phase(PHASE_FIRST_TEST)
+        _launcher.trace(code, code.co_filename)
+        body: Callable[[], Any] = lambda: _exec(code, module.__dict__)  # noqa: E731
+    else:
+        if not execute(code, module):
+            flush()
+            return
+        _launcher.retrace()
+        _launcher.enter_phase(PHASE_FIRST_TEST)
+        entry = _compile(entry_point, "<entry point>", "eval")
+        body = lambda: _eval(entry, module.__dict__)()  # noqa: E731
+    try:
+        try:
+            body()
+        except SystemExit as end:
+            if end.code not in (None, 0):
+                raise
+        # What the interpreter does at its end, as far as a program can see it.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        _launcher.record_error(describe(error))
+        flush()
+        return
+    flush()
+    _launcher.record_value(None, plain)
+    _launcher.enter_phase(PHASE_FIRST_TEST + 1)
+
+
+def flush() -> None:
+    """Write out what print() still holds."""
+    for stream in {id(s): s for s in (sys.stdout, sys.__stdout__)}.values():
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            continue
+
+
+def run_asserts(
+    code: types.CodeType,
+    module: types.ModuleType,
+    _entry_point: str | None,
+    payload: tuple[str, list[str]],
+    _channel: int,
+) -> None:
+    """Run the tests in the program's own process: only where the tester cannot (see judge)."""
+    if not execute(code, module):
+        return
+    setup, asserts = payload
+    try:
+        _exec(_compile(setup, "<setup>", "exec", dont_inherit=True), module.__dict__)
+    except BaseException as error:
+        _launcher.record_error(describe(error))
+        return
+    for i in range(_launcher.first_test(), len(asserts)):
+        _launcher.retrace()
+        _launcher.enter_phase(PHASE_FIRST_TEST + i)
+        try:
+            _exec(_compile(asserts[i], "<test>", "exec", dont_inherit=True), module.__dict__)
+            _launcher.record_value(None, plain)
+        except BaseException as error:
+            _launcher.record_error(describe(error))
+    _launcher.enter_phase(PHASE_FIRST_TEST + len(asserts))
+
+
+RUNS: dict[str, Callable[..., None]] = {
+    "calls": run_calls,
+    "stdin": run_stdin,
+    "asserts": run_asserts,
+}
+
+
+# What programs return where a list is meant; its items are taken within the test's limits.
+_LAZY_TYPES: tuple[type, ...] = (
+    types.GeneratorType,
+    map,
+    filter,
+    zip,
+    enumerate,
+    reversed,
+    range,
+    collections.deque,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+    type(iter([])),
+    type(iter(())),
+)
+
+
+def plain(value: Any) -> Any:
+    """Return the plain value that a numpy value or a lazy sequence stands for (see `compare`)."""
+    if type(value) in _LAZY_TYPES:
+        return list(value)
+    if _numpy_types and isinstance(value, _numpy_types):
+        generic, array = _numpy_types
+        return generic.item(value) if isinstance(value, generic) else array.tolist(value)
+    return NotImplemented
+
+
+def describe(error: BaseException) -> tuple[str, str, int | None]:
+    """Return an exception's type name, message and the line of the program that raised it."""
+    line: int | None = None
+    if isinstance(error, SyntaxError) and error.filename == FILENAME:
+        line = error.lineno
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename is FILENAME:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    try:
+        message = str(error)[:500]
+    except BaseException:
+        message = "(its message cannot be read)"
+    if not isinstance(line, int):
+        line = None
+    return (str(type(error).__name__)[:100], message, line)

@@ -1,0 +1,103 @@
+"""The worker process: a warm interpreter that goes behind its walls and forks a child for each run.
+
+Started by the judge as `python -s -S -P _worker.py EXTENSION KIND NUMPY_FOLDER SLOT`; the judge
+never imports it.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# What programs import most: every child finds these loaded already.
+# fmt: off
+WARM_MODULES = (
+    "_ast", "abc", "array", "atexit", "base64", "bisect", "calendar", "cmath", "collections",
+    "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
+    "fractions", "functools", "gc", "hashlib", "heapq", "inspect", "io", "itertools", "json",
+    "math", "numbers", "operator", "queue", "random", "re", "statistics", "string", "struct", "sys",
+    "textwrap", "threading", "time", "types", "typing",
+)
+
+# Extension modules that would hand a program raw memory or a second interpreter.
+HIDDEN_MODULES = (
+    "_ctypes", "_ctypes_test", "_testcapi", "_testinternalcapi", "_testbuffer", "_testmultiphase",
+    "_xxsubinterpreters", "_xxinterpchannels", "_interpreters", "_interpchannels", "_interpqueues",
+)
+# fmt: on
+
+SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/dev/null")
+SCRATCH = "/tmp"
+SCRATCH_BYTES = 16 << 20
+FIRST_UID = 64_000
+
+
+def load_extension(path: str) -> ModuleType:
+    """Load stepcoder.sandbox._launcher from its file, without the package around it."""
+    loader = importlib.machinery.ExtensionFileLoader("_launcher", path)
+    spec = importlib.util.spec_from_file_location("_launcher", path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def readable_folders(numpy_folder: str) -> list[str]:
+    """Return what a program may read: the standard library, the system's, numpy where asked for."""
+    folders = [*SYSTEM_LIBRARIES, *(path for path in sys.path if os.path.exists(path))]
+    if numpy_folder:
+        folders += [f"{numpy_folder}/numpy", f"{numpy_folder}/numpy.libs"]
+    # A parent is mounted before what lies in it.
+    return sorted(folders, key=len)
+
+
+def hidden_files() -> list[str]:
+    """Return the files of HIDDEN_MODULES."""
+    return [
+        os.path.join(folder, name + suffix)
+        for folder in sys.path
+        for name in HIDDEN_MODULES
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES
+        if os.path.exists(os.path.join(folder, name + suffix))
+    ]
+
+
+def main() -> None:
+    """Warm up, then serve orders until the judge is gone."""
+    extension, kind, numpy_folder, slot = sys.argv[1:]
+    launcher = load_extension(extension)
+    sys.modules["_launcher"] = launcher
+    for name in WARM_MODULES:
+        importlib.import_module(name)
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    harness = importlib.import_module("_harness")
+    sys.path.pop()
+    readable = readable_folders(numpy_folder if kind == "numpy" else "")
+    hidden = hidden_files()
+    if kind == "numpy":
+        sys.path.append(numpy_folder)
+        importlib.import_module("numpy")
+        importlib.import_module("numpy.random")
+    # The first compile() of a process is slow; children inherit this one.
+    exec(compile("warm = [i for i in range(3)]", "<warm>", "exec"), {})
+    os.environ.clear()
+    sys.argv[:] = [""]
+    harness.freeze()
+    launcher.serve(
+        readable=readable,
+        hidden=hidden,
+        scratch=SCRATCH,
+        scratch_bytes=SCRATCH_BYTES,
+        own_uid=FIRST_UID + int(slot),
+        run=harness.run,
+    )
+
+
+main()
+os._exit(0)

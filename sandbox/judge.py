@@ -1,0 +1,202 @@
+"""The judge: takes programs with tests, gives verdicts.
+
+Owns the event loop's thread, the workers, and one Python thread that turns what the runs left into
+verdicts (the design note "sandbox", section 5).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import os
+import queue
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.program import Limits, Program, Submission, Tests
+from stepcoder.sandbox.requests import MAX_SOURCE_BYTES, job_of, source_too_large
+from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
+from stepcoder.sandbox.verdicts import verdict_of
+
+_logger = logging.getLogger("stepcoder.sandbox")
+
+_LAYERS = {
+    1: "a user namespace",
+    2: "a file system of its own",
+    4: "a network namespace (sockets are still refused)",
+    8: "a pid namespace",
+    16: "a user id of its own",
+}
+
+
+class Judge:
+    """Judges programs, `workers` at a time. A context manager; every method is thread-safe.
+
+    `workers` None takes one per CPU that this process may use. `limits` hold for submissions that
+    bring none of their own.
+    """
+
+    def __init__(self, workers: int | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
+        """Start the event loop; workers start when there is work for them."""
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.limits = limits
+        self._service = _Service(self.workers)
+        self._finalizer = weakref.finalize(self, self._service.close)
+
+    def __enter__(self) -> Self:
+        """Return the judge."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close the judge."""
+        self.close()
+
+    def close(self) -> None:
+        """End all workers. Verdicts that are still awaited become infrastructure errors."""
+        self._finalizer()
+
+    def submit(
+        self, program: Program, tests: Tests, limits: Limits | None = None
+    ) -> Future[Verdict]:
+        """Queue a program and return the future of its verdict."""
+        return self.submit_all(Submission(program, tests, limits))
+
+    def submit_all(self, submission: Submission) -> Future[Verdict]:
+        """Queue a submission, which may say more than `submit` takes. Raises ValueError."""
+        return self._service.submit(submission, submission.limits or self.limits)
+
+    def run(self, program: Program, tests: Tests, limits: Limits | None = None) -> Verdict:
+        """Judge one program and wait for the verdict."""
+        return self.submit(program, tests, limits).result()
+
+    def map(self, submissions: Iterable[Submission]) -> Iterator[tuple[int, Verdict]]:
+        """Judge submissions and yield (position, verdict) as they finish.
+
+        Takes from `submissions` only so far ahead as keeps the workers busy.
+        """
+        finished: queue.SimpleQueue[tuple[int, Future[Verdict]]] = queue.SimpleQueue()
+        numbered = enumerate(submissions)
+        in_flight = 0
+        while True:
+            for index, submission in itertools.islice(numbered, 4 * self.workers - in_flight):
+                future = self.submit_all(submission)
+                future.add_done_callback(partial(_announce, finished, index))
+                in_flight += 1
+            if in_flight == 0:
+                return
+            index, future = finished.get()
+            in_flight -= 1
+            yield index, future.result()
+
+
+def _announce(
+    finished: queue.SimpleQueue[tuple[int, Future[Verdict]]], index: int, future: Future[Verdict]
+) -> None:
+    finished.put((index, future))
+
+
+class _Service:
+    """What a judge owns; apart from it so that a forgotten judge can be collected and closed."""
+
+    def __init__(self, workers: int) -> None:
+        numpy_folder = _numpy_folder()
+        self._numpy_installed = bool(numpy_folder)
+        self._loop = _launcher.EventLoop(
+            _worker_command("bare", ""), _worker_command("numpy", numpy_folder), workers
+        )
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[Submission, Future[Verdict]]] = {}
+        self._ids = itertools.count()
+        self._closed = False
+        self._warned = False
+        self._owner = os.getpid()
+        self._thread = threading.Thread(target=self._finish, name="judge", daemon=True)
+        self._thread.start()
+
+    def submit(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        if os.getpid() != self._owner:
+            raise RuntimeError("this judge belongs to the parent process; make one of your own")
+        future: Future[Verdict] = Future()
+        future.set_running_or_notify_cancel()
+        if source_too_large(submission):
+            future.set_result(_refused(submission))
+            return future
+        job = job_of(submission, limits, numpy_installed=self._numpy_installed)
+        job.id = next(self._ids)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the judge is closed")
+            self._waiting[job.id] = (submission, future)
+        self._loop.submit(job)
+        return future
+
+    def close(self) -> None:
+        if os.getpid() != self._owner:
+            return
+        with self._lock:
+            self._closed = True
+        self._loop.close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for _, future in waiting.values():
+            future.set_result(Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed"))
+
+    def _finish(self) -> None:
+        """Turn finished jobs into verdicts until the judge is closed."""
+        while True:
+            results = self._loop.next(3600.0)
+            if not results:
+                with self._lock:
+                    if self._closed:
+                        return
+            for result in results:
+                self._warn()
+                with self._lock:
+                    submission, future = self._waiting.pop(result.id)
+                try:
+                    verdict = verdict_of(submission, result.runs)
+                except Exception as error:
+                    _logger.exception("the judge failed on a submission")
+                    verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
+                future.set_result(verdict)
+
+    def _warn(self) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        missing = self._loop.missing_layers
+        if missing:
+            layers = ", ".join(text for bit, text in _LAYERS.items() if missing & bit)
+            _logger.warning("the sandbox runs without %s, which this machine refuses", layers)
+
+
+def _worker_command(kind: str, numpy_folder: str) -> list[str]:
+    if not sys.executable:
+        raise RuntimeError("sys.executable is empty: the sandbox needs an interpreter to start")
+    worker = str(Path(__file__).resolve().parent / "_worker.py")
+    extension = str(Path(_launcher.__file__).resolve())
+    # The environment is the launcher's own, so -I would only take away its fixed hash seed.
+    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
+    return [sys.executable, *flags, worker, extension, kind, numpy_folder]
+
+
+def _numpy_folder() -> str:
+    """Return the folder that numpy is imported from, or "" if it is not installed."""
+    spec = importlib.util.find_spec("numpy")
+    return str(Path(spec.origin).resolve().parent.parent) if spec and spec.origin else ""
+
+
+def _refused(submission: Submission) -> Verdict:
+    message = f"the source is larger than {MAX_SOURCE_BYTES >> 20} MiB"
+    test = TestVerdict(Status.COMPILE_ERROR, message=message)
+    return Verdict(Status.COMPILE_ERROR, tests=(test,) * len(submission.tests), message=message)
