@@ -251,12 +251,11 @@ def stack(
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:
     """Return the mean of each value and up to `reach` neighbors on either side."""
-    means = []
-    for i in range(len(values)):
-        near = min(reach, i, len(values) - 1 - i)  # as many on one side as on the other
-        inside = values[i - near : i + near + 1]
-        means.append(sum(inside) / len(inside))
-    return means
+    return [
+        sum(inside) / len(inside)
+        for i in range(len(values))
+        if (inside := values[max(0, i - reach) : i + reach + 1])
+    ]
 
 
 def _trace(

@@ -254,8 +254,7 @@ def _unknown(name: str, known: Mapping[str, Leaf], where: str) -> str:
     if inside:
         return f'"{name}"{where} is a section; give one of its keys, such as {inside[0]}=...'
     last = name.rpartition(".")[2]
-    meant = get_close_matches(name, known, n=1, cutoff=0.75)
-    meant = meant or [leaf for leaf in known if leaf.rpartition(".")[2] == last]
+    meant = [leaf for leaf in known if leaf.rpartition(".")[2] == last]
     meant = meant or get_close_matches(name, known, n=1)
     hint = " or ".join(f'"{leaf}"' for leaf in meant)
     return f'unknown key "{name}"{where}; ' + (

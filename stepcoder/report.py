@@ -117,8 +117,17 @@ def _figures(records: Sequence[Record]) -> str:
     if seconds:
         rollouts = sum(record.get("rollouts") or 0 for record in rl)
         tokens = sum(record.get("tokens") or 0 for record in rl)
-        cards.append(_card("Time", clock(seconds), f"{rollouts:,} rollouts, {tokens:,} tokens"))
+        cards.append(
+            _card("Time", clock(seconds), f"{rollouts:,} rollouts, {_short(tokens)} tokens")
+        )
     return f'<section class="figures">{"".join(cards)}</section>' if cards else ""
+
+
+def _short(count: int) -> str:
+    """Return a count as a person says it: 950, 21k, 2.6M."""
+    if count >= 1_000_000:
+        return f"{count / 1e6:.1f}M"
+    return f"{count / 1e3:.0f}k" if count >= 10_000 else str(count)
 
 
 def _share_at_0(stages: Mapping[str, int]) -> float:

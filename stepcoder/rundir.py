@@ -2,12 +2,12 @@
 
     config.yaml              the resolved configuration
     metrics.jsonl            one JSON record a step, written before the next step begins
-    tensorboard/{sft,rl}     the same numbers for TensorBoard
+    tensorboard/{sft,rl}     the same numbers for TensorBoard; a resume writes them anew
     samples/step-000020.txt  rollouts with the lines that ran marked (.json: the same as data)
     report.html              everything above on one page
 
 A record of metrics.jsonl has `phase` ("sft" or "rl") and `step` (from 1 in each phase; RL's step 0
-is the evaluation that it starts from), then any of:
+is the evaluation that it starts from), `logged_at` (seconds since 1970), then any of:
 
     loss, lr                    sft: nats a solution token; learning rate
     time                        {"generate", "judge", "score", "update", "sync"}: seconds
@@ -38,6 +38,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -80,23 +82,17 @@ class RunDir:
         """
         try:
             path = _new_folder(config.run_dir) if resume_at is None else Path(str(config.run_dir))
-            phase, step = resume_at or ("sft", 0)
-            _forget_later(path, phase, step)
+            kept = _forget_later(path, resume_at or ("sft", 0))
             replace_file(path / CONFIG, to_yaml(replace(config, run_dir=str(path))))
             metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise RunError(f"run_dir: {error.filename}: {error.strerror}") from None
-        # TensorBoard hides what earlier files hold from the purge step on.
-        purge = {
-            "sft": step + 1 if phase == "sft" else None,
-            "rl": step + 1 if phase == "rl" else 0,
-        }
-        writers = {
-            name: SummaryWriter(str(path / TENSORBOARD / name), purge_step=first)
-            for name, first in purge.items()
-        }
+        writers = {name: SummaryWriter(str(path / TENSORBOARD / name)) for name in ("sft", "rl")}
+        run = cls(path, metrics, writers)
         try:
-            yield cls(path, metrics, writers)
+            for record in kept:
+                run._draw(record)
+            yield run
         finally:
             metrics.close()
             for writer in writers.values():
@@ -104,12 +100,17 @@ class RunDir:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append the record of a step; `metrics` holds its `phase` ("rl" if absent) and figures."""
-        record = _finite({"phase": "rl", "step": step, **metrics})
+        stamp = {"logged_at": round(time.time(), 3)}
+        record = _finite({"phase": "rl", "step": step, **metrics} | stamp)
         self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        self._draw(record)
+        self._writers[record["phase"]].flush()
+
+    def _draw(self, record: Record) -> None:
+        """Give the numbers of a record to TensorBoard."""
         writer = self._writers[record["phase"]]
         for name, value in _scalars(record):
-            writer.add_scalar(name, value, step)
-        writer.flush()
+            writer.add_scalar(name, value, record["step"], record["logged_at"])
 
     def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Write the samples of an RL step, as text for people and as data for the report."""
@@ -138,12 +139,15 @@ def read_records(path: Path) -> list[Record]:
         return []
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
     records: list[Record] = []
+    needed = {"phase", "step", "logged_at"}
     for number, line in enumerate(lines[:-1], 1):  # what follows the last line end is cut off
         try:
             record = json.loads(line)
-            records.append({**record, "phase": str(record["phase"]), "step": int(record["step"])})
-        except (ValueError, KeyError, TypeError):
-            raise RunError(f"{file} line {number} is no record of a step; delete it") from None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not record.keys() >= needed:
+            raise RunError(f"{file} line {number} is no record of a step; delete it")
+        records.append(record)
     return records
 
 
@@ -176,15 +180,21 @@ def _new_folder(run_dir: str | None) -> Path:
             return path
 
 
-def _forget_later(path: Path, phase: Phase, step: int) -> None:
-    """Delete the records and samples of later steps (RL's are later than the supervised ones)."""
-    kept = [
-        r for r in read_records(path) if (r["phase"] == "rl", r["step"]) <= (phase == "rl", step)
-    ]
+def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:
+    """Delete the records and samples of steps after `last`, and return the records that are left.
+
+    RL's steps come after the supervised ones. TensorBoard's files are deleted altogether.
+    """
+    phase, step = last
+    records = read_records(path)
+    kept = [r for r in records if (r["phase"] == "rl", r["step"]) <= (phase == "rl", step)]
     replace_file(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
     for file in (path / SAMPLES).glob("step-*"):
         if phase == "sft" or int(file.stem.removeprefix("step-")) > step:
             file.unlink()
+    if (path / TENSORBOARD).exists():
+        shutil.rmtree(path / TENSORBOARD)
+    return kept
 
 
 def replace_file(file: Path, text: str) -> None:
@@ -206,5 +216,5 @@ def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name != "step":
+        elif isinstance(value, int | float) and name not in ("step", "logged_at"):
             yield prefix + name, value

@@ -62,7 +62,7 @@ def console_errors(driver: webdriver.Chrome) -> list[str]:
 
 
 def requested(driver: webdriver.Chrome) -> list[str]:
-    """Return the address of all that the page asked for; what the new tab's page did is left out."""
+    """Return the address of all that the page (not the new tab's) asked for."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     return [
         event["params"]["request"]["url"]

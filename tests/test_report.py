@@ -34,9 +34,8 @@ COMPLETION = """\
 
 def sample(step: int, stage: int, status: Status = Status.WRONG_ANSWER) -> Sample:
     wrong = TestVerdict(status, "expected 3, got 2</script><script>alert(1)</script>")
-    tests = (TestVerdict(Status.ACCEPTED), wrong if status is not Status.ACCEPTED else wrong)
-    if status is Status.ACCEPTED:
-        tests = (TestVerdict(Status.ACCEPTED), TestVerdict(Status.ACCEPTED))
+    passed = TestVerdict(Status.ACCEPTED)
+    tests = (passed, passed if status is Status.ACCEPTED else wrong)
     return Sample(
         task_id=f"strings/count-vowels/{stage}",
         step=step,
@@ -147,3 +146,100 @@ def test_a_browser_draws_every_plot_from_disk_without_errors_or_requests(
         assert [url for url in requested(browser) if not url.startswith(("file:", "data:"))] == []
         screenshot(browser, tmp_path / "report.png")
     assert (tmp_path / "report.png").stat().st_size > 50_000
+
+
+def test_text_of_problems_and_programs_cannot_become_markup(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", 5)).read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "Count &lt;b&gt;vowels&lt;/b&gt;" in page
+
+
+def test_the_page_names_no_file_of_its_own_and_forbids_the_network(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", 5)).read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    assert re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?!data:)", page) == []
+
+
+def test_a_run_without_a_step_has_a_page_that_says_so(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", 0)).read_text(encoding="utf-8")
+    assert "No step has been logged yet." in page
+    assert "Sample rollouts" not in page
+
+
+def test_a_series_that_no_step_has_gives_no_plot() -> None:
+    records = [{"phase": "rl", "step": 1, "reward_mean": 0.5, "kl": None, "stages": {}}]
+    assert [chart.name for chart in charts(records)] == ["reward"]
+
+
+def test_a_run_that_was_only_supervised_so_far_has_its_loss() -> None:
+    records = [{"phase": "sft", "step": step, "loss": 1.0} for step in (1, 2)]
+    assert [chart.name for chart in charts(records)] == ["loss"]
+
+
+def test_stages_and_verdicts_stack_in_their_own_order_and_missing_ones_are_zero() -> None:
+    records = [
+        {"phase": "rl", "step": 1, "stages": {"10": 1, "2": 4}, "verdicts": {"compile error": 3}},
+        {"phase": "rl", "step": 2, "stages": {"0": 5}, "verdicts": {"accepted": 2, "new kind": 1}},
+    ]
+    figures = {chart.name: chart.figure for chart in charts(records)}
+    stages = {trace["name"]: trace["y"] for trace in figures["stages"]["data"]}
+    assert list(stages.items()) == [("stage 0", [0, 5]), ("stage 2", [4, 0]), ("stage 10", [1, 0])]
+    verdicts = [trace["name"] for trace in figures["verdicts"]["data"]]
+    assert verdicts == ["accepted", "compile error", "new kind"]
+
+
+def test_held_out_starts_with_the_last_supervised_evaluation_unless_rl_measured_its_start() -> None:
+    supervised = [
+        {"phase": "sft", "step": 50, "eval": {"pass@1": 0.2}},
+        {"phase": "sft", "step": 99, "eval": {"pass@1": 0.3}},
+    ]
+    later = {"phase": "rl", "step": 10, "eval": {"pass@1": 0.5}}
+    assert evaluations([*supervised, later]) == [(0, 0.3), (10, 0.5)]
+    start = {"phase": "rl", "step": 0, "eval": {"pass@1": 0.31}}
+    assert evaluations([*supervised, start, later]) == [(0, 0.31), (10, 0.5)]
+
+
+def test_the_held_out_plot_marks_where_rl_started() -> None:
+    records = [
+        {"phase": "rl", "step": step, "eval": {"pass@1": value}}
+        for step, value in ((0, 0.4), (10, 0.55))
+    ]
+    (chart,) = charts(records)
+    assert [shape["y0"] for shape in chart.figure["layout"]["shapes"]] == [0.4]
+    texts = [note["text"] for note in chart.figure["layout"]["annotations"]]
+    assert texts == ["<b>55.0%</b>", "start 40.0%"]
+
+
+def test_a_running_mean_takes_neighbors_on_both_sides_and_keeps_the_length() -> None:
+    assert running_mean([0, 3, 6, 9], reach=1) == [1.5, 3, 6, 7.5]
+    assert running_mean([2.0], reach=5) == [2.0]
+
+
+def test_key_figures_compare_the_start_of_rl_with_now(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with RunDir.open(Config(run_dir=str(run))) as folder:
+        folder.log(0, {"eval": {"pass@1": 0.4}, "stages": {"0": 1, "1": 3}})
+        folder.log(1, {"eval": {"pass@1": 0.525}, "stages": {"0": 3, "1": 1}, "reward_mean": -0.3})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "<b>52.5%</b><p>from 40.0% (+12.5 points)</p>" in page
+    assert "<b>75.0%</b><p>from 25.0% (+50.0 points)</p>" in page
+    assert "<b>-0.30</b>" in page
+
+
+def test_the_command_writes_the_page_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", 2)
+    assert main([str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert (run / "report.html").is_file()
+
+
+def test_the_command_says_in_a_line_that_a_folder_holds_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.strip().endswith("holds no run (config.yaml is missing)")
+    with pytest.raises(RunError, match="holds no run"):
+        write_report(tmp_path)
