@@ -54,6 +54,8 @@ def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] |
             return None
     imports = [node for node in check.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     groups = _groups([node for node in check.body if node not in imports])
+    if len(groups) < 2:
+        return None
     bound = [_names(group, ast.Store) for group in groups]
     loaded = [_names(group, ast.Load) for group in groups]
     for i, names in enumerate(bound):

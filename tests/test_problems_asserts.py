@@ -65,9 +65,13 @@ def test_a_check_function_with_shared_variables_is_one_test(body: str) -> None:
 
 
 def test_local_variables_of_a_check_never_become_globals() -> None:
-    code = "def check(candidate):\n    str = candidate(1)\n    assert str == '1'\n\ncheck(f)\n"
+    code = (
+        "def check(candidate):\n    str = candidate(1)\n    assert str == '1'\n"
+        "    assert candidate(2) == '2'\n\ncheck(f)\n"
+    )
     namespace = {"f": lambda x: str(x)}
-    for piece in split_asserts(code).asserts:
+    tests = split_asserts(code)
+    for piece in (tests.setup, *tests.asserts):
         exec(piece, namespace)
     assert "str" not in namespace
 
