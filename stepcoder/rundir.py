@@ -75,11 +75,12 @@ class RunDir:
 
         `resume_at` is phase and number of the last step that the checkpoint knows, ("sft", 0) if
         there is no checkpoint yet: what the folder holds of later steps is deleted, so that no step
-        appears twice.
+        appears twice. A new run that fails before its first record takes away the folder it made.
 
         Raises:
             RunError: a new run's folder already holds one; a folder cannot be written or read.
         """
+        made_here = config.run_dir is None or not Path(config.run_dir).exists()
         try:
             path = _new_folder(config.run_dir) if resume_at is None else Path(str(config.run_dir))
             kept = _forget_later(path, resume_at or ("sft", 0))
@@ -93,6 +94,10 @@ class RunDir:
             for record in kept:
                 run._draw(record)
             yield run
+        except BaseException:
+            if made_here and not (path / METRICS).stat().st_size:
+                shutil.rmtree(path)
+            raise
         finally:
             metrics.close()
             for writer in writers.values():

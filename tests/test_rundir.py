@@ -98,6 +98,35 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert steps(run.path) == [("rl", 0), ("rl", 1)]
 
 
+def fail_in(config: Config, records: int) -> None:
+    with RunDir.open(config) as run:
+        for step in range(records):
+            run.log(step, {"kl": 0.1})
+        raise ZeroDivisionError
+
+
+def test_a_start_that_fails_leaves_no_folder_that_blocks_the_next_one(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        fail_in(config, records=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_later_keeps_its_folder(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        fail_in(config, records=1)
+    assert steps(tmp_path / "run") == [("rl", 0)]
+
+
+def test_a_start_that_fails_deletes_nothing_that_was_there_before(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ZeroDivisionError):
+        fail_in(config_for(tmp_path), records=0)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"run_dir: .*file/run: Not a directory"):
