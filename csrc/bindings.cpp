@@ -19,8 +19,12 @@ void require(bool done) {
   if (!done) throw py::error_already_set();
 }
 
-py::bytes encode(const py::object& value, size_t max_bytes) {
-  Encoded encoded = encode_value(value.ptr(), max_bytes);
+PyObject* pointer_or_null(const py::object& object) {
+  return object.is_none() ? nullptr : object.ptr();
+}
+
+py::bytes encode(const py::object& value, size_t max_bytes, const py::object& hook) {
+  Encoded encoded = encode_value(value.ptr(), max_bytes, {pointer_or_null(hook), !hook.is_none()});
   if (encoded.status == EncodeStatus::kPythonError) throw py::error_already_set();
   if (encoded.status == EncodeStatus::kNotPlain)
     throw py::type_error("cannot encode " + encoded.bytes);
@@ -28,8 +32,8 @@ py::bytes encode(const py::object& value, size_t max_bytes) {
   return py::bytes(encoded.bytes);
 }
 
-py::object decode(const py::bytes& bytes) {
-  PyObject* value = decode_value(std::string_view(bytes));
+py::object decode(const py::bytes& bytes, const py::object& hook) {
+  PyObject* value = decode_value(std::string_view(bytes), pointer_or_null(hook));
   if (value == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(value);
 }
@@ -155,8 +159,9 @@ void bind_worker(py::module_& module) {
 
 PYBIND11_MODULE(_launcher, module) {
   module.doc() = "The sandbox's launcher: see csrc/.";
-  module.def("encode", &stepcoder::encode);
-  module.def("decode", &stepcoder::decode);
+  module.def("encode", &stepcoder::encode, py::arg("value"), py::arg("max_bytes"),
+             py::arg("hook") = py::none());
+  module.def("decode", &stepcoder::decode, py::arg("data"), py::arg("hook") = py::none());
   stepcoder::bind_judge(module);
   stepcoder::bind_worker(module);
 }

@@ -24,7 +24,6 @@ namespace stepcoder::child {
 namespace {
 
 std::byte* g_board = nullptr;
-uint64_t g_max_value_bytes = 0;
 
 BoardHeader& header() { return *reinterpret_cast<BoardHeader*>(g_board); }
 
@@ -102,17 +101,6 @@ void stamp(Record& record) {
   record.wall_ns = now_ns() - header().phase_wall_ns;
 }
 
-PyObject* g_normalize = nullptr;
-
-PyObject* normalize_with_python(PyObject* value) {
-  PyObject* plain = PyObject_CallOneArg(g_normalize, value);
-  if (plain == Py_NotImplemented) {
-    Py_DECREF(plain);
-    return nullptr;
-  }
-  return plain;
-}
-
 }  // namespace
 
 void run(const Shared& shared, const Order& order, int channel, PyObject* run) {
@@ -128,7 +116,6 @@ void run(const Shared& shared, const Order& order, int channel, PyObject* run) {
     _exit(kExitSetupFailed);
   }
   if (request == nullptr) _exit(kExitSetupFailed);
-  g_max_value_bytes = kArenaBytes;
   PyObject* result = PyObject_CallFunction(run, "Oi", request, channel >= 0 ? kChannelFd : -1);
   if (result == nullptr) {
     PyErr_WriteUnraisable(run);
@@ -153,8 +140,7 @@ bool record_value(PyObject* value, PyObject* normalize) {
   Record* record = current_record();
   if (record == nullptr) return true;
   stamp(*record);
-  g_normalize = normalize;
-  Encoded encoded = encode_value(value, g_max_value_bytes, normalize_with_python);
+  Encoded encoded = encode_value(value, kArenaBytes, {normalize, false});
   switch (encoded.status) {
     case EncodeStatus::kOk:
       return put_payload(*record, Outcome::kValue, encoded.bytes);

@@ -20,11 +20,12 @@ enum Tag : char {
   kSet = 'S',
   kFrozenSet = 'Z',
   kDict = 'd',
+  kMarked = 'x',
 };
 
 class Encoder {
  public:
-  Encoder(size_t max_bytes, Normalizer normalize) : max_bytes_(max_bytes), normalize_(normalize) {}
+  Encoder(size_t max_bytes, Extension extension) : max_bytes_(max_bytes), extension_(extension) {}
 
   Encoded run(PyObject* value) {
     EncodeStatus status = put(value, 0);
@@ -158,12 +159,40 @@ class Encoder {
     return EncodeStatus::kNotPlain;
   }
 
+  static bool exactly_plain(PyObject* value) {
+    return PyLong_CheckExact(value) || PyUnicode_CheckExact(value) || PyFloat_CheckExact(value) ||
+           PyList_CheckExact(value) || PyTuple_CheckExact(value) || PyDict_CheckExact(value) ||
+           PySet_CheckExact(value) || PyFrozenSet_CheckExact(value) || PyBytes_CheckExact(value) ||
+           PyComplex_CheckExact(value);
+  }
+
+  // Asks the hook; `unknown_` says whether it had no answer.
+  EncodeStatus extended(PyObject* value, int depth) {
+    unknown_ = false;
+    PyObject* answer = PyObject_CallOneArg(extension_.hook, value);
+    if (answer == nullptr) return EncodeStatus::kPythonError;
+    EncodeStatus status = EncodeStatus::kOk;
+    if (answer == Py_NotImplemented) {
+      unknown_ = true;
+    } else {
+      if (extension_.marked) out_.push_back(kMarked);
+      status = put(answer, depth + 1);
+      unknown_ = false;
+    }
+    Py_DECREF(answer);
+    return status;
+  }
+
   EncodeStatus put(PyObject* value, int depth) {
     if (out_.size() >= max_bytes_) return EncodeStatus::kTooLarge;
     if (depth > kMaxValueDepth) return not_plain("a value nested too deeply or within itself");
     if (value == Py_None) return out_.push_back(kNone), EncodeStatus::kOk;
     if (value == Py_True) return out_.push_back(kTrue), EncodeStatus::kOk;
     if (value == Py_False) return out_.push_back(kFalse), EncodeStatus::kOk;
+    if (extension_.marked && !exactly_plain(value)) {
+      EncodeStatus status = extended(value, depth);
+      if (!unknown_) return status;
+    }
     if (PyLong_Check(value)) return integer(value);
     if (PyUnicode_Check(value)) return text(value);
     if (PyFloat_Check(value)) {
@@ -189,27 +218,23 @@ class Encoder {
       raw(&number.imag, sizeof number.imag);
       return EncodeStatus::kOk;
     }
-    if (normalize_ != nullptr) {
-      PyObject* plain = normalize_(value);
-      if (plain != nullptr) {
-        EncodeStatus status = put(plain, depth + 1);
-        Py_DECREF(plain);
-        return status;
-      }
-      if (PyErr_Occurred() != nullptr) return EncodeStatus::kPythonError;
+    if (extension_.hook != nullptr && !extension_.marked) {
+      EncodeStatus status = extended(value, depth);
+      if (!unknown_) return status;
     }
     return not_plain(std::string("a value of type ") + Py_TYPE(value)->tp_name);
   }
 
   std::string out_;
   std::string reason_;
+  bool unknown_ = false;
   size_t max_bytes_;
-  Normalizer normalize_;
+  Extension extension_;
 };
 
 class Decoder {
  public:
-  explicit Decoder(std::string_view bytes) : rest_(bytes) {}
+  Decoder(std::string_view bytes, PyObject* hook) : rest_(bytes), hook_(hook) {}
 
   PyObject* run() {
     PyObject* value = get(0);
@@ -324,6 +349,14 @@ class Decoder {
     return malformed();
   }
 
+  PyObject* marked(int depth) {
+    PyObject* payload = get(depth + 1);
+    if (payload == nullptr) return nullptr;
+    PyObject* value = PyObject_CallOneArg(hook_, payload);
+    Py_DECREF(payload);
+    return value;
+  }
+
   PyObject* get(int depth) {
     if (rest_.empty() || depth > kMaxValueDepth + 1) return malformed();
     char tag = rest_.front();
@@ -369,20 +402,25 @@ class Decoder {
         return items(true, depth);
       case kDict:
         return mapping(depth);
+      case kMarked:
+        return hook_ == nullptr ? malformed() : marked(depth);
       default:
         return malformed();
     }
   }
 
   std::string_view rest_;
+  PyObject* hook_;
 };
 
 }  // namespace
 
-Encoded encode_value(PyObject* value, size_t max_bytes, Normalizer normalize) {
-  return Encoder(max_bytes, normalize).run(value);
+Encoded encode_value(PyObject* value, size_t max_bytes, Extension extension) {
+  return Encoder(max_bytes, extension).run(value);
 }
 
-PyObject* decode_value(std::string_view bytes) { return Decoder(bytes).run(); }
+PyObject* decode_value(std::string_view bytes, PyObject* hook) {
+  return Decoder(bytes, hook).run();
+}
 
 }  // namespace stepcoder

@@ -23,13 +23,19 @@ struct Encoded {
   std::string bytes;  // the value; for kNotPlain the reason
 };
 
-// Called for a value of no plain type: returns a new reference to what stands for it, or nullptr
-// without a Python error if nothing does.
-using Normalizer = PyObject* (*)(PyObject*);
+// What to do with a value that is not exactly of a plain type.
+struct Extension {
+  // Called with the value; NotImplemented: subclasses are written as their base, others refused.
+  PyObject* hook = nullptr;
+  // True: what the hook returns is written behind a mark, and decoding calls its own hook for it.
+  // False: it is written in the value's place, and subclasses of plain types are not asked about.
+  bool marked = false;
+};
 
-Encoded encode_value(PyObject* value, size_t max_bytes, Normalizer normalize = nullptr);
+Encoded encode_value(PyObject* value, size_t max_bytes, Extension extension = {});
 
-// Returns a new reference, or nullptr with ValueError set.
-PyObject* decode_value(std::string_view bytes);
+// Returns a new reference, or nullptr with a Python error set. `hook(payload)` is called for marked
+// values; without one they are malformed, as everything is that encode_value does not write.
+PyObject* decode_value(std::string_view bytes, PyObject* hook = nullptr);
 
 }  // namespace stepcoder

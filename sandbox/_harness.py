@@ -17,11 +17,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher
+    from stepcoder.sandbox import _launcher, _remote, _tester
+    from stepcoder.sandbox._describe import FILENAME, describe
 else:
     import _launcher  # loaded by _worker from its file
+    import _remote
+    import _tester
+    from _describe import FILENAME, describe
 
-FILENAME = "<program>"
 PREAMBLE_FILENAME = "<preamble>"
 PHASE_COMPILE = 1
 PHASE_LOAD = 2
@@ -44,6 +47,9 @@ def freeze() -> None:
 
 def run(request: tuple[Any, ...], channel: int) -> None:
     """Run one request in this child. Returns when the run is over; the child then ends."""
+    if request[0] == "tester":
+        _tester.run_tester(request, channel)
+        return
     kind, source, preamble, entry_point, payload = request
     program = load(source, preamble, as_main=kind == "stdin" and entry_point is None)
     if program is None:
@@ -156,6 +162,47 @@ def flush() -> None:
             continue
 
 
+def run_served(
+    code: types.CodeType,
+    module: types.ModuleType,
+    _entry_point: str | None,
+    test_count: int,
+    channel: int,
+) -> None:
+    """Load the program, then do what the tester at the other end of the channel asks for."""
+    classes = {
+        name: value
+        for name, value in module.__dict__.items()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    }
+    if not execute(code, module):
+        return
+    for name in classes:  # a program may bring its own ListNode
+        if isinstance(module.__dict__.get(name), type):
+            classes[name] = module.__dict__[name]
+    peer = _remote.Peer(channel, classes, open_to_all=True)
+    peer.describe = describe
+
+    def begin_test(index: int) -> None:
+        _launcher.retrace()
+        _launcher.enter_phase(PHASE_FIRST_TEST + index)
+
+    def find_names(names: list[str]) -> dict[str, Any]:
+        found = {name: module.__dict__[name] for name in names if name in module.__dict__}
+        return {name: _shareable(value) for name, value in found.items()}
+
+    peer.commands = {"test": begin_test, "names": find_names, "seed": random.seed}
+    peer.serve()
+    _launcher.enter_phase(PHASE_FIRST_TEST + test_count)
+
+
+def _shareable(value: Any) -> Any:
+    if isinstance(value, type) and issubclass(value, BaseException):
+        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in value.__mro__[:-1]]
+        return (_remote.ERROR_CLASS, names)
+    return value
+
+
 def run_asserts(
     code: types.CodeType,
     module: types.ModuleType,
@@ -187,6 +234,7 @@ RUNS: dict[str, Callable[..., None]] = {
     "calls": run_calls,
     "stdin": run_stdin,
     "asserts": run_asserts,
+    "served": run_served,
 }
 
 
@@ -216,22 +264,3 @@ def plain(value: Any) -> Any:
         generic, array = _numpy_types
         return generic.item(value) if isinstance(value, generic) else array.tolist(value)
     return NotImplemented
-
-
-def describe(error: BaseException) -> tuple[str, str, int | None]:
-    """Return an exception's type name, message and the line of the program that raised it."""
-    line: int | None = None
-    if isinstance(error, SyntaxError) and error.filename == FILENAME:
-        line = error.lineno
-    traceback = error.__traceback__
-    while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename is FILENAME:
-            line = traceback.tb_lineno
-        traceback = traceback.tb_next
-    try:
-        message = str(error)[:500]
-    except BaseException:
-        message = "(its message cannot be read)"
-    if not isinstance(line, int):
-        line = None
-    return (str(type(error).__name__)[:100], message, line)

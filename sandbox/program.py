@@ -49,10 +49,15 @@ class AssertTests:
     """Pieces of test code, each run after the program in one shared namespace; raising is failing.
 
     Each element of `asserts` is one test (often a single `assert`); `setup` runs once before them.
+    The code runs in a process of its own that calls the program's functions over a pipe, so that
+    the program sees neither the expected values nor the comparison. `shared_process` runs it in the
+    program's own process and namespace instead, for tests that need more than calls; a program can
+    lie to such tests, and the verdict says so.
     """
 
     asserts: tuple[str, ...]
     setup: str = ""
+    shared_process: bool = False
 
     def __len__(self) -> int:
         """Return the number of tests."""

@@ -50,10 +50,27 @@ def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> 
         kind = "stdin"
         for text, expected in zip(tests.inputs, tests.outputs, strict=True):
             job.add_stdin(_bytes(text), _bytes(expected))
-    else:
+    elif tests.shared_process:
         job.kind = _launcher.JobKind.CALLS
         job.numpy = job.numpy or (numpy_installed and _uses_numpy(tests.setup, *tests.asserts))
         kind, payload = "asserts", (tests.setup, list(tests.asserts))
+    else:
+        job.kind = _launcher.JobKind.PAIR
+        job.tester_numpy = numpy_installed and _uses_numpy(
+            program.preamble, tests.setup, *tests.asserts
+        )
+        kind, payload = "served", len(tests)
+        job.tester_request = _launcher.encode(
+            (
+                "tester",
+                program.preamble,
+                program.entry_point,
+                tests.setup,
+                list(tests.asserts),
+                submission.stop_at_first_failure,
+            ),
+            MAX_REQUEST_BYTES,
+        )
     request = (kind, program.source, program.preamble, program.entry_point, payload)
     job.request = _launcher.encode(request, MAX_REQUEST_BYTES)
     return job

@@ -37,7 +37,9 @@ def verdict_of(submission: Submission, runs: list[_launcher.RunResult]) -> Verdi
         if run.infrastructure_error:
             message = _text(run.infrastructure_message) or "the sandbox failed"
             return Verdict(Status.INFRASTRUCTURE_ERROR, message=_one_line(message))
-    tests = [_test_verdict(submission, runs, i) for i in range(len(submission.tests))]
+    pair = isinstance(submission.tests, AssertTests) and not submission.tests.shared_process
+    verdict_of_test = pair_test_verdict if pair else _test_verdict
+    tests = [verdict_of_test(submission, runs, i) for i in range(len(submission.tests))]
     if submission.stop_at_first_failure:
         tests = _stopped(tests)
     decisive = decisive_test(tests)
@@ -52,7 +54,7 @@ def verdict_of(submission: Submission, runs: list[_launcher.RunResult]) -> Verdi
         wall_s=sum(run.wall_ns for run in runs) / 1e9,
         peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
         tampered=any(run.tampered for run in runs),
-        shared_process=isinstance(submission.tests, AssertTests),
+        shared_process=isinstance(submission.tests, AssertTests) and not pair,
     )
 
 
@@ -120,6 +122,47 @@ def _test_verdict(
     )
 
 
+def pair_test_verdict(
+    _submission: Submission, runs: list[_launcher.RunResult], index: int
+) -> TestVerdict:
+    """Return the verdict of one assert test from the runs of the program and of its tester."""
+    program = next(run for run in runs if not run.is_tester)
+    tester = next(run for run in runs if run.is_tester)
+    if tester.phase == _PHASE_COMPILE:
+        reason = _error(tester.loading, tester) if tester.loading.outcome else _died(tester)
+        message = f"the test code does not compile: {reason.message}"
+        return TestVerdict(Status.INFRASTRUCTURE_ERROR, message=message)
+    finding = tester.test(index)
+    lines = _lines(program, 0) | _lines(program, 1 + index)
+    here = _PHASE_FIRST_TEST + index
+    if program.phase < _PHASE_FIRST_TEST and program.killed_for != _KILLED_ORDER:
+        loading = program.loading.outcome == _ERROR
+        test = _error(program.loading, program) if loading else _died(program)
+    elif tester.loading.outcome == _ERROR:
+        test = _tester_error(tester.loading, tester)
+    elif finding.outcome == _ERROR:
+        test = _tester_error(finding, tester)
+    elif finding.outcome == _VALUE:
+        test = TestVerdict(Status.ACCEPTED)
+    elif program.phase == here and program.killed_for != _KILLED_ORDER:
+        test = _died(program)
+    elif tester.phase == here or tester.phase < _PHASE_FIRST_TEST:
+        test = _died(tester)
+    else:
+        return TestVerdict(Status.NOT_RUN)
+    cpu_s = program.cpu_ns / 1e9 if finding.outcome == _NONE else 0.0
+    return replace(test, executed_lines=lines, cpu_s=cpu_s, wall_s=finding.wall_ns / 1e9)
+
+
+def _tester_error(finding: _launcher.Finding, tester: _launcher.RunResult) -> TestVerdict:
+    test = _error(finding, tester)
+    try:
+        by_program = _launcher.decode(finding.payload)[3] is True
+    except (ValueError, IndexError):
+        by_program = False
+    return test if by_program else _failed_assert(test)
+
+
 def _value_verdict(
     submission: Submission, run: _launcher.RunResult, index: int, finding: _launcher.Finding
 ) -> TestVerdict:
@@ -177,7 +220,7 @@ def _stdin_verdict(
 def _error(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
     """Return the verdict for a recorded exception."""
     try:
-        error_type, message, line = _launcher.decode(finding.payload)
+        error_type, message, line, *_ = _launcher.decode(finding.payload)
     except (ValueError, TypeError):
         return TestVerdict(Status.RUNTIME_ERROR, message="raised an exception")
     if not isinstance(error_type, str) or not isinstance(message, str):

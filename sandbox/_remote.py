@@ -1,0 +1,513 @@
+"""Two processes that call each other with plain data: the program's and the tester's.
+
+Each side is a Peer on one end of a socket pair. Values are copied; functions, classes, iterators
+and other objects stay where they are and are stood for by a Remote. Comparisons never leave the
+tester: a Remote equals nothing but another Remote, so an object that claims to equal everything
+earns nothing. The tester lets the program call what a test passes to it, and look at no more.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import importlib
+import os
+import sys
+import types
+from array import array
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stepcoder.sandbox import _launcher
+else:
+    import _launcher
+
+MAX_MESSAGE_BYTES = 64 << 20
+ERROR_CLASS = "\0error class"  # marks a class by the names of its bases
+_MUTABLE = (list, dict, set, bytearray, collections.deque)
+# Types and functions that mean the same on both sides go by name.
+_SHARED_MODULES = frozenset({"builtins", "math", "operator", "string", "cmath"})
+_UNSAFE_BUILTINS = frozenset(
+    {"eval", "exec", "compile", "open", "input", "globals", "locals", "vars", "getattr", "setattr"}
+    | {"delattr", "dir", "breakpoint", "help", "__import__", "__build_class__", "exit", "quit"}
+)
+
+
+class GoneError(BaseException):
+    """The other side ended, or broke the protocol."""
+
+
+class Remote:
+    """Stands for an object of the other side. `name` is what it is called there, for people."""
+
+    __slots__ = ("_id", "_name", "_peer")
+
+    def __init__(self, peer: Peer, handle: int, name: str) -> None:
+        """Stand for `handle` of the peer's other side."""
+        object.__setattr__(self, "_peer", peer)
+        object.__setattr__(self, "_id", handle)
+        object.__setattr__(self, "_name", name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the object over there, copy back what it did to its arguments."""
+        return self._peer.call(self._id, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute: plain data, or a Remote."""
+        if name == "__name__":
+            return self._name
+        return self._peer.ask("get", self._id, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute over there."""
+        self._peer.ask("set", self._id, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to another object of the same side, if that side says so; to nothing else."""
+        if type(other) is not Remote:
+            return False
+        return other._id == self._id or self._peer.ask("do", self._id, "__eq__", (other,)) is True
+
+    def __hash__(self) -> int:
+        """Hash by identity."""
+        return hash(self._id)
+
+    def __bool__(self) -> bool:
+        """Objects are true."""
+        return True
+
+    def __repr__(self) -> str:
+        """Return the repr of the object over there."""
+        return str(self._peer.ask("do", self._id, "__repr__", ()))
+
+    def __str__(self) -> str:
+        """Return the str of the object over there."""
+        return str(self._peer.ask("do", self._id, "__str__", ()))
+
+    def __iter__(self) -> Any:
+        """Iterate over there, one item at a time."""
+        return self._peer.ask("do", self._id, "__iter__", ())
+
+    def __next__(self) -> Any:
+        """Return the next item."""
+        return self._peer.ask("do", self._id, "__next__", ())
+
+
+def _forward(name: str) -> Callable[..., Any]:
+    def method(self: Remote, *args: Any) -> Any:
+        return self._peer.ask("do", self._id, name, args)
+
+    return method
+
+
+# Operations whose result is data or an object. Order, `in` and truth are not among them: their bare
+# True would be the program's word for it.
+# fmt: off
+FORWARDED = frozenset(
+    f"__{name}__"
+    for name in (
+        "len", "getitem", "setitem", "delitem", "int", "float", "index", "abs", "neg", "add", "sub",
+        "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "invert",
+        "lshift", "rshift", "radd", "rsub", "rmul", "rtruediv", "round", "enter", "exit",
+    )
+)
+# fmt: on
+ASKED = FORWARDED | {"__eq__", "__repr__", "__str__", "__iter__", "__next__"}
+for _name in FORWARDED:
+    setattr(Remote, _name, _forward(_name))
+
+
+class Peer:
+    """One side of the conversation.
+
+    `classes` maps names to the classes that both sides have from the preamble: their instances are
+    copied with their attributes. `open_to_all` is the program's side, which hides nothing.
+    """
+
+    def __init__(self, channel: int, classes: dict[str, type], *, open_to_all: bool) -> None:
+        """Talk over the descriptor `channel`."""
+        self.channel = channel
+        self.classes = classes
+        self.open_to_all = open_to_all
+        self.raised: tuple[BaseException, tuple[str, str, int | None]] | None = None
+        self.describe: Callable[[BaseException], tuple[str, str, int | None]] | None = None
+        self.error_classes: dict[str, type] = {}
+        self.commands: dict[str, Callable[..., Any]] = {}
+        self._exported: dict[int, Any] = {}
+        self._graph: list[Any] | None = None
+        self._index: dict[int, int] = {}
+        self._received: list[Any] = []
+        self._buffer = b""
+
+    # Messages: a length, then a tuple (kind, ...).
+
+    def send(self, *message: Any) -> None:
+        """Send one message."""
+        data = _launcher.encode(message, MAX_MESSAGE_BYTES)
+        data = len(data).to_bytes(4, "little") + data
+        try:
+            while data:
+                data = data[os.write(self.channel, data) :]
+        except OSError:
+            raise GoneError from None
+
+    def receive(self) -> tuple[Any, ...]:
+        """Wait for one message. Raises GoneError."""
+        size = int.from_bytes(self._read(4), "little")
+        if size > MAX_MESSAGE_BYTES:
+            raise GoneError
+        try:
+            message = _launcher.decode(self._read(size))
+        except (ValueError, TypeError):
+            raise GoneError from None
+        if type(message) is not tuple or not message or type(message[0]) is not str:
+            raise GoneError
+        return message
+
+    def _read(self, size: int) -> bytes:
+        parts = [self._buffer]
+        have = len(self._buffer)
+        while have < size:
+            try:
+                part = os.read(self.channel, max(1 << 16, size - have))
+            except OSError:
+                part = b""
+            if not part:
+                raise GoneError
+            parts.append(part)
+            have += len(part)
+        data = b"".join(parts)
+        self._buffer = data[size:]
+        return data[:size]
+
+    # What this side asks for.
+
+    def call(self, handle: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an object of the other side and take over what it did to the arguments."""
+        packed = self.pack((args, kwargs))
+        value, changed = self._answer("call", handle, packed)
+        if changed is not None:
+            _take_over((args, kwargs), self.unpack(changed))
+        return self.unpack(value)
+
+    def ask(self, kind: str, *arguments: Any) -> Any:
+        """Ask the other side for something else."""
+        return self.unpack(self._answer(kind, self.pack(arguments))[0])
+
+    def _answer(self, *question: Any) -> tuple[bytes, bytes | None]:
+        self.send(*question)
+        while True:
+            kind, *rest = self.receive()
+            if kind == "value" and len(rest) == 2:
+                return rest[0], rest[1]
+            if kind == "error" and len(rest) == 1:
+                raise self._rebuilt(rest[0])
+            self._serve(kind, rest)  # the other side asks back before it answers
+
+    # What the other side asks for.
+
+    def serve(self) -> None:
+        """Answer until the other side is gone."""
+        try:
+            while True:
+                kind, *rest = self.receive()
+                self._serve(kind, rest)
+        except GoneError:
+            return
+
+    def _serve(self, kind: str, rest: list[Any]) -> None:
+        changed = None
+        try:
+            if kind == "call":
+                handle, packed = rest
+                args, kwargs = self.unpack(packed)
+                value = self._exported[handle](*args, **kwargs)
+                answer = self.pack(value)
+                if _may_change((args, kwargs)):
+                    after = self.pack((args, kwargs))
+                    changed = after if after != packed else None
+            else:
+                (packed,) = rest
+                answer = self.pack(self._do(kind, *self.unpack(packed)))
+        except GoneError:
+            raise
+        except BaseException as error:
+            self.send("error", self._described(error))
+            return
+        self.send("value", answer, changed)
+
+    def _do(self, kind: str, *arguments: Any) -> Any:
+        if kind in self.commands:
+            return self.commands[kind](*arguments)
+        handle, name, *rest = arguments
+        target = self._exported[handle]
+        if not self.open_to_all:
+            allowed = ("__iter__", "__next__", "__len__", "__getitem__", "__repr__", "__str__")
+            hidden = isinstance(target, (types.FunctionType, types.MethodType, type))
+            if (name.startswith("_") and name not in allowed) or hidden:
+                raise AttributeError(name)
+        if kind == "get":
+            return getattr(target, name)
+        if kind == "set":
+            return setattr(target, name, rest[0])
+        if kind == "do" and name in ASKED:
+            method = getattr(type(target), name, None)
+            answer = NotImplemented if method is None else method(target, *rest[0])
+            if answer is NotImplemented:
+                raise TypeError(f"unsupported operation {name} for {type(target).__name__}")
+            return answer
+        raise AttributeError(name)
+
+    # Exceptions, by the names of their classes.
+
+    def _described(self, error: BaseException) -> tuple[Any, ...]:
+        names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__[:-1]]
+        described = self.describe(error) if self.describe else (type(error).__name__, "", None)
+        try:
+            arguments = _launcher.encode(error.args, 1 << 20)
+        except Exception:
+            arguments = _launcher.encode((described[1],), 1 << 20)
+        return (names, arguments, *described)
+
+    def _rebuilt(self, packed: Any) -> BaseException:
+        try:
+            names, arguments, type_name, message, line = packed
+            args = _launcher.decode(arguments)
+            kind = self.error_class(list(names))
+            if not isinstance(message, str) or not isinstance(type_name, str):
+                raise GoneError
+            described = (type_name, message, line if isinstance(line, int) else None)
+        except (ValueError, TypeError):
+            raise GoneError from None
+        try:
+            error: BaseException = kind(*args)
+        except Exception:
+            error = Exception(*args)
+        self.raised = (error, described)
+        return error
+
+    def error_class(self, names: list[str]) -> type[BaseException]:
+        """Return the class of the first name that is known here, or a new one below it."""
+        for i, name in enumerate(names):
+            known = self.error_classes.get(name) or _library_class(name)
+            if known is None:
+                continue
+            for missing in reversed(names[:i]):
+                short = missing.rpartition(".")[2]
+                known = type(short, (known,), {})
+                self.error_classes[missing] = known
+            return known
+        return Exception
+
+    # Values.
+
+    def pack(self, value: Any) -> bytes:
+        """Return a value as bytes, objects as what stands for them."""
+        return _launcher.encode(value, MAX_MESSAGE_BYTES, self._to_payload)
+
+    def unpack(self, data: bytes) -> Any:
+        """Return the value of bytes from the other side. Raises GoneError."""
+        try:
+            return _launcher.decode(data, self._from_payload)
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+            raise GoneError from None
+
+    def export(self, value: Any) -> tuple[str, int, str]:
+        """Return what stands for an object of this side."""
+        self._exported[id(value)] = value
+        name = getattr(value, "__name__", None) or type(value).__name__
+        return ("object", id(value), str(name)[:200])
+
+    def _to_payload(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is Remote:
+            return ("home", value._id)
+        if kind in _TO_PAYLOAD:
+            return _TO_PAYLOAD[kind](value)
+        if self.classes.get(kind.__name__) is kind:
+            return self._copied(value)
+        if isinstance(value, (int, float, str, bytes, list, tuple, dict, set, frozenset)):
+            return NotImplemented  # a subclass goes as its base
+        plain = _without_numpy(value)
+        if plain is not NotImplemented:
+            return ("plain", plain)
+        if (name := _shared_name(value)) is not None:
+            return ("shared", *name)
+        if isinstance(value, types.ModuleType):
+            return ("module", value.__name__)
+        return self.export(value)
+
+    def _from_payload(self, payload: Any) -> Any:
+        kind, *rest = payload
+        if kind == "object":
+            handle, name = rest
+            if type(handle) is not int or type(name) is not str:
+                raise ValueError(payload)
+            return Remote(self, handle, name)
+        if kind == "home":
+            return self._exported[rest[0]]
+        if kind == "plain":
+            return rest[0]
+        if kind == "copies":
+            return self._rebuilt_copies(rest[0])
+        if kind == "copy":
+            return self._received[rest[0]]
+        if kind == "shared":
+            module, name = rest
+            if module in _SHARED_MODULES and name not in _UNSAFE_BUILTINS:
+                return getattr(importlib.import_module(module), name)
+        if kind == "module" and rest[0].partition(".")[0] in sys.stdlib_module_names:
+            return importlib.import_module(rest[0]) if self.open_to_all else ModuleName(rest[0])
+        if kind in _FROM_PAYLOAD:
+            return _FROM_PAYLOAD[kind](*rest)
+        raise ValueError(payload)
+
+    # Instances of the preamble's classes (list nodes, trees): a table of attributes, so that long
+    # and circular structures need no recursion.
+
+    def _copied(self, value: Any) -> Any:
+        if self._graph is not None:
+            index = self._index.get(id(value))
+            if index is None:
+                index = self._index[id(value)] = len(self._graph)
+                self._graph.append(value)
+            return ("copy", index)
+        self._graph = [value]
+        self._index = {id(value): 0}
+        try:
+            table = []
+            for item in self._graph:  # grows while it is walked
+                table.append((type(item).__name__, self.pack(vars(item))))
+        finally:
+            self._graph = None
+        return ("copies", table)
+
+    def _rebuilt_copies(self, table: Any) -> Any:
+        outer = self._received
+        copies: list[Any] = []
+        for name, _ in table:
+            copies.append(object.__new__(self.classes[name]))
+        self._received = copies
+        try:
+            for copy, (_, attributes) in zip(copies, table, strict=True):
+                copy.__dict__.update(self.unpack(attributes))
+        finally:
+            self._received = outer
+        return copies[0]
+
+
+class ModuleName(str):
+    """The name of a module that the program imported under some name."""
+
+    __slots__ = ()
+
+
+def _shared_name(value: Any) -> tuple[str, str] | None:
+    """Return where both sides find this very object, if they do."""
+    module = getattr(value, "__module__", None)
+    name = getattr(value, "__name__", None)
+    if module not in _SHARED_MODULES or type(name) is not str or name in _UNSAFE_BUILTINS:
+        return None
+    return (module, name) if getattr(sys.modules[module], name, None) is value else None
+
+
+def _library_class(name: str) -> type[BaseException] | None:
+    module, _, short = name.rpartition(".")
+    if module != "builtins" and module not in sys.modules:
+        return None
+    if module.partition(".")[0] not in sys.stdlib_module_names:
+        return None
+    found = getattr(builtins if module == "builtins" else sys.modules[module], short, None)
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def _may_change(value: Any) -> bool:
+    """Return whether arguments hold anything that a call could change for its caller."""
+    args, kwargs = value
+    plain = (int, float, str, bytes, bool, type(None))
+    return not all(type(item) in plain for item in (*args, *kwargs.values()))
+
+
+def _take_over(old: Any, new: Any) -> Any:
+    """Make `old` and all that it holds look like `new`, in place where it can change."""
+    if type(old) is not type(new):
+        return new
+    if isinstance(old, tuple):
+        for before, after in zip(old, new, strict=False):
+            _take_over(before, after)
+        return old if len(old) == len(new) and old == new else new
+    if isinstance(old, (list, collections.deque)):
+        items = [_take_over(old[i], item) if i < len(old) else item for i, item in enumerate(new)]
+        old.clear()
+        old.extend(items)
+        return old
+    if isinstance(old, dict):
+        merged = {
+            key: _take_over(old[key], item) if key in old else item for key, item in new.items()
+        }
+        old.clear()
+        old.update(merged)
+        return old
+    if isinstance(old, (set, bytearray)):
+        old.clear()
+        old.extend(new) if isinstance(old, bytearray) else old.update(new)
+        return old
+    if hasattr(old, "__dict__") and type(old) is not Remote and not isinstance(old, type):
+        old.__dict__.update(new.__dict__)
+        return old
+    return new
+
+
+def _without_numpy(value: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return NotImplemented
+    if isinstance(value, numpy.generic):
+        return numpy.generic.item(value)
+    if isinstance(value, numpy.ndarray):
+        return numpy.ndarray.tolist(value)
+    return NotImplemented
+
+
+_TO_PAYLOAD: dict[type, Callable[[Any], Any]] = {
+    collections.deque: lambda v: ("deque", list(v), v.maxlen),
+    collections.Counter: lambda v: ("Counter", dict(v)),
+    collections.OrderedDict: lambda v: ("OrderedDict", list(v.items())),
+    bytearray: lambda v: ("bytearray", bytes(v)),
+    range: lambda v: ("range", v.start, v.stop, v.step),
+    array: lambda v: ("array", v.typecode, v.tolist()),
+    Fraction: lambda v: ("Fraction", v.numerator, v.denominator),
+    Decimal: lambda v: ("Decimal", str(v)),
+    datetime: lambda v: ("datetime", v.isoformat()) if v.tzinfo is None else NotImplemented,
+    date: lambda v: ("date", v.isoformat()),
+    time: lambda v: ("time", v.isoformat()),
+    timedelta: lambda v: ("timedelta", v.days, v.seconds, v.microseconds),
+    slice: lambda v: ("slice", v.start, v.stop, v.step),
+    type(Ellipsis): lambda _: ("Ellipsis",),
+    type({}.keys()): lambda v: ("keys", list(v)),
+    type({}.values()): lambda v: ("values", list(v)),
+    type({}.items()): lambda v: ("items", list(v)),
+}
+_FROM_PAYLOAD: dict[str, Callable[..., Any]] = {
+    "deque": collections.deque,
+    "Counter": collections.Counter,
+    "OrderedDict": collections.OrderedDict,
+    "bytearray": bytearray,
+    "range": range,
+    "array": array,
+    "Fraction": Fraction,
+    "Decimal": Decimal,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": timedelta,
+    "slice": slice,
+    "Ellipsis": lambda: Ellipsis,
+    "keys": lambda items: dict.fromkeys(items).keys(),
+    "values": lambda items: dict(enumerate(items)).values(),
+    "items": lambda items: dict(items).items(),
+}
