@@ -86,7 +86,7 @@ def charts(records: Sequence[Record]) -> list[Chart]:
         Chart(
             "masked",
             "Masked share",
-            "Share of response tokens on lines that no test ran: the policy loss leaves them out.",
+            "Share of response tokens that the policy loss leaves out: no test ran their line.",
             lines("masked_share", ".0%", yaxis={"rangemode": "tozero"}),
         ),
         Chart(
@@ -150,8 +150,8 @@ def parts_of(records: Sequence[Record], key: str) -> dict[str, Series]:
     """Return the numbers of a mapping by part and step; a part that a step lacks is 0 there."""
     having = [record for record in records if record.get(key)]
     names = list(dict.fromkeys(name for record in having for name in record[key]))
-    if all(name.isdigit() for name in names):
-        names.sort(key=int)
+    if key == "stages":  # all of them, so that a stage has its color in every run
+        names = [str(stage) for stage in range(max(map(int, names), default=-1) + 1)]
     if key == "verdicts":
         names.sort(key=lambda name: list(VERDICTS).index(name) if name in VERDICTS else 99)
     return {name: [(r["step"], r[key].get(name) or 0) for r in having] for name in names}
@@ -183,12 +183,12 @@ def held_out(records: Sequence[Record]) -> Figure:
         figure["layout"]["annotations"].append(
             {
                 "xref": "paper",
-                "x": 0.01,
+                "x": 1,
                 "y": start,
                 "text": f"start {start:.1%}",
                 "showarrow": False,
-                "xanchor": "left",
-                "yanchor": "top" if end >= start else "bottom",
+                "xanchor": "right",
+                "yanchor": "top" if end >= start > 0.1 else "bottom",
                 "font": {"color": QUIET},
             }
         )

@@ -127,7 +127,7 @@ def _short(count: int) -> str:
     """Return a count as a person says it: 950, 21k, 2.6M."""
     if count >= 1_000_000:
         return f"{count / 1e6:.1f}M"
-    return f"{count / 1e3:.0f}k" if count >= 10_000 else str(count)
+    return f"{count / 1e3:.0f}k" if count >= 10_000 else f"{count:,}"
 
 
 def _share_at_0(stages: Mapping[str, int]) -> float:
@@ -170,9 +170,9 @@ def _samples(samples: Sequence[Sequence[Sample]]) -> str:
     ]
     return (
         '<section><h2>Sample rollouts</h2><p class="legend"><span class="key given">given</span>'
-        '<span class="key ran">ran in a test: trained</span>'
-        '<span class="key skipped">did not run: masked</span>'
-        '<span class="key outside">after the code</span></p>'
+        '<span class="key ran">ran in a test</span>'
+        '<span class="key skipped">did not run: FGO masks it</span>'
+        '<span class="key">unmarked: no line ran, or after the code</span></p>'
         f"{''.join(groups)}</section>"
     )
 
@@ -229,7 +229,7 @@ figure p { margin: 0 0 6px; font-size: 13px; line-height: 1.4; color: var(--quie
 .key.given { color: var(--quiet); font-style: italic; border-color: #c3c9d2; }
 .ran { background: var(--ran); border-color: var(--ran-edge); }
 .skipped { background: var(--skipped); border-color: var(--skipped-edge); }
-.key.outside, .line.outside { color: #8b929d; }
+.line.outside { color: #8b929d; }
 h3.step { font-size: 14px; margin: 20px 0 8px; color: var(--quiet); font-weight: 600; }
 .samples { display: grid; gap: 24px 32px; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 520px), 1fr)); }
@@ -251,7 +251,8 @@ h3.step { font-size: 14px; margin: 20px 0 8px; color: var(--quiet); font-weight:
 .line.given { background: none; border-color: #c3c9d2; }
 .line.given.ran { border-color: var(--ran-edge); }
 .line .given { color: #78818e; font-style: italic; }
-.tests { margin: 10px 0; padding: 0 16px 0 40px; font-size: 13px; overflow-wrap: anywhere; }
+.tests { margin: 10px 0; padding: 0 16px; list-style: none; font-size: 13px;
+  overflow-wrap: anywhere; }
 .tests b { color: #a8541a; font-weight: 600; }
 details { margin-top: 48px; border-top: 1px solid var(--rule); padding-top: 16px; }
 summary { font-size: 20px; font-weight: 700; cursor: pointer; }

@@ -80,23 +80,21 @@ def to_text(sample: Sample) -> str:
     """Return a sample as text: a heading, the description, the program with its gutter, the tests.
 
     The gutter has the line number, `│` for a given line, `✓` for one that ran, `·` for one that did
-    not (and so is not trained).
+    not while others did.
     """
+    gutter = {"ran": "✓", "skipped": "·", "unmarked": " "}
     lines = []
-    for number, line in enumerate(lines_of(sample), 1):
+    for number, (line, mark) in enumerate(_marked(sample), 1):
         given = "│" if line.part == "given" else " "
-        ran = " " if line.part == "outside" else "✓" if line.ran else "·"
-        lines.append(f"{number:4} {given}{ran} {line.text}".rstrip())
-    tests = [f"  test {n}: {_outcome(test)}" for n, test in enumerate(sample.verdict.tests, 1)]
-    if not tests:
-        tests = [f"  {_outcome(sample.verdict)}"]
+        lines.append(f"{number:4} {given}{gutter[mark]} {line.text}".rstrip())
+    tests = [f"  {name}: {verdict.status}{_evidence(verdict)}" for name, verdict in _tests(sample)]
     return "\n".join(
         [
             f"{sample.task_id}   {'   '.join(_facts(sample))}",
             "",
             *(f"  {line}".rstrip() for line in split_lines(sample.description.strip())),
             "",
-            "program (│ given, ✓ ran, · did not run: not trained)",
+            "program (│ given, ✓ ran, · did not run)",
             *lines,
             "",
             f"verdict: {sample.verdict.status}",
@@ -109,18 +107,16 @@ def to_text(sample: Sample) -> str:
 def to_html(sample: Sample) -> str:
     """Return a sample as an HTML <article>; the classes are styled by the report's page."""
     rows = []
-    for number, line in enumerate(lines_of(sample), 1):
-        state = line.part if line.part == "outside" else "ran" if line.ran else "skipped"
+    for number, (line, mark) in enumerate(_marked(sample), 1):
         given, written = escape(line.text[: line.given]), escape(line.text[line.given :])
         code = (f'<span class="given">{given}</span>' if given else "") + written
         rows.append(
-            f'<div class="line {state} {line.part}"><i>{number}</i><code>{code or " "}</code></div>'
+            f'<div class="line {line.part} {mark}"><i>{number}</i><code>{code or " "}</code></div>'
         )
-    verdicts = sample.verdict.tests or (sample.verdict,)
     tests = "".join(
-        f'<li class="{_class(test.status)}"><b>{escape(str(test.status))}</b>'
-        f"{escape(_evidence(test))}</li>"
-        for test in verdicts
+        f'<li class="{_class(verdict.status)}">{name}: <b>{escape(str(verdict.status))}</b>'
+        f"{escape(_evidence(verdict))}</li>"
+        for name, verdict in _tests(sample)
     )
     facts = "".join(f"<span>{escape(fact)}</span>" for fact in _facts(sample))
     status = sample.verdict.status
@@ -128,7 +124,7 @@ def to_html(sample: Sample) -> str:
         f'<article class="sample"><header><h3>{escape(sample.task_id)}</h3>'
         f'<b class="status {_class(status)}">{escape(str(status))}</b>{facts}</header>'
         f'<p class="description">{escape(sample.description.strip())}</p>'
-        f'<div class="program">{"".join(rows)}</div><ol class="tests">{tests}</ol></article>'
+        f'<div class="program">{"".join(rows)}</div><ul class="tests">{tests}</ul></article>'
     )
 
 
@@ -169,8 +165,32 @@ def _facts(sample: Sample) -> list[str]:
     return [f"step {sample.step}", f"stage {sample.stage}", reward, masked]
 
 
-def _outcome(verdict: TestVerdict | Verdict) -> str:
-    return f"{verdict.status}{_evidence(verdict)}"
+def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmarked"]]]:
+    """Return the lines with their marks; where nothing ran, there is nothing to tell apart."""
+    lines = lines_of(sample)
+    anything_ran = any(line.ran for line in lines)
+    return [
+        (line, "ran" if line.ran else "skipped" if told else "unmarked")
+        for line in lines
+        for told in [anything_ran and line.part != "outside"]
+    ]
+
+
+def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
+    """Return the outcomes by name: neighbors that ended alike are one ("tests 2-4")."""
+    groups: list[list[int]] = []
+    tests = sample.verdict.tests
+    for i, test in enumerate(tests):
+        before = tests[groups[-1][-1]] if groups else None
+        if before and (before.status, _evidence(before)) == (test.status, _evidence(test)):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    named: list[tuple[str, TestVerdict | Verdict]] = [
+        (f"test {g[0] + 1}" if len(g) == 1 else f"tests {g[0] + 1}-{g[-1] + 1}", tests[g[0]])
+        for g in groups
+    ]
+    return named or [("no test ran", sample.verdict)]
 
 
 def _evidence(verdict: TestVerdict | Verdict) -> str:
@@ -178,7 +198,8 @@ def _evidence(verdict: TestVerdict | Verdict) -> str:
     if verdict.status is Status.ACCEPTED:
         return ""
     reason = " ".join(verdict.message.split()) or verdict.error_type or ""
-    line = f" (line {verdict.error_line})" if verdict.error_line else ""
+    number = f"line {verdict.error_line}"
+    line = f" ({number})" if verdict.error_line and number not in reason else ""
     return (f": {reason[:LONGEST_VALUE]}" if reason else "") + line
 
 

@@ -177,16 +177,28 @@ def test_a_run_that_was_only_supervised_so_far_has_its_loss() -> None:
     assert [chart.name for chart in charts(records)] == ["loss"]
 
 
-def test_stages_and_verdicts_stack_in_their_own_order_and_missing_ones_are_zero() -> None:
+def test_every_stage_up_to_the_highest_stacks_from_0_and_missing_ones_are_zero() -> None:
     records = [
-        {"phase": "rl", "step": 1, "stages": {"10": 1, "2": 4}, "verdicts": {"compile error": 3}},
-        {"phase": "rl", "step": 2, "stages": {"0": 5}, "verdicts": {"accepted": 2, "new kind": 1}},
+        {"phase": "rl", "step": 1, "stages": {"3": 1, "1": 4}},
+        {"phase": "rl", "step": 2, "stages": {"1": 5}},
     ]
-    figures = {chart.name: chart.figure for chart in charts(records)}
-    stages = {trace["name"]: trace["y"] for trace in figures["stages"]["data"]}
-    assert list(stages.items()) == [("stage 0", [0, 5]), ("stage 2", [4, 0]), ("stage 10", [1, 0])]
-    verdicts = [trace["name"] for trace in figures["verdicts"]["data"]]
-    assert verdicts == ["accepted", "compile error", "new kind"]
+    (chart,) = charts(records)
+    assert [(trace["name"], trace["y"]) for trace in chart.figure["data"]] == [
+        ("stage 0", [0, 0]),
+        ("stage 1", [4, 5]),
+        ("stage 2", [0, 0]),
+        ("stage 3", [1, 0]),
+    ]
+
+
+def test_verdicts_stack_in_one_order_and_unknown_ones_come_last() -> None:
+    records = [
+        {"phase": "rl", "step": 1, "verdicts": {"new kind": 1, "compile error": 3}},
+        {"phase": "rl", "step": 2, "verdicts": {"accepted": 2}},
+    ]
+    (chart,) = charts(records)
+    names = [trace["name"] for trace in chart.figure["data"]]
+    assert names == ["accepted", "compile error", "new kind"]
 
 
 def test_held_out_starts_with_the_last_supervised_evaluation_unless_rl_measured_its_start() -> None:

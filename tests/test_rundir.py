@@ -271,7 +271,7 @@ def test_a_sample_reads_well_as_text() -> None:
 
           Add two numbers.
 
-        program (│ given, ✓ ran, · did not run: not trained)
+        program (│ given, ✓ ran, · did not run)
            1 │✓ def add(a, b):
            2 │✓     if not b:
            3  ·         return a
@@ -284,3 +284,25 @@ def test_a_sample_reads_well_as_text() -> None:
           test 2: wrong answer: expected 3, got -1 (line 4)
         """
     )
+
+
+def test_where_nothing_ran_no_line_is_marked() -> None:
+    verdict = Verdict(Status.COMPILE_ERROR, message="SyntaxError: invalid syntax", error_line=3)
+    sample = replace(SAMPLE, executed_lines=frozenset(), verdict=verdict)
+    assert "·" not in to_text(sample).replace("· did not run)", "")
+    assert "skipped" not in to_html(sample)
+    assert to_text(sample).endswith(
+        "no test ran: compile error: SyntaxError: invalid syntax (line 3)\n"
+    )
+
+
+def test_tests_that_ended_alike_are_told_once() -> None:
+    passed, slow = TestVerdict(Status.ACCEPTED), TestVerdict(Status.CPU_TIME_LIMIT)
+    wrong = TestVerdict(Status.WRONG_ANSWER, "expected 1, got 2")
+    verdict = Verdict(Status.CPU_TIME_LIMIT, (passed, passed, wrong, slow, slow, slow, passed))
+    assert to_text(replace(SAMPLE, verdict=verdict)).splitlines()[-4:] == [
+        "  tests 1-2: accepted",
+        "  test 3: wrong answer: expected 1, got 2",
+        "  tests 4-6: cpu time limit",
+        "  test 7: accepted",
+    ]
