@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stepcoder.problems import Problem
 from stepcoder.sandbox.program import CallTests
 from stepcoder.suite.families import FAMILIES
-from stepcoder.suite.family import Instance, conditionals, instances
+from stepcoder.suite.family import Instance, conditionals, instance
 
 CHOSEN = Path(__file__).with_name("tests.jsonl")
-PER_FAMILY = 60
-
-
-def all_instances() -> Iterator[Instance]:
-    """Yield the instances of all families, each solution once."""
-    seen: set[str] = set()
-    for family in FAMILIES:
-        for instance in instances(family, PER_FAMILY):
-            if instance.key not in seen:
-                seen.add(instance.key)
-                yield instance
 
 
 def difficulty(solution: str) -> str:
@@ -33,21 +21,21 @@ def difficulty(solution: str) -> str:
     return "easy" if count <= 3 else "medium" if count == 4 else "hard"
 
 
-def to_problem(instance: Instance, inputs: list[list[Any]]) -> Problem:
+def to_problem(built: Instance, inputs: list[list[Any]]) -> Problem:
     """Return the instance with its tests; the expected outputs are what its solution returns."""
     namespace: dict[str, Any] = {}
-    exec(instance.solution, namespace)
-    solve = namespace[instance.family.name]
+    exec(built.solution, namespace)
+    solve = namespace[built.family.name]
     return Problem(
-        task_id=instance.task_id,
-        prompt=instance.description,
-        starter_code=instance.family.starter,
-        canonical_solution=instance.solution,
+        task_id=built.task_id,
+        prompt=built.description,
+        starter_code=built.family.starter,
+        canonical_solution=built.solution,
         tests=CallTests(tuple(inputs), tuple(solve(*args) for args in inputs)),
-        entry_point=instance.family.name,
-        source=f"suite/{instance.family.topic}",
-        difficulty=difficulty(instance.solution),
-        split=instance.split,
+        entry_point=built.family.name,
+        source=f"suite/{built.family.topic}",
+        difficulty=difficulty(built.solution),
+        split=built.split,
     )
 
 
@@ -57,16 +45,16 @@ def problems() -> tuple[Problem, ...]:
 
     Raises LookupError if a family was changed without choosing its tests again.
     """
-    with CHOSEN.open(encoding="utf-8") as file:
-        chosen = {record["task_id"]: record.get("inputs") for record in map(json.loads, file)}
+    families = {family.name: family for family in FAMILIES}
     found = []
-    for instance in all_instances():
-        if instance.task_id not in chosen:
+    for line in CHOSEN.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        family = families[record["task_id"].split("/")[1]]
+        built = instance(family, record["phrases"])
+        if built.task_id != record["task_id"]:
             raise LookupError(
-                f"{CHOSEN.name} has no tests for {instance.task_id}; the families have changed: "
-                "run python -m stepcoder.suite.choose"
+                f"{CHOSEN.name} was made for {record['task_id']}, the family now gives "
+                f"{built.task_id}: run python -m stepcoder.suite.choose"
             )
-        inputs = chosen[instance.task_id]
-        if inputs is not None:
-            found.append(to_problem(instance, inputs))
+        found.append(to_problem(built, record["inputs"]))
     return tuple(found)

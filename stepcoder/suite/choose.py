@@ -1,9 +1,9 @@
-"""Choose each instance's tests so that wrong programs fail them: python -m stepcoder.suite.choose.
+"""Choose the suite's problems and tests, for development only: python -m stepcoder.suite.choose.
 
-Takes random inputs of the family; runs the solution, its mutants and the family's other solutions
-on them; keeps a few inputs that tell the solution from all of these and execute all of its lines.
-Writes tests.jsonl beside this file, a line an instance: its inputs, or why it was rejected. Only
-for development: the suite reads the file. The programs run here are our own, not a model's.
+Draws instances of each family; runs the solution, its mutants and the family's other solutions on
+random inputs; keeps a few inputs that tell the solution from all of these and execute all of its
+lines. Drops instances in which some rule has no effect. Writes tests.jsonl, a line a problem. The
+programs that run here are our own, not a model's.
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
-from stepcoder.suite.build import CHOSEN, all_instances
-from stepcoder.suite.family import Family, Instance
+from stepcoder.suite.build import CHOSEN
+from stepcoder.suite.families import FAMILIES
+from stepcoder.suite.family import Family, Instance, draw
 from stepcoder.suite.mutants import mutants
 
-POOL = 500
-FEWEST, MOST = 4, 8
+PER_FAMILY = 45
+DRAWN = 500  # random instances of a family, of which the first good PER_FAMILY are kept
+RIVALS = 60  # how many of them are the wrong programs for one another
+POOL = 500  # random inputs, of which the tests are chosen
+FEWEST, MOST = 5, 8
 LONGEST_OUTPUT = 60
 MOST_TICKS = 500
 
-FAILED = object()  # what an outcome is if the program raised or ran too long: equal to no value
+FAILED = object()  # the outcome of a program that raised or ran too long: equal to no value
+REDUNDANT = {"removed statement", "removed else", "condition always true", "condition always false"}
 
 
 class _TooLong(Exception):
@@ -97,9 +102,10 @@ def executed_lines(source: str, name: str, args: Sequence[Any]) -> tuple[set[int
 
 
 def pool(family: Family, count: int = POOL, seed: str = "pool") -> list[list[Any]]:
-    """Return `count` random argument lists of a family."""
+    """Return up to `count` random argument lists of a family, all different."""
     rng = random.Random(f"{family.name}/{seed}")
-    return [[sample(rng) for sample in family.args.values()] for _ in range(count)]
+    drawn = [[sample(rng) for sample in family.args.values()] for _ in range(count)]
+    return list({repr(args): args for args in drawn}.values())
 
 
 def differences(expected: Sequence[Any], got: Sequence[Any]) -> int:
@@ -107,32 +113,31 @@ def differences(expected: Sequence[Any], got: Sequence[Any]) -> int:
     return sum(1 << i for i, (e, g) in enumerate(zip(expected, got, strict=True)) if e != g)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Choice:
-    """The chosen inputs, or why there are none; and how many mutants there were."""
+    """The inputs chosen for an instance and how many mutants it has; or why it is no good."""
 
-    inputs: list[list[Any]] | None
-    reason: str = ""
+    inputs: tuple[list[Any], ...] = ()
     mutants: int = 0
     equivalent: int = 0
+    rejected: str = ""
 
 
 def choose(instance: Instance, candidates: list[list[Any]], others: list[list[Any]]) -> Choice:
-    """Return the inputs for an instance; `others` are outcomes of wrong programs on all inputs."""
-    expected = [bounded(instance.solution)(args) for args in candidates]
+    """Return the choice for an instance; `others` are outcomes of wrong programs on all inputs."""
+    banks = instance.family.slots.values()
+    codes = [bank[i].code for bank, i in zip(banks, instance.phrases, strict=True)]
+    rules = [code for code in codes if code and not code.isdigit()]
+    if len(set(rules)) < len(rules):
+        return Choice(rejected="has the same phrase twice")
+    expected = [*map(bounded(instance.solution), candidates)]
     if FAILED in expected:
-        return Choice(None, "raises")
-    to_tell: list[int] = [differences(expected, other) for other in others]
-    result = Choice(None)
-    for kind, source in mutants(instance.solution):
-        outcome = bounded(source)
-        mask = differences(expected, [outcome(args) for args in candidates])
-        result.mutants += 1
-        result.equivalent += not mask
-        if not mask and kind in REDUNDANT:
-            result.reason = f"{kind} changes nothing"
-            return result
-        to_tell.append(mask)
+        return Choice(rejected="raises")
+    masks = []
+    for kind, source in sorted(mutants(instance.solution), key=lambda m: m[0] not in REDUNDANT):
+        masks.append(differences(expected, [*map(bounded(source), candidates)]))
+        if kind in REDUNDANT and not masks[-1]:
+            return Choice(rejected=f"{kind} changes nothing")
     possible: set[int] = set()
     ran: Counter[int] = Counter()
     for index, args in enumerate(candidates):
@@ -140,22 +145,17 @@ def choose(instance: Instance, candidates: list[list[Any]], others: list[list[An
         for line in lines:
             ran[line] |= 1 << index
     if possible - set(ran):
-        result.reason = "has lines that no input executes"
-        return result
+        return Choice(rejected="has lines that no input executes")
+    rivals = [differences(expected, other) for other in others]
     short = [i for i, value in enumerate(expected) if len(repr(value)) <= LONGEST_OUTPUT]
-    chosen = cover([*filter(None, to_tell), *ran.values()], short, candidates)
+    chosen = cover([*filter(None, masks + rivals), *ran.values()], short, candidates)
     if chosen is None:
-        result.reason = f"needs more than {MOST} tests"
-    else:
-        result.inputs = [candidates[i] for i in chosen]
-    return result
-
-
-REDUNDANT = {"removed statement", "removed else", "condition always true", "condition always false"}
+        return Choice(rejected=f"needs more than {MOST} tests")
+    return Choice(tuple(candidates[i] for i in chosen), len(masks), masks.count(0))
 
 
 def cover(masks: list[int], usable: list[int], candidates: list[list[Any]]) -> list[int] | None:
-    """Return FEWEST to MOST inputs such that each mask has a bit among them."""
+    """Return FEWEST to MOST inputs such that each mask has a bit among them, None if it cannot."""
     usable = sorted(usable, key=lambda i: (len(repr(candidates[i])), i))
     covers = {i: sum(1 << k for k, mask in enumerate(masks) if mask >> i & 1) for i in usable}
     chosen: list[int] = []
@@ -172,28 +172,41 @@ def cover(masks: list[int], usable: list[int], candidates: list[list[Any]]) -> l
     return sorted(chosen)
 
 
+def choose_family(family: Family, count: int, taken: set[str]) -> Iterator[tuple[Instance, Choice]]:
+    """Yield the family's first `count` good instances; adds their keys to `taken`, skips those."""
+    candidates = pool(family)
+    drawn = list(draw(family, DRAWN))
+    others = [[*map(bounded(rival.solution), candidates)] for rival in drawn[:RIVALS]]
+    rejected: Counter[str] = Counter()
+    kept: list[Choice] = []
+    for instance in drawn:
+        if len(kept) == count or instance.key in taken:
+            continue
+        choice = choose(instance, candidates, others)
+        if choice.rejected:
+            rejected[choice.rejected] += 1
+            continue
+        taken.add(instance.key)
+        kept.append(choice)
+        yield instance, choice
+    sys.stderr.write(
+        f"{family.name}: {len(kept)} kept, {sum(c.mutants for c in kept)} mutants, "
+        f"{sum(c.equivalent for c in kept)} equivalent; rejected {dict(rejected)}\n"
+    )
+
+
 def main() -> None:
-    """Choose tests for all instances and write them."""
-    groups: dict[str, list[Instance]] = {}
-    for instance in all_instances():
-        groups.setdefault(instance.family.name, []).append(instance)
-    records = []
-    for name, group in groups.items():
-        candidates = pool(group[0].family)
-        outcomes = [[*map(bounded(i.solution), candidates)] for i in group]
-        choices = [choose(i, candidates, outcomes) for i in group]
-        reasons = Counter(choice.reason for choice in choices if choice.reason)
-        total = sum(c.mutants for c in choices if c.inputs)
-        same = sum(c.equivalent for c in choices if c.inputs)
-        sys.stderr.write(
-            f"{name}: {sum(c.inputs is not None for c in choices)} of {len(group)} kept, {total} "
-            f"mutants, {same} equivalent; rejected: {dict(reasons)}\n"
-        )
-        for instance, choice in zip(group, choices, strict=True):
-            said = {"inputs": choice.inputs} if choice.inputs else {"rejected": choice.reason}
-            records.append({"task_id": instance.task_id, **said})
-    lines = (json.dumps(record, separators=(",", ":")) for record in records)
-    CHOSEN.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    """Choose the problems of all families and write them."""
+    taken: set[str] = set()
+    with CHOSEN.open("w", encoding="utf-8") as file:
+        for family in FAMILIES:
+            for instance, choice in choose_family(family, PER_FAMILY, taken):
+                record = {
+                    "task_id": instance.task_id,
+                    "phrases": instance.phrases,
+                    "inputs": choice.inputs,
+                }
+                file.write(json.dumps(record, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

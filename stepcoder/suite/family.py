@@ -10,7 +10,7 @@ import ast
 import hashlib
 import random
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
@@ -43,9 +43,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Instance:
-    """One problem without its tests; `key` is a digest of the solution with names normalized."""
+    """One problem without its tests.
+
+    `phrases` are the indexes of the phrases in the family's banks, in the order of its slots;
+    `key` is a digest of the solution with its names normalized.
+    """
 
     family: Family
+    phrases: tuple[int, ...]
     description: str
     solution: str
     key: str
@@ -98,23 +103,22 @@ def conditionals(solution: str) -> int:
     return sum(isinstance(node, kinds) for node in ast.walk(ast.parse(solution)))
 
 
-def instances(family: Family, count: int) -> Iterator[Instance]:
-    """Yield up to `count` instances with different solutions, always the same ones."""
+def instance(family: Family, phrases: Sequence[int]) -> Instance:
+    """Return the family's problem with these phrases, one index a slot."""
+    pairs = zip(family.slots.items(), phrases, strict=True)
+    chosen = {name: bank[index] for (name, bank), index in pairs}
+    words = fill(family.words.strip(), {name: phrase.words for name, phrase in chosen.items()})
+    code = fill(family.code, {name: phrase.code for name, phrase in chosen.items()})
+    solution = family.starter + textwrap.indent(code, "    ") + "\n"
+    key = hashlib.sha256(normalized(solution).encode()).hexdigest()[:10]
+    return Instance(family, tuple(phrases), " ".join(words.split()), solution, key)
+
+
+def draw(family: Family, count: int) -> Iterator[Instance]:
+    """Yield `count` random instances that are short enough, always the same ones."""
     rng = random.Random(family.name)
-    seen: set[str] = set()
-    for _ in range(20 * count):
-        if len(seen) == count:
-            return
-        choice = {name: bank[int(rng.random() * len(bank))] for name, bank in family.slots.items()}
-        codes = [phrase.code for phrase in choice.values() if not phrase.code.isdigit()]
-        if len(set(filter(None, codes))) < len(list(filter(None, codes))):
-            continue  # the same test or step twice makes one of the two rules pointless
-        words = fill(family.words.strip(), {name: p.words for name, p in choice.items()})
-        code = fill(family.code, {name: p.code for name, p in choice.items()})
-        solution = family.starter + textwrap.indent(code, "    ") + "\n"
-        if len(words.split()) > MOST_WORDS or len(solution) > MOST_CHARACTERS:
-            continue
-        key = hashlib.sha256(normalized(solution).encode()).hexdigest()[:10]
-        if key not in seen:
-            seen.add(key)
-            yield Instance(family, " ".join(words.split()), solution, key)
+    for _ in range(count):
+        drawn = instance(family, [int(rng.random() * len(b)) for b in family.slots.values()])
+        short = len(drawn.description.split()) <= MOST_WORDS
+        if short and len(drawn.solution) <= MOST_CHARACTERS:
+            yield drawn
