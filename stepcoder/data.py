@@ -1,0 +1,77 @@
+"""The problems of a run: loaded or embedded, split into training and validation, fingerprinted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepcoder import suite
+from stepcoder.config import DataConfig
+from stepcoder.errors import RunError
+from stepcoder.problems import Problem, ProblemError, fingerprint, load_problems, split_of
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Problems to train on, problems held out, and what identifies both on a resume."""
+
+    train: tuple[Problem, ...]
+    validation: tuple[Problem, ...]
+    skipped: tuple[str, ...]  # one line for each record that could not be used
+    fingerprint: str
+
+
+def load_data(config: DataConfig) -> TrainingData:
+    """Load the configured problems.
+
+    With `split: file` the file's own names decide (train; validation), and a stable hash of the
+    task_id where it names no training problem; with `split: hash` the hash decides for all.
+
+    Raises:
+        RunError: no problem to train on, or (strict) a broken record.
+    """
+    problems, skipped = _load(config.path, config.strict)
+    if config.validation_path is not None:
+        held_out, more = _load(config.validation_path, config.strict)
+        train, validation, skipped = problems, held_out, skipped + more
+    else:
+        train, validation = _split(problems, config)
+    if config.limit is not None:
+        train, validation = train[: config.limit], validation[: config.limit]
+    if not train:
+        raise RunError(
+            f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
+            "skipped); check data.path, data.split and data.validation_share"
+        )
+    return TrainingData(
+        tuple(train), tuple(validation), tuple(skipped), fingerprint([*train, *validation])
+    )
+
+
+def _load(path: str, strict: bool) -> tuple[list[Problem], list[str]]:
+    if path == EMBEDDED:
+        return list(suite.problems()), []
+    if not Path(path).exists():
+        raise RunError(f'data.path: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
+    try:
+        report = load_problems(path, strict=strict)
+    except ProblemError as error:
+        raise RunError(str(error)) from None
+    return list(report.problems), [str(line) for line in report.skipped]
+
+
+def _split(problems: Sequence[Problem], config: DataConfig) -> tuple[list[Problem], list[Problem]]:
+    named = config.split == "file" and any(p.split == "train" for p in problems)
+
+    def part(problem: Problem) -> str:
+        if named:
+            return problem.split
+        return split_of(problem.task_id, config.validation_share)
+
+    return (
+        [p for p in problems if part(p) == "train"],
+        [p for p in problems if part(p) == "validation"],
+    )

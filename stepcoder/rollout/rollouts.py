@@ -1,0 +1,156 @@
+"""Rollouts: a completion with its evidence (program, verdict, executed tokens, reward).
+
+Takes the curriculum's tasks and an engine's stream of completions, hands each program to the judge
+the moment its completion ends, and gives the rollouts back in the tasks' order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from transformers import PreTrainedTokenizerBase
+
+from stepcoder.batch import Row
+from stepcoder.curriculum import Task
+from stepcoder.fgo import CompileErrorRule, executed_closure, executed_mask
+from stepcoder.problems import program_of
+from stepcoder.prompts import encode_prompt, extract_completion, token_spans
+from stepcoder.rewards import reward
+from stepcoder.rollout.engine import Completion, Request
+from stepcoder.samples import Sample
+from stepcoder.sandbox import Judge, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One judged completion of a task. `spans[i]` are the characters of token i in `text`."""
+
+    task: Task
+    prompt_ids: tuple[int, ...]
+    completion: Completion
+    text: str
+    spans: Sequence[tuple[int, int]]
+    program: str
+    verdict: Verdict
+
+
+def requests_of(
+    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, samples: int, max_prompt_tokens: int
+) -> list[Request]:
+    """Return `samples` requests a task, task by task, each with a seed of its own.
+
+    Prompts beyond `max_prompt_tokens` lose their beginning: the given part and the last words of
+    the description matter most to the completion.
+    """
+    requests = []
+    for task in tasks:
+        prompt = tuple(encode_prompt(tokenizer, task.prompt_text)[-max_prompt_tokens:])
+        for sample in range(samples):
+            # An odd multiplier keeps the seeds of neighboring tasks apart for every sample.
+            requests.append(Request(prompt, (task.seed * 1_000_003 + sample) % 2**63))
+    return requests
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A completion whose program is being judged."""
+
+    task: Task
+    request: Request
+    completion: Completion
+    text: str
+    spans: Sequence[tuple[int, int]]
+    program: str
+    verdict: Future[Verdict]
+
+
+def submit(
+    completions: Iterable[Completion],
+    tasks: Sequence[Task],
+    requests: Sequence[Request],
+    tokenizer: PreTrainedTokenizerBase,
+    judge: Judge,
+) -> Iterator[Pending]:
+    """Hand each completion's program to the judge as it arrives; never waits for a verdict."""
+    samples = len(requests) // max(len(tasks), 1)
+    for completion in completions:
+        task, request = tasks[completion.index // samples], requests[completion.index]
+        text, spans = token_spans(tokenizer, request.prompt_ids, completion.token_ids)
+        program = task.given + extract_completion(text)
+        verdict = judge.submit(program_of(task.problem, program), task.problem.tests)
+        yield Pending(task, request, completion, text, spans, program, verdict)
+
+
+def collect(pending: Iterable[Pending]) -> list[Rollout]:
+    """Wait for the verdicts; rollouts come back in the order of their requests."""
+    ordered = sorted(pending, key=lambda p: p.completion.index)
+    return [
+        Rollout(
+            p.task,
+            p.request.prompt_ids,
+            p.completion,
+            p.text,
+            p.spans,
+            p.program,
+            p.verdict.result(),
+        )
+        for p in ordered
+    ]
+
+
+def row_of(rollout: Rollout, value: float, fgo: bool, compile_error: CompileErrorRule) -> Row:
+    """Turn a rollout of a reward into a row of a batch; without FGO every token is trained."""
+    executed = [True] * len(rollout.completion.token_ids)
+    if fgo:
+        executed = executed_mask(
+            rollout.program,
+            len(rollout.task.given),
+            rollout.verdict,
+            rollout.spans,
+            compile_error,
+        )
+    return Row(
+        rollout.prompt_ids,
+        rollout.completion.token_ids,
+        rollout.completion.logprobs,
+        executed,
+        value,
+    )
+
+
+def chosen_samples(rollouts: Sequence[Rollout], count: int = 6) -> list[Rollout]:
+    """Return a few rollouts worth reading: of different problems, with different verdicts first."""
+    chosen: dict[tuple[str, str], Rollout] = {}
+    for rollout in rollouts:
+        chosen.setdefault((rollout.verdict.status, rollout.task.problem.task_id), rollout)
+    by_status: dict[str, list[Rollout]] = {}
+    for (status, _), rollout in chosen.items():
+        by_status.setdefault(status, []).append(rollout)
+    rounds = zip_longest(*by_status.values())
+    return [r for same_rank in rounds for r in same_rank if r is not None][:count]
+
+
+def sample_of(rollout: Rollout, step: int) -> Sample:
+    """Return what a person wants to read of a rollout."""
+    task, verdict = rollout.task, rollout.verdict
+    value = reward(verdict)
+    masked, lines = 0.0, verdict.executed_lines
+    if value is not None:
+        mask = executed_mask(rollout.program, len(task.given), verdict, rollout.spans)
+        masked = 1 - sum(mask) / max(len(mask), 1)
+        lines = executed_closure(rollout.program, verdict.executed_lines)
+    return Sample(
+        task_id=task.problem.task_id,
+        step=step,
+        stage=task.stage,
+        description=task.problem.prompt,
+        given=task.given,
+        completion=rollout.text,
+        executed_lines=lines,
+        masked_share=masked,
+        verdict=verdict,
+        reward=value,
+    )

@@ -1,0 +1,361 @@
+"""What a run consists of, put together: data, models, engine, judge, curriculum, folder, state.
+
+`open_run` builds all of it from a configuration, or restores it from the newest checkpoint of a run
+folder; `Run` carries it through the loop. Whatever a resume needs is in `state_dict`; the loop's
+random numbers are functions of the seed and the step, so there is no hidden generator to lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from stepcoder.batch import Batch, Row
+from stepcoder.checkpoint import load_state, newest_checkpoint, save_checkpoint, save_model
+from stepcoder.config import Config
+from stepcoder.curriculum import Curriculum
+from stepcoder.data import TrainingData, load_data
+from stepcoder.embedded import small_decoder, train_tokenizer
+from stepcoder.errors import RunError
+from stepcoder.evaluate import evaluate, pass_at_1
+from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
+from stepcoder.policy import Critic, frozen_copy, load_policy, prepare
+from stepcoder.ppo import Learner, RunningDeviation
+from stepcoder.progress import Progress
+from stepcoder.prompts import prompt_text, starter_part, target_text
+from stepcoder.rewards import reward
+from stepcoder.rollout.engine import Engine
+from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
+from stepcoder.rundir import Phase, RunDir
+from stepcoder.sandbox import Judge, Limits
+from stepcoder.supervised import supervised_optimizer
+
+
+@dataclass
+class Run:
+    """Everything a run holds. The fields without a default exist from `begin_rl` on."""
+
+    config: Config
+    data: TrainingData
+    device: torch.device
+    tokenizer: PreTrainedTokenizerFast
+    policy: PreTrainedModel
+    sft_optimizer: torch.optim.Optimizer
+    judge: Judge
+    curriculum: Curriculum
+    rundir: RunDir
+    progress: Progress
+    sft_step: int = 0
+    step: int = 0
+    deviation: RunningDeviation = field(default_factory=RunningDeviation)
+    clock: Clock = field(default_factory=Clock)
+    reference: PreTrainedModel = field(init=False)
+    critic: Critic = field(init=False)
+    learner: Learner = field(init=False)
+    engine: Engine = field(init=False)
+
+    def generator(self, step: int) -> torch.Generator:
+        """Return the step's own generator: a function of seed and step."""
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+
+    @property
+    def rl_begun(self) -> bool:
+        """True once the parts that only RL needs exist."""
+        return hasattr(self, "engine")
+
+    def steps_left(self) -> Iterator[int]:
+        """Begin the RL phase if it has not begun, and yield the numbers of the steps to do."""
+        if not self.rl_begun:
+            self.begin_rl()
+        yield from range(self.step + 1, self.config.steps + 1)
+
+    def begin_rl(self) -> None:
+        """Freeze the supervised policy as the reference, build critic and engine, evaluate."""
+        self.make_rl_parts(self.policy)
+        save_model(self.rundir.path / "start", self.policy, self.tokenizer)
+        self.log(0, {**curriculum_metrics(self.curriculum), "eval": self.evaluate()})
+        self.checkpoint("rl", 0)
+
+    def make_rl_parts(self, start: PreTrainedModel) -> None:
+        """Build what only RL needs. `start` is the policy that RL starts from."""
+        model = self.config.model
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)  # for the critic's fresh head
+            if model.critic_path is None:
+                self.critic = Critic.from_policy(start)
+            else:
+                self.critic = Critic.load(model.critic_path, start.dtype, self.device)
+        self.reference = frozen_copy(start)
+        self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
+        self.engine = HFEngine(self.policy, self.tokenizer, self.config.rollout.group_size)
+
+    def rows(self, rollouts: Sequence[Rollout]) -> list[Row]:
+        """Turn rollouts into rows of a batch: reward and executed tokens from their verdicts.
+
+        Rollouts that the judge itself failed on say nothing about the policy and are dropped.
+
+        Raises:
+            RunError: more of them than `rollout.max_infrastructure_errors` allows.
+        """
+        config, fgo = self.config, self.config.fgo
+        judged = [(r, value) for r in rollouts if (value := reward(r.verdict)) is not None]
+        failed = len(rollouts) - len(judged)
+        if failed > config.rollout.max_infrastructure_errors * len(rollouts):
+            broken = next(r.verdict for r in rollouts if reward(r.verdict) is None)
+            raise RunError(
+                f"the sandbox failed on {failed} of {len(rollouts)} programs ({broken.message}); "
+                "mend it, or raise rollout.max_infrastructure_errors, then continue with --resume"
+            )
+        scale = 1.0
+        if config.ppo.scale_rewards:
+            self.deviation.observe(torch.tensor([value for _, value in judged]))
+            scale = self.deviation.value
+        return [
+            row_of(rollout, value / scale, fgo.enabled, fgo.compile_error)
+            for rollout, value in judged
+        ]
+
+    def observe(self, rollouts: Sequence[Rollout]) -> None:
+        """Tell the curriculum how each visit's judged rollouts ended."""
+        samples = self.config.rollout.samples_per_task
+        for first in range(0, len(rollouts), samples):
+            visit = rollouts[first : first + samples]
+            passes = [float(r.verdict.passed) for r in visit if reward(r.verdict) is not None]
+            self.curriculum.observe(visit[0].task, passes)
+
+    def finish_supervised_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Log a step of the supervised phase, and save when it is time."""
+        self.sft_step = step
+        record = {"phase": "sft", **metrics}
+        self.rundir.log(step, record)
+        self.progress.update(step, record)
+        if step == self.config.sft.steps or step % self.config.checkpoint.every == 0:
+            self.checkpoint("sft", step)
+
+    def finish_step(
+        self, step: int, rollouts: Sequence[Rollout], batch: Batch, stats: dict[str, float]
+    ) -> None:
+        """Log the step, evaluate and save when it is time."""
+        config, seconds = self.config, self.clock.take()
+        self.step = step
+        rewards = [value for r in rollouts if (value := reward(r.verdict)) is not None]
+        metrics: dict[str, Any] = {
+            "time": seconds,
+            "reward_mean": sum(rewards) / len(rewards),
+            **rollout_metrics(rollouts, seconds),
+            **batch_metrics(batch),
+            **curriculum_metrics(self.curriculum),
+            **stats,
+        }
+        last = step == config.steps
+        if last or step % config.eval.every == 0:
+            metrics["eval"] = self.evaluate()
+            self.rundir.log_samples(step, [sample_of(r, step) for r in chosen_samples(rollouts)])
+        self.log(step, metrics)
+        if last or step % config.checkpoint.every == 0:
+            self.checkpoint("rl", step)
+        if last or step % config.eval.every == 0:
+            self.rundir.write_report()
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy pass@1 on held-out problems (none held out: no figures)."""
+        config = self.config
+        problems = self.data.validation[: config.eval.limit]
+        if not problems:
+            return {}
+        rollouts = evaluate(
+            problems,
+            self.engine,
+            self.judge,
+            self.tokenizer,
+            template=config.prompt.template,
+            max_prompt_tokens=config.prompt.max_prompt_tokens,
+            max_new_tokens=config.rollout.max_new_tokens,
+            temperature=config.eval.temperature,
+            samples=config.eval.samples,
+        )
+        try:
+            return {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
+        except ValueError as error:
+            raise RunError(f"evaluation: {error} ({rollouts[0].verdict.message})") from None
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Record a step of the RL phase and show it."""
+        self.rundir.log(step, {"phase": "rl", **metrics})
+        self.progress.update(step, metrics)
+
+    def checkpoint(self, phase: str, step: int) -> None:
+        """Save everything that a resume needs, atomically."""
+        save_checkpoint(
+            self.rundir.path / "checkpoints",
+            f"{phase}-{step:06d}",
+            self.state_dict(phase),
+            self.policy,
+            self.tokenizer,
+            self.config.checkpoint.keep,
+        )
+
+    def state_dict(self, phase: str) -> dict[str, Any]:
+        """Everything that changes in a run, as tensors and plain data."""
+        state = {
+            "phase": phase,
+            "sft_step": self.sft_step,
+            "step": self.step,
+            "fingerprint": self.data.fingerprint,
+            "policy": self.policy.state_dict(),
+            "curriculum": self.curriculum.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        if phase == "sft":
+            return {**state, "sft_optimizer": self.sft_optimizer.state_dict()}
+        return {
+            **state,
+            "reference": self.reference.state_dict(),
+            "critic": self.critic.state_dict(),
+            "policy_optimizer": self.learner.policy_optimizer.state_dict(),
+            "critic_optimizer": self.learner.critic_optimizer.state_dict(),
+            "deviation": asdict(self.deviation),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            RunError: the state was saved with other data.
+        """
+        if state["fingerprint"] != self.data.fingerprint:
+            raise RunError(
+                f"{self.config.data.path}: the problems are not those that this run was started "
+                "with (fingerprints differ); restore the file, or start a new run without --resume"
+            )
+        self.sft_step, self.step = state["sft_step"], state["step"]
+        self.curriculum.load_state_dict(state["curriculum"])
+        torch.set_rng_state(state["torch_rng"])
+        if state["phase"] == "sft":
+            self.policy.load_state_dict(state["policy"])
+            self.sft_optimizer.load_state_dict(state["sft_optimizer"])
+            return
+        self.policy.load_state_dict(state["reference"])
+        self.make_rl_parts(self.policy)
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.deviation = RunningDeviation(**state["deviation"])
+        self.engine.update_weights(self.policy)
+
+
+@contextmanager
+def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
+    """Build a run, or restore it from the newest checkpoint of the folder `resume`.
+
+    Raises:
+        RunError: something that the configuration names is missing or does not fit.
+    """
+    transformers_logging.disable_progress_bar()  # its bars would tear our own progress
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    data = load_data(config.data)
+    checkpoint = newest_checkpoint(resume / "checkpoints") if resume else None
+    state = load_state(checkpoint) if checkpoint else None
+    with ExitStack() as stack:
+        rundir = stack.enter_context(RunDir.open(config, resume_at(resume, state)))
+        tokenizer, policy = models(config, data, device, rundir.path)
+        run = Run(
+            config=config,
+            data=data,
+            device=device,
+            tokenizer=tokenizer,
+            policy=policy,
+            sft_optimizer=supervised_optimizer(policy, config.sft),
+            judge=stack.enter_context(judge(config)),
+            curriculum=curriculum(config, data),
+            rundir=rundir,
+            progress=stack.enter_context(Progress(config)),
+        )
+        if state is not None:
+            run.load_state_dict(state)
+        yield run
+
+
+def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
+    """Return the last step that the checkpoint knows, as the run folder wants it."""
+    if resume is None:
+        return None
+    if state is None:
+        return "sft", 0
+    return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the configured device; `auto` takes CUDA where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("device: cuda was asked for, but torch finds no GPU; use device=cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def models(
+    config: Config, data: TrainingData, device: torch.device, folder: Path
+) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+    """Load tokenizer and policy from `model.path`, or make the embedded small ones.
+
+    The embedded tokenizer is trained once, on the training problems, and kept in the run folder.
+    """
+    if config.model.path is not None:
+        if not Path(config.model.path).is_dir():
+            raise RunError(
+                f'model.path: "{config.model.path}" is no folder; give a local transformers '
+                "checkpoint, or leave it out for the small embedded model"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
+        dtype = getattr(torch, config.dtype)
+        return tokenizer, load_policy(config.model.path, dtype, device)
+    kept = folder / "tokenizer"
+    if not kept.exists():
+        texts = (
+            prompt_text(p, given := starter_part(p), config.prompt.template) + target_text(p, given)
+            for p in data.train
+        )
+        train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)
+    tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
+    return tokenizer, prepare(small_decoder(config.model, tokenizer, config.seed), device)
+
+
+def judge(config: Config) -> Judge:
+    """Start the sandbox with the configured limits."""
+    sandbox = config.sandbox
+    return Judge(
+        workers=sandbox.workers or None,
+        limits=Limits(
+            cpu_s=sandbox.cpu_s,
+            wall_s=sandbox.wall_s,
+            memory_bytes=sandbox.memory_mb << 20,
+            output_bytes=sandbox.output_kb << 10,
+        ),
+    )
+
+
+def curriculum(config: Config, data: TrainingData) -> Curriculum:
+    """Start CCCS on the training problems."""
+    options = config.curriculum
+    return Curriculum(
+        data.train,
+        seed=config.seed,
+        cccs=options.cccs,
+        scopes=options.scopes,
+        alpha=options.alpha,
+        threshold=options.threshold,
+        full_prompt_share=options.full_prompt_share,
+        template=config.prompt.template,
+    )

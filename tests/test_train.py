@@ -1,0 +1,195 @@
+"""The whole loop with real parts: it learns, it resumes bit for bit, it refuses what it must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepcoder.checkpoint import load_state, newest_checkpoint
+from stepcoder.rundir import read_records
+from stepcoder.train import main
+
+SMALL = [
+    "threads=1",
+    "model.layers=1",
+    "model.width=32",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "model.vocabulary=320",
+    "sft.batch_size=8",
+    "rollout.tasks_per_step=4",
+    "rollout.samples_per_task=2",
+    "rollout.max_new_tokens=24",
+    "eval.limit=4",
+    "sandbox.workers=1",
+]
+
+
+def constant_problems(path: Path, values=range(8)) -> Path:
+    """Problems that a one-layer model can learn: return the number that the description names."""
+    records = [
+        {
+            "task_id": f"constant/{n}",
+            "prompt": f"Give {n}.",
+            "starter_code": "def f(x):\n",
+            "canonical_solution": f"def f(x):\n    if x:\n        return {n}\n    return {n}\n",
+            "entry_point": "f",
+            "tests": {"kind": "call", "inputs": [[0], [1]], "outputs": [n, n]},
+            "split": split,
+        }
+        for split in ("train", "validation")
+        for n in values
+    ]
+    for number, record in enumerate(records):
+        record["task_id"] += f"-{number}"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def run(folder: Path, *overrides: str, command: tuple[str, ...] = ()) -> int:
+    named = [] if command else [f"run_dir={folder}"]
+    return main([*command, *SMALL, *named, *overrides])
+
+
+def states_equal(one: Path, two: Path) -> list[str]:
+    """Names of the parts of two checkpoints' states that differ."""
+
+    def flat(value, name=""):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from flat(inner, f"{name}/{key}")
+        elif isinstance(value, (list, tuple)):
+            for number, inner in enumerate(value):
+                yield from flat(inner, f"{name}/{number}")
+        else:
+            yield name, value
+
+    left, right = (dict(flat(load_state(newest_checkpoint(p / "checkpoints")))) for p in (one, two))
+    assert left.keys() == right.keys()
+    assert len(left) > 50
+    return [
+        name
+        for name, value in left.items()
+        if not (
+            torch.equal(value, right[name])
+            if isinstance(value, torch.Tensor)
+            else value == right[name]
+        )
+    ]
+
+
+def untimed(folder: Path) -> list[dict]:
+    """The records of a run without what depends on the clock."""
+    timed = {"time", "tokens_per_s", "slowest_judge_s"}
+    return [{k: v for k, v in r.items() if k not in timed} for r in read_records(folder)]
+
+
+def test_rl_teaches_a_tiny_model_what_it_did_not_know(tmp_path):
+    problems = constant_problems(tmp_path / "constants.jsonl")
+    code = run(
+        tmp_path / "run",
+        f"data.path={problems}",
+        "sft.steps=60",
+        "sft.lr=3e-3",
+        "steps=40",
+        "rollout.tasks_per_step=8",
+        "rollout.samples_per_task=8",
+        "ppo.policy_lr=2e-3",
+        "ppo.critic_lr=2e-3",
+        "ppo.minibatches=2",
+        "eval.every=40",
+        "eval.limit=8",
+        "seed=1",
+    )
+    assert code == 0
+    records = [r for r in read_records(tmp_path / "run") if r["phase"] == "rl"]
+    start, end = records[0]["eval"]["pass@1"], records[-1]["eval"]["pass@1"]
+    assert start <= 0.6
+    assert end >= start + 0.3
+    early = sum(r["reward_mean"] for r in records[1:6]) / 5
+    late = sum(r["reward_mean"] for r in records[-5:]) / 5
+    assert late > early + 0.3
+    first = records[1]
+    assert first["ratio_max"] >= 1 >= first["ratio_min"]
+    assert abs(first["kl"]) < 1e-4  # the reference is the start
+    assert (tmp_path / "run" / "report.html").stat().st_size > 100_000
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert run(folder, *STEPS) == 0
+    return folder
+
+
+STEPS = ["sft.steps=4", "steps=4", "checkpoint.every=2", "eval.every=2", "data.limit=12"]
+
+
+@pytest.mark.parametrize(("phase", "step"), [("sft", 3), ("rl", 0), ("rl", 3)])
+def test_kill_9_and_resume_equals_the_uninterrupted_run_bit_for_bit(
+    tmp_path, uninterrupted, phase, step
+):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "stepcoder.train", *SMALL, *STEPS, f"run_dir={folder}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while True:
+        done = [(r["phase"], r["step"]) for r in read_records(folder)] if folder.exists() else []
+        if (phase, step) in done:
+            break
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+    assert run(folder, command=("--resume", str(folder))) == 0
+    assert states_equal(folder, uninterrupted) == []
+    assert untimed(folder) == untimed(uninterrupted)
+
+
+def test_a_resume_with_other_data_is_refused(tmp_path, capfd):
+    problems = constant_problems(tmp_path / "constants.jsonl")
+    folder = tmp_path / "run"
+    quick = ["sft.steps=1", "steps=1", f"data.path={problems}"]
+    assert run(folder, *quick) == 0
+    constant_problems(problems, range(1, 9))
+    assert run(folder, command=("--resume", str(folder))) == 2
+    message = capfd.readouterr().err
+    assert "constants.jsonl" in message
+    assert "fingerprint" in message
+    constant_problems(problems)
+    assert run(folder, "steps=2", command=("--resume", str(folder))) == 0
+    assert read_records(folder)[-1]["step"] == 2
+
+
+def test_bad_input_is_one_line_that_names_the_fix(tmp_path, capfd):
+    for override, expected in [
+        ("data.path=nowhere.jsonl", "nowhere.jsonl"),
+        ("device=cuda", "device=cpu"),
+        (f"model.path={tmp_path / 'nothing'}", "model.path"),
+    ]:
+        if override == "device=cuda" and torch.cuda.is_available():
+            continue
+        assert run(tmp_path / override[:6], override) == 2
+        error = capfd.readouterr().err
+        assert expected in error
+        assert "Traceback" not in error
+
+
+def test_dry_run_prints_a_configuration_that_reads_back(tmp_path, capsys):
+    assert main(["--dry-run", "steps=7", "ppo.clip=0.3"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "config.yaml").write_text(text)
+    assert main(["--dry-run", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert capsys.readouterr().out == text
+    assert "clip: 0.3" in text
