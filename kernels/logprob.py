@@ -1,5 +1,225 @@
-"""Log-probability and entropy of an LM head's rows."""
+"""Log-probability and entropy of the LM head's rows, without logits in memory.
 
-from stepcoder.kernels.reference import logprob_entropy
+    logprobs_i = log softmax(z_i)[target_i],  entropy_i = -sum_j p_ij log p_ij,  z = hidden W^T / t
 
-__all__ = ["logprob_entropy"]
+The definition is `reference.logprob_entropy`. Forward: one matrix product and at most 32 MiB besides
+the inputs. Backward: the product again, then dX and dW, over chunks of rows. A training step on PPO's
+loss is better served by `ppo_head`, which needs three products where this needs four.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepcoder.kernels import reference
+from stepcoder.kernels.dispatch import check_head, use_triton
+from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
+from stepcoder.kernels.lm_head import (
+    Partials,
+    chunks,
+    row_statistics,
+    score_tiles,
+    vocab_tiles,
+)
+from stepcoder.kernels.lm_head_backward import (
+    DEFAULT_WORKSPACE,
+    HeadGradients,
+    RowTerms,
+    Workspace,
+    gradient_chunks,
+    overwrite_scores,
+)
+
+PARTIALS_WORKSPACE = 28 << 20  # bytes of tile statistics at a time, without gradient
+ROWS, TILES = 32, 32  # block of finish_rows
+
+
+@jit
+def finish_rows(
+    partials: Pointer,
+    target_logits: Pointer,
+    targets: Pointer,
+    logprobs: Pointer,
+    entropy: Pointer,
+    log_normalizer: Pointer,
+    N: Scalar,
+    V: Scalar,
+    vocab_blocks: Scalar,
+    ROWS: constexpr,
+    TILES: constexpr,
+) -> None:
+    """Fold the tiles of ROWS rows a program into the (N,) outputs."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    logprob, row_entropy, normalizer = row_statistics(
+        partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
+    )
+    tl.store(logprobs + rows, logprob, mask=rows < N)
+    tl.store(entropy + rows, row_entropy, mask=rows < N)
+    tl.store(log_normalizer + rows, normalizer, mask=rows < N)
+
+
+def logprob_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
+    workspace_bytes: int = DEFAULT_WORKSPACE,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy of each row under softmax(logits / temperature).
+
+    Args:
+        hidden: (N, H) final hidden states, row i being the state that predicts `targets[i]`;
+            bfloat16 and H a multiple of 16 for the kernel.
+        weight: (V, H) LM head, of the same dtype.
+        targets: (N,) int64 token ids; the kernel gives NaN where one is outside [0, V).
+        temperature: the sampling temperature, so that these are the sampler's own probabilities.
+        softcap: c > 0 turns each logit z of hidden W^T into c tanh(z / c); 0 leaves it.
+        workspace_bytes: what the kernel's backward may use besides the gradients.
+
+    Returns:
+        logprobs (N,) and entropy (N,), float32 (float64 for float64 inputs), both differentiable.
+
+    Raises:
+        TypeError: dtypes the kernel does not take.
+        ValueError: shapes, devices or strides that do not fit, or a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"logprob_entropy: temperature is {temperature}; it must be positive")
+    if not use_triton(hidden, torch.bfloat16):
+        return reference.logprob_entropy(hidden, weight, targets, temperature, softcap)
+    check_head("logprob_entropy", hidden, weight, targets)
+    outputs: tuple[Tensor, Tensor] = _forward(
+        hidden, weight, targets, temperature, softcap, workspace_bytes
+    )
+    return outputs
+
+
+@torch.library.custom_op("stepcoder::logprob_entropy", mutates_args=())
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    softcap: float,
+    workspace_bytes: int,  # noqa: ARG001 (the backward's)
+) -> tuple[Tensor, Tensor]:
+    logprobs, entropy, normalizer = (torch.empty(len(hidden), device=hidden.device) for _ in "123")
+    per_row = 12 * vocab_tiles(len(weight), hidden.device)
+    for rows in chunks(len(hidden), per_row, PARTIALS_WORKSPACE):
+        partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap)
+        fold(partials, targets[rows], len(weight), logprobs[rows], entropy[rows], normalizer[rows])
+    return logprobs, entropy
+
+
+@_forward.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, softcap: float, bytes_: int
+) -> tuple[Tensor, Tensor]:
+    del weight, targets, temperature, softcap, bytes_
+    like = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+    return like, torch.empty_like(like)
+
+
+def fold(
+    partials: Partials,
+    targets: Tensor,
+    vocab: int,
+    logprobs: Tensor,
+    entropy: Tensor,
+    log_normalizer: Tensor,
+) -> None:
+    """Fill logprobs, entropy and base-2 log normalizer (n,) from the tiles of n rows."""
+    finish_rows[(-(-len(targets) // ROWS),)](
+        partials.tiles,
+        partials.target_logits,
+        targets,
+        logprobs,
+        entropy,
+        log_normalizer,
+        len(targets),
+        vocab,
+        partials.tiles.shape[1],
+        ROWS=ROWS,
+        TILES=TILES,
+    )
+
+
+@torch.library.custom_op("stepcoder::logprob_entropy_backward", mutates_args=())
+def _backward(
+    grad_logprobs: Tensor | None,
+    grad_entropy: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    softcap: float,
+    workspace_bytes: int,
+    hidden_wanted: bool,
+    weight_wanted: bool,
+) -> tuple[Tensor, Tensor]:
+    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
+    pieces = gradient_chunks(len(hidden), len(weight), hidden.device, workspace_bytes)
+    workspace = Workspace.create(pieces, weight)
+    for rows in pieces:
+        scores = workspace.view(rows)
+        partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
+        terms = torch.zeros(5, len(scores), device=hidden.device)
+        fold(partials, targets[rows], len(weight), terms[2], terms[4], terms[0])
+        if grad_logprobs is not None:
+            terms[1] = grad_logprobs[rows]
+        if grad_entropy is not None:
+            terms[3] = grad_entropy[rows]
+        row_terms = RowTerms(terms, with_entropy=grad_entropy is not None)
+        overwrite_scores(scores, partials, row_terms, targets[rows], temperature, softcap)
+        gradients.add(rows, scores, hidden[rows], weight)
+    return gradients.hidden, gradients.weight
+
+
+@_backward.register_fake
+def _(
+    grad_logprobs: Tensor | None,
+    grad_entropy: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    softcap: float,
+    workspace_bytes: int,
+    hidden_wanted: bool,
+    weight_wanted: bool,
+) -> tuple[Tensor, Tensor]:
+    del grad_logprobs, grad_entropy, targets, temperature, softcap, workspace_bytes
+    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
+    return gradients.hidden, gradients.weight
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+    hidden, weight, targets, *ctx.settings = inputs
+    ctx.save_for_backward(hidden, weight, targets)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    hidden_wanted, weight_wanted = ctx.needs_input_grad[:2]
+    hidden_grad, weight_grad = _backward(
+        grad_logprobs,
+        grad_entropy,
+        *ctx.saved_tensors,
+        *ctx.settings,
+        hidden_wanted,
+        weight_wanted,
+    )
+    return (
+        hidden_grad if hidden_wanted else None,
+        weight_grad if weight_wanted else None,
+        *[None] * 4,
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

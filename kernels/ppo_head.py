@@ -1,5 +1,297 @@
-"""LM head and PPO policy loss in one."""
+"""LM head and PPO policy loss in one pass of three matrix products.
 
-from stepcoder.kernels.reference import ppo_head
+The definition is `reference.ppo_head`: loss = sum_i f(log p_i, entropy_i) / normalizer. A token's
+d(loss)/d(logits) depends on its own row alone, so it is known as soon as the row's logits are: the
+forward pass goes over chunks of rows, and for each makes the scores (product 1), the loss and
+d(logits), dX (product 2) and the chunk's share of dW (product 3). The backward pass only multiplies
+by the factor that arrives. Without gradient, only product 1 is done and no scores are stored.
+"""
 
-__all__ = ["ppo_head"]
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from stepcoder.kernels import reference
+from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
+from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
+from stepcoder.kernels.lm_head import chunks, row_statistics, score_tiles, vocab_tiles
+from stepcoder.kernels.lm_head_backward import (
+    DEFAULT_WORKSPACE,
+    HeadGradients,
+    RowTerms,
+    Workspace,
+    gradient_chunks,
+    overwrite_scores,
+)
+from stepcoder.kernels.logprob import PARTIALS_WORKSPACE
+from stepcoder.kernels.reference import HeadStatistics, KLEstimator
+from stepcoder.kernels.scale import scale_
+from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, store_sums
+
+LOW_MEMORY = 320 << 20  # bytes of workspace with which large heads still run well
+ROWS, TILES = 32, 32  # block of ppo_rows
+
+
+@jit
+def ppo_rows(
+    partials: Pointer,
+    target_logits: Pointer,
+    targets: Pointer,
+    old_logprobs: Pointer,
+    advantages: Pointer,
+    importance: Pointer,
+    ref_logprobs: Pointer,  # anything unless ESTIMATOR
+    row_terms: Pointer,  # (5, N) float32: lm_head_backward.RowTerms
+    sums: Pointer,  # (8, programs) float32, at this chunk's first program
+    programs: Scalar,  # of all chunks
+    N: Scalar,
+    V: Scalar,
+    vocab_blocks: Scalar,
+    inverse_normalizer: Scalar,
+    clip: Scalar,
+    entropy_bonus: Scalar,
+    kl_beta: Scalar,
+    ESTIMATOR: constexpr,
+    ROWS: constexpr,
+    TILES: constexpr,
+) -> None:
+    """From the tiles of ROWS rows a program to the terms of their gradients and of the loss."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    valid = rows < N
+    logprob, entropy, log_normalizer = row_statistics(
+        partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
+    )
+    old = tl.load(old_logprobs + rows, mask=valid, other=0.0)
+    advantage = tl.load(advantages + rows, mask=valid, other=0.0)
+    weight = tl.load(importance + rows, mask=valid, other=0.0)
+    ref = logprob
+    if ESTIMATOR:
+        ref = tl.load(ref_logprobs + rows, mask=valid, other=0.0)
+    loss, derivative, ratio, active, approx_kl, reference_kl = policy_terms(
+        logprob, old, advantage, weight, ref, clip, kl_beta, ESTIMATOR
+    )
+    loss -= entropy_bonus * entropy
+    entropy_derivative = tl.zeros_like(loss) - entropy_bonus * inverse_normalizer
+    tl.store(row_terms + rows, log_normalizer, mask=valid)
+    tl.store(row_terms + N + rows, derivative * inverse_normalizer, mask=valid)
+    tl.store(row_terms + 2 * N + rows, logprob, mask=valid)
+    tl.store(row_terms + 3 * N + rows, entropy_derivative, mask=valid)
+    tl.store(row_terms + 4 * N + rows, entropy, mask=valid)
+    store_sums(
+        sums,
+        tl.program_id(0),
+        programs,
+        valid,
+        loss,
+        ratio,
+        active,
+        approx_kl,
+        entropy,
+        reference_kl,
+    )
+
+
+@jit
+def finish_head(
+    sums: Pointer,
+    programs: Scalar,
+    policy_loss: Pointer,
+    statistics: Pointer,
+    inverse_normalizer: Scalar,
+    BLOCK: constexpr,
+) -> None:
+    """One program: the loss and the statistics of all chunks."""
+    finish_policy(sums, programs, policy_loss, statistics, inverse_normalizer, BLOCK, "")
+
+
+def ppo_head(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    importance: Tensor,
+    normalizer: float,
+    clip: float,
+    entropy_bonus: float = 0.0,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
+    ref_logprobs: Tensor | None = None,
+    kl_beta: float = 0.0,
+    kl_estimator: KLEstimator = "k3",
+    workspace_bytes: int = DEFAULT_WORKSPACE,
+) -> tuple[Tensor, HeadStatistics]:
+    """Clipped PPO policy loss of N tokens from their hidden states and the LM head.
+
+    The gradients are made in the forward pass and can be taken once: a second backward through the
+    same loss raises PyTorch's error about tensors modified in place, unless its factor was 1.
+
+    Args:
+        hidden: (N, H) states that predict the trained tokens only: FGO's masked rows are dropped
+            before the head. bfloat16 and H a multiple of 16 for the kernel.
+        weight: (V, H) LM head, of the same dtype.
+        targets: (N,) int64 token ids.
+        old_logprobs: (N,) float32 under the policy that the advantages were computed for.
+        advantages: (N,) float32.
+        importance: (N,) float32 truncated importance weight, 1 where there is no engine mismatch.
+        normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
+        clip: epsilon.
+        entropy_bonus: coefficient of the entropy term.
+        temperature: the sampling temperature.
+        softcap: c > 0 turns each logit z into c tanh(z / c); 0 leaves it.
+        ref_logprobs: (N,) float32 under the reference policy; None leaves the KL term out.
+        kl_beta: coefficient of the KL term.
+        kl_estimator: k1, k2 or k3 (see reference.ppo_policy_loss).
+        workspace_bytes: what the kernel may use besides dX and dW; LOW_MEMORY is the least that
+            large vocabularies like.
+
+    Returns:
+        The scalar loss, differentiable by hidden and weight, and detached statistics.
+
+    Raises:
+        TypeError: dtypes the kernel does not take.
+        ValueError: shapes, devices or strides that do not fit, an unknown estimator, or a
+            temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"ppo_head: temperature is {temperature}; it must be positive")
+    if kl_estimator not in get_args(KLEstimator):
+        raise ValueError(f"ppo_head: kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
+    if not use_triton(hidden, torch.bfloat16):
+        return reference.ppo_head(
+            hidden,
+            weight,
+            targets,
+            old_logprobs,
+            advantages,
+            importance,
+            normalizer,
+            clip,
+            entropy_bonus,
+            temperature,
+            softcap,
+            ref_logprobs,
+            kl_beta,
+            kl_estimator,
+        )
+    check_head("ppo_head", hidden, weight, targets)
+    tokens = {"old_logprobs": old_logprobs, "advantages": advantages, "importance": importance}
+    if ref_logprobs is not None:
+        tokens["ref_logprobs"] = ref_logprobs
+    check_tokens("ppo_head", hidden.device, targets.shape, **tokens)
+    loss, statistics, _, _ = _forward(
+        hidden,
+        weight,
+        targets,
+        old_logprobs.contiguous(),
+        advantages.contiguous(),
+        importance.contiguous(),
+        None if ref_logprobs is None else ref_logprobs.contiguous(),
+        normalizer,
+        clip,
+        entropy_bonus,
+        temperature,
+        softcap,
+        kl_beta,
+        0 if ref_logprobs is None else int(kl_estimator[1]),
+        workspace_bytes,
+        torch.is_grad_enabled() and hidden.requires_grad,
+        torch.is_grad_enabled() and weight.requires_grad,
+    )
+    return loss, HeadStatistics(*statistics.unbind())
+
+
+@torch.library.custom_op("stepcoder::ppo_head", mutates_args=())
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    importance: Tensor,
+    ref_logprobs: Tensor | None,
+    normalizer: float,
+    clip: float,
+    entropy_bonus: float,
+    temperature: float,
+    softcap: float,
+    kl_beta: float,
+    estimator: int,
+    workspace_bytes: int,
+    hidden_wanted: bool,
+    weight_wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss (), statistics (6,), dX and dW (empty where not wanted)."""
+    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
+    vocab, device = len(weight), hidden.device
+    workspace = None
+    if hidden_wanted or weight_wanted:
+        pieces = gradient_chunks(len(hidden), vocab, device, workspace_bytes)
+        workspace = Workspace.create(pieces, weight)
+    else:
+        pieces = list(chunks(len(hidden), 12 * vocab_tiles(vocab, device), PARTIALS_WORKSPACE))
+    programs = -(-len(hidden) // ROWS)  # chunks are multiples of 128 rows
+    sums = torch.empty(len(SLOTS), max(programs, 1), device=device)
+    for rows in pieces:
+        scores = workspace.view(rows) if workspace else None
+        partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
+        count = rows.stop - rows.start
+        terms = RowTerms(torch.empty(5, count, device=device), with_entropy=bool(entropy_bonus))
+        ppo_rows[(-(-count // ROWS),)](
+            partials.tiles,
+            partials.target_logits,
+            targets[rows],
+            old_logprobs[rows],
+            advantages[rows],
+            importance[rows],
+            (importance if ref_logprobs is None else ref_logprobs)[rows],
+            terms.tensor,
+            sums[:, rows.start // ROWS :],
+            programs,
+            count,
+            vocab,
+            partials.tiles.shape[1],
+            1 / normalizer,
+            clip,
+            entropy_bonus,
+            kl_beta,
+            ESTIMATOR=estimator,
+            ROWS=ROWS,
+            TILES=TILES,
+        )
+        if scores is not None:
+            overwrite_scores(scores, partials, terms, targets[rows], temperature, softcap)
+            gradients.add(rows, scores, hidden[rows], weight)
+    loss, statistics = torch.empty((), device=device), torch.empty(6, device=device)
+    finish_head[(1,)](sums, programs, loss, statistics, 1 / normalizer, BLOCK=1024)
+    return loss, statistics, gradients.hidden, gradients.weight
+
+
+@_forward.register_fake
+def _(hidden: Tensor, weight: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gradients = HeadGradients.empty(hidden, weight, settings[-2:])  # type: ignore[arg-type]
+    loss = hidden.new_empty((), dtype=torch.float32)
+    statistics = hidden.new_empty(6, dtype=torch.float32)
+    return loss, statistics, gradients.hidden, gradients.weight
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+    _, statistics, hidden_grad, weight_grad = output
+    ctx.mark_non_differentiable(statistics, hidden_grad, weight_grad)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(hidden_grad, weight_grad)
+
+
+def _differentiate(ctx: Any, factor: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    gradients: list[Tensor | None] = [None, None]
+    for place, gradient in enumerate(ctx.saved_tensors):
+        if factor is not None and ctx.needs_input_grad[place]:
+            scale_(gradient, factor, factor, 0)
+            gradients[place] = gradient
+    return (*gradients, *[None] * 15)
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)

@@ -1,0 +1,118 @@
+"""Which implementation an operation runs: Triton kernels on CUDA, the reference everywhere else.
+
+The environment variable STEPCODER_KERNELS, for debugging, takes `reference` or `triton` and then
+holds for every operation. `triton` without CUDA works only under TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+
+from stepcoder.kernels.language import HAS_TRITON, INTERPRETED
+
+VARIABLE = "STEPCODER_KERNELS"
+
+
+def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether an operation on this tensor runs as a Triton kernel.
+
+    Args:
+        tensor: the operation's main input.
+        dtypes: what the kernel takes; on CUDA, other dtypes run the reference.
+
+    Raises:
+        ValueError: STEPCODER_KERNELS holds something else than `reference` or `triton`.
+        RuntimeError: it asks for Triton, and Triton is missing or the tensor is out of its reach.
+    """
+    choice = os.environ.get(VARIABLE, "")
+    if choice not in ("", "reference", "triton"):
+        raise ValueError(f"{VARIABLE} is {choice!r}; it takes reference or triton")
+    if choice == "reference":
+        return False
+    if choice == "triton":
+        if not HAS_TRITON:
+            raise RuntimeError(f"{VARIABLE}=triton, but triton is not installed: pip install triton")
+        if not tensor.is_cuda and not INTERPRETED:
+            raise RuntimeError(
+                f"{VARIABLE}=triton, but a tensor is on {tensor.device}: Triton kernels need CUDA, "
+                "or TRITON_INTERPRET=1 set before the start"
+            )
+        return True
+    return HAS_TRITON and tensor.is_cuda and tensor.dtype in dtypes
+
+
+def check_tokens(operation: str, device: torch.device, shape: torch.Size, **tensors: Tensor) -> None:
+    """Check per-token inputs of a kernel: one device, one shape, float32 (masks bool).
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: another shape or device.
+    """
+    for name, tensor in tensors.items():
+        expected = torch.bool if name.endswith("_mask") else torch.float32
+        _check_dtype(operation, name, tensor, expected)
+        _check_place(operation, name, tensor, device, shape)
+
+
+def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+    """Check what the LM head's kernels take.
+
+    Raises:
+        TypeError: hidden or weight not bfloat16, targets not int64.
+        ValueError: shapes that do not fit, other devices, H no multiple of 16, rows not contiguous
+            or not aligned to 16 bytes.
+    """
+    _check_dtype(operation, "hidden", hidden, torch.bfloat16)
+    _check_dtype(operation, "weight", weight, torch.bfloat16)
+    _check_dtype(operation, "targets", targets, torch.int64)
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"{operation}: hidden is {_shape(hidden)} and weight {_shape(weight)}; "
+            "they must be (N, H) and (V, H)"
+        )
+    if hidden.shape[1] % 16:
+        raise ValueError(f"{operation}: H is {hidden.shape[1]}; it must be a multiple of 16")
+    _check_place(operation, "targets", targets, hidden.device, hidden.shape[:1])
+    _check_place(operation, "weight", weight, hidden.device, weight.shape)
+    for name, tensor in (("hidden", hidden), ("weight", weight)):
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"{operation}: {name} has strides {tensor.stride()}; call .contiguous() on it"
+            )
+
+
+def _check_dtype(operation: str, name: str, tensor: Tensor, expected: torch.dtype) -> None:
+    if tensor.dtype != expected:
+        raise TypeError(
+            f"{operation}: {name} is {_name(tensor.dtype)}; the kernel takes {_name(expected)} "
+            f"({VARIABLE}=reference takes any dtype)"
+        )
+
+
+def _check_place(
+    operation: str, name: str, tensor: Tensor, device: torch.device, shape: torch.Size
+) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{operation}: {name} is on {tensor.device}, other inputs are on {device}")
+    if tensor.shape != shape:
+        raise ValueError(f"{operation}: {name} is {_shape(tensor)}; it must be {tuple(shape)}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Streaming multiprocessors of a device: how many persistent programs run at a time."""
+    if device.type != "cuda":
+        return 4  # the interpreter runs them one after the other
+    return torch.cuda.get_device_properties(device).multi_processor_count

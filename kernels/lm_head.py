@@ -1,0 +1,255 @@
+"""The LM head's matrix product with a softmax's statistics taken off its float32 accumulators.
+
+    z = cap(hidden W^T) * log2(e) / temperature                              base-2 logits, (N, V)
+
+Takes hidden (N, H) and weight (V, H) in bfloat16. Every (ROWS, VOCAB) tile of z leaves the chip as
+a few float32 numbers a row: maximum m, sum of 2^(z-m), sum of 2^(z-m) (z-m), and the target's z if
+the tile holds it. `row_statistics` folds a row's tiles together, always in the same order, so that
+a row's log-probability is the same whatever rows stand beside it, with or without gradient. On
+request the tile is stored too, as bfloat16 2^(z-m): all that the gradient needs (lm_head_backward).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepcoder.kernels.dispatch import multiprocessors
+from stepcoder.kernels.language import (
+    INTERPRETED,
+    Block,
+    Descriptor,
+    Pointer,
+    Scalar,
+    TensorDescriptor,
+    constexpr,
+    jit,
+    tl,
+)
+
+LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Block shapes and launch settings of `lm_head_tiles`."""
+
+    rows: int
+    vocab: int
+    hidden: int
+    warps: int
+    stages: int
+    group: int = 16  # row blocks that share W's tiles through the L2 cache
+    flatten: bool = True  # one pipelined loop over all tiles: loads run ahead into the next tile
+
+
+HOPPER = Tile(rows=128, vocab=256, hidden=64, warps=8, stages=3)
+SMALL = Tile(rows=128, vocab=128, hidden=32, warps=8, stages=3)  # GPUs with 99 KiB of shared memory
+INTERPRETER = Tile(rows=64, vocab=1024, hidden=512, warps=1, stages=1)
+
+
+@functools.cache
+def tile_for(device: torch.device) -> Tile:
+    """Return the tile that a device runs."""
+    if device.type != "cuda":
+        return INTERPRETER
+    properties = torch.cuda.get_device_properties(device)
+    return HOPPER if properties.shared_memory_per_block_optin > 190_000 else SMALL
+
+
+@jit
+def lm_head_tiles(
+    hidden_desc: Descriptor,  # (N, H) bfloat16, blocks (ROWS, HIDDEN)
+    weight_desc: Descriptor,  # (V, H) bfloat16, blocks (VOCAB, HIDDEN)
+    scores_desc: Descriptor,  # (N, V) bfloat16, blocks (ROWS, VOCAB / 2); anything unless STORE
+    targets: Pointer,  # (N,) int64
+    partials: Pointer,  # (3, tiles of V, N) float32: m, sum 2^(z-m), sum 2^(z-m) (z-m)
+    target_logits: Pointer,  # (N,) float32: z of the target
+    N: Scalar,
+    V: Scalar,
+    H: Scalar,
+    scale: Scalar,  # log2(e) / temperature
+    softcap: Scalar,
+    ROWS: constexpr,
+    VOCAB: constexpr,
+    HIDDEN: constexpr,
+    GROUP: constexpr,
+    PROGRAMS: constexpr,
+    STORE: constexpr,
+    SOFTCAP: constexpr,
+    FLATTEN: constexpr,
+    UPCAST: constexpr,
+) -> None:
+    """Tiles of z in row-block groups, PROGRAMS at a time: one program goes from tile to tile."""
+    row_blocks = tl.cdiv(N, ROWS)
+    vocab_blocks = tl.cdiv(V, VOCAB)
+    steps = tl.cdiv(H, HIDDEN)
+    for tile in tl.range(tl.program_id(0), row_blocks * vocab_blocks, PROGRAMS, flatten=FLATTEN):
+        first_row_block = tile // (GROUP * vocab_blocks) * GROUP
+        group = min(row_blocks - first_row_block, GROUP)
+        within = tile % (GROUP * vocab_blocks)
+        row0 = (first_row_block + within % group) * ROWS
+        vocab_block = within // group
+        column0 = vocab_block * VOCAB
+        z = tl.zeros((ROWS, VOCAB), tl.float32)
+        for step in range(steps):
+            hidden = hidden_desc.load([row0, step * HIDDEN])
+            weight = weight_desc.load([column0, step * HIDDEN])
+            if UPCAST:
+                hidden, weight = hidden.to(tl.float32), weight.to(tl.float32)
+            z = tl.dot(hidden, weight.T, z)
+
+        if SOFTCAP:
+            z = softcap * (1 - 2 / (1 + tl.exp2(z * (2 * 1.4426950408889634 / softcap))))  # tanh
+        columns = column0 + tl.arange(0, VOCAB)
+        # Finite, so that 2^(z-m) (z-m) is 0 and not NaN in the columns past V.
+        z = tl.where(columns[None, :] < V, z * scale, -1e30)
+        rows = row0 + tl.arange(0, ROWS)
+        valid = rows < N
+        target = tl.load(targets + rows, mask=valid, other=-1).to(tl.int32)
+        target_z = tl.sum(tl.where(columns[None, :] == target[:, None], z, 0.0), 1)
+        here = (target >= column0) & (target < column0 + VOCAB)
+        tl.store(target_logits + rows, target_z, mask=valid & here)
+        m = tl.max(z, 1)
+        z -= m[:, None]
+        e = tl.exp2(z)
+        slot = vocab_block * N + rows
+        plane = vocab_blocks * N
+        tl.store(partials + slot, m, mask=valid)
+        tl.store(partials + plane + slot, tl.sum(e, 1), mask=valid)
+        tl.store(partials + 2 * plane + slot, tl.sum(e * z, 1), mask=valid)
+        if STORE:
+            # In two halves: half the shared memory for the way from registers to the copy engine.
+            halves = tl.permute(tl.reshape(e, (ROWS, 2, VOCAB // 2)), (0, 2, 1))
+            left, right = tl.split(halves)
+            scores_desc.store([row0, column0], left.to(tl.bfloat16))
+            scores_desc.store([row0, column0 + VOCAB // 2], right.to(tl.bfloat16))
+
+
+@jit
+def row_statistics(
+    partials: Pointer,
+    target_logits: Pointer,
+    targets: Pointer,
+    rows: Block,
+    N: Scalar,
+    V: Scalar,
+    vocab_blocks: Scalar,
+    TILES: constexpr,
+) -> Block:
+    """Log-probability, entropy (both natural) and base-2 log normalizer of some rows, in order.
+
+    A target outside [0, V) has no logit: its log-probability is NaN.
+    """
+    valid = rows < N
+    m = tl.full(rows.shape, -1e30, tl.float32)
+    total = tl.zeros(rows.shape, tl.float32)  # sum 2^(z-m)
+    moment = tl.zeros(rows.shape, tl.float32)  # sum 2^(z-m) (z-m)
+    plane = vocab_blocks * N
+    for first in range(0, vocab_blocks, TILES):
+        block = first + tl.arange(0, TILES)
+        slot = block[:, None] * N + rows[None, :]
+        keep = (block < vocab_blocks)[:, None] & valid[None, :]
+        tile_m = tl.load(partials + slot, mask=keep, other=-1e30)
+        tile_total = tl.load(partials + plane + slot, mask=keep, other=0.0)
+        tile_moment = tl.load(partials + 2 * plane + slot, mask=keep, other=0.0)
+        new_m = tl.maximum(m, tl.max(tile_m, 0))
+        down = m - new_m
+        moment = (moment + total * down) * tl.exp2(down)
+        total *= tl.exp2(down)
+        shift = tile_m - new_m[None, :]
+        factor = tl.exp2(shift)
+        total += tl.sum(factor * tile_total, 0)
+        moment += tl.sum(factor * (tile_moment + tile_total * shift), 0)
+        m = new_m
+    total = tl.where(valid, total, 1.0)
+    log_total = tl.log2(total)
+    target = tl.load(targets + rows, mask=valid, other=0)
+    z = tl.load(target_logits + rows, mask=valid & (target >= 0) & (target < V), other=float("nan"))
+    logprobs = 0.6931471805599453 * (z - m - log_total)
+    entropy = 0.6931471805599453 * (log_total - moment / total)
+    return logprobs, entropy, m + log_total
+
+
+@dataclass(frozen=True)
+class Partials:
+    """What `lm_head_tiles` says of N rows."""
+
+    tiles: Tensor  # (3, tiles of V, N) float32
+    target_logits: Tensor  # (N,) float32, base 2
+
+
+def vocab_tiles(vocab: int, device: torch.device) -> int:
+    """Tiles that a device cuts a row of V logits into."""
+    return -(-vocab // tile_for(device).vocab)
+
+
+def score_tiles(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    softcap: float,
+    scores: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Partials:
+    """Run `lm_head_tiles` over N > 0 rows.
+
+    Args:
+        hidden: (N, H) bfloat16, contiguous.
+        weight: (V, H) bfloat16, contiguous.
+        targets: (N,) int64.
+        temperature: divides the logits.
+        softcap: 0 for none.
+        scores: (N, V) bfloat16 to fill with 2^(z-m), row stride a multiple of 8; None leaves it.
+        tile: other block shapes than the device's own, for tuning.
+    """
+    rows, width = hidden.shape
+    vocab = weight.shape[0]
+    tile = tile or tile_for(hidden.device)
+    vocab_blocks = -(-vocab // tile.vocab)
+    programs = min(multiprocessors(hidden.device), -(-rows // tile.rows) * vocab_blocks)
+    partials = torch.empty(3, vocab_blocks, rows, device=hidden.device)
+    target_logits = torch.empty(rows, device=hidden.device)
+    lm_head_tiles[(programs,)](
+        TensorDescriptor.from_tensor(hidden, [tile.rows, tile.hidden]),
+        TensorDescriptor.from_tensor(weight, [tile.vocab, tile.hidden]),
+        TensorDescriptor.from_tensor(
+            hidden if scores is None else scores, [tile.rows, tile.vocab // 2]
+        ),
+        targets,
+        partials,
+        target_logits,
+        rows,
+        vocab,
+        width,
+        LOG2_E / temperature,
+        softcap,
+        ROWS=tile.rows,
+        VOCAB=tile.vocab,
+        HIDDEN=tile.hidden,
+        GROUP=tile.group,
+        PROGRAMS=programs,
+        STORE=scores is not None,
+        SOFTCAP=bool(softcap),
+        FLATTEN=tile.flatten,
+        UPCAST=INTERPRETED,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return Partials(partials, target_logits)
+
+
+def chunks(rows: int, bytes_per_row: int, workspace: int) -> Iterator[slice]:
+    """Cut N rows into equal pieces, multiples of 128 rows, that each fit a workspace in bytes."""
+    most = max(workspace // bytes_per_row // 128, 1)  # blocks of 128 rows a piece
+    blocks = -(-rows // 128)
+    pieces = -(-blocks // most)
+    size = -(-blocks // max(pieces, 1)) * 128
+    for first in range(0, rows, size) if rows else ():
+        yield slice(first, min(first + size, rows))

@@ -1,0 +1,167 @@
+"""The LM head's gradient: from stored 2^(z-m) to d(logits), then dX and dW by two matrix products.
+
+    d loss / d logit_j = (g (1[j = target] - p_j) - h p_j (log p_j + entropy)) cap' / temperature
+
+with g and h the loss's derivative by the row's log-probability and by its entropy. `logits_gradient`
+overwrites the scores that `lm_head_tiles` stored with it, in bfloat16; the target's own entry comes
+from the float32 log-probability, since 1 - p of a bfloat16 p near 1 would be noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepcoder.kernels.language import INTERPRETED, Pointer, Scalar, constexpr, jit, tl
+from stepcoder.kernels.lm_head import Partials, chunks, tile_for, vocab_tiles
+
+DEFAULT_WORKSPACE = 1280 << 20  # bytes
+COLUMNS = 4096  # of a program of logits_gradient
+
+
+@jit
+def logits_gradient(
+    scores: Pointer,  # (N, V) bfloat16: 2^(z-m) in, d(logits) out
+    tile_maxima: Pointer,  # (tiles of V, N) float32: m
+    row_terms: Pointer,  # (5, N) float32: see RowTerms
+    targets: Pointer,  # (N,) int64
+    N: Scalar,
+    V: Scalar,
+    stride: Scalar,  # of a row of scores, in elements
+    temperature: Scalar,
+    softcap: Scalar,
+    VOCAB: constexpr,  # columns that share an m
+    COLUMNS: constexpr,
+    ENTROPY: constexpr,  # whether any h is other than 0
+    SOFTCAP: constexpr,
+    UPCAST: constexpr,
+) -> None:
+    """One program a row and strip of columns."""
+    strips = tl.cdiv(V, COLUMNS)
+    row = tl.program_id(0) // strips
+    columns = tl.program_id(0) % strips * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < V
+    log_normalizer = tl.load(row_terms + row)  # base 2
+    grad_logprob = tl.load(row_terms + N + row)
+    target = tl.load(targets + row).to(tl.int32)
+    m = tl.load(tile_maxima + columns // VOCAB * N + row, mask=inside, other=0.0)
+    where = scores + row.to(tl.int64) * stride + columns
+    e = tl.load(where, mask=inside, other=0.0)
+    if UPCAST:
+        e = e.to(tl.float32)
+    p = e.to(tl.float32) * tl.exp2(m - log_normalizer)
+    logprob = tl.load(row_terms + 2 * N + row)
+    p = tl.where(columns == target, tl.exp2(logprob * 1.4426950408889634), p)
+    gradient = grad_logprob * (tl.where(columns == target, 1.0, 0.0) - p)
+    if ENTROPY or SOFTCAP:
+        # p = 0 where 2^(z-m) was too small for a number: its gradient is 0 whatever log p is.
+        log2_p = tl.log2(tl.maximum(p, 1e-37))
+    if ENTROPY:
+        grad_entropy = tl.load(row_terms + 3 * N + row)
+        entropy = tl.load(row_terms + 4 * N + row)
+        gradient -= grad_entropy * p * (log2_p * 0.6931471805599453 + entropy)
+    if SOFTCAP:
+        capped = (log2_p + log_normalizer) * (0.6931471805599453 * temperature / softcap)
+        gradient *= tl.maximum(1 - capped * capped, 0.0)
+    tl.store(where, (gradient / temperature).to(tl.bfloat16), mask=inside)
+
+
+@dataclass(frozen=True)
+class RowTerms:
+    """What the gradient of a chunk of N rows needs besides its scores, in one (5, N) tensor.
+
+    log_normalizer (base 2), loss's derivative by logprob, logprob, loss's derivative by entropy,
+    entropy.
+    """
+
+    tensor: Tensor
+    with_entropy: bool
+
+
+@dataclass
+class HeadGradients:
+    """dX and dW of a head, made chunk by chunk; an unwanted one stays empty."""
+
+    hidden: Tensor  # (N, H) or (0,)
+    weight: Tensor  # (V, H) or (0,)
+
+    @classmethod
+    def empty(cls, hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> HeadGradients:
+        """Allocate those that are wanted (of hidden, of weight)."""
+        gradients = [
+            torch.empty_like(like) if wants else like.new_empty(0)
+            for like, wants in zip((hidden, weight), wanted, strict=True)
+        ]
+        if wanted[1] and not len(hidden):
+            gradients[1].zero_()
+        return cls(*gradients)
+
+    def add(self, rows: slice, logits_grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """Take in d(logits) (n, V) of a chunk with its hidden states (n, H)."""
+        if self.hidden.numel():
+            torch.mm(logits_grad, weight, out=self.hidden[rows])
+        if self.weight.numel() and rows.start == 0:
+            torch.mm(logits_grad.T, hidden, out=self.weight)
+        elif self.weight.numel():
+            self.weight.addmm_(logits_grad.T, hidden)
+
+
+@dataclass
+class Workspace:
+    """The one large buffer of a head's pass with gradient: a chunk's scores, then d(logits)."""
+
+    scores: Tensor  # (rows, padded V) bfloat16
+    vocab: int
+
+    @classmethod
+    def create(cls, rows: list[slice], weight: Tensor) -> Workspace:
+        """Allocate for the largest chunk; rows are padded so that the copy engine can store them."""
+        longest = max((piece.stop - piece.start for piece in rows), default=0)
+        vocab = weight.shape[0]
+        return cls(weight.new_empty(longest, _padded(vocab)), vocab)
+
+    def view(self, rows: slice) -> Tensor:
+        """Return the part for a chunk, (n, V)."""
+        return self.scores[: rows.stop - rows.start, : self.vocab]
+
+
+def gradient_chunks(rows: int, vocab: int, device: torch.device, workspace: int) -> list[slice]:
+    """Chunks whose scores and partial statistics fit the workspace, in bytes."""
+    per_row = 2 * _padded(vocab) + 12 * vocab_tiles(vocab, device) + 64
+    return list(chunks(rows, per_row, workspace))
+
+
+def overwrite_scores(
+    scores: Tensor,
+    partials: Partials,
+    terms: RowTerms,
+    targets: Tensor,
+    temperature: float,
+    softcap: float,
+) -> None:
+    """Turn a chunk's scores (n, V) into d(logits), in place."""
+    rows, vocab = scores.shape
+    logits_gradient[(rows * -(-vocab // COLUMNS),)](
+        scores,
+        partials.tiles,
+        terms.tensor,
+        targets,
+        rows,
+        vocab,
+        scores.stride(0),
+        temperature,
+        softcap,
+        VOCAB=tile_for(scores.device).vocab,
+        COLUMNS=COLUMNS,
+        ENTROPY=terms.with_entropy,
+        SOFTCAP=bool(softcap),
+        UPCAST=INTERPRETED,
+        num_warps=8,
+    )
+
+
+def _padded(vocab: int) -> int:
+    return -(-vocab // 64) * 64
+

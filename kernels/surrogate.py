@@ -1,0 +1,132 @@
+"""PPO's policy loss of one token, its derivative and its statistics: the arithmetic inside kernels.
+
+The definition is `reference.ppo_policy_loss`. `ppo_head` uses it between the two matrix products of
+a row, `ppo_loss` on log-probabilities that are already there.
+"""
+
+from __future__ import annotations
+
+from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
+
+# Sums of a kernel's tokens, one float32 each, in this order.
+SLOTS = ("policy_loss", "value_loss", "clipped", "approx_kl", "entropy", "reference_kl", "min", "max")
+
+
+@jit
+def exp_excess(x: Block) -> Block:
+    """exp(x) - 1 - x, also where that is far smaller than x."""
+    series = x * x * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120))))
+    return tl.where(tl.abs(x) < 0.125, series, tl.exp(x) - 1 - x)
+
+
+@jit
+def policy_terms(
+    logprob: Block,
+    old_logprob: Block,
+    advantage: Block,
+    importance: Block,
+    ref_logprob: Block,
+    clip: Scalar,
+    kl_beta: Scalar,
+    ESTIMATOR: constexpr,  # 0: no KL term; 1, 2, 3: k1, k2, k3
+) -> Block:
+    """Loss and its derivative by logprob before the normalizer, ratio, clipped, both KL estimates."""
+    log_ratio = logprob - old_logprob
+    ratio = tl.exp(log_ratio)
+    unclipped = -ratio * advantage
+    bounded = tl.minimum(tl.maximum(ratio, 1 - clip), 1 + clip)
+    clipped = -bounded * advantage
+    active = clipped > unclipped
+    loss = importance * tl.where(active, clipped, unclipped)
+    derivative = tl.where(active, 0.0, importance * unclipped)
+    reference_kl = tl.zeros_like(loss)
+    if ESTIMATOR:
+        d = ref_logprob - logprob
+        if ESTIMATOR == 1:
+            reference_kl = -d
+            kl_derivative = tl.full(d.shape, 1.0, tl.float32)
+        elif ESTIMATOR == 2:
+            reference_kl = d * d * 0.5
+            kl_derivative = -d
+        else:
+            reference_kl = exp_excess(d)
+            kl_derivative = -(reference_kl + d)
+        loss += kl_beta * reference_kl
+        derivative += kl_beta * kl_derivative
+    return loss, derivative, ratio, active, exp_excess(log_ratio), reference_kl
+
+
+@jit
+def store_sums(
+    sums: Pointer,  # (8, programs) float32
+    program: Scalar,
+    programs: Scalar,
+    valid: Block,
+    loss: Block,
+    ratio: Block,
+    active: Block,
+    approx_kl: Block,
+    entropy: Block,
+    reference_kl: Block,
+) -> None:
+    """Write a program's share of the policy slots."""
+    here = sums + program
+    tl.store(here, tl.sum(tl.where(valid, loss, 0.0)))
+    tl.store(here + 2 * programs, tl.sum(tl.where(valid & active, 1.0, 0.0)))
+    tl.store(here + 3 * programs, tl.sum(tl.where(valid, approx_kl, 0.0)))
+    tl.store(here + 4 * programs, tl.sum(tl.where(valid, entropy, 0.0)))
+    tl.store(here + 5 * programs, tl.sum(tl.where(valid, reference_kl, 0.0)))
+    tl.store(here + 6 * programs, tl.min(tl.where(valid, ratio, float("inf"))))
+    tl.store(here + 7 * programs, tl.max(tl.where(valid, ratio, float("-inf"))))
+
+
+@jit
+def reduce_slot(
+    sums: Pointer, slot: constexpr, programs: Scalar, BLOCK: constexpr, CACHE: constexpr
+) -> Block:
+    """Fold one slot over all programs, always in the same order."""
+    lanes = tl.arange(0, BLOCK)
+    start: tl.constexpr = 0.0 if slot < 6 else (float("inf") if slot == 6 else float("-inf"))
+    folded = tl.full((BLOCK,), start, tl.float32)
+    for first in range(0, programs, BLOCK):
+        inside = first + lanes < programs
+        part = tl.load(
+            sums + slot * programs + first + lanes,
+            mask=inside,
+            other=start,
+            cache_modifier=CACHE,
+        )
+        if slot < 6:
+            folded += part
+        elif slot == 6:
+            folded = tl.minimum(folded, part)
+        else:
+            folded = tl.maximum(folded, part)
+    if slot < 6:
+        return tl.sum(folded)
+    if slot == 6:
+        return tl.min(folded)
+    return tl.max(folded)
+
+
+@jit
+def finish_policy(
+    sums: Pointer,  # (8, programs) float32
+    programs: Scalar,
+    policy_loss: Pointer,  # () float32
+    statistics: Pointer,  # (6,) float32, in HeadStatistics' order
+    inverse_normalizer: Scalar,
+    BLOCK: constexpr,
+    CACHE: constexpr,
+) -> None:
+    """Turn the sums of all programs into the policy loss and its statistics."""
+    tl.store(policy_loss, reduce_slot(sums, 0, programs, BLOCK, CACHE) * inverse_normalizer)
+    tl.store(statistics, reduce_slot(sums, 2, programs, BLOCK, CACHE))
+    tl.store(statistics + 1, reduce_slot(sums, 3, programs, BLOCK, CACHE))
+    tl.store(statistics + 2, reduce_slot(sums, 4, programs, BLOCK, CACHE))
+    smallest = reduce_slot(sums, 6, programs, BLOCK, CACHE)
+    largest = reduce_slot(sums, 7, programs, BLOCK, CACHE)
+    empty = largest < smallest
+    tl.store(statistics + 3, tl.where(empty, 1.0, smallest))
+    tl.store(statistics + 4, tl.where(empty, 1.0, largest))
+    tl.store(statistics + 5, reduce_slot(sums, 5, programs, BLOCK, CACHE))
