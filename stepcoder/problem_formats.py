@@ -1,7 +1,7 @@
 """The forms in which problems come, each turned into a record of our own JSONL schema.
 
 Takes a file (.jsonl, .json, .gz) or an APPS folder, gives its records one by one: our own schema,
-APPS, APPS+-form, HumanEval, MBPP (see docs/problems.md for the fields of each).
+APPS, APPS+-form, HumanEval, MBPP.
 """
 
 from __future__ import annotations
