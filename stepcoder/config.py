@@ -33,7 +33,6 @@ COUNT = Range(at_least=1)
 NOT_NEGATIVE = Range(at_least=0)
 POSITIVE = Range(above=0)
 SHARE = Range(at_least=0, at_most=1)
-REWARD = Range(at_least=-10, at_most=10)
 
 EMBEDDED = "embedded"
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
@@ -73,6 +72,9 @@ class SFTConfig:
     steps: Annotated[int, "Optimizer steps; 0 leaves the phase out.", NOT_NEGATIVE] = 0
     batch_size: Annotated[int, "Solutions a step.", COUNT] = 64
     lr: Annotated[float, "Peak learning rate.", POSITIVE] = 2e-5
+    optimizer: Annotated[
+        Literal["adamw", "muon"], "Muon (for the layers' matrices) fits a decoder from scratch."
+    ] = "adamw"
     warmup_share: Annotated[float, "Share of the steps that warm up.", SHARE] = 0.1
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.01
 
@@ -114,16 +116,6 @@ class FGOConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class RewardConfig:
-    """What a verdict is worth."""
-
-    passed: Annotated[float, "All tests pass.", REWARD] = 1.0
-    failed: Annotated[float, "Some test fails.", REWARD] = -0.3
-    runtime_error: Annotated[float, "Some test raises or exceeds a limit.", REWARD] = -0.6
-    compile_error: Annotated[float, "The program does not compile.", REWARD] = -1.0
-
-
-@dataclass(frozen=True, slots=True)
 class RolloutConfig:
     """Sampling of completions."""
 
@@ -131,7 +123,6 @@ class RolloutConfig:
     tasks_per_step: Annotated[int, "Problems a step.", COUNT] = 32
     samples_per_task: Annotated[int, "Completions a problem.", COUNT] = 16
     temperature: Annotated[float, "Of sampling, and of the trained policy.", POSITIVE] = 0.8
-    top_p: Annotated[float, "Nucleus sampling; 1 is off.", Range(above=0, at_most=1)] = 1.0
     max_new_tokens: Annotated[int, "Longest completion.", COUNT] = 1024
     group_size: Annotated[int, "Completions generated together.", COUNT] = 64
     max_infrastructure_errors: Annotated[
@@ -210,7 +201,6 @@ class Config:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     fgo: FGOConfig = field(default_factory=FGOConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)

@@ -36,7 +36,7 @@ from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
 from stepcoder.rundir import Phase, RunDir
 from stepcoder.sandbox import Judge, Limits
-from stepcoder.supervised import supervised_optimizer
+from stepcoder.supervised import supervised_optimizers
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Run:
     device: torch.device
     tokenizer: PreTrainedTokenizerFast
     policy: PreTrainedModel
-    sft_optimizer: torch.optim.Optimizer
+    sft_optimizers: list[torch.optim.Optimizer]
     judge: Judge
     curriculum: Curriculum
     rundir: RunDir
@@ -215,7 +215,7 @@ class Run:
             "torch_rng": torch.get_rng_state(),
         }
         if phase == "sft":
-            return {**state, "sft_optimizer": self.sft_optimizer.state_dict()}
+            return {**state, "sft_optimizers": [o.state_dict() for o in self.sft_optimizers]}
         return {
             **state,
             "reference": self.reference.state_dict(),
@@ -241,7 +241,8 @@ class Run:
         torch.set_rng_state(state["torch_rng"])
         if state["phase"] == "sft":
             self.policy.load_state_dict(state["policy"])
-            self.sft_optimizer.load_state_dict(state["sft_optimizer"])
+            for optimizer, saved in zip(self.sft_optimizers, state["sft_optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             return
         self.policy.load_state_dict(state["reference"])
         self.make_rl_parts(self.policy)
@@ -276,7 +277,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             device=device,
             tokenizer=tokenizer,
             policy=policy,
-            sft_optimizer=supervised_optimizer(policy, config.sft),
+            sft_optimizers=supervised_optimizers(policy, config.sft),
             judge=stack.enter_context(judge(config)),
             curriculum=curriculum(config, data),
             rundir=rundir,

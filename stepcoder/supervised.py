@@ -32,9 +32,9 @@ def supervise(run: Run) -> None:
         start = time.perf_counter()
         chosen = torch.randint(len(rows), (config.batch_size,), generator=run.generator(-step))
         batch = pack([rows[i] for i in chosen.tolist()]).to(run.device)
-        lr = learning_rate(config, step - 1)
+        lr = config.lr * schedule(config, step - 1)
         tokens_per_microbatch = run.config.ppo.tokens_per_microbatch
-        loss = supervised_step(run.policy, run.sft_optimizer, batch, lr, tokens_per_microbatch)
+        loss = supervised_step(run.policy, run.sft_optimizers, batch, lr, tokens_per_microbatch)
         run.finish_supervised_step(
             step,
             {
@@ -64,24 +64,41 @@ def supervised_rows(
     return rows
 
 
-def learning_rate(config: SFTConfig, step: int) -> float:
-    """Linear warm-up, then a linear fall to a tenth of the peak; steps count from 0."""
+def schedule(config: SFTConfig, step: int) -> float:
+    """Share of the peak learning rate at a step (from 0): linear warm-up, linear fall to a tenth."""
     warmup = max(1, round(config.steps * config.warmup_share))
     if step < warmup:
-        return config.lr * (step + 1) / warmup
-    return config.lr * (1 - 0.9 * (step - warmup) / max(1, config.steps - warmup))
+        return (step + 1) / warmup
+    return 1 - 0.9 * (step - warmup) / max(1, config.steps - warmup)
 
 
-def supervised_optimizer(policy: PreTrainedModel, config: SFTConfig) -> torch.optim.Optimizer:
-    """AdamW with betas usual for decoders trained from scratch."""
-    return torch.optim.AdamW(
-        policy.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+def supervised_optimizers(
+    policy: PreTrainedModel, config: SFTConfig
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices of the layers and AdamW for the rest.
+
+    Muon's steps are scaled to AdamW's size, so that one learning rate serves both.
+    """
+
+    def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        )
+
+    if config.optimizer == "adamw":
+        return [adamw(list(policy.parameters()))]
+    tables = {policy.get_input_embeddings().weight, policy.get_output_embeddings().weight}
+    matrices = [p for p in policy.parameters() if p.ndim == 2 and p not in tables]
+    others = [p for p in policy.parameters() if p.ndim != 2 or p in tables]
+    muon = torch.optim.Muon(
+        matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
+    return [muon, adamw(others)]
 
 
 def supervised_step(
     policy: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     batch: Batch,
     lr: float,
     tokens_per_microbatch: int,
@@ -95,8 +112,9 @@ def supervised_step(
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return total
