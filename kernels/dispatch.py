@@ -35,7 +35,9 @@ def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
         return False
     if choice == "triton":
         if not HAS_TRITON:
-            raise RuntimeError(f"{VARIABLE}=triton, but triton is not installed: pip install triton")
+            raise RuntimeError(
+                f"{VARIABLE}=triton, but triton is not installed: pip install triton"
+            )
         if not tensor.is_cuda and not INTERPRETED:
             raise RuntimeError(
                 f"{VARIABLE}=triton, but a tensor is on {tensor.device}: Triton kernels need CUDA, "
@@ -45,7 +47,9 @@ def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
     return HAS_TRITON and tensor.is_cuda and tensor.dtype in dtypes
 
 
-def check_tokens(operation: str, device: torch.device, shape: torch.Size, **tensors: Tensor) -> None:
+def check_tokens(
+    operation: str, device: torch.device, shape: torch.Size, **tensors: Tensor
+) -> None:
     """Check per-token inputs of a kernel: one device, one shape, float32 (masks bool).
 
     Raises:
@@ -116,3 +120,18 @@ def multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 4  # the interpreter runs them one after the other
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+_arrivals: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def arrival_counter(device: torch.device) -> Tensor:
+    """Return a () int32 zero by which the programs of a launch tell which of them is the last.
+
+    The last program sets it back to zero, so that no launch is spent on that. One for each stream:
+    launches of one stream run one after the other.
+    """
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if (device, stream) not in _arrivals:
+        _arrivals[device, stream] = torch.zeros((), dtype=torch.int32, device=device)
+    return _arrivals[device, stream]

@@ -59,7 +59,7 @@ def tile_for(device: torch.device) -> Tile:
     if device.type != "cuda":
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
-    return HOPPER if properties.shared_memory_per_block_optin > 190_000 else SMALL
+    return HOPPER if properties.shared_memory_per_multiprocessor > 190_000 else SMALL
 
 
 @jit

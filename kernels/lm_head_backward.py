@@ -3,8 +3,8 @@
     d loss / d logit_j = (g (1[j = target] - p_j) - h p_j (log p_j + entropy)) cap' / temperature
 
 with g and h the loss's derivative by the row's log-probability and by its entropy. `logits_gradient`
-overwrites the scores that `lm_head_tiles` stored with it, in bfloat16; the target's own entry comes
-from the float32 log-probability, since 1 - p of a bfloat16 p near 1 would be noise.
+overwrites the scores that `lm_head_tiles` stored with it, in bfloat16; the target's own entry
+comes from the float32 log-probability, since 1 - p of a bfloat16 p near 1 would be noise.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Workspace:
 
     @classmethod
     def create(cls, rows: list[slice], weight: Tensor) -> Workspace:
-        """Allocate for the largest chunk; rows are padded so that the copy engine can store them."""
+        """Allocate for the largest chunk, rows padded so that the copy engine can store them."""
         longest = max((piece.stop - piece.start for piece in rows), default=0)
         vocab = weight.shape[0]
         return cls(weight.new_empty(longest, _padded(vocab)), vocab)
@@ -164,4 +164,3 @@ def overwrite_scores(
 
 def _padded(vocab: int) -> int:
     return -(-vocab // 64) * 64
-

@@ -2,9 +2,9 @@
 
     logprobs_i = log softmax(z_i)[target_i],  entropy_i = -sum_j p_ij log p_ij,  z = hidden W^T / t
 
-The definition is `reference.logprob_entropy`. Forward: one matrix product and at most 32 MiB besides
-the inputs. Backward: the product again, then dX and dW, over chunks of rows. A training step on PPO's
-loss is better served by `ppo_head`, which needs three products where this needs four.
+The definition is `reference.logprob_entropy`. Forward: one matrix product and at most 32 MiB
+besides the inputs. Backward: the product again, then dX and dW, over chunks of rows. For PPO's loss
+there is `ppo_head`, which needs three products where this needs four.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def logprob_entropy(
 
     Raises:
         TypeError: dtypes the kernel does not take.
-        ValueError: shapes, devices or strides that do not fit, or a temperature that is not positive.
+        ValueError: shapes, devices or strides that do not fit, or a temperature not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"logprob_entropy: temperature is {temperature}; it must be positive")

@@ -272,7 +272,7 @@ def _forward(
 
 @_forward.register_fake
 def _(hidden: Tensor, weight: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gradients = HeadGradients.empty(hidden, weight, settings[-2:])  # type: ignore[arg-type]
+    gradients = HeadGradients.empty(hidden, weight, settings[-2:])
     loss = hidden.new_empty((), dtype=torch.float32)
     statistics = hidden.new_empty(6, dtype=torch.float32)
     return loss, statistics, gradients.hidden, gradients.weight

@@ -37,9 +37,7 @@ def scale_in_place(
         if UPCAST:
             value = value.to(tl.float32)
         scaled = value.to(tl.float32) * tl.where(where < split, first, second)
-        tl.store(
-            gradient + where, scaled.to(gradient.dtype.element_ty), mask=where < elements
-        )
+        tl.store(gradient + where, scaled.to(gradient.dtype.element_ty), mask=where < elements)
 
 
 @torch.library.custom_op("stepcoder::scale_", mutates_args=("gradient",))

@@ -9,7 +9,16 @@ from __future__ import annotations
 from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
 
 # Sums of a kernel's tokens, one float32 each, in this order.
-SLOTS = ("policy_loss", "value_loss", "clipped", "approx_kl", "entropy", "reference_kl", "min", "max")
+SLOTS = (
+    "policy_loss",
+    "value_loss",
+    "clipped",
+    "approx_kl",
+    "entropy",
+    "reference_kl",
+    "min",
+    "max",
+)
 
 
 @jit
@@ -30,7 +39,7 @@ def policy_terms(
     kl_beta: Scalar,
     ESTIMATOR: constexpr,  # 0: no KL term; 1, 2, 3: k1, k2, k3
 ) -> Block:
-    """Loss and its derivative by logprob before the normalizer, ratio, clipped, both KL estimates."""
+    """Loss and its derivative by logprob (not normalized), ratio, clipped, both KL estimates."""
     log_ratio = logprob - old_logprob
     ratio = tl.exp(log_ratio)
     unclipped = -ratio * advantage
