@@ -92,6 +92,7 @@ def test_text_stays_text_even_where_yaml_would_read_something_else() -> None:
         ("steps=", '"steps" on the command line is null; give an integer >= 0'),
         ("ppo.clip=0", '"ppo.clip" on the command line is 0; give a number > 0'),
         ("ppo.clip=.nan", '"ppo.clip" on the command line is nan; give a number > 0'),
+        ("ppo.kl_beta=.inf", '"ppo.kl_beta" on the command line is inf; give a number >= 0'),
         ("ppo.gamma=1.1", '"ppo.gamma" on the command line is 1.1; give a number 0..1'),
         ("fgo.enabled=1", '"fgo.enabled" on the command line is 1; give true or false'),
         (

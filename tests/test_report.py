@@ -25,7 +25,7 @@ COMPLETION = """\
     for letter in text:
         if letter in "aeiou":
             total += 1
-        elif letter == "":
+        elif letter == "<i>":
             return -1
     return total
 ```
@@ -148,21 +148,28 @@ def test_a_browser_draws_every_plot_from_disk_without_errors_or_requests(
     assert (tmp_path / "report.png").stat().st_size > 50_000
 
 
+def body(run: Path) -> str:
+    """The page without its scripts: pytest, explaining a failure, would compare all 5 MB."""
+    page = write_report(run).read_text(encoding="utf-8")
+    return page[: page.index("</main>")]
+
+
 def test_text_of_problems_and_programs_cannot_become_markup(tmp_path: Path) -> None:
-    page = write_report(write_run(tmp_path / "run", 5)).read_text(encoding="utf-8")
+    page = body(write_run(tmp_path / "run", 5))
     assert "<script>alert(1)" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "Count &lt;b&gt;vowels&lt;/b&gt;" in page
+    assert "elif letter == &quot;&lt;i&gt;&quot;:" in page
 
 
 def test_the_page_names_no_file_of_its_own_and_forbids_the_network(tmp_path: Path) -> None:
-    page = write_report(write_run(tmp_path / "run", 5)).read_text(encoding="utf-8")
+    page = body(write_run(tmp_path / "run", 5))
     assert "default-src 'none'" in page
     assert re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"(?!data:)", page) == []
 
 
 def test_a_run_without_a_step_has_a_page_that_says_so(tmp_path: Path) -> None:
-    page = write_report(write_run(tmp_path / "run", 0)).read_text(encoding="utf-8")
+    page = body(write_run(tmp_path / "run", 0))
     assert "No step has been logged yet." in page
     assert "Sample rollouts" not in page
 
@@ -233,7 +240,7 @@ def test_key_figures_compare_the_start_of_rl_with_now(tmp_path: Path) -> None:
     with RunDir.open(Config(run_dir=str(run))) as folder:
         folder.log(0, {"eval": {"pass@1": 0.4}, "stages": {"0": 1, "1": 3}})
         folder.log(1, {"eval": {"pass@1": 0.525}, "stages": {"0": 3, "1": 1}, "reward_mean": -0.3})
-    page = write_report(run).read_text(encoding="utf-8")
+    page = body(run)
     assert "<b>52.5%</b><p>from 40.0% (+12.5 points)</p>" in page
     assert "<b>75.0%</b><p>from 25.0% (+50.0 points)</p>" in page
     assert "<b>-0.30</b>" in page
