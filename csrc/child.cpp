@@ -64,6 +64,8 @@ std::string read_request() {
 void confine(const Shared& shared, const Order& order, int channel) {
   // The end of the worker ends its children, wherever they are.
   checked(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "parent death signal");
+  // A process group of its own: kill(0) would otherwise reach the worker.
+  checked(setpgid(0, 0), "setpgid");
   // The control socket, the request, the board and the worker's signals: none is the program's.
   if (channel >= 0) checked(dup2(channel, kChannelFd), "dup2");
   checked(syscall(SYS_close_range, channel >= 0 ? kChannelFd + 1 : kChannelFd, ~0U, 0),

@@ -80,6 +80,7 @@ constexpr SyscallRule kRules[] = {
     {__NR_getegid, Rule::kAllow, "getegid"},
     {__NR_getgroups, Rule::kAllow, "getgroups"},
     {__NR_getpgid, Rule::kAllow, "getpgid"},
+    {__NR_setpgid, Rule::kAllow, "setpgid"},
     {__NR_getsid, Rule::kAllow, "getsid"},
     {__NR_getresuid, Rule::kAllow, "getresuid"},
     {__NR_getresgid, Rule::kAllow, "getresgid"},

@@ -200,18 +200,23 @@ class Worker {
     if (empty_scratch_size_ < 0) return;
     struct stat info{};
     checked(stat(config_.scratch.c_str(), &info), "look at the scratch folder");
-    if (info.st_size == empty_scratch_size_ && (info.st_mode & 07777) == 0777) return;
-    checked(chmod(config_.scratch.c_str(), 0777), "open the scratch folder");
-    for (const auto& entry : fs::directory_iterator(config_.scratch)) {
-      if (entry.is_directory() && !entry.is_symlink()) open_folders(entry.path());
-      fs::remove_all(entry.path());
+    // Where the program owns the folder it may have closed it.
+    if ((info.st_mode & 07777) != 0777)
+      checked(chmod(config_.scratch.c_str(), 0777), "open the scratch folder");
+    else if (info.st_size == empty_scratch_size_)
+      return;
+    // Folders within folders are first moved up: however deep they lie, no path gets long.
+    for (int moved = 0; !fs::is_empty(config_.scratch);) {
+      const fs::path entry = fs::directory_iterator(config_.scratch)->path();
+      if (fs::symlink_status(entry).type() != fs::file_type::directory) {
+        fs::remove(entry);
+        continue;
+      }
+      fs::permissions(entry, fs::perms::owner_all);
+      for (const auto& inner : fs::directory_iterator(entry))
+        fs::rename(inner.path(), fs::path(config_.scratch) / (".moved" + std::to_string(moved++)));
+      fs::remove(entry);
     }
-  }
-
-  static void open_folders(const fs::path& folder) {
-    fs::permissions(folder, fs::perms::owner_all);
-    for (const auto& entry : fs::directory_iterator(folder))
-      if (entry.is_directory() && !entry.is_symlink()) open_folders(entry.path());
   }
 
   const IsolationConfig& config_;

@@ -27,6 +27,7 @@ else:
     import _launcher
 
 MAX_MESSAGE_BYTES = 64 << 20
+TESTS_MODULE = "tests"
 ERROR_CLASS = "\0error class"  # marks a class by the names of its bases
 _MUTABLE = (list, dict, set, bytearray, collections.deque)
 # Types and functions that mean the same on both sides go by name.
@@ -60,6 +61,10 @@ class Remote:
         """Return an attribute: plain data, or a Remote."""
         if name == "__name__":
             return self._name
+        # What libraries look for to treat an object as something else (numpy's __array_interface__
+        # is an address) is not the program's to answer.
+        if name.startswith("__"):
+            raise AttributeError(name)
         return self._peer.ask("get", self._id, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -88,6 +93,10 @@ class Remote:
         """Return the str of the object over there."""
         return str(self._peer.ask("do", self._id, "__str__", ()))
 
+    def __exit__(self, *_error: object) -> None:
+        """Leave the context over there, which does not decide about exceptions here."""
+        self._peer.ask("do", self._id, "__exit__", (None, None, None))
+
     def __iter__(self) -> Any:
         """Iterate over there, one item at a time."""
         return self._peer.ask("do", self._id, "__iter__", ())
@@ -112,11 +121,13 @@ FORWARDED = frozenset(
     for name in (
         "len", "getitem", "setitem", "delitem", "int", "float", "index", "abs", "neg", "add", "sub",
         "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "invert",
-        "lshift", "rshift", "radd", "rsub", "rmul", "rtruediv", "round", "enter", "exit",
+        "lshift", "rshift", "radd", "rsub", "rmul", "rtruediv", "round", "enter",
     )
 )
 # fmt: on
-ASKED = FORWARDED | {"__eq__", "__repr__", "__str__", "__iter__", "__next__"}
+ASKED = FORWARDED | {"__eq__", "__exit__", "__repr__", "__str__", "__iter__", "__next__"}
+# What the tester lets the program do with an object that a test passed to it.
+_HARMLESS = frozenset({"__iter__", "__next__", "__len__", "__getitem__", "__repr__", "__str__"})
 for _name in FORWARDED:
     setattr(Remote, _name, _forward(_name))
 
@@ -189,14 +200,24 @@ class Peer:
     def call(self, handle: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an object of the other side and take over what it did to the arguments."""
         packed = self.pack((args, kwargs))
-        value, changed = self._answer("call", handle, packed)
+        try:
+            value, changed = self._answer("call", handle, packed)
+        except StopIteration:  # would end a loop of the caller's early, unnoticed
+            error = RuntimeError("the program raised StopIteration")
+            self.raised = (error, self.raised[1]) if self.raised else None
+            raise error from None
         if changed is not None:
             _take_over((args, kwargs), self.unpack(changed))
         return self.unpack(value)
 
     def ask(self, kind: str, *arguments: Any) -> Any:
         """Ask the other side for something else."""
-        return self.unpack(self._answer(kind, self.pack(arguments))[0])
+        try:
+            return self.unpack(self._answer(kind, self.pack(arguments))[0])
+        except StopIteration:
+            if arguments[1:2] == ("__next__",):
+                raise
+            raise RuntimeError("the program raised StopIteration") from None
 
     def _answer(self, *question: Any) -> tuple[bytes, bytes | None]:
         self.send(*question)
@@ -245,11 +266,8 @@ class Peer:
             return self.commands[kind](*arguments)
         handle, name, *rest = arguments
         target = self._exported[handle]
-        if not self.open_to_all:
-            allowed = ("__iter__", "__next__", "__len__", "__getitem__", "__repr__", "__str__")
-            hidden = isinstance(target, (types.FunctionType, types.MethodType, type))
-            if (name.startswith("_") and name not in allowed) or hidden:
-                raise AttributeError(name)
+        if not self.open_to_all and not _may_look(target, name):
+            raise AttributeError(name)
         if kind == "get":
             return getattr(target, name)
         if kind == "set":
@@ -413,6 +431,17 @@ def _shared_name(value: Any) -> tuple[str, str] | None:
     if module not in _SHARED_MODULES or type(name) is not str or name in _UNSAFE_BUILTINS:
         return None
     return (module, name) if getattr(sys.modules[module], name, None) is value else None
+
+
+def _may_look(target: Any, name: str) -> bool:
+    """Return whether the program may ask for this part of an object of the tests.
+
+    The attributes of functions, generators and tracebacks lead to the tests' own variables; those
+    of instances of the tests' own classes are what they were passed for.
+    """
+    if name in _HARMLESS:
+        return not isinstance(target, type)
+    return type(target).__module__ == TESTS_MODULE and not name.startswith("_")
 
 
 def _library_class(name: str) -> type[BaseException] | None:

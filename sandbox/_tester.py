@@ -32,7 +32,7 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
         _launcher.record_error(describe(error))
         return
     _launcher.enter_phase(PHASE_LOAD)
-    module = types.ModuleType("tests")
+    module = types.ModuleType(_remote.TESTS_MODULE)
     namespace = module.__dict__
     if preamble:
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), namespace)

@@ -6,6 +6,8 @@ never imports it.
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import importlib.machinery
 import importlib.util
 import os
@@ -84,6 +86,9 @@ def main() -> None:
         sys.path.append(numpy_folder)
         importlib.import_module("numpy")
         importlib.import_module("numpy.random")
+    # What `site` would add for programs.
+    builtins.exit = _sitebuiltins.Quitter("exit", "")
+    builtins.quit = _sitebuiltins.Quitter("quit", "")
     # The first compile() of a process is slow; children inherit this one.
     exec(compile("warm = [i for i in range(3)]", "<warm>", "exec"), {})
     os.environ.clear()

@@ -1,0 +1,181 @@
+"""Programs that try to use up the machine, or to crash the judge: each gets its verdict in time."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from stepcoder.sandbox import CallTests, Judge, Limits, Program, Status, StdinTests
+
+# The wall limit is generous so that on a busy machine the CPU limit comes first.
+LIMITS = Limits(cpu_s=0.5, wall_s=30.0, memory_bytes=128 << 20, output_bytes=1 << 16)
+S = Status
+
+ATTACKS: dict[str, tuple[str, set[Status]]] = {
+    "fork bomb": ("import os\nwhile True: os.fork()", {S.RUNTIME_ERROR}),
+    "patient fork bomb": (
+        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "thread bomb": (
+        "import threading as t, time\nwhile True: t.Thread(target=time.sleep, args=(99,)).start()",
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT, S.WALL_TIME_LIMIT},
+    ),
+    "memory by list": ("a = [0]\nwhile True: a += a", {S.MEMORY_LIMIT}),
+    "memory by mmap": (
+        "import mmap\nkeep = []\nwhile True:\n    m = mmap.mmap(-1, 1 << 24)\n"
+        "    m.write(b'x' * (1 << 24))\n    keep.append(m)",
+        {S.MEMORY_LIMIT, S.RUNTIME_ERROR},
+    ),
+    "memory by recursion": (
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+        {S.MEMORY_LIMIT, S.RUNTIME_ERROR, S.CPU_TIME_LIMIT},
+    ),
+    "memory by scratch files": (
+        "while True:\n    with open('x', 'ab') as f: f.write(b'x' * 65536)",
+        {S.RUNTIME_ERROR, S.OUTPUT_LIMIT},
+    ),
+    "inode flood": ("for i in range(10**6): open(str(i), 'w').close()", {S.RUNTIME_ERROR}),
+    "deep folders": (
+        "import os\nwhile True:\n    os.mkdir('d')\n    os.chdir('d')",
+        {S.RUNTIME_ERROR},
+    ),
+    "stack overflow": (
+        "import sys\nsys.setrecursionlimit(10**9)\nclass A:\n    def __getattr__(self, n):"
+        " return getattr(self, n + 'x')\nA().x",
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT},
+    ),
+    "plain recursion": ("def f(): return f()\nf()", {S.RUNTIME_ERROR}),
+    "deep repr": (
+        "import sys\nsys.setrecursionlimit(10**9)\na = []\nfor _ in range(10**6): a = [a]\nrepr(a)",
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT},
+    ),
+    "deep json": ("import json\njson.loads('[' * 10**6)", {S.RUNTIME_ERROR}),
+    "deep eval": ("eval('(' * 10**5 + ')' * 10**5)", {S.RUNTIME_ERROR, S.MEMORY_LIMIT}),
+    "huge int to str": (
+        "import sys\nsys.set_int_max_str_digits(0)\nprint(str(1 << (1 << 28)))",
+        {S.CPU_TIME_LIMIT, S.MEMORY_LIMIT},
+    ),
+    "huge power": ("print(9 ** 9 ** 9)", {S.CPU_TIME_LIMIT, S.MEMORY_LIMIT, S.RUNTIME_ERROR}),
+    "endless output": ("while True: print(1)", {S.OUTPUT_LIMIT}),
+    "stderr flood": (
+        "import os\nwhile True: os.write(2, b'x' * 65536)",
+        {S.OUTPUT_LIMIT},
+    ),
+    "stubborn output": (
+        "import os\nwhile True:\n    try: os.write(1, b'x' * 4096)\n    except BaseException: pass",
+        {S.OUTPUT_LIMIT},
+    ),
+    "sparse output": ("import os\nos.ftruncate(1, 1 << 40)", {S.OUTPUT_LIMIT, S.RUNTIME_ERROR}),
+    "sleep": ("import time\ntime.sleep(10**6)", {S.WALL_TIME_LIMIT}),
+    "signal pause": ("import signal\nsignal.pause()", {S.WALL_TIME_LIMIT}),
+    "stop signal": (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\nimport time\ntime.sleep(99)",
+        {S.WALL_TIME_LIMIT},
+    ),
+    "ignores signals": (
+        "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\nwhile True: pass",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "blocks signals": (
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "catches everything": (
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "resets timers": (
+        "import signal\nwhile True: signal.setitimer(signal.ITIMER_REAL, 0)",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "long C loop": ("sum(range(10**12))", {S.CPU_TIME_LIMIT}),
+    "catastrophic regex": (
+        "import re\nre.match('(a+)+$', 'a' * 64 + 'b')",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "hash collisions": (
+        "p = 2**61 - 1\nd = {i * p: i for i in range(10**5)}",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "all descriptors": (
+        "import os\nwhile True: os.dup(0)",
+        {S.RUNTIME_ERROR},
+    ),
+    "abort": ("import os\nos.abort()", {S.RUNTIME_ERROR}),
+    "late thread output": (
+        "import threading, time\ndef spin():\n    while True: pass\n"
+        "threading.Thread(target=spin).start()",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "resource limits": (
+        "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (99, 99))\nwhile True: pass",
+        {S.CPU_TIME_LIMIT, S.RUNTIME_ERROR},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_attack_gets_its_verdict_in_time(judge: Judge, name: str) -> None:
+    source, statuses = ATTACKS[name]
+    start = time.monotonic()
+    limits = replace(LIMITS, wall_s=1.0) if statuses == {S.WALL_TIME_LIMIT} else LIMITS
+    verdict = judge.run(Program(source), StdinTests(("",), ("never",)), limits)
+    assert verdict.status in statuses, verdict
+    # No bound on speed, only on hanging: a busy machine may be slow, but not for ever.
+    assert time.monotonic() - start < 120
+    healthy = judge.run(Program("def f(x): return x", "f"), CallTests(([1],), (1,)))
+    assert healthy.passed, healthy
+
+
+COMPILE_BOMBS = {
+    "constant folding": "x = " + "(" * 80 + "1" + ",) * 9" * 80,
+    "deep operators": "x = " + "-" * 200_000 + "1",
+    "deep attributes": "x = a" + ".b" * 200_000,
+    "deep indents": "".join(" " * i + "if x:\n" for i in range(2_000)) + " " * 2_000 + "pass\n",
+    "many brackets": "x = " + "[" * 100_000,
+    "deep f-strings": "x = " + "f'{" * 300,
+    "wide": "x = (" + "a+" * 300_000 + "a)",
+    "only newlines": "\n" * (4 << 20) + "(",
+    "nul bytes": "x = 1\n\0\0\0",
+    "bad escape": "x = '\\N{no such name}'",
+    "surrogate": "x = '\ud800'",
+}
+
+
+@pytest.mark.parametrize("name", COMPILE_BOMBS)
+def test_what_breaks_the_compiler_ends_with_a_verdict(judge: Judge, name: str) -> None:
+    verdict = judge.run(Program(COMPILE_BOMBS[name], "f"), CallTests(([1],), (1,)), LIMITS)
+    assert verdict.status in (
+        S.COMPILE_ERROR,
+        S.RUNTIME_ERROR,
+        S.MEMORY_LIMIT,
+        S.CPU_TIME_LIMIT,
+    ), verdict
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "'x' * (1 << 26)",
+        "[0] * (1 << 24)",
+        "1 << (1 << 29)",
+        "__import__('itertools').repeat(0)",
+        "range(1 << 60)",
+        "{i: [i] * 99 for i in range(10**6)}",
+    ],
+)
+def test_huge_results_are_errors_of_the_program(judge: Judge, value: str) -> None:
+    verdict = judge.run(Program(f"def f(): return {value}", "f"), CallTests(([],), (0,)), LIMITS)
+    assert not verdict.passed
+    assert verdict.status is not S.INFRASTRUCTURE_ERROR
+
+
+def test_a_zombie_army_of_runs_leaves_the_judge_alive(judge: Judge) -> None:
+    programs = [source for source, _ in ATTACKS.values()]
+    quick = Limits(cpu_s=0.05, wall_s=0.2, memory_bytes=64 << 20, output_bytes=1 << 12)
+    futures = [judge.submit(Program(s), StdinTests(("",), ("x",)), quick) for s in programs * 3]
+    honest = [judge.submit(Program("print(input())"), StdinTests(("a",), ("a",))) for _ in programs]
+    assert all(future.result().status is not S.INFRASTRUCTURE_ERROR for future in futures)
+    assert all(future.result().passed for future in honest)

@@ -1,0 +1,151 @@
+"""The judge as a resource: streaming, threads, crashes of its workers, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stepcoder.sandbox import CallTests, Judge, Program, Status, StdinTests, Submission
+
+PROGRAM = Program("def f(x): return x + 1", "f")
+ROOT = Path(__file__).parents[2]
+
+
+def children() -> set[str]:
+    """Return the ids of all processes below this one."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        stack = (task / "children").read_text().split()
+        while stack:
+            pid = stack.pop()
+            found.add(pid)
+            for below in Path(f"/proc/{pid}/task").glob("*/children"):
+                try:
+                    stack += below.read_text().split()
+                except OSError:
+                    continue
+    return found
+
+
+def test_a_closed_judge_leaves_no_process_descriptor_or_thread() -> None:
+    def use() -> None:
+        with Judge(workers=2) as judge:
+            spin = Program("while True: pass")
+            judge.submit(spin, StdinTests(("",), ("",)))
+            assert judge.run(PROGRAM, CallTests(([1],), (2,))).passed
+
+    use()  # whatever is loaded once is loaded now
+    before = children(), len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(3):
+        use()
+    assert (children(), len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_what_is_waiting_when_the_judge_closes_is_not_judged() -> None:
+    judge = Judge(workers=1)
+    futures = [judge.submit(PROGRAM, CallTests(([1],), (2,))) for _ in range(200)]
+    judge.close()
+    statuses = {future.result(timeout=0).status for future in futures}
+    assert statuses <= {Status.ACCEPTED, Status.INFRASTRUCTURE_ERROR}
+    with pytest.raises(RuntimeError, match="closed"):
+        judge.submit(PROGRAM, CallTests(([1],), (2,)))
+
+
+def test_a_forgotten_judge_closes_itself() -> None:
+    before = children()
+    judge = Judge(workers=1)
+    assert judge.run(PROGRAM, CallTests(([1],), (2,))).passed
+    assert children() != before
+    del judge
+    assert children() == before
+
+
+def test_map_streams_and_reads_only_a_little_ahead(judge: Judge) -> None:
+    taken = []
+
+    def submissions() -> Iterator[Submission]:
+        for i in range(60):
+            taken.append(i)
+            yield Submission(PROGRAM, CallTests(([i],), (i + 1,)))
+
+    seen = set()
+    for index, verdict in judge.map(submissions()):
+        assert verdict.passed
+        seen.add(index)
+        assert len(taken) - len(seen) <= 4 * judge.workers
+    assert seen == set(range(60))
+
+
+def test_many_threads_may_use_one_judge(judge: Judge) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        verdicts = pool.map(lambda i: judge.run(PROGRAM, CallTests(([i],), (i + 1,))), range(64))
+        assert all(verdict.passed for verdict in verdicts)
+
+
+def test_a_killed_worker_is_replaced_and_its_run_repeated() -> None:
+    with Judge(workers=1) as judge:
+        assert judge.run(PROGRAM, CallTests(([1],), (2,))).passed
+        slow = Program("import time\ndef f(x):\n    time.sleep(0.5)\n    return x\n", "f")
+        future = judge.submit(slow, CallTests(([1],), (1,)))
+        time.sleep(0.2)
+        for pid in Path("/proc/self/task").glob("*/children"):
+            for worker in pid.read_text().split():
+                os.kill(int(worker), signal.SIGKILL)
+        assert future.result().passed
+
+
+def test_a_worker_that_cannot_start_is_an_infrastructure_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Judge(workers=1) as judge:
+        verdict = judge.run(PROGRAM, CallTests(([1],), (2,)))
+    assert verdict.status is Status.INFRASTRUCTURE_ERROR
+    assert not verdict.passed
+
+
+def test_a_fork_of_the_caller_is_told_to_make_its_own_judge() -> None:
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from stepcoder.sandbox import *
+judge = Judge(workers=1)
+program, tests = Program("def f(x): return x + 1", "f"), CallTests(([1],), (2,))
+assert judge.run(program, tests).passed
+pid = os.fork()
+if pid == 0:
+    try: judge.run(program, tests)
+    except RuntimeError as error: sys.exit(0 if "parent" in str(error) else 2)
+    sys.exit(3)
+assert os.waitpid(pid, 0)[1] == 0
+assert judge.run(program, tests).passed
+judge.close()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_importing_the_sandbox_imports_neither_torch_nor_numpy() -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import stepcoder.sandbox; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'transformers')))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_an_interpreter_that_exits_without_closing_does_not_hang() -> None:
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from stepcoder.sandbox import *
+judge = Judge(workers=1)
+assert judge.run(Program("def f(x): return x + 1", "f"), CallTests(([1],), (2,))).passed
+judge.submit(Program("while True: pass"), StdinTests(("",), ("",)))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
