@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class Batch:
         """Return the batch of some rows, in the order given."""
         index = self.token_index(chosen)
         row_index = torch.as_tensor(chosen, device=self.tokens.device)
-        picked = {
+        picked: dict[str, Any] = {
             field.name: value[row_index if field.name == "task_rewards" else index]
             for field in fields(self)
             if field.name != "cu_seqlens" and (value := getattr(self, field.name)) is not None
@@ -86,8 +87,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: None if v is None else v.to(device) for k, v in moved.items()})
+        moved: dict[str, Tensor | None] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if v is not None})
 
 
 def cumulative(lengths: Tensor) -> Tensor:

@@ -41,7 +41,9 @@ def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
             f"{type(model).__name__}: the LM head has a bias, which the fused PPO head does not "
             "support; use a model whose head has none"
         )
-    return model.to(device).eval()  # type: ignore[arg-type]
+    model.to(device)  # type: ignore[arg-type]
+    model.eval()
+    return model
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -53,7 +55,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     """Final hidden states of every token: (T, H), rows never seeing each other."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
     longest = int(batch.lengths.max())
     output = decoder(
         input_ids=batch.tokens[None],

@@ -205,7 +205,7 @@ def policy_loss(
         config.entropy_bonus,
         temperature,
     )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     totals.policy_loss += loss.item()
     totals.clipped += statistics.clipped.item()
     totals.approx_kl += statistics.approx_kl.item()
@@ -227,7 +227,7 @@ def critic_loss(
         normalizer,
         config.value_clip,
     )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     totals.value_loss += loss.item()
 
 

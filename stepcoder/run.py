@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from stepcoder.batch import Batch, Row
@@ -46,7 +46,7 @@ class Run:
     config: Config
     data: TrainingData
     device: torch.device
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     policy: PreTrainedModel
     sft_optimizers: list[torch.optim.Optimizer]
     judge: Judge
@@ -308,7 +308,7 @@ def choose_device(name: str) -> torch.device:
 
 def models(
     config: Config, data: TrainingData, device: torch.device, folder: Path
-) -> tuple[PreTrainedTokenizerFast, PreTrainedModel]:
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load tokenizer and policy from `model.path`, or make the embedded small ones.
 
     The embedded tokenizer is trained once, on the training problems, and kept in the run folder.

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.batch import Batch, Row, microbatches, pack
 from stepcoder.config import Config, SFTConfig
@@ -47,7 +47,7 @@ def supervise(run: Run) -> None:
 
 
 def supervised_rows(
-    problems: tuple[Problem, ...], tokenizer: PreTrainedTokenizerFast, config: Config
+    problems: tuple[Problem, ...], tokenizer: PreTrainedTokenizerBase, config: Config
 ) -> list[Row]:
     """Return description -> canonical solution for every problem, as token ids.
 
@@ -109,7 +109,7 @@ def supervised_step(
     for _, piece in microbatches(batch, tokens_per_microbatch):
         logprobs, _ = response_logprobs(policy, piece, temperature=1.0)
         loss = -logprobs.sum() / responses
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     for optimizer in optimizers:

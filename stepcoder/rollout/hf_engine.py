@@ -81,7 +81,7 @@ class HFEngine:
             attention_mask[row, longest - len(ids) :] = 1
         sampler = SeededSampler([requests[i].seed for i in indices], sampling.temperature, device)
         stop = StopAtText(self.tokenizer, sampling.stop, longest, len(indices))
-        tokens = self.model.generate(  # type: ignore[operator]
+        tokens = self.model.generate(
             input_ids=prompts.to(device),
             attention_mask=attention_mask.to(device),
             generation_config=GenerationConfig(
