@@ -17,11 +17,11 @@ PACKED = "stepcoder_packed"
 
 
 def packed_attention(
-    module: torch.nn.Module,
+    module: torch.nn.Module,  # noqa: ARG001 (transformers' signature)
     query: Tensor,  # (1, heads, T, K)
     key: Tensor,  # (1, kv_heads, T, K)
     value: Tensor,  # (1, kv_heads, T, K)
-    attention_mask: Tensor | None,  # noqa: ARG001 (transformers' signature; rows come by cu_seqlens)
+    attention_mask: Tensor | None,  # noqa: ARG001 (rows come by cu_seq_lens_q)
     *,
     cu_seq_lens_q: Tensor,  # (B+1,) int32
     max_length_q: int,

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.batch import Batch, Row, microbatches, pack
 from stepcoder.config import Config, SFTConfig
+from stepcoder.ppo import response_logprobs
 from stepcoder.problems import Problem
 from stepcoder.prompts import encode_prompt, encode_target, prompt_text, starter_part, target_text
-from stepcoder.ppo import response_logprobs
 
 if TYPE_CHECKING:  # run.py builds this module's optimizer
     from stepcoder.run import Run
@@ -65,7 +65,7 @@ def supervised_rows(
 
 
 def schedule(config: SFTConfig, step: int) -> float:
-    """Share of the peak learning rate at a step (from 0): linear warm-up, linear fall to a tenth."""
+    """Share of the peak rate at a step (from 0): linear warm-up, then a linear fall to a tenth."""
     warmup = max(1, round(config.steps * config.warmup_share))
     if step < warmup:
         return (step + 1) / warmup

@@ -1,6 +1,7 @@
 """transformers generation: seeds, logprobs, stops, weights."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def force(policy, tokenizer, continuation: list[int]):
     """A copy of the policy whose greedy continuation is a fixed cycle of tokens."""
     model = copy.deepcopy(policy)
     width = model.config.hidden_size
-    ids = dict(zip(continuation, continuation[1:], strict=False))
+    ids = dict(itertools.pairwise(continuation))
     with torch.no_grad():
         for parameter in model.model.layers.parameters():
             parameter.zero_()  # the residual stream is the token's own embedding

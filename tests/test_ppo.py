@@ -185,7 +185,7 @@ def drifted(model, seed: int):
 
 
 def test_an_update_follows_the_finite_differences_of_the_scalar_losses(parts):
-    policy, reference, critic = parts
+    policy, _reference, critic = parts
     batch = scored(parts)
     quantities = scalar_rollout_quantities(parts)
     policy, critic = drifted(policy, 2), drifted(critic, 3)

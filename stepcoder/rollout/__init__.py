@@ -1,1 +1,1 @@
-"""Generation: engines that turn prompts into completions, and rollouts that carry their evidence."""
+"""Generation: engines that turn prompts into completions, rollouts that carry their evidence."""
