@@ -4,7 +4,7 @@ The definition is `reference.gae`. With S_t = values_t + lambda advantages_t the
 right has one number of state, which masked tokens pass on unchanged:
 
     S_t = (1 - lambda) values_t + lambda rewards_t + gamma lambda S_next
-    advantages_t = rewards_t - values_t + gamma S_next,      S_next past the row's end: its bootstrap
+    advantages_t = rewards_t - values_t + gamma S_next,     S_next past a row's end: its bootstrap
 
 A program owns the rows whose last token lies in its tile of the packed tokens, many short rows or
 one long one, and walks them from right to left in blocks: an associative scan of S -> a S + b in
@@ -21,7 +21,7 @@ from stepcoder.kernels.dispatch import arrival_counter, check_tokens, use_triton
 from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.reference import AdvantageStatistics
 
-BLOCK = 2048  # tokens that a program owns the ends of, and walks at a time
+BLOCK, WARPS = 1024, 8  # tokens that a program owns the ends of, and walks at a time
 PROBES = 1024  # row bounds that one step of a search looks at
 
 
@@ -304,7 +304,7 @@ def _forward(
         BLOCK=BLOCK,
         PROBES=PROBES,
         FOLD=1024,
-        num_warps=8,
+        num_warps=WARPS,
     )
     return advantages, returns, statistics
 

@@ -214,8 +214,8 @@ def score_tiles(
     tile = tile or tile_for(hidden.device)
     vocab_blocks = -(-vocab // tile.vocab)
     programs = min(multiprocessors(hidden.device), -(-rows // tile.rows) * vocab_blocks)
-    partials = torch.empty(3, vocab_blocks, rows, device=hidden.device)
-    target_logits = torch.empty(rows, device=hidden.device)
+    partials = torch.empty(3, vocab_blocks, rows, device=hidden.device, dtype=torch.float32)
+    target_logits = torch.empty(rows, device=hidden.device, dtype=torch.float32)
     lm_head_tiles[(programs,)](
         TensorDescriptor.from_tensor(hidden, [tile.rows, tile.hidden]),
         TensorDescriptor.from_tensor(weight, [tile.vocab, tile.hidden]),

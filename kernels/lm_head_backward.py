@@ -2,9 +2,9 @@
 
     d loss / d logit_j = (g (1[j = target] - p_j) - h p_j (log p_j + entropy)) cap' / temperature
 
-with g and h the loss's derivative by the row's log-probability and by its entropy. `logits_gradient`
-overwrites the scores that `lm_head_tiles` stored with it, in bfloat16; the target's own entry
-comes from the float32 log-probability, since 1 - p of a bfloat16 p near 1 would be noise.
+with g and h the loss's derivative by the row's log-probability and by its entropy.
+`logits_gradient` overwrites the scores of `lm_head_tiles` with it, in bfloat16; the target's own
+entry comes from the float32 log-probability, since 1 - p of a bfloat16 p near 1 would be noise.
 """
 
 from __future__ import annotations

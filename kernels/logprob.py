@@ -107,7 +107,9 @@ def _forward(
     softcap: float,
     workspace_bytes: int,  # noqa: ARG001 (the backward's)
 ) -> tuple[Tensor, Tensor]:
-    logprobs, entropy, normalizer = (torch.empty(len(hidden), device=hidden.device) for _ in "123")
+    logprobs, entropy, normalizer = (
+        hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(3)
+    )
     per_row = 12 * vocab_tiles(len(weight), hidden.device)
     for rows in chunks(len(hidden), per_row, PARTIALS_WORKSPACE):
         partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap)
@@ -167,7 +169,7 @@ def _backward(
     for rows in pieces:
         scores = workspace.view(rows)
         partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
-        terms = torch.zeros(5, len(scores), device=hidden.device)
+        terms = hidden.new_zeros(5, len(scores), dtype=torch.float32)
         fold(partials, targets[rows], len(weight), terms[2], terms[4], terms[0])
         if grad_logprobs is not None:
             terms[1] = grad_logprobs[rows]

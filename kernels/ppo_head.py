@@ -234,12 +234,14 @@ def _forward(
     else:
         pieces = list(chunks(len(hidden), 12 * vocab_tiles(vocab, device), PARTIALS_WORKSPACE))
     programs = -(-len(hidden) // ROWS)  # chunks are multiples of 128 rows
-    sums = torch.empty(len(SLOTS), max(programs, 1), device=device)
+    sums = hidden.new_empty(len(SLOTS), max(programs, 1), dtype=torch.float32)
     for rows in pieces:
         scores = workspace.view(rows) if workspace else None
         partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
         count = rows.stop - rows.start
-        terms = RowTerms(torch.empty(5, count, device=device), with_entropy=bool(entropy_bonus))
+        terms = RowTerms(
+            hidden.new_empty(5, count, dtype=torch.float32), with_entropy=bool(entropy_bonus)
+        )
         ppo_rows[(-(-count // ROWS),)](
             partials.tiles,
             partials.target_logits,
@@ -265,7 +267,8 @@ def _forward(
         if scores is not None:
             overwrite_scores(scores, partials, terms, targets[rows], temperature, softcap)
             gradients.add(rows, scores, hidden[rows], weight)
-    loss, statistics = torch.empty((), device=device), torch.empty(6, device=device)
+    loss = hidden.new_empty((), dtype=torch.float32)
+    statistics = hidden.new_empty(6, dtype=torch.float32)
     finish_head[(1,)](sums, programs, loss, statistics, 1 / normalizer, BLOCK=1024)
     return loss, statistics, gradients.hidden, gradients.weight
 

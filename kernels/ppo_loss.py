@@ -304,7 +304,7 @@ def _forward(
     outputs = _outputs(like)
     policy_loss, value_loss_, statistics, gradients = outputs
     programs = max(-(-len(like) // BLOCK), 1)
-    sums = torch.empty(len(SLOTS), programs, device=like.device)
+    sums = like.new_empty(len(SLOTS), programs)
     policy = (logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs)
     value = (values, old_values, returns, response_mask)
     ppo_loss_tokens[(programs,)](

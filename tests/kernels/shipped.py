@@ -1,0 +1,259 @@
+"""Every shipped kernel configuration compiled to an sm_90 cubin, without a GPU.
+
+Run as a program (in a process without TRITON_INTERPRET); prints one JSON object a configuration:
+registers, stack, shared memory and how often the instructions of interest occur in the SASS.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from stepcoder.kernels import gae, lm_head, lm_head_backward, logprob, ppo_head, ppo_loss, scale
+
+TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin")
+FLOAT64 = ("DADD", "DMUL", "DFMA", "DSETP")
+COUNTED = ("HGMMA", "UTMALDG", "UTMASTG", "LDL", "STL", *FLOAT64)
+
+
+def configurations() -> Iterator[dict[str, Any]]:
+    """Name, kernel, argument types, constants, warps and stages of all that can be launched."""
+    yield from _head_tiles()
+    for entropy in (False, True):
+        for softcap in (False, True):
+            yield {
+                "name": f"logits_gradient entropy={entropy} softcap={softcap}",
+                "kernel": lm_head_backward.logits_gradient,
+                "types": {
+                    "scores": "*bf16",
+                    **dict.fromkeys(("tile_maxima", "row_terms"), "*fp32"),
+                    "targets": "*i64",
+                    **dict.fromkeys(("N", "V", "stride"), "i32"),
+                    **dict.fromkeys(("temperature", "softcap"), "fp32"),
+                },
+                "constants": {
+                    "VOCAB": lm_head.HOPPER.vocab,
+                    "COLUMNS": lm_head_backward.COLUMNS,
+                    "ENTROPY": entropy,
+                    "SOFTCAP": softcap,
+                    "UPCAST": False,
+                },
+                "aligned": ("scores", "stride"),
+                "warps": 8,
+            }
+    rows = {
+        **dict.fromkeys(("partials", "target_logits"), "*fp32"),
+        "targets": "*i64",
+        **dict.fromkeys(("N", "V", "vocab_blocks", "programs"), "i32"),
+    }
+    yield {
+        "name": "finish_rows",
+        "kernel": logprob.finish_rows,
+        "types": rows | dict.fromkeys(("logprobs", "entropy", "log_normalizer"), "*fp32"),
+        "constants": {"ROWS": logprob.ROWS, "TILES": logprob.TILES},
+    }
+    pointers = ("old_logprobs", "advantages", "importance", "ref_logprobs", "row_terms", "sums")
+    numbers = ("inverse_normalizer", "clip", "entropy_bonus", "kl_beta")
+    for estimator in range(4):
+        yield {
+            "name": f"ppo_rows estimator={estimator}",
+            "kernel": ppo_head.ppo_rows,
+            "types": rows | dict.fromkeys(pointers, "*fp32") | dict.fromkeys(numbers, "fp32"),
+            "constants": {
+                "ESTIMATOR": estimator,
+                "ROWS": ppo_head.ROWS,
+                "TILES": ppo_head.TILES,
+            },
+        }
+    yield {
+        "name": "finish_head",
+        "kernel": ppo_head.finish_head,
+        "types": {
+            **dict.fromkeys(("sums", "policy_loss", "statistics"), "*fp32"),
+            "programs": "i32",
+            "inverse_normalizer": "fp32",
+        },
+        "constants": {"BLOCK": 1024},
+    }
+    yield from _token_kernels()
+
+
+def _head_tiles() -> Iterator[dict[str, Any]]:
+    for name, tile in (("HOPPER", lm_head.HOPPER), ("SMALL", lm_head.SMALL)):
+        for store in (False, True):
+            for softcap in (False, True):
+                yield head_tile(f"{name} store={store} softcap={softcap}", tile, store, softcap)
+
+
+def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict[str, Any]:
+    """Configuration of the matrix product's kernel with given block shapes."""
+    return {
+        "name": f"lm_head_tiles {name}",
+        "kernel": lm_head.lm_head_tiles,
+        "types": {
+            "hidden_desc": f"tensordesc<bf16[{tile.rows}, {tile.hidden}]>",
+            "weight_desc": f"tensordesc<bf16[{tile.vocab}, {tile.hidden}]>",
+            "scores_desc": f"tensordesc<bf16[{tile.rows}, {tile.vocab // 2}]>",
+            "targets": "*i64",
+            **dict.fromkeys(("partials", "target_logits"), "*fp32"),
+            **dict.fromkeys(("N", "V", "H"), "i32"),
+            **dict.fromkeys(("scale", "softcap"), "fp32"),
+        },
+        "constants": {
+            "ROWS": tile.rows,
+            "VOCAB": tile.vocab,
+            "HIDDEN": tile.hidden,
+            "GROUP": tile.group,
+            "PROGRAMS": 132,
+            "STORE": store,
+            "SOFTCAP": softcap,
+            "FLATTEN": tile.flatten,
+            "UPCAST": False,
+        },
+        "aligned": ("targets", "partials", "target_logits", "H"),
+        "warps": tile.warps,
+        "stages": tile.stages,
+    }
+
+
+def _token_kernels() -> Iterator[dict[str, Any]]:
+    """Kernels over packed tokens: the factor of the backward passes, PPO's losses, GAE."""
+    for dtype in ("bf16", "fp32"):
+        yield {
+            "name": f"scale_in_place {dtype}",
+            "kernel": scale.scale_in_place,
+            "types": {
+                "gradient": f"*{dtype}",
+                **dict.fromkeys(("first_factor", "second_factor"), "*fp32"),
+                **dict.fromkeys(("split", "elements"), "i32"),
+            },
+            "constants": {"BLOCK": scale.BLOCK, "UPCAST": False},
+            "aligned": ("gradient",),
+            "warps": 8,
+        }
+    floats = [
+        "logprobs",
+        "entropy",
+        "old_logprobs",
+        "advantages",
+        "importance",
+        "ref_logprobs",
+        "values",
+        "old_values",
+        "returns",
+        "gradients",
+        "policy_loss",
+        "value_loss",
+        "statistics",
+        "sums",
+    ]
+    numbers = [
+        "inverse_policy_normalizer",
+        "inverse_value_normalizer",
+        "clip",
+        "value_clip",
+        "entropy_bonus",
+        "kl_beta",
+    ]
+    for policy, value, masked, estimator in (
+        (True, False, False, 0),
+        (True, False, False, 3),
+        (False, True, False, 0),
+        (True, True, True, 0),
+        (True, True, True, 1),
+        (True, True, True, 2),
+        (True, True, True, 3),
+    ):
+        yield {
+            "name": f"ppo_loss policy={policy} value={value} estimator={estimator}",
+            "kernel": ppo_loss.ppo_loss_tokens,
+            "types": {
+                **dict.fromkeys(floats, "*fp32"),
+                **dict.fromkeys(("executed_mask", "response_mask"), "*i1"),
+                "arrivals": "*i32",
+                "T": "i32",
+                **dict.fromkeys(numbers, "fp32"),
+            },
+            "constants": {
+                "POLICY": policy,
+                "VALUE": value,
+                "MASKED": masked,
+                "ESTIMATOR": estimator,
+                "BLOCK": ppo_loss.BLOCK,
+                "FOLD": 1024,
+            },
+            "aligned": (*floats, "executed_mask", "response_mask"),
+        }
+    floats = ["rewards", "values", "bootstraps", "advantages", "returns", "sums", "statistics"]
+    for bootstrap in (False, True):
+        for statistics in (False, True):
+            yield {
+                "name": f"gae bootstrap={bootstrap} statistics={statistics}",
+                "kernel": gae.gae_rows,
+                "types": {
+                    **dict.fromkeys(floats, "*fp32"),
+                    **dict.fromkeys(("cu_seqlens", "arrivals"), "*i32"),
+                    "response_mask": "*i1",
+                    "B": "i32",
+                    **dict.fromkeys(("gamma", "lam"), "fp32"),
+                },
+                "constants": {
+                    "BOOTSTRAP": bootstrap,
+                    "STATISTICS": statistics,
+                    "BLOCK": gae.BLOCK,
+                    "PROBES": gae.PROBES,
+                    "FOLD": 1024,
+                },
+                "aligned": (*floats, "cu_seqlens", "response_mask"),
+                "warps": gae.WARPS,
+            }
+
+
+def compiled(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Compile one configuration for sm_90 and read its resources off the cubin."""
+    kernel, constants = configuration["kernel"], configuration["constants"]
+    names = kernel.arg_names
+    types = {n: "constexpr" if n in constants else configuration["types"][n] for n in names}
+    source = ASTSource(
+        kernel,
+        types,
+        constexprs={(names.index(n),): value for n, value in constants.items()},
+        attrs={
+            (names.index(n),): [["tt.divisibility", 16]] for n in configuration.get("aligned", ())
+        },
+    )
+    options = {
+        "num_warps": configuration.get("warps", 4),
+        "num_stages": configuration.get("stages", 3),
+    }
+    result = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(result.asm["cubin"])
+        file.flush()
+        resources, sass = (_cuobjdump(flag, file.name) for flag in ("-res-usage", "-sass"))
+    usage = re.search(r"REG:(\d+) STACK:(\d+)", resources)
+    assert usage, resources
+    return {
+        "name": configuration["name"],
+        "registers": int(usage[1]),
+        "stack": int(usage[2]),
+        "shared": result.metadata.shared,
+        "instructions": {op: len(re.findall(rf"\b{op}\b", sass)) for op in COUNTED},
+    }
+
+
+def _cuobjdump(flag: str, path: str) -> str:
+    command = [os.path.join(TOOLS, "cuobjdump"), flag, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    for configuration in configurations():
+        print(json.dumps(compiled(configuration)), flush=True)
