@@ -23,7 +23,7 @@ from stepcoder.suite.families import FAMILIES
 from stepcoder.suite.family import Family, Instance, draw
 from stepcoder.suite.mutants import mutants
 
-PER_FAMILY = 45
+PER_FAMILY = 40
 DRAWN = 500  # random instances of a family, of which the first good PER_FAMILY are kept
 RIVALS = 60  # how many of them are the wrong programs for one another
 POOL = 500  # random inputs, of which the tests are chosen
@@ -198,15 +198,16 @@ def choose_family(family: Family, count: int, taken: set[str]) -> Iterator[tuple
 def main() -> None:
     """Choose the problems of all families and write them."""
     taken: set[str] = set()
-    with CHOSEN.open("w", encoding="utf-8") as file:
-        for family in FAMILIES:
-            for instance, choice in choose_family(family, PER_FAMILY, taken):
-                record = {
-                    "task_id": instance.task_id,
-                    "phrases": instance.phrases,
-                    "inputs": choice.inputs,
-                }
-                file.write(json.dumps(record, separators=(",", ":")) + "\n")
+    lines = []
+    for family in FAMILIES:
+        for instance, choice in choose_family(family, PER_FAMILY, taken):
+            record = {
+                "task_id": instance.task_id,
+                "phrases": instance.phrases,
+                "inputs": choice.inputs,
+            }
+            lines.append(json.dumps(record, separators=(",", ":")) + "\n")
+    CHOSEN.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

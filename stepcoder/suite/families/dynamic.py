@@ -55,8 +55,8 @@ FAMILIES = (
         name="sequence",
         topic="dynamic programming",
         args={"n": integer(0, 10)},
-        words="""Start with a = $start and b = $start2. For each i from 2 to n, let c be a plus b if
-        $test, else $value if $test2, else $value2; then a becomes b and b becomes c. Return b.""",
+        words="""Start with a = $start, b = $start2. For i from 2 to n, let c be a plus b if $test,
+        else $value if $test2, else $value2; then set a to b, b to c. Return b.""",
         code="""
         a = $start
         b = $start2
