@@ -60,8 +60,8 @@ def charts(records: Sequence[Record]) -> list[Chart]:
         Chart(
             "held-out",
             "Held-out pass@1",
-            "Share of held-out problems whose program, from the description alone, passes every test. "
-            "The dashed line is where RL started.",
+            "Share of held-out problems whose program, from the description alone, passes every "
+            "test. The dashed line is where RL started.",
             held_out(records),
         ),
         Chart(
@@ -80,7 +80,7 @@ def charts(records: Sequence[Record]) -> list[Chart]:
         Chart(
             "stages",
             "Curriculum stages",
-            "Problems at each stage. At stage 0 the policy writes all of it; higher stages give more.",
+            "Problems at each stage. At 0 the policy writes all of it; higher stages give more.",
             stacked("stages", lambda _, i: STAGES[min(i, 5)], area=True, word="stage "),
         ),
         Chart(

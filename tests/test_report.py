@@ -126,7 +126,7 @@ def test_a_browser_draws_every_plot_from_disk_without_errors_or_requests(
     page = write_report(run)
     with open_browser(width) as browser:
         browser.get(page.as_uri())
-        WebDriverWait(browser, 60).until(
+        WebDriverWait(browser, 120).until(
             lambda b: b.execute_script("return document.body.dataset.drawn")
         )
         drawn = browser.execute_script(

@@ -238,7 +238,7 @@ def test_a_sample_with_broken_text_is_still_written(tmp_path: Path) -> None:
 def test_long_values_of_a_verdict_are_cut() -> None:
     verdict = Verdict(Status.WRONG_ANSWER, (TestVerdict(Status.WRONG_ANSWER, got="9" * 10_000),))
     (test,) = to_dict(replace(SAMPLE, verdict=verdict))["verdict"]["tests"]
-    assert test["got"] == "9" * 400
+    assert len(test["got"]) == 400
 
 
 def test_lines_tell_who_wrote_them_and_whether_they_ran() -> None:
