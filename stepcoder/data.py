@@ -18,17 +18,19 @@ EMBEDDED = "embedded"
 class TrainingData:
     """Problems to train on, problems held out, and what identifies both on a resume."""
 
-    train: tuple[Problem, ...]
+    supervised: tuple[Problem, ...]  # whose solutions the supervised phase shows
+    train: tuple[Problem, ...]  # what RL trains on
     validation: tuple[Problem, ...]
     skipped: tuple[str, ...]  # one line for each record that could not be used
     fingerprint: str
 
 
-def load_data(config: DataConfig) -> TrainingData:
+def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     """Load the configured problems.
 
     With `split: file` the file's own names decide (train; validation), and a stable hash of the
-    task_id where it names no training problem; with `split: hash` the hash decides for all.
+    task_id where it names no training problem; with `split: hash` the hash decides for all. Below
+    a supervised share of 1, another hash sets the supervised phase's problems apart from RL's.
 
     Raises:
         RunError: no problem to train on, or (strict) a broken record.
@@ -46,8 +48,19 @@ def load_data(config: DataConfig) -> TrainingData:
             f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
             "skipped); check data.path, data.split and data.validation_share"
         )
+    shown, rest = list(train), list(train)
+    if supervised_share < 1:
+        parts = [split_of(f"supervised {p.task_id}", supervised_share) for p in train]
+        shown = [p for p, part in zip(train, parts, strict=True) if part != "train"]
+        rest = [p for p, part in zip(train, parts, strict=True) if part == "train"]
+    if not rest:
+        raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
     return TrainingData(
-        tuple(train), tuple(validation), tuple(skipped), fingerprint([*train, *validation])
+        supervised=tuple(shown),
+        train=tuple(rest),
+        validation=tuple(validation),
+        skipped=tuple(skipped),
+        fingerprint=fingerprint([*train, *validation]),
     )
 
 

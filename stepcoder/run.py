@@ -265,7 +265,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    data = load_data(config.data)
+    data = load_data(config.data, config.sft.share)
     checkpoint = newest_checkpoint(resume / "checkpoints") if resume else None
     state = load_state(checkpoint) if checkpoint else None
     with ExitStack() as stack:
@@ -326,7 +326,7 @@ def models(
     if not kept.exists():
         texts = (
             prompt_text(p, given := starter_part(p), config.prompt.template) + target_text(p, given)
-            for p in data.train
+            for p in (*data.supervised, *data.train)
         )
         train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)
     tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)

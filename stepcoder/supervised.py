@@ -27,7 +27,7 @@ def supervise(run: Run) -> None:
     config = run.config.sft
     if run.rl_begun or run.sft_step >= config.steps:
         return
-    rows = supervised_rows(run.data.train, run.tokenizer, run.config)
+    rows = supervised_rows(run.data.supervised, run.tokenizer, run.config)
     for step in range(run.sft_step + 1, config.steps + 1):
         start = time.perf_counter()
         chosen = torch.randint(len(rows), (config.batch_size,), generator=run.generator(-step))
