@@ -76,7 +76,9 @@ class SFTConfig:
         Literal["adamw", "muon"], "Muon (for the layers' matrices) fits a decoder from scratch."
     ] = "adamw"
     share: Annotated[
-        float, "Share of the training problems it is shown; below 1, RL trains on the others.", SHARE
+        float,
+        "Share of the training problems it is shown; below 1, RL trains on the others.",
+        SHARE,
     ] = 1.0
     warmup_share: Annotated[float, "Share of the steps that warm up.", SHARE] = 0.1
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.01

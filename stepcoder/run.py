@@ -105,10 +105,10 @@ class Run:
         Raises:
             RunError: more of them than `rollout.max_infrastructure_errors` allows.
         """
-        config, fgo = self.config, self.config.fgo
+        config = self.config
         judged = [(r, value) for r in rollouts if (value := reward(r.verdict)) is not None]
         failed = len(rollouts) - len(judged)
-        if failed > config.rollout.max_infrastructure_errors * len(rollouts):
+        if not judged or failed > config.rollout.max_infrastructure_errors * len(rollouts):
             broken = next(r.verdict for r in rollouts if reward(r.verdict) is None)
             raise RunError(
                 f"the sandbox failed on {failed} of {len(rollouts)} programs ({broken.message}); "
@@ -118,10 +118,7 @@ class Run:
         if config.ppo.scale_rewards:
             self.deviation.observe(torch.tensor([value for _, value in judged]))
             scale = self.deviation.value
-        return [
-            row_of(rollout, value / scale, fgo.enabled, fgo.compile_error)
-            for rollout, value in judged
-        ]
+        return [row_of(rollout, value / scale, config.fgo) for rollout, value in judged]
 
     def observe(self, rollouts: Sequence[Rollout]) -> None:
         """Tell the curriculum how each visit's judged rollouts ended."""
@@ -158,7 +155,8 @@ class Run:
         last = step == config.steps
         if last or step % config.eval.every == 0:
             metrics["eval"] = self.evaluate()
-            self.rundir.log_samples(step, [sample_of(r, step) for r in chosen_samples(rollouts)])
+            chosen = [sample_of(r, step, config.fgo) for r in chosen_samples(rollouts)]
+            self.rundir.log_samples(step, chosen)
         self.log(step, metrics)
         if last or step % config.checkpoint.every == 0:
             self.checkpoint("rl", step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +22,9 @@ from stepcoder.rollout.engine import Sampling
 from stepcoder.rollout.rollouts import Rollout, collect, requests_of, submit
 from stepcoder.run import Run, open_run
 from stepcoder.supervised import supervise
+
+# Messages hold paths and brackets that rich must not interpret or break.
+PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def train(run: Run) -> None:
@@ -68,16 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, train, and say in one line what went wrong if something did."""
     command = parse_args(sys.argv[1:] if arguments is None else arguments)
     if command.dry_run:
-        Console().print(to_yaml(command.config), end="")
+        sys.stdout.write(to_yaml(command.config))
         return 0
     try:
         with open_run(command.config, command.resume) as run:
             train(run)
     except RunError as error:
-        Console(stderr=True).print(f"stepcoder.train: {error}", style="bold red")
+        Console(stderr=True).print(f"stepcoder.train: {error}", style="bold red", **PLAIN)
         return 2
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; continue with --resume", style="bold")
+        Console(stderr=True).print("stopped; continue with --resume", style="bold", **PLAIN)
         return 130
     return 0
 

@@ -14,8 +14,9 @@ from itertools import zip_longest
 from transformers import PreTrainedTokenizerBase
 
 from stepcoder.batch import Row
+from stepcoder.config import FGOConfig
 from stepcoder.curriculum import Task
-from stepcoder.fgo import CompileErrorRule, executed_closure, executed_mask
+from stepcoder.fgo import executed_closure, executed_mask
 from stepcoder.problems import program_of
 from stepcoder.prompts import encode_prompt, extract_completion, token_spans
 from stepcoder.rewards import reward
@@ -101,22 +102,21 @@ def collect(pending: Iterable[Pending]) -> list[Rollout]:
     ]
 
 
-def row_of(rollout: Rollout, value: float, fgo: bool, compile_error: CompileErrorRule) -> Row:
-    """Turn a rollout of a reward into a row of a batch; without FGO every token is trained."""
-    executed = [True] * len(rollout.completion.token_ids)
-    if fgo:
-        executed = executed_mask(
-            rollout.program,
-            len(rollout.task.given),
-            rollout.verdict,
-            rollout.spans,
-            compile_error,
-        )
+def trained_tokens(rollout: Rollout, fgo: FGOConfig) -> list[bool]:
+    """Return for each response token whether the policy loss trains it; without FGO all are."""
+    if not fgo.enabled:
+        return [True] * len(rollout.completion.token_ids)
+    given, verdict = len(rollout.task.given), rollout.verdict
+    return executed_mask(rollout.program, given, verdict, rollout.spans, fgo.compile_error)
+
+
+def row_of(rollout: Rollout, value: float, fgo: FGOConfig) -> Row:
+    """Turn a rollout of a reward into a row of a batch."""
     return Row(
         rollout.prompt_ids,
         rollout.completion.token_ids,
         rollout.completion.logprobs,
-        executed,
+        trained_tokens(rollout, fgo),
         value,
     )
 
@@ -133,13 +133,13 @@ def chosen_samples(rollouts: Sequence[Rollout], count: int = 6) -> list[Rollout]
     return [r for same_rank in rounds for r in same_rank if r is not None][:count]
 
 
-def sample_of(rollout: Rollout, step: int) -> Sample:
+def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> Sample:
     """Return what a person wants to read of a rollout."""
     task, verdict = rollout.task, rollout.verdict
     value = reward(verdict)
     masked, lines = 0.0, verdict.executed_lines
     if value is not None:
-        mask = executed_mask(rollout.program, len(task.given), verdict, rollout.spans)
+        mask = trained_tokens(rollout, fgo)
         masked = 1 - sum(mask) / max(len(mask), 1)
         lines = executed_closure(rollout.program, verdict.executed_lines)
     return Sample(
