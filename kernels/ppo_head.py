@@ -239,9 +239,7 @@ def _forward(
         scores = workspace.view(rows) if workspace else None
         partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
         count = rows.stop - rows.start
-        terms = RowTerms(
-            hidden.new_empty(5, count, dtype=torch.float32), with_entropy=bool(entropy_bonus)
-        )
+        terms = RowTerms(hidden.new_empty(5, count, dtype=torch.float32), bool(entropy_bonus))
         ppo_rows[(-(-count // ROWS),)](
             partials.tiles,
             partials.target_logits,

@@ -138,30 +138,10 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
             "aligned": ("gradient",),
             "warps": 8,
         }
-    floats = [
-        "logprobs",
-        "entropy",
-        "old_logprobs",
-        "advantages",
-        "importance",
-        "ref_logprobs",
-        "values",
-        "old_values",
-        "returns",
-        "gradients",
-        "policy_loss",
-        "value_loss",
-        "statistics",
-        "sums",
-    ]
-    numbers = [
-        "inverse_policy_normalizer",
-        "inverse_value_normalizer",
-        "clip",
-        "value_clip",
-        "entropy_bonus",
-        "kl_beta",
-    ]
+    floats = [name for name in ppo_loss.TENSORS if not name.endswith("_mask")]
+    floats += ["gradients", "policy_loss", "value_loss", "statistics", "sums"]
+    numbers = ["inverse_policy_normalizer", "inverse_value_normalizer", "clip", "value_clip"]
+    numbers += ["entropy_bonus", "kl_beta"]
     for policy, value, masked, estimator in (
         (True, False, False, 0),
         (True, False, False, 3),

@@ -1,0 +1,83 @@
+"""What the kernels' numerics share: where they run, and canaries around every buffer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+MARGIN = 256  # elements on either side: keeps the 16-byte alignment that TMA needs
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """CUDA, or the CPU under Triton's interpreter."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def poison(dtype: torch.dtype) -> float | int | bool:
+    """Return what lies around a buffer: read, it shows in any result."""
+    if dtype.is_floating_point:
+        return float("nan")
+    return True if dtype == torch.bool else torch.iinfo(dtype).max
+
+
+def fenced(like: Tensor) -> Tensor:
+    """Return a copy of a tensor, contiguous, with poison before and after it in memory."""
+    buffer = torch.full(
+        (like.numel() + 2 * MARGIN,), poison(like.dtype), dtype=like.dtype, device=like.device
+    )
+    inside = buffer[MARGIN : MARGIN + like.numel()].view(like.shape)
+    inside.copy_(like.detach())
+    return inside.requires_grad_(like.requires_grad)
+
+
+@pytest.fixture
+def canaries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Give `fenced`, fence what the code under test allocates, and check the fences at the end.
+
+    Fresh buffers are full of poison too, so an element that no kernel writes shows.
+    """
+    buffers: list[tuple[Tensor, int]] = []
+    full, new_empty_itself = torch.full, torch.Tensor.new_empty
+
+    def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        size = int(torch.Size(shape).numel())
+        buffer = full((size + 2 * MARGIN,), poison(dtype), dtype=dtype, device=device)
+        buffers.append((buffer, size))
+        return buffer[MARGIN : MARGIN + size].view(shape)
+
+    def new_empty(
+        tensor: Tensor, *size: int, dtype: torch.dtype | None = None, **others: torch.device
+    ) -> Tensor:
+        if others:  # Triton's interpreter, not the code under test
+            return new_empty_itself(tensor, *size, dtype=dtype, **others)
+        shape = size[0] if size and not isinstance(size[0], int) else size
+        return allocate(shape, dtype or tensor.dtype, tensor.device)
+
+    def empty(
+        *size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> Tensor:
+        shape = size[0] if size and not isinstance(size[0], int) else size
+        return allocate(shape, dtype, device or torch.device("cpu"))
+
+    def empty_like(tensor: Tensor) -> Tensor:
+        return allocate(tuple(tensor.shape), tensor.dtype, tensor.device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        patch.setattr(torch, "empty_like", empty_like)
+        patch.setattr(torch.Tensor, "new_empty", new_empty)
+        yield fenced
+    assert buffers
+    for buffer, size in buffers:
+        margins = torch.cat([buffer[:MARGIN], buffer[MARGIN + size :]])
+        if buffer.is_floating_point():
+            assert margins.isnan().all(), "a kernel wrote outside its buffer"
+        else:
+            assert (margins == poison(buffer.dtype)).all(), "a kernel wrote outside its buffer"

@@ -1,0 +1,106 @@
+"""Which implementation runs, and what its inputs must be."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepcoder.kernels import reference
+from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
+from stepcoder.kernels.gae import gae
+from stepcoder.kernels.logprob import logprob_entropy
+from stepcoder.kernels.ppo_head import ppo_head
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_cpu_runs_the_reference():
+    hidden, weight = torch.randn(3, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
+    targets = torch.tensor([0, 4, 2])
+    found = logprob_entropy(hidden, weight, targets, 0.7)
+    for ours, its in zip(
+        found, reference.logprob_entropy(hidden, weight, targets, 0.7), strict=True
+    ):
+        assert torch.equal(ours, its)
+
+
+def test_a_misspelt_switch_is_refused(monkeypatch):
+    monkeypatch.setenv("STEPCODER_KERNELS", "cuda")
+    with pytest.raises(ValueError, match="STEPCODER_KERNELS is 'cuda'; it takes"):
+        use_triton(torch.zeros(1), torch.float32)
+
+
+def test_asking_for_triton_without_a_gpu_says_what_is_missing(monkeypatch):
+    monkeypatch.setenv("STEPCODER_KERNELS", "triton")
+    missing = "needs? CUDA" if importlib.util.find_spec("triton") else "not installed"
+    with pytest.raises(RuntimeError, match=missing):
+        gae(torch.zeros(2), torch.zeros(2), torch.tensor([0, 2]).int(), torch.ones(2) > 0, 1, 1)
+
+
+def test_the_kernels_import_and_run_where_triton_is_not_installed():
+    program = """
+import sys
+sys.modules["triton"] = None
+import torch
+from stepcoder.kernels import gae, logprob, ppo_head, ppo_loss, scale
+found = logprob.logprob_entropy(torch.zeros(2, 8), torch.zeros(5, 8), torch.tensor([1, 2]))
+print(found[0].exp().tolist())
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("[0.19999")
+
+
+HIDDEN = torch.zeros(3, 32, dtype=torch.bfloat16)
+WEIGHT = torch.zeros(7, 32, dtype=torch.bfloat16)
+TARGETS = torch.zeros(3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "weight", "targets", "error", "message"),
+    [
+        (HIDDEN.float(), WEIGHT, TARGETS, TypeError, "hidden is float32; .* bfloat16"),
+        (HIDDEN, WEIGHT.half(), TARGETS, TypeError, "weight is float16"),
+        (HIDDEN, WEIGHT, TARGETS.int(), TypeError, "targets is int32; .* int64"),
+        (HIDDEN, WEIGHT[:, :16], TARGETS, ValueError, r"\(3, 32\) and weight \(7, 16\)"),
+        (HIDDEN[:, :8], WEIGHT[:, :8], TARGETS, ValueError, "H is 8; .* multiple of 16"),
+        (HIDDEN, WEIGHT, TARGETS[:2], ValueError, r"targets is \(2,\); it must be \(3,\)"),
+        (HIDDEN, WEIGHT.T.contiguous().T, TARGETS, ValueError, r"strides \(1, 7\)"),
+        (HIDDEN, WEIGHT.to("meta"), TARGETS, ValueError, "weight is on meta"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_one_clear_line(hidden, weight, targets, error, message):
+    with pytest.raises(error, match=message) as caught:
+        check_head("ppo_head", hidden, weight, targets)
+    assert str(caught.value).startswith("ppo_head: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_that_do_not_fit_are_one_clear_line():
+    with pytest.raises(TypeError, match="gae: values is float64; the kernel takes float32"):
+        check_tokens(
+            "gae", torch.device("cpu"), torch.Size([2]), values=torch.zeros(2, dtype=torch.float64)
+        )
+    with pytest.raises(TypeError, match="response_mask is float32; the kernel takes bool"):
+        check_tokens("gae", torch.device("cpu"), torch.Size([2]), response_mask=torch.zeros(2))
+
+
+def test_a_temperature_must_be_positive():
+    with pytest.raises(ValueError, match="temperature is 0"):
+        logprob_entropy(HIDDEN, WEIGHT, TARGETS, 0.0)
+    per_token = torch.zeros(3)
+    with pytest.raises(ValueError, match="temperature is -1"):
+        ppo_head(HIDDEN, WEIGHT, TARGETS, *[per_token] * 3, 1.0, 0.2, temperature=-1.0)

@@ -1,0 +1,68 @@
+"""Every shipped kernel configuration, compiled for Hopper without a GPU, stays within its means."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED_LIMIT = 232_448  # bytes a block may have on sm_90
+FLOAT64 = ("DADD", "DMUL", "DFMA", "DSETP")
+
+
+@pytest.fixture(scope="module")
+def configurations() -> list[dict]:
+    if not importlib.util.find_spec("triton"):
+        pytest.skip("triton is not installed")
+    if platform.machine() != "x86_64":
+        pytest.skip("Triton's wheel carries its CUDA tools for x86-64 only")
+    environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "shipped.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def offenders(configurations: list[dict], allowed) -> list[dict]:
+    assert len(configurations) > 25
+    return [c for c in configurations if not allowed(c)]
+
+
+def test_no_configuration_spills_registers(configurations):
+    def allowed(c):
+        ops = c["instructions"]
+        return c["stack"] == 0 and ops["LDL"] == 0 and ops["STL"] == 0
+
+    assert not offenders(configurations, allowed)
+
+
+def test_shared_memory_fits_a_block(configurations):
+    assert not offenders(configurations, lambda c: c["shared"] <= SHARED_LIMIT)
+
+
+def test_the_matrix_product_uses_wgmma_and_tma(configurations):
+    def allowed(c):
+        ops = c["instructions"]
+        stores = ops["UTMASTG"] > 0 or "store=True" not in c["name"]
+        return ops["HGMMA"] > 0 and ops["UTMALDG"] > 0 and stores
+
+    products = [c for c in configurations if c["name"].startswith("lm_head_tiles")]
+    assert len(products) == 8
+    assert all(allowed(c) for c in products), products
+
+
+def test_no_constant_slips_into_float64(configurations):
+    assert not offenders(configurations, lambda c: not any(c["instructions"][op] for op in FLOAT64))
