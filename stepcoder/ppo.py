@@ -125,13 +125,18 @@ class Learner:
 
     @classmethod
     def create(cls, policy: PreTrainedModel, critic: Critic, config: PPOConfig) -> Learner:
-        """AdamW on both models with the configured learning rates."""
+        """AdamW on both models with the configured learning rates.
+
+        Epsilon is 1e-5, as PPO's implementations have it: the LM head's rows of tokens that are
+        never sampled get gradients of 1e-7, which a smaller one would blow up to full steps.
+        """
 
         def adamw(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
             return torch.optim.AdamW(
                 model.parameters(),
                 lr=lr,
                 betas=config.adam_betas,
+                eps=1e-5,
                 weight_decay=config.weight_decay,
             )
 

@@ -65,11 +65,8 @@ def supervised_rows(
 
 
 def schedule(config: SFTConfig, step: int) -> float:
-    """Share of the peak rate at a step (from 0): linear warm-up, then a linear fall to a tenth."""
-    warmup = max(1, round(config.steps * config.warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 1 - 0.9 * (step - warmup) / max(1, config.steps - warmup)
+    """Share of the peak learning rate at a step (from 0): linear warm-up, then constant."""
+    return min(1.0, (step + 1) / max(1, round(config.steps * config.warmup_share)))
 
 
 def supervised_optimizers(
