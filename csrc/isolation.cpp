@@ -19,6 +19,7 @@
 #include <filesystem>
 
 #include "fd.h"
+#include "landlock.h"
 #include "protocol.h"
 
 namespace stepcoder {
@@ -164,6 +165,9 @@ Isolation isolate(const IsolationConfig& config) {
     if (!mounts) result.missing_layers |= kUserNamespace;
   }
   if (!mounts) result.missing_layers |= kMountNamespace | kNetworkNamespace;
+  // The machine's files are in sight: then at least none of them can be opened. Landlock also keeps
+  // the memory of other processes of this user out of reach.
+  if (!mounts && !allow_reading_only(config.readable)) result.missing_layers |= kReadableFiles;
   if (!can_make_pid_namespace()) result.missing_layers |= kPidNamespace;
 
   // Nobody with the same user id may read or trace this process or its children.

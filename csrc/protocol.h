@@ -43,6 +43,7 @@ enum Layer : uint32_t {
   kNetworkNamespace = 4,
   kPidNamespace = 8,
   kOwnUid = 16,
+  kReadableFiles = 32,  // neither an empty root nor Landlock
 };
 
 enum class KilledFor : uint32_t { kNothing = 0, kCpu = 1, kWall = 2, kOrder = 3 };

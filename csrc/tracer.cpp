@@ -3,6 +3,8 @@
 
 #include <frameobject.h>
 
+#include <initializer_list>
+
 namespace stepcoder::tracer {
 namespace {
 

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _remote, _tester
+    from stepcoder.sandbox import _launcher, _peer, _tester
     from stepcoder.sandbox._describe import FILENAME, describe
 else:
     import _launcher  # loaded by _worker from its file
-    import _remote
+    import _peer
     import _tester
     from _describe import FILENAME, describe
 
@@ -180,7 +180,7 @@ def run_served(
     for name in classes:  # a program may bring its own ListNode
         if isinstance(module.__dict__.get(name), type):
             classes[name] = module.__dict__[name]
-    peer = _remote.Peer(channel, classes, open_to_all=True)
+    peer = _peer.Peer(channel, classes, open_to_all=True)
     peer.describe = describe
 
     def begin_test(index: int) -> None:
@@ -199,7 +199,7 @@ def run_served(
 def _shareable(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, BaseException):
         names = [f"{kind.__module__}.{kind.__qualname__}" for kind in value.__mro__[:-1]]
-        return (_remote.ERROR_CLASS, names)
+        return (_peer.ERROR_CLASS, names)
     return value
 
 

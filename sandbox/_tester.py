@@ -1,7 +1,7 @@
 """The tester: runs assert tests in a process of its own, away from the program that they test.
 
 What the test code names and neither it, the preamble nor Python defines, it takes from the program:
-data as a copy, functions and classes as a Remote (`_remote`).
+data as a copy, functions and classes as a Remote (`_peer`, `_remote`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _remote
+    from stepcoder.sandbox import _launcher, _peer, _transfer
     from stepcoder.sandbox._describe import describe
 else:
     import _launcher
-    import _remote
+    import _peer
+    import _transfer
     from _describe import describe
 
 PHASE_COMPILE, PHASE_LOAD, PHASE_FIRST_TEST = 1, 2, 3
@@ -32,16 +33,16 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
         _launcher.record_error(describe(error))
         return
     _launcher.enter_phase(PHASE_LOAD)
-    module = types.ModuleType(_remote.TESTS_MODULE)
+    module = types.ModuleType(_peer.TESTS_MODULE)
     namespace = module.__dict__
     if preamble:
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), namespace)
-    peer = _remote.Peer(channel, preamble_classes(namespace), open_to_all=False)
+    peer = _peer.Peer(channel, preamble_classes(namespace), open_to_all=False)
     try:
         take_names(peer, namespace, codes, entry_point)
         random.seed = seed_both(peer, random.seed)
         exec(codes[0], namespace)
-    except _remote.GoneError:
+    except _peer.GoneError:
         return
     except BaseException as error:
         record(peer, error)
@@ -52,7 +53,7 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
             peer.ask("test", i)
             exec(code, namespace)
             _launcher.record_value(None, _not_plain)
-        except _remote.GoneError:
+        except _peer.GoneError:
             return
         except BaseException as error:
             record(peer, error)
@@ -61,7 +62,7 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
     _launcher.enter_phase(PHASE_FIRST_TEST + len(asserts))
 
 
-def seed_both(peer: _remote.Peer, seed: Any) -> Any:
+def seed_both(peer: _peer.Peer, seed: Any) -> Any:
     """Return random.seed for tests that seed what the program draws."""
 
     def seed_here_and_there(*arguments: Any) -> None:
@@ -87,7 +88,7 @@ def preamble_classes(namespace: dict[str, Any]) -> dict[str, type]:
 
 
 def take_names(
-    peer: _remote.Peer,
+    peer: _peer.Peer,
     namespace: dict[str, Any],
     codes: list[types.CodeType],
     entry_point: str | None,
@@ -102,9 +103,9 @@ def take_names(
     for name, value in peer.ask("names", sorted(wanted)).items():
         if name not in wanted:
             continue
-        if type(value) is _remote.ModuleName:
+        if type(value) is _transfer.ModuleName:
             value = __import__(value, fromlist=["_"])
-        elif type(value) is tuple and value[:1] == (_remote.ERROR_CLASS,):
+        elif type(value) is tuple and value[:1] == (_peer.ERROR_CLASS,):
             value = peer.error_class(list(value[1]))
         namespace[name] = value
 
@@ -117,7 +118,7 @@ def collect_names(code: types.CodeType, names: set[str]) -> None:
             collect_names(constant, names)
 
 
-def record(peer: _remote.Peer, error: BaseException) -> None:
+def record(peer: _peer.Peer, error: BaseException) -> None:
     """Record why a test failed: the program's exception, or what the test made of its values."""
     if peer.raised is not None and peer.raised[0] is error:
         _launcher.record_error((*peer.raised[1], True))

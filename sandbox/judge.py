@@ -34,6 +34,7 @@ _LAYERS = {
     4: "a network namespace (sockets are still refused)",
     8: "a pid namespace",
     16: "a user id of its own",
+    32: "Landlock (programs can read what this user can read)",
 }
 
 
