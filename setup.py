@@ -1,4 +1,4 @@
-"""Builds stepcoder.sandbox._launcher, the C++20 launcher of csrc/ (everything else: pyproject.toml)."""
+"""Builds stepcoder.sandbox._launcher, the C++20 launcher of csrc/ (the rest: pyproject.toml)."""
 
 from pathlib import Path
 

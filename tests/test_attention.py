@@ -2,7 +2,6 @@
 
 import functools
 import operator
-
 from dataclasses import fields
 
 import pytest
