@@ -50,7 +50,7 @@ class Tile:
 
 HOPPER = Tile(rows=128, vocab=256, hidden=64, warps=8, stages=3)
 SMALL = Tile(rows=128, vocab=128, hidden=32, warps=8, stages=3)  # GPUs with 99 KiB of shared memory
-INTERPRETER = Tile(rows=64, vocab=1024, hidden=512, warps=1, stages=1)
+INTERPRETER = Tile(rows=64, vocab=1024, hidden=64, warps=1, stages=1)
 
 
 @functools.cache

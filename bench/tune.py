@@ -1,0 +1,108 @@
+"""Times other block shapes than the shipped ones: python bench/tune.py [out.json] on a GPU.
+
+Prints one line a candidate, best first, and writes them all as JSON. What is best is then written
+by hand into kernels/ (HOPPER in lm_head.py and the constants beside each kernel), after
+tests/kernels/test_shipped.py agrees.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+
+import measure
+import torch
+from test_tokens import gae_inputs, loss_inputs, loss_run
+
+from stepcoder.kernels import gae, lm_head, lm_head_backward, ppo_loss
+from stepcoder.kernels.lm_head import Tile, score_tiles
+from stepcoder.kernels.lm_head_backward import RowTerms, Workspace, overwrite_scores
+
+TILES = [
+    Tile(rows, vocab, 64, 8, stages, group, flatten)
+    for (rows, vocab), stages, group, flatten in itertools.product(
+        ((128, 256), (256, 128)), (3, 4), (8, 16), (True, False)
+    )
+    if not (rows == 256 and stages == 4)
+] + [Tile(128, 128, 64, warps, 4, 16, flatten) for warps in (4, 8) for flatten in (True, False)]
+SHAPES = [(4096, 4096, 32_256), (4096, 1536, 32_256)]  # rows, H, V: one chunk of a head
+
+
+def time_or_reason(run: Callable[[], object]) -> float | str:
+    """Milliseconds, or why there are none (too much shared memory, say)."""
+    try:
+        return measure.milliseconds(run, budget_ms=60)
+    except Exception as error:  # a candidate that does not launch is a result too
+        return f"{type(error).__name__}: {str(error)[:120]}"
+
+
+def head_tiles() -> Iterator[dict[str, object]]:
+    """The matrix product, without and with storing scores."""
+    for (rows, width, vocab), store in itertools.product(SHAPES, (False, True)):
+        hidden, weight = (
+            torch.randn(n, width, device="cuda", dtype=torch.bfloat16) for n in (rows, vocab)
+        )
+        weight *= 3 / width**0.5
+        targets = torch.randint(vocab, (rows,), device="cuda")
+        scores = weight.new_empty(rows, vocab) if store else None
+        for tile in TILES:
+            ms = time_or_reason(
+                partial(score_tiles, hidden, weight, targets, 1.0, 0.0, scores, tile)
+            )
+            yield {"kernel": "lm_head_tiles", "H": width, "store": store, **asdict(tile), "ms": ms}
+
+
+def gradient_columns() -> Iterator[dict[str, object]]:
+    """The pass from scores to d(logits)."""
+    rows, vocab = 4096, 151_936
+    weight = torch.randn(vocab, 64, device="cuda", dtype=torch.bfloat16)
+    hidden = torch.randn(rows, 64, device="cuda", dtype=torch.bfloat16)
+    targets = torch.randint(vocab, (rows,), device="cuda")
+    scores = Workspace.create([slice(0, rows)], weight).view(slice(0, rows))
+    partials = score_tiles(hidden, weight, targets, 1.0, 0.0, scores)
+    terms = RowTerms(torch.randn(5, rows, device="cuda"), with_entropy=True)
+    shipped = lm_head_backward.COLUMNS
+    for columns in (1024, 2048, 4096, 8192):
+        lm_head_backward.COLUMNS = columns
+        ms = time_or_reason(lambda: overwrite_scores(scores, partials, terms, targets, 1.0, 0.0))
+        yield {"kernel": "logits_gradient", "columns": columns, "ms": ms}
+    lm_head_backward.COLUMNS = shipped
+
+
+def token_blocks() -> Iterator[dict[str, object]]:
+    """GAE's and the PPO losses' blocks, at a small and a large number of tokens."""
+    device = torch.device("cuda")
+    shipped = gae.BLOCK, gae.WARPS, ppo_loss.BLOCK
+    for lengths in ([512] * 32, [2048] * 8192):
+        inputs = gae_inputs(lengths, device)
+        for block, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 8), (2048, 16)):
+            gae.BLOCK, gae.WARPS = block, warps
+            ms = measure.graph_milliseconds(partial(gae.gae, *inputs))
+            yield {"kernel": "gae", "T": sum(lengths), "block": block, "warps": warps, "ms": ms}
+    for tokens in (2**14, 2**24):
+        run = loss_run(ppo_loss.ppo_loss, loss_inputs(tokens, device))
+        for block in (256, 512, 1024, 2048):
+            ppo_loss.BLOCK = block
+            ms = measure.graph_milliseconds(run)
+            yield {"kernel": "ppo_loss", "T": tokens, "block": block, "ms": ms}
+    gae.BLOCK, gae.WARPS, ppo_loss.BLOCK = shipped
+
+
+def main() -> None:
+    """Run all candidates."""
+    assert lm_head.tile_for(torch.device("cuda")) == lm_head.HOPPER, "tune on a Hopper GPU"
+    rows = [*head_tiles(), *gradient_columns(), *token_blocks()]
+    timed = [row for row in rows if isinstance(row["ms"], float)]
+    for row in sorted(timed, key=lambda r: (str(r["kernel"]), str(r.get("H")), r["ms"])):
+        print(*(f"{name}={value}" for name, value in row.items()))
+    if len(sys.argv) > 1:
+        with open(sys.argv[1], "w") as file:
+            json.dump({"machine": measure.machine(), "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
