@@ -262,6 +262,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     transformers_logging.disable_progress_bar()  # its bars would tear our own progress
     if config.threads:
         torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)  # nothing of ours draws from it; a library might
     device = choose_device(config.device)
     data = load_data(config.data, config.sft.share)
     checkpoint = newest_checkpoint(resume / "checkpoints") if resume else None

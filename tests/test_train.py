@@ -31,23 +31,20 @@ SMALL = [
 ]
 
 
-def constant_problems(path: Path, values=range(8)) -> Path:
-    """Problems that a one-layer model can learn: return the number that the description names."""
+def constant_problems(path: Path, answers=(3, 3, 3, 3, 1, 2, 4, 5)) -> Path:
+    """Problems that all read the same and want a number: what a policy can learn is the odds."""
     records = [
         {
-            "task_id": f"constant/{n}",
-            "prompt": f"Give {n}.",
+            "task_id": f"constant/{place}",
+            "prompt": "Give a number.",
             "starter_code": "def f(x):\n",
-            "canonical_solution": f"def f(x):\n    if x:\n        return {n}\n    return {n}\n",
+            "canonical_solution": f"def f(x):\n    return {answer}\n",
             "entry_point": "f",
-            "tests": {"kind": "call", "inputs": [[0], [1]], "outputs": [n, n]},
-            "split": split,
+            "tests": {"kind": "call", "inputs": [[0], [1]], "outputs": [answer, answer]},
+            "split": "train",
         }
-        for split in ("train", "validation")
-        for n in values
+        for place, answer in enumerate(answers)
     ]
-    for number, record in enumerate(records):
-        record["task_id"] += f"-{number}"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
@@ -86,35 +83,31 @@ def states_equal(one: Path, two: Path) -> list[str]:
 
 def untimed(folder: Path) -> list[dict]:
     """The records of a run without what depends on the clock."""
-    timed = {"time", "tokens_per_s", "slowest_judge_s"}
+    timed = {"time", "tokens_per_s", "slowest_judge_s", "logged_at"}
     return [{k: v for k, v in r.items() if k not in timed} for r in read_records(folder)]
 
 
-def test_rl_teaches_a_tiny_model_what_it_did_not_know(tmp_path):
+def test_rl_finds_the_answer_that_passes_most_often(tmp_path):
+    """Supervised on all answers, the policy spreads its guesses; RL gathers them on the best."""
     problems = constant_problems(tmp_path / "constants.jsonl")
     code = run(
         tmp_path / "run",
         f"data.path={problems}",
-        "sft.steps=60",
-        "sft.lr=3e-3",
-        "steps=40",
+        "sft.steps=80",
+        "sft.share=1.0",
+        "steps=30",
         "rollout.tasks_per_step=8",
         "rollout.samples_per_task=8",
-        "ppo.policy_lr=2e-3",
-        "ppo.critic_lr=2e-3",
-        "ppo.minibatches=2",
-        "eval.every=40",
-        "eval.limit=8",
-        "seed=1",
+        "ppo.policy_lr=1e-3",
+        "eval.every=30",
     )
     assert code == 0
     records = [r for r in read_records(tmp_path / "run") if r["phase"] == "rl"]
-    start, end = records[0]["eval"]["pass@1"], records[-1]["eval"]["pass@1"]
-    assert start <= 0.6
-    assert end >= start + 0.3
-    early = sum(r["reward_mean"] for r in records[1:6]) / 5
-    late = sum(r["reward_mean"] for r in records[-5:]) / 5
-    assert late > early + 0.3
+    early = sum(r["pass_rate"] for r in records[1:4]) / 3  # before and at the first update
+    late = sum(r["pass_rate"] for r in records[-5:]) / 5
+    assert early < 0.4
+    assert late > early + 0.08
+    assert records[-1]["entropy"] < records[1]["entropy"]
     first = records[1]
     assert first["ratio_max"] >= 1 >= first["ratio_min"]
     assert abs(first["kl"]) < 1e-4  # the reference is the start
@@ -162,7 +155,7 @@ def test_a_resume_with_other_data_is_refused(tmp_path, capfd):
     folder = tmp_path / "run"
     quick = ["sft.steps=1", "steps=1", f"data.path={problems}"]
     assert run(folder, *quick) == 0
-    constant_problems(problems, range(1, 9))
+    constant_problems(problems, (1, 2, 3))
     assert run(folder, command=("--resume", str(folder))) == 2
     message = capfd.readouterr().err
     assert "constants.jsonl" in message
