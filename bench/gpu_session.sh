@@ -16,7 +16,10 @@ if [ -n "${2:-}" ]; then
   export PYTHONPATH=$PYTHONPATH:/tmp/site
 fi
 
-step() {  # step SECONDS NAME COMMAND...: a step that fails or overruns does not take the others along
+bench="python3 -m pytest -W default -q -rs -p no:cacheprovider"
+
+# step SECONDS NAME COMMAND...: one that fails or overruns does not take the others along.
+step() {
   local limit=$1 name=$2 began=$SECONDS
   shift 2
   timeout "$limit" "$@" >"$out/$name.log" 2>&1
@@ -24,15 +27,15 @@ step() {  # step SECONDS NAME COMMAND...: a step that fails or overruns does not
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-step 100 numerics python3 -m pytest -q -x -p no:cacheprovider tests/kernels/numerics_*.py
+step 100 numerics python3 -m pytest -W default -q -x -p no:cacheprovider tests/kernels/numerics_*.py
 tail -n 3 "$out/numerics.log"
 step 110 tune python3 bench/tune.py "$out/tune.json"
 head -n 25 "$out/tune.log"
-step 60 tokens python3 -m pytest -q -p no:cacheprovider bench/test_tokens.py \
+step 60 tokens $bench bench/test_tokens.py \
   --benchmark-json="$out/tokens.json"
-step 130 head python3 -m pytest -q -rs -p no:cacheprovider bench/test_lm_head.py -k "not peer and not grpo" \
+step 130 head $bench bench/test_lm_head.py -k "not peer and not grpo" \
   --benchmark-json="$out/head.json"
-step 120 peers python3 -m pytest -q -rs -p no:cacheprovider bench/test_lm_head.py -k "peer or grpo" \
+step 120 peers $bench bench/test_lm_head.py -k "peer or grpo" \
   --benchmark-json="$out/peers.json"
 for name in tokens head peers; do tail -n 4 "$out/$name.log"; done
 python3 - "$out" <<'PYTHON'

@@ -108,7 +108,7 @@ def ppo_loss_tokens(
         # The bounded value moves with the value only while that is inside the bounds.
         derivative = tl.where(active & (tl.abs(value - old) > value_clip), 0.0, error)
         derivative = tl.where(valid, derivative * inverse_value_normalizer, 0.0)
-        tl.store(gradients + 2 * T.to(tl.int64) + tokens, derivative, mask=inside)
+        tl.store(gradients + T + T + tokens, derivative, mask=inside)
         tl.store(sums + programs + program, tl.sum(tl.where(valid, 0.5 * error * error, 0.0)))
 
     tl.debug_barrier()  # every thread's part of the sums is written before this program arrives

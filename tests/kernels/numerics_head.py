@@ -283,8 +283,8 @@ def test_chunks_of_rows_give_what_one_chunk_gives(device):
     piecewise = run_head(ppo_head, pieces, tokens, CASES[3], workspace_bytes=1)
     assert torch.equal(piecewise[0], loss)
     assert all(torch.equal(a, b) for a, b in zip(piecewise[1], statistics, strict=True))
-    assert torch.equal(pieces.hidden.grad, whole.hidden.grad)
-    assert error(pieces.weight.grad, whole.weight.grad.double()) < 0.004  # one bf16 rounding more
+    assert error(pieces.hidden.grad, whole.hidden.grad.double()) < 0.004  # bf16 rounding
+    assert error(pieces.weight.grad, whole.weight.grad.double()) < 0.004
 
 
 def test_microbatches_add_up_to_the_batch(device):
@@ -296,7 +296,7 @@ def test_microbatches_add_up_to_the_batch(device):
         for rows in (slice(0, 33), slice(33, 33), slice(33, 300))
     ]
     assert sum(losses).item() == pytest.approx(loss.item(), abs=1e-6)
-    assert torch.equal(parts.hidden.grad, whole.hidden.grad)
+    assert error(parts.hidden.grad, whole.hidden.grad.double()) < 0.004
     assert error(parts.weight.grad, whole.weight.grad.double()) < 0.004
 
 

@@ -196,6 +196,23 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
             }
 
 
+def variants() -> Iterator[dict[str, Any]]:
+    """All configurations as Triton specializes them: integers odd, multiples of 16, and 1."""
+    seen = set()
+    for configuration in configurations():
+        types = configuration["types"]
+        integers = [n for n in configuration["kernel"].arg_names if types.get(n) == "i32"]
+        aligned = (*configuration.get("aligned", ()), *integers)
+        yield configuration
+        yield configuration | {"name": f"{configuration['name']} (16)", "aligned": aligned}
+        if configuration["kernel"] not in seen:
+            seen.add(configuration["kernel"])
+            constants = configuration["constants"] | dict.fromkeys(integers, 1)
+            aligned = tuple(n for n in aligned if n not in integers)
+            changed = {"constants": constants, "aligned": aligned}
+            yield configuration | changed | {"name": f"{configuration['name']} (1)"}
+
+
 def compiled(configuration: dict[str, Any]) -> dict[str, Any]:
     """Compile one configuration for sm_90 and read its resources off the cubin."""
     kernel, constants = configuration["kernel"], configuration["constants"]
@@ -235,5 +252,5 @@ def _cuobjdump(flag: str, path: str) -> str:
 
 
 if __name__ == "__main__":
-    for configuration in configurations():
+    for configuration in variants():
         print(json.dumps(compiled(configuration)), flush=True)

@@ -37,7 +37,7 @@ def configurations() -> list[dict]:
 
 
 def offenders(configurations: list[dict], allowed) -> list[dict]:
-    assert len(configurations) > 25
+    assert len(configurations) > 60
     return [c for c in configurations if not allowed(c)]
 
 
@@ -60,7 +60,7 @@ def test_the_matrix_product_uses_wgmma_and_tma(configurations):
         return ops["HGMMA"] > 0 and ops["UTMALDG"] > 0 and stores
 
     products = [c for c in configurations if c["name"].startswith("lm_head_tiles")]
-    assert len(products) == 8
+    assert len(products) == 17
     assert all(allowed(c) for c in products), products
 
 
