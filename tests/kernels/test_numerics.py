@@ -33,7 +33,8 @@ def numpy_fits() -> bool:
 def test_interpreted_kernels_match_their_definitions(file):
     if not numpy_fits():
         pytest.skip("triton 3.6's interpreter needs numpy < 2.4")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(HERE.parents[1])}
+    path = [os.environ.get("PYTHONPATH", ""), str(HERE.parents[1])]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(path)}
     environment.pop("STEPCODER_KERNELS", None)
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file)],

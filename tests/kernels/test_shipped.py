@@ -23,7 +23,8 @@ def configurations() -> list[dict]:
     if platform.machine() != "x86_64":
         pytest.skip("Triton's wheel carries its CUDA tools for x86-64 only")
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    path = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).parents[2])]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
     result = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "shipped.py")],
         env=environment,
