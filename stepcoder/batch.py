@@ -1,8 +1,10 @@
 """Rollouts as one packed batch of tokens, and minibatches of it.
 
-A batch is a set of 1-D tensors over T tokens with `cu_seqlens` marking its B rows; nothing is ever
-padded. Two masks are kept apart: `response_mask` says which tokens are transitions (chosen by the
-policy), `executed_mask` which of those the policy loss trains (FGO).
+A batch is a set of 1-D tensors over T tokens. `cu_seqlens` marks its segments: a prompt, then every
+response to it, then the next prompt. Nothing is padded, and the samples of one prompt share it: the
+models compute a prompt once, however many responses follow. A row is one prompt with one response.
+Two masks are kept apart: `response_mask` says which tokens are transitions (chosen by the policy),
+`executed_mask` which of those the policy loss trains (FGO).
 """
 
 from __future__ import annotations
@@ -10,21 +12,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stepcoder.attention import Packing
+
+PER_SEGMENT = ("is_response",)
+PER_ROW = ("task_rewards",)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """B packed rows of T tokens. Fields after `task_rewards` are filled in by score and advantages.
+    """B rows in S packed segments of T tokens. Fields after `task_rewards` come with the scores.
 
     Values of a token sit at its own position; outside `response_mask` they are zero.
     """
 
     tokens: Tensor  # (T,) int64
-    cu_seqlens: Tensor  # (B+1,) int32
+    cu_seqlens: Tensor  # (S+1,) int32
+    is_response: Tensor  # (S,) bool; a False is a prompt, and the Trues after it are its rows
     response_mask: Tensor  # (T,) bool
     executed_mask: Tensor  # (T,) bool, a subset of response_mask
     engine_logprobs: Tensor  # (T,) float32, as the sampler reported them
@@ -38,15 +47,30 @@ class Batch:
     importance: Tensor | None = None  # (T,) float32, truncated engine-mismatch weight
 
     @cached_property
-    def lengths(self) -> Tensor:
-        """Tokens of each row, (B,) int32."""
-        return self.cu_seqlens.diff()
+    def packing(self) -> Packing:
+        """Where each row's tokens lie: what attention over the packed segments needs."""
+        return Packing.of(self.cu_seqlens, self.is_response)
 
     @cached_property
     def position_ids(self) -> Tensor:
-        """Positions (T,) that restart at every row, int64."""
-        starts = self.cu_seqlens[:-1].repeat_interleave(self.lengths)
-        return torch.arange(len(self.tokens), device=self.tokens.device) - starts
+        """Place (T,) of every token in its row, int64: a response counts on from its prompt."""
+        return self.packing.position_ids
+
+    @cached_property
+    def preceding(self) -> Tensor:
+        """Position (T,) of the token before each one in its row, int64: its state chose the token.
+
+        Of a first response token that is its prompt's last token, which may lie far ahead of it.
+        """
+        packing = self.packing
+        preceding = (torch.arange(len(self.tokens), device=self.tokens.device) - 1).clamp(min=0)
+        preceding[packing.starts[packing.responses]] = packing.ends[packing.prompts] - 1
+        return preceding
+
+    @cached_property
+    def response_ends(self) -> Tensor:
+        """Position of the last token of each row, (B,) int64."""
+        return self.packing.ends[self.packing.responses] - 1
 
     @cached_property
     def response_positions(self) -> Tensor:
@@ -58,9 +82,15 @@ class Batch:
         """Positions of the tokens that the policy loss trains, (M,) int64."""
         return self.executed_mask.nonzero().squeeze(-1)
 
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Row numbers, the rows that share a prompt together."""
+        prompts = self.packing.prompts.tolist()
+        return [list(rows) for _, rows in groupby(range(len(prompts)), key=prompts.__getitem__)]
+
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.cu_seqlens) - 1
+        return len(self.task_rewards)
 
     def spread(self, values: Tensor) -> Tensor:
         """Place (N,) values of the response tokens at their positions: (T,), zero elsewhere."""
@@ -68,22 +98,38 @@ class Batch:
         spread[self.response_positions] = values
         return spread
 
-    def token_index(self, chosen: Sequence[int]) -> Tensor:
-        """Positions of all tokens of some rows, row after row, int64."""
-        bounds = self.cu_seqlens.tolist()
-        index = torch.cat([torch.arange(bounds[row], bounds[row + 1]) for row in chosen])
-        return index.to(self.tokens.device)
+    def segments(self, chosen: Sequence[int]) -> Tensor:
+        """Segments of some rows, int64: a prompt comes once for the neighbors that share it."""
+        prompts, responses = self.packing.prompts.tolist(), self.packing.responses.tolist()
+        segments: list[int] = []
+        for prompt, rows in groupby(chosen, key=prompts.__getitem__):
+            segments += [prompt, *(responses[row] for row in rows)]
+        return torch.tensor(segments, device=self.tokens.device)
+
+    def token_index(self, segments: Tensor) -> Tensor:
+        """Positions of all tokens of some segments, segment after segment, int64."""
+        starts, ends = self.packing.starts[segments], self.packing.ends[segments]
+        bounds = cumulative(ends - starts)
+        shift = (starts - bounds[:-1]).repeat_interleave(ends - starts)
+        return torch.arange(int(bounds[-1]), device=segments.device) + shift
 
     def rows(self, chosen: Sequence[int]) -> Batch:
         """Return the batch of some rows, in the order given."""
-        index = self.token_index(chosen)
+        segments = self.segments(chosen)
+        index = self.token_index(segments)
         row_index = torch.as_tensor(chosen, device=self.tokens.device)
+
+        def pick(name: str, value: Tensor) -> Tensor:
+            if name in PER_SEGMENT:
+                return value[segments]
+            return value[row_index if name in PER_ROW else index]
+
         picked: dict[str, Any] = {
-            field.name: value[row_index if field.name == "task_rewards" else index]
+            field.name: pick(field.name, value)
             for field in fields(self)
             if field.name != "cu_seqlens" and (value := getattr(self, field.name)) is not None
         }
-        return Batch(cu_seqlens=cumulative(self.lengths[row_index]), **picked)
+        return Batch(cu_seqlens=cumulative(self.cu_seqlens.diff()[segments]), **picked)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
@@ -92,7 +138,7 @@ class Batch:
 
 
 def cumulative(lengths: Tensor) -> Tensor:
-    """Turn row lengths (B,) into cu_seqlens (B+1,) int32."""
+    """Turn segment lengths (S,) into cu_seqlens (S+1,) int32."""
     return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
@@ -108,7 +154,7 @@ class Row:
 
 
 def pack(rows: Sequence[Row]) -> Batch:
-    """Put rollouts end to end.
+    """Put rollouts end to end; neighbors with equal prompts share it.
 
     Raises:
         ValueError: a row without prompt or response tokens (no state precedes its first action).
@@ -116,56 +162,73 @@ def pack(rows: Sequence[Row]) -> Batch:
     for row in rows:
         if not row.prompt_ids or not row.response_ids:
             raise ValueError("a rollout needs at least one prompt token and one response token")
-    lengths = torch.tensor([len(r.prompt_ids) + len(r.response_ids) for r in rows])
-
-    def per_token(prompt_value: float, part: str, dtype: torch.dtype) -> Tensor:
-        return torch.cat(
-            [
-                torch.tensor([prompt_value] * len(r.prompt_ids) + list(getattr(r, part)))
-                for r in rows
-            ]
-        ).to(dtype)
-
+    tokens: list[int] = []
+    lengths: list[int] = []
+    is_response: list[bool] = []
+    executed: list[bool] = []
+    logprobs: list[float] = []
+    for prompt, sharing in groupby(rows, key=lambda row: tuple(row.prompt_ids)):
+        tokens += prompt
+        executed += [False] * len(prompt)
+        logprobs += [0.0] * len(prompt)
+        lengths.append(len(prompt))
+        is_response.append(False)
+        for row in sharing:
+            tokens += row.response_ids
+            executed += row.executed
+            logprobs += row.logprobs
+            lengths.append(len(row.response_ids))
+            is_response.append(True)
+    of_segment = torch.tensor(is_response)
     return Batch(
-        tokens=torch.cat([torch.tensor([*r.prompt_ids, *r.response_ids]) for r in rows]),
-        cu_seqlens=cumulative(lengths),
-        response_mask=torch.cat(
-            [
-                torch.arange(len(r.prompt_ids) + len(r.response_ids)) >= len(r.prompt_ids)
-                for r in rows
-            ]
-        ),
-        executed_mask=per_token(0, "executed", torch.bool),
-        engine_logprobs=per_token(0.0, "logprobs", torch.float32),
+        tokens=torch.tensor(tokens),
+        cu_seqlens=cumulative(torch.tensor(lengths)),
+        is_response=of_segment,
+        response_mask=of_segment.repeat_interleave(torch.tensor(lengths)),
+        executed_mask=torch.tensor(executed),
+        engine_logprobs=torch.tensor(logprobs, dtype=torch.float32),
         task_rewards=torch.tensor([r.reward for r in rows], dtype=torch.float32),
     )
 
 
 def microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch]]:
-    """Split a batch into pieces of at most `tokens` padded tokens, rows of like length together.
+    """Split a batch into pieces of at most `tokens` tokens, rows of like length together.
 
-    Yields (row numbers in `batch`, piece); a row longer than `tokens` comes alone. "Padded" because
-    attention pads rows to the longest of the piece: sorting by length keeps that waste small.
+    Yields (row numbers in `batch`, piece). Rows of one prompt stay together where they fit; else
+    each piece has the prompt anew. A row longer than `tokens` comes alone.
     """
-    lengths = batch.lengths.tolist()
+    lengths = batch.cu_seqlens.diff()
+    prompts: list[int] = lengths[batch.packing.prompts].tolist()
+    responses: list[int] = lengths[batch.packing.responses].tolist()
+
+    def longest(group: list[int]) -> int:
+        return max(prompts[row] + responses[row] for row in group)
+
     chosen: list[int] = []
-    for row in sorted(range(len(batch)), key=lambda r: (-lengths[r], r)):
-        longest = lengths[chosen[0]] if chosen else lengths[row]
-        if chosen and longest * (len(chosen) + 1) > tokens:
+    used = 0
+    for group in sorted(batch.groups, key=longest, reverse=True):
+        prompt = prompts[group[0]]
+        if chosen and used + prompt + sum(responses[row] for row in group) > tokens:
             yield chosen, batch.rows(chosen)
-            chosen = []
-        chosen.append(row)
+            chosen, used = [], 0
+        used += prompt
+        for row in group:
+            if chosen and used + responses[row] > tokens:
+                yield chosen, batch.rows(chosen)
+                chosen, used = [], prompt
+            chosen.append(row)
+            used += responses[row]
     if chosen:
         yield chosen, batch.rows(chosen)
 
 
 def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Split a batch into `count` random minibatches of whole rows (fewer if rows are fewer)."""
-    order = torch.randperm(len(batch), generator=generator)
-    for chosen in order.tensor_split(min(count, len(batch))):
+    """Split a batch into `count` random minibatches of whole rows (fewer if rows are fewer).
+
+    Rows of one prompt stay neighbors, so that minibatches share prompts too.
+    """
+    groups = batch.groups
+    order = torch.randperm(len(groups), generator=generator).tolist()
+    shuffled = torch.tensor([row for group in order for row in groups[group]])
+    for chosen in shuffled.tensor_split(min(count, len(batch))):
         yield batch.rows(chosen.tolist())
-
-
-def with_token_fields(batch: Batch, **per_response: Tensor) -> Batch:
-    """Return the batch with (N,) values of the response tokens spread to (T,) fields."""
-    return replace(batch, **{name: batch.spread(value) for name, value in per_response.items()})

@@ -1,6 +1,6 @@
 """Policy, critic and reference: transformers decoders that run over packed rows.
 
-Takes token ids (T,) with `cu_seqlens` (B+1,), gives final hidden states (T, H); the LM head is
+Takes a packed batch of T tokens, gives final hidden states (T, H); the LM head is
 left to the kernels, so that only the rows that need it are ever multiplied by it.
 """
 
@@ -56,15 +56,11 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     """Final hidden states of every token: (T, H), rows never seeing each other."""
     decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
-    longest = int(batch.lengths.max())
     output = decoder(
         input_ids=batch.tokens[None],
         position_ids=batch.position_ids[None],
         use_cache=False,
-        cu_seq_lens_q=batch.cu_seqlens,
-        cu_seq_lens_k=batch.cu_seqlens,
-        max_length_q=longest,
-        max_length_k=longest,
+        packing=batch.packing,
     )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
@@ -104,6 +100,6 @@ class Critic(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""
         hidden = hidden_states(self.backbone, batch)
-        before = batch.response_positions - 1  # the state that a token is chosen in
+        before = batch.preceding[batch.response_positions]  # the state that a token is chosen in
         values: Tensor = self.head(hidden[before]).squeeze(-1)
         return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -62,7 +62,8 @@ def response_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order."""
     positions = piece.response_positions
-    hidden = hidden_states(model, piece)[positions - 1]  # (N, H): the states that predict them
+    before = piece.preceding[positions]
+    hidden = hidden_states(model, piece)[before]  # (N, H): the states that predict them
     return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
 
 
@@ -72,7 +73,7 @@ def _score_pieces(
     """Run `scores` (N,)-tensors over the microbatches, and place the results in (T,) tensors."""
     placed: list[Tensor] = []
     for rows, piece in microbatches(batch, config.tokens_per_microbatch):
-        index = batch.token_index(rows)
+        index = batch.token_index(batch.segments(rows))
         results = scores(piece)
         if not placed:
             placed = [
@@ -91,8 +92,7 @@ def shaped_rewards(batch: Batch, kl_beta: float) -> Tensor:
     assert batch.old_logprobs is not None
     assert batch.ref_logprobs is not None
     rewards = -kl_beta * (batch.old_logprobs - batch.ref_logprobs)  # zero outside the responses
-    last = batch.cu_seqlens[1:].long() - 1
-    rewards[last] += batch.task_rewards
+    rewards[batch.response_ends] += batch.task_rewards
     return rewards
 
 
@@ -199,7 +199,7 @@ def policy_loss(
     assert piece.importance is not None
     positions = piece.executed_positions
     loss, statistics = ppo_head(
-        hidden_states(policy, piece)[positions - 1],
+        hidden_states(policy, piece)[piece.preceding[positions]],
         lm_head(policy),
         piece.tokens[positions],
         piece.old_logprobs[positions],

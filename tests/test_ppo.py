@@ -55,7 +55,7 @@ def tiny_policy(seed: int = 0):
 
 ROWS = [
     Row([2, 3, 4], [5, 6, 7, 1], [-1.0, -2.0, -1.5, -0.5], [True, True, False, True], 1.0),
-    Row([9], [8, 8, 3], [-2.5, -2.0, -2.2], [True, False, True], -0.3),
+    Row([2, 3, 4], [8, 8, 3], [-2.5, -2.0, -2.2], [True, False, True], -0.3),  # shares its prompt
     Row([4, 5], [11, 12, 2, 2, 1], [-2.0] * 5, [False] * 5, -1.0),  # FGO masked all of it
 ]
 
