@@ -28,6 +28,7 @@ from stepcoder.evaluate import evaluate, pass_at_1
 from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
 from stepcoder.policy import Critic, frozen_copy, load_policy, prepare
 from stepcoder.ppo import Learner, RunningDeviation
+from stepcoder.problems import Problem
 from stepcoder.progress import Progress
 from stepcoder.prompts import prompt_text, starter_part, target_text
 from stepcoder.rewards import reward
@@ -81,7 +82,12 @@ class Run:
         """Freeze the supervised policy as the reference, build critic and engine, evaluate."""
         self.make_rl_parts(self.policy)
         save_model(self.rundir.path / "start", self.policy, self.tokenizer)
-        self.log(0, {**curriculum_metrics(self.curriculum), "eval": self.evaluate()})
+        metrics = {
+            **curriculum_metrics(self.curriculum),
+            "eval": self.evaluate(self.data.validation),
+            "test": self.evaluate(self.data.test),
+        }
+        self.log(0, metrics)
         self.checkpoint("rl", 0)
 
     def make_rl_parts(self, start: PreTrainedModel) -> None:
@@ -154,19 +160,21 @@ class Run:
         }
         last = step == config.steps
         if last or step % config.eval.every == 0:
-            metrics["eval"] = self.evaluate()
+            metrics["eval"] = self.evaluate(self.data.validation)
             chosen = [sample_of(r, step, config.fgo) for r in chosen_samples(rollouts)]
             self.rundir.log_samples(step, chosen)
+        if last:
+            metrics["test"] = self.evaluate(self.data.test)
         self.log(step, metrics)
         if last or step % config.checkpoint.every == 0:
             self.checkpoint("rl", step)
         if last or step % config.eval.every == 0:
             self.rundir.write_report()
 
-    def evaluate(self) -> dict[str, float]:
-        """Greedy pass@1 on held-out problems (none held out: no figures)."""
+    def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
+        """Greedy pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
-        problems = self.data.validation[: config.eval.limit]
+        problems = problems[: config.eval.limit]
         if not problems:
             return {}
         rollouts = evaluate(
