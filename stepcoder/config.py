@@ -166,7 +166,10 @@ class PPOConfig:
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.0
     critic_warmup_steps: Annotated[int, "First steps that train only the critic.", NOT_NEGATIVE] = 0
     importance_cap: Annotated[float, "Cap of the engine-mismatch weight.", POSITIVE] = 2.0
-    whiten_advantages: Annotated[bool, "Mean 0 and deviation 1 over a step."] = False
+    whiten_advantages: Annotated[
+        Literal["none", "step", "prompt"],
+        "Deviation 1 over a step, and mean 0 over the step or over each prompt.",
+    ] = "none"
     scale_rewards: Annotated[bool, "Divide rewards by their deviation so far."] = True
 
 

@@ -107,11 +107,27 @@ def advantages(batch: Batch, config: PPOConfig) -> Batch:
         config.gamma,
         config.lam,
     )
-    if config.whiten_advantages:
+    if config.whiten_advantages != "none":
         chosen = estimates[batch.response_mask]
-        scale = chosen.std(correction=0).clamp(min=1e-6)
-        estimates = torch.where(batch.response_mask, (estimates - chosen.mean()) / scale, 0.0)
+        centre = (
+            prompt_means(batch, estimates)
+            if config.whiten_advantages == "prompt"
+            else chosen.mean()
+        )
+        centered = torch.where(batch.response_mask, estimates - centre, 0.0)
+        scale = centered[batch.response_mask].std(correction=0).clamp(min=1e-6)
+        estimates = centered / scale
     return replace(batch, advantages=estimates, returns=returns)
+
+
+def prompt_means(batch: Batch, values: Tensor) -> Tensor:
+    """Mean of (T,) values over all response tokens of a prompt, at each of its tokens: (T,)."""
+    of_segment = (~batch.is_response).cumsum(0) - 1  # (S,) the number of its prompt
+    prompt = of_segment.repeat_interleave(batch.cu_seqlens.diff())  # (T,)
+    mask = batch.response_mask
+    count = int((~batch.is_response).sum())
+    sums = values.new_zeros(count).index_add_(0, prompt[mask], values[mask])
+    return (sums / prompt[mask].bincount(minlength=count))[prompt]
 
 
 @dataclass

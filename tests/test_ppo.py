@@ -33,7 +33,7 @@ CONFIG = PPOConfig(
     value_clip=0.2,
     entropy_bonus=0.01,
     max_grad_norm=1e9,
-    whiten_advantages=False,
+    whiten_advantages="none",
 )
 
 
@@ -288,6 +288,19 @@ def test_microbatches_accumulate_to_the_gradient_of_the_whole_batch(parts):
         for one, two in zip(results[0], other, strict=True):
             for key in one:
                 torch.testing.assert_close(one[key], two[key], atol=1e-12, rtol=1e-9)
+
+
+def test_whitening_centers_the_advantages_on_the_step_or_on_each_prompt(parts):
+    policy, reference, critic = parts
+    batch = score(pack(ROWS), policy, reference, critic, CONFIG, TEMPERATURE)
+    groups = {"step": [[0, 1, 2]], "prompt": [[0, 1], [2]]}
+    for way, expected in groups.items():
+        done = advantages(batch, replace(CONFIG, whiten_advantages=way))
+        assert done.advantages[done.response_mask].std(correction=0).item() == pytest.approx(1)
+        for rows in expected:
+            piece = done.rows(rows)
+            mean = piece.advantages[piece.response_mask].mean()
+            assert mean.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_positive_advantage_makes_a_token_more_likely(parts):
