@@ -39,11 +39,14 @@ class Clock:
 def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> dict[str, Any]:
     """Return what the rollouts themselves say: verdicts, lengths, speed."""
     tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    prompts = sum(len(r.prompt_ids) for r in rollouts)
     statuses = Counter(r.verdict.status for r in rollouts)
     return {
         "rollouts": len(rollouts),
         "tokens": tokens,
         "tokens_per_s": tokens / max(sum(seconds.values()), 1e-9),
+        "prefix_cache_hit_rate": sum(r.completion.cached_tokens for r in rollouts)
+        / max(prompts, 1),
         "response_length": tokens / max(len(rollouts), 1),
         "truncated_share": sum(not r.completion.stopped for r in rollouts) / max(len(rollouts), 1),
         "pass_rate": statuses[Status.ACCEPTED] / max(len(rollouts), 1),

@@ -32,7 +32,7 @@ from stepcoder.progress import Progress
 from stepcoder.prompts import prompt_text, starter_part, target_text
 from stepcoder.rewards import reward
 from stepcoder.rollout.engine import Engine
-from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.engines import open_engine
 from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
 from stepcoder.rundir import Phase, RunDir
 from stepcoder.sandbox import Judge, Limits
@@ -57,6 +57,7 @@ class Run:
     step: int = 0
     deviation: RunningDeviation = field(default_factory=RunningDeviation)
     clock: Clock = field(default_factory=Clock)
+    engine_failures: list[str] = field(default_factory=list)  # of the present step
     reference: PreTrainedModel = field(init=False)
     critic: Critic = field(init=False)
     learner: Learner = field(init=False)
@@ -95,7 +96,19 @@ class Run:
                 self.critic = Critic.load(model.critic_path, start.dtype, self.device)
         self.reference = frozen_copy(start)
         self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
-        self.engine = HFEngine(self.policy, self.tokenizer, self.config.rollout.group_size)
+        self.engine = open_engine(
+            self.config, self.policy, self.tokenizer, self.rundir.path / "engine", self.note
+        )
+
+    def note(self, failure: str) -> None:
+        """Show a failure that the engine got over, and keep it for the step's record."""
+        self.engine_failures.append(failure)
+        self.progress.note(failure)
+
+    def close(self) -> None:
+        """Close what begin_rl opened."""
+        if self.rl_begun:
+            self.engine.close()
 
     def rows(self, rollouts: Sequence[Rollout]) -> list[Row]:
         """Turn rollouts into rows of a batch: reward and executed tokens from their verdicts.
@@ -151,7 +164,9 @@ class Run:
             **batch_metrics(batch),
             **curriculum_metrics(self.curriculum),
             **stats,
+            "engine_failures": self.engine_failures,
         }
+        self.engine_failures = []
         last = step == config.steps
         if last or step % config.eval.every == 0:
             metrics["eval"] = self.evaluate()
@@ -282,6 +297,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             rundir=rundir,
             progress=stack.enter_context(Progress(config)),
         )
+        stack.callback(run.close)
         if state is not None:
             run.load_state_dict(state)
         yield run

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.batch import Row, pack
 from stepcoder.errors import RunError
+from stepcoder.policy import lm_head
 from stepcoder.ppo import response_logprobs
 from stepcoder.rollout import vllm_api
 from stepcoder.rollout.engine import Completion, Request, Sampling
@@ -55,7 +56,7 @@ class VLLMEngine:
         Raises:
             RunError: a server does not start, or does not compute what the policy computes.
         """
-        self.vocabulary = policy.get_input_embeddings().weight.shape[0]
+        self.vocabulary: int = lm_head(policy).shape[0]
         self.eos: int | None = tokenizer.eos_token_id
         self.notify = notify
         self.servers = [VLLMServer(n, options, folder) for n, options in enumerate(servers)]
@@ -184,7 +185,9 @@ class VLLMEngine:
                 except Empty:
                     for server, count in waiting.items():
                         if count and server not in failures and server.stalled():
-                            self._fail(server, f"{server.name} hangs: no token for a while", failures)
+                            self._fail(
+                                server, f"{server.name} hangs: no token for a while", failures
+                            )
                     continue
                 waiting[server] -= 1
                 error = None if future.cancelled() else future.exception()
@@ -230,7 +233,7 @@ class VLLMEngine:
             raise RunError(f"{reason}; then: {server.describe(error)}") from None
 
     def _sleep(self, server: VLLMServer) -> None:
-        """Let a server that shares the trainer's GPU free its memory (its weights go to the CPU)."""
+        """Let a server on the trainer's GPU free its memory; its weights wait on the CPU."""
         if server.options.can_sleep:
             server.client.post(vllm_api.SLEEP)
             self._asleep.add(id(server))

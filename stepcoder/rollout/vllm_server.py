@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from stepcoder.rollout import vllm_api
@@ -53,7 +54,8 @@ class VLLMServer:
         for tries in range(1, PORT_TRIES + 1):
             self._launch(free_port())
             try:
-                return self._wait_until_healthy()
+                self._wait_until_healthy()
+                return
             except ServerFailure as failure:
                 self.stop()
                 if "address already in use" not in str(failure).lower() or tries == PORT_TRIES:
@@ -143,10 +145,8 @@ class VLLMServer:
         """End the process and everything that it started."""
         if self.process is None:
             return
-        try:
+        with suppress(ProcessLookupError):  # it is gone already
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it is gone already
         self.process.wait()
         self.process = None
 

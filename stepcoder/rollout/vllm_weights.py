@@ -74,7 +74,9 @@ class NativeTransfer:
         """`backend` is "ipc" (server and trainer share a GPU) or "nccl"."""
         self._backend = backend
         self._policy: PreTrainedModel | None = None
-        self._channels: dict[int, tuple[PreTrainedModel, Any]] = {}  # by the server's process id
+        self._channels: dict[
+            int, tuple[PreTrainedModel | None, Any]
+        ] = {}  # by the server's process id
 
     def publish(self, policy: PreTrainedModel) -> None:
         """Send this policy from now on."""
