@@ -135,6 +135,10 @@ class RolloutConfig:
     temperature: Annotated[float, "Of sampling, and of the trained policy.", POSITIVE] = 0.8
     max_new_tokens: Annotated[int, "Longest completion.", COUNT] = 1024
     group_size: Annotated[int, "Completions generated together.", COUNT] = 64
+    dump: Annotated[bool, "Keep every step's completions in run_dir/rollouts."] = False
+    replay: Annotated[
+        str | None, "Folder of a run with dumped rollouts: take them instead of generating."
+    ] = None
     memory_share: Annotated[
         float, "vLLM's share of its GPU's memory.", Range(above=0, at_most=1)
     ] = 0.4

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from stepcoder.batch import Batch, Row
 from stepcoder.checkpoint import load_state, newest_checkpoint, save_checkpoint, save_model
 from stepcoder.config import Config
-from stepcoder.curriculum import Curriculum
+from stepcoder.curriculum import Curriculum, Task
 from stepcoder.data import TrainingData, load_data
 from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
@@ -31,8 +31,10 @@ from stepcoder.ppo import Learner, RunningDeviation
 from stepcoder.progress import Progress
 from stepcoder.prompts import prompt_text, starter_part, target_text
 from stepcoder.rewards import reward
-from stepcoder.rollout.engine import Engine
+from stepcoder.rollout.engine import Completion
 from stepcoder.rollout.engines import open_engine
+from stepcoder.rollout.pipeline import Pipeline
+from stepcoder.rollout.recorded import from_plain, to_plain
 from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
 from stepcoder.rundir import Phase, RunDir
 from stepcoder.sandbox import Judge, Limits
@@ -57,11 +59,13 @@ class Run:
     step: int = 0
     deviation: RunningDeviation = field(default_factory=RunningDeviation)
     clock: Clock = field(default_factory=Clock)
+    # Batches that were generated ahead when the state was saved.
+    restored: list[tuple[list[Task], list[Completion]]] = field(default_factory=list)
     engine_failures: list[str] = field(default_factory=list)  # of the present step
     reference: PreTrainedModel = field(init=False)
     critic: Critic = field(init=False)
     learner: Learner = field(init=False)
-    engine: Engine = field(init=False)
+    pipeline: Pipeline = field(init=False)
 
     def generator(self, step: int) -> torch.Generator:
         """Return the step's own generator: a function of seed and step."""
@@ -70,7 +74,7 @@ class Run:
     @property
     def rl_begun(self) -> bool:
         """True once the parts that only RL needs exist."""
-        return hasattr(self, "engine")
+        return hasattr(self, "pipeline")
 
     def steps_left(self) -> Iterator[int]:
         """Begin the RL phase if it has not begun, and yield the numbers of the steps to do."""
@@ -96,9 +100,10 @@ class Run:
                 self.critic = Critic.load(model.critic_path, start.dtype, self.device)
         self.reference = frozen_copy(start)
         self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
-        self.engine = open_engine(
+        engine = open_engine(
             self.config, self.policy, self.tokenizer, self.rundir.path / "engine", self.note
         )
+        self.pipeline = Pipeline(engine, self.config.rollout.ahead)
 
     def note(self, failure: str) -> None:
         """Show a failure that the engine got over, and keep it for the step's record."""
@@ -108,7 +113,7 @@ class Run:
     def close(self) -> None:
         """Close what begin_rl opened."""
         if self.rl_begun:
-            self.engine.close()
+            self.pipeline.close()
 
     def rows(self, rollouts: Sequence[Rollout]) -> list[Row]:
         """Turn rollouts into rows of a batch: reward and executed tokens from their verdicts.
@@ -154,11 +159,14 @@ class Run:
         self, step: int, rollouts: Sequence[Rollout], batch: Batch, stats: dict[str, float]
     ) -> None:
         """Log the step, evaluate and save when it is time."""
-        config, seconds = self.config, self.clock.take()
+        config, spent = self.config, self.clock.take()
+        seconds = spent.seconds
         self.step = step
         rewards = [value for r in rollouts if (value := reward(r.verdict)) is not None]
         metrics: dict[str, Any] = {
             "time": seconds,
+            "timeline": spent.timeline,
+            "hidden_judge_share": spent.hidden_judge_share,
             "reward_mean": sum(rewards) / len(rewards),
             **rollout_metrics(rollouts, seconds),
             **batch_metrics(batch),
@@ -182,18 +190,20 @@ class Run:
         """Greedy pass@1 on held-out problems (none held out: no figures)."""
         config = self.config
         problems = self.data.validation[: config.eval.limit]
-        if not problems:
+        if not problems or config.rollout.replay:
             return {}
-        rollouts = evaluate(
-            problems,
-            self.engine,
-            self.judge,
-            self.tokenizer,
-            template=config.prompt.template,
-            max_prompt_tokens=config.prompt.max_prompt_tokens,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.eval.temperature,
-            samples=config.eval.samples,
+        rollouts = self.pipeline.run(
+            lambda: evaluate(
+                problems,
+                self.pipeline.engine,
+                self.judge,
+                self.tokenizer,
+                template=config.prompt.template,
+                max_prompt_tokens=config.prompt.max_prompt_tokens,
+                max_new_tokens=config.rollout.max_new_tokens,
+                temperature=config.eval.temperature,
+                samples=config.eval.samples,
+            )
         )
         try:
             return {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
@@ -236,6 +246,10 @@ class Run:
             "policy_optimizer": self.learner.policy_optimizer.state_dict(),
             "critic_optimizer": self.learner.critic_optimizer.state_dict(),
             "deviation": asdict(self.deviation),
+            "ahead": [
+                to_plain(batch.rollouts, self.config.rollout.samples_per_task)
+                for batch in self.pipeline.pending()
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -264,7 +278,9 @@ class Run:
         self.learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.deviation = RunningDeviation(**state["deviation"])
-        self.engine.update_weights(self.policy)
+        self.pipeline.update_weights(self.policy)
+        problems = {problem.task_id: problem for problem in self.data.train}
+        self.restored = [from_plain(batch, problems) for batch in state["ahead"]]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stepcoder.config import Config
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.recorded import ReplayEngine
 from stepcoder.rollout.vllm_api import ServerOptions, check_installed, write_model_folder
 from stepcoder.rollout.vllm_engine import VLLMEngine
 
@@ -42,6 +43,8 @@ def open_engine(
     Raises:
         RunError: vLLM is missing, or does not start.
     """
+    if config.rollout.replay is not None:
+        return ReplayEngine(Path(config.rollout.replay))
     if config.rollout.engine == "hf":
         return HFEngine(policy, tokenizer, config.rollout.group_size)
     check_installed()

@@ -63,6 +63,7 @@ class VLLMEngine:
         self.limit = sum(options.max_sequences for options in servers)
         self._sender = sender(servers[0].transfer)
         self._version = 0
+        self._closed = False
         self._verified: set[int] = set()  # process ids of servers whose parity was checked
         self._asleep: set[int] = set()
         try:
@@ -86,7 +87,8 @@ class VLLMEngine:
         self.close()
 
     def close(self) -> None:
-        """End the servers."""
+        """End the servers; whoever still generates gets an error."""
+        self._closed = True
         for server in self.servers:
             server.stop()
         self._sender.close()
@@ -221,6 +223,8 @@ class VLLMEngine:
         Raises:
             RunError: that fails too.
         """
+        if self._closed:
+            raise RunError("the engine was closed")
         self.notify(f"{reason}; restarting it")
         server.stop()
         self._asleep.discard(id(server))

@@ -121,13 +121,15 @@ class VLLMServer:
 
     def describe(self, error: BaseException) -> str:
         """Name what a failed call means, now that the process may have ended too."""
-        assert self.process is not None
+        process = self.process
+        if process is None:
+            return f"{self.name} was stopped"
         deadline = time.monotonic() + 3
-        while self.process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
             if isinstance(error, BadAnswer) and "HTTP 5" not in str(error):
                 return f"{self.name} answered garbage: {error}"
             time.sleep(POLL_S)
-        code = self.process.poll()
+        code = process.poll()
         if code is not None and code < 0:
             killer = signal.Signals(-code).name
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
