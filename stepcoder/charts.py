@@ -185,11 +185,14 @@ def parts_of(records: Sequence[Record], key: str) -> dict[str, Series]:
     return {name: [(r["step"], r[key].get(name) or 0) for r in having] for name in names}
 
 
-def evaluations(records: Sequence[Record]) -> Series:
-    """Return held-out pass@1 by RL step; the last supervised evaluation stands for step 0."""
+def evaluations(records: Sequence[Record], part: str = "eval") -> Series:
+    """Return held-out pass@1 by RL step; the last supervised evaluation stands for step 0.
+
+    `part` is "eval" for the validation problems, "test" for the test problems.
+    """
     found: dict[int, float] = {}
     for record in records:
-        value = (record.get("eval") or {}).get("pass@1")
+        value = (record.get(part) or {}).get("pass@1")
         if value is not None:
             found[record["step"] if record["phase"] == "rl" else 0] = value
     return sorted(found.items())

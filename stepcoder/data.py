@@ -1,8 +1,8 @@
-"""The problems of a run: loaded or embedded, split into training and validation, fingerprinted."""
+"""The problems of a run: loaded or embedded, split into parts, fingerprinted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Problems to train on, problems held out, and what identifies both on a resume."""
+    """Problems to train on, problems held out, and what identifies them on a resume."""
 
     supervised: tuple[Problem, ...]  # whose solutions the supervised phase shows
     train: tuple[Problem, ...]  # what RL trains on
-    validation: tuple[Problem, ...]
+    validation: tuple[Problem, ...]  # evaluated during the run
+    test: tuple[Problem, ...]  # evaluated before and after RL only: nothing is chosen by them
     skipped: tuple[str, ...]  # one line for each record that could not be used
     fingerprint: str
 
@@ -28,9 +29,10 @@ class TrainingData:
 def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     """Load the configured problems.
 
-    With `split: file` the file's own names decide (train; validation), and a stable hash of the
-    task_id where it names no training problem; with `split: hash` the hash decides for all. Below
-    a supervised share of 1, another hash sets the supervised phase's problems apart from RL's.
+    With `split: file` the file's own names decide (train; validation; eval, the test problems),
+    and a stable hash of the task_id where it names no training problem; with `split: hash` the hash
+    decides for all (no test problems). Below a supervised share of 1, another hash sets the
+    supervised phase's problems apart from RL's.
 
     Raises:
         RunError: no problem to train on, or (strict) a broken record.
@@ -38,11 +40,11 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     problems, skipped = _load(config.path, config.strict)
     if config.validation_path is not None:
         held_out, more = _load(config.validation_path, config.strict)
-        train, validation, skipped = problems, held_out, skipped + more
+        train, validation, test, skipped = problems, held_out, [], skipped + more
     else:
-        train, validation = _split(problems, config)
+        train, validation, test = _split(problems, config)
     if config.limit is not None:
-        train, validation = train[: config.limit], validation[: config.limit]
+        train, validation, test = (p[: config.limit] for p in (train, validation, test))
     if not train:
         raise RunError(
             f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
@@ -59,8 +61,9 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
         supervised=tuple(shown),
         train=tuple(rest),
         validation=tuple(validation),
+        test=tuple(test),
         skipped=tuple(skipped),
-        fingerprint=fingerprint([*train, *validation]),
+        fingerprint=fingerprint([*train, *validation, *test]),
     )
 
 
@@ -76,7 +79,8 @@ def _load(path: str, strict: bool) -> tuple[list[Problem], list[str]]:
     return list(report.problems), [str(line) for line in report.skipped]
 
 
-def _split(problems: Sequence[Problem], config: DataConfig) -> tuple[list[Problem], list[Problem]]:
+def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[list[Problem]]:
+    """Give the problems of training, validation and test."""
     named = config.split == "file" and any(p.split == "train" for p in problems)
 
     def part(problem: Problem) -> str:
@@ -84,7 +88,5 @@ def _split(problems: Sequence[Problem], config: DataConfig) -> tuple[list[Proble
             return problem.split
         return split_of(problem.task_id, config.validation_share)
 
-    return (
-        [p for p in problems if part(p) == "train"],
-        [p for p in problems if part(p) == "validation"],
-    )
+    for name in ("train", "validation", "eval"):
+        yield [p for p in problems if part(p) == name]

@@ -36,7 +36,7 @@ class Progress:
         self._steps = {"sft": config.sft.steps, "rl": config.steps}
         self._phase, self._step = "", 0
         self._figures: dict[str, Any] = {}
-        self._evaluations: list[tuple[int, float]] = []
+        self._evaluations: dict[str, list[tuple[int, float]]] = {"eval": [], "test": []}
         self._rewards: deque[float] = deque(maxlen=TREND_STEPS)
         self._durations: deque[float] = deque(maxlen=SPEED_STEPS)
         self._last_update = time.monotonic()
@@ -70,8 +70,9 @@ class Progress:
             self._durations.append((now - self._last_update) / (step - self._step))
         self._phase, self._step, self._last_update = phase, step, now
         self._figures = dict(metrics)
-        if "pass@1" in metrics.get("eval", {}):
-            self._evaluations.append((step, metrics["eval"]["pass@1"]))
+        for part, points in self._evaluations.items():
+            if "pass@1" in metrics.get(part, {}):
+                points.append((step, metrics[part]["pass@1"]))
         if metrics.get("reward_mean") is not None:
             self._rewards.append(metrics["reward_mean"])
         if self._live is None:
@@ -131,10 +132,12 @@ class Progress:
         scores = [self._figure("loss", "loss {:.3f}")]
         scores += [self._figure("reward_mean", "reward {:+.2f}")]
         scores += [self._figure("pass_rate", "pass {:.1%}")]
-        if self._evaluations:
-            (first_step, first), (last_step, last) = self._evaluations[0], self._evaluations[-1]
-            origin = f", {first:.1%} at {first_step}" if last_step != first_step else ""
-            scores.append(f"held-out {last:.1%} (at step {last_step}{origin})")
+        for name, part in (("held-out", "eval"), ("test", "test")):
+            points = self._evaluations[part]
+            if points and (part == "eval" or "test" in self._figures):
+                (first_step, first), (last_step, last) = points[0], points[-1]
+                origin = f", {first:.1%} at {first_step}" if last_step != first_step else ""
+                scores.append(f"{name} {last:.1%} (at step {last_step}{origin})")
         return [
             *scores,
             self._figure("masked_share", "masked {:.0%}"),

@@ -96,9 +96,10 @@ def _figures(records: Sequence[Record]) -> str:
     """Return the key figures: how it started, how it is now."""
     rl = [record for record in records if record["phase"] == "rl"]
     cards = []
-    points = [value for _, value in evaluations(records)]
-    if points:
-        cards.append(_before_after("Held-out pass@1", points[0], points[-1], points=True))
+    for title, part in (("Held-out pass@1", "eval"), ("Test pass@1", "test")):
+        points = [value for _, value in evaluations(records, part)]
+        if points:
+            cards.append(_before_after(title, points[0], points[-1], points=True))
     for title, key in (("Training pass rate", "pass_rate"), ("Reward", "reward_mean")):
         values = [value for _, value in series_of(rl, key)]
         if values:

@@ -26,8 +26,9 @@ from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
 from stepcoder.evaluate import evaluate, pass_at_1
 from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
-from stepcoder.policy import Critic, frozen_copy, load_policy, prepare
+from stepcoder.policy import Critic, choose_device, frozen_copy, load_policy, prepare
 from stepcoder.ppo import Learner, RunningDeviation
+from stepcoder.problems import Problem
 from stepcoder.progress import Progress
 from stepcoder.prompts import prompt_text, starter_part, target_text
 from stepcoder.rewards import reward
@@ -86,7 +87,12 @@ class Run:
         """Freeze the supervised policy as the reference, build critic and engine, evaluate."""
         self.make_rl_parts(self.policy)
         save_model(self.rundir.path / "start", self.policy, self.tokenizer)
-        self.log(0, {**curriculum_metrics(self.curriculum), "eval": self.evaluate()})
+        metrics = {
+            **curriculum_metrics(self.curriculum),
+            "eval": self.evaluate(self.data.validation),
+            "test": self.evaluate(self.data.test),
+        }
+        self.log(0, metrics)
         self.checkpoint("rl", 0)
 
     def make_rl_parts(self, start: PreTrainedModel) -> None:
@@ -177,19 +183,21 @@ class Run:
         self.engine_failures = []
         last = step == config.steps
         if last or step % config.eval.every == 0:
-            metrics["eval"] = self.evaluate()
+            metrics["eval"] = self.evaluate(self.data.validation)
             chosen = [sample_of(r, step, config.fgo) for r in chosen_samples(rollouts)]
             self.rundir.log_samples(step, chosen)
+        if last:
+            metrics["test"] = self.evaluate(self.data.test)
         self.log(step, metrics)
         if last or step % config.checkpoint.every == 0:
             self.checkpoint("rl", step)
         if last or step % config.eval.every == 0:
             self.rundir.write_report()
 
-    def evaluate(self) -> dict[str, float]:
-        """Greedy pass@1 on held-out problems (none held out: no figures)."""
+    def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
+        """Greedy pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
-        problems = self.data.validation[: config.eval.limit]
+        problems = problems[: config.eval.limit]
         if not problems or config.rollout.replay:
             return {}
         rollouts = self.pipeline.run(
@@ -326,15 +334,6 @@ def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase,
     if state is None:
         return "sft", 0
     return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the configured device; `auto` takes CUDA where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("device: cuda was asked for, but torch finds no GPU; use device=cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def models(

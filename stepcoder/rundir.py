@@ -34,6 +34,7 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
     infrastructure_errors       rollouts that the sandbox failed on (not trained)
     slowest_judge_s             wall seconds of the slowest program
     eval                        {"pass@1": share, "problems": count}, where the step evaluated
+    test                        the same of the test problems: at step 0 and the last one
 
 A number that is not finite is written as null. Whoever reads must expect any series to be absent.
 """

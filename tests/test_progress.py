@@ -64,6 +64,18 @@ def test_a_log_gets_one_plain_line_a_step() -> None:
     assert third.endswith(" left")
 
 
+def test_the_test_problems_are_shown_where_they_were_evaluated() -> None:
+    console = log()
+    with Progress(CONFIG, console) as progress:
+        progress.update(0, {"phase": "rl", "test": {"pass@1": 0.1}})
+        progress.update(1, {"phase": "rl", "reward_mean": 0.5})
+        progress.update(2, {"phase": "rl", "test": {"pass@1": 0.25}})
+    start, between, end = shown(console).splitlines()
+    assert "test 10.0% (at step 0)" in start
+    assert "test" not in between
+    assert "test 25.0% (at step 2, 10.0% at 0)" in end
+
+
 def test_a_step_without_figures_is_still_a_line() -> None:
     console = log()
     with Progress(CONFIG, console) as progress:

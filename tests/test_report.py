@@ -246,10 +246,14 @@ def test_a_running_mean_takes_neighbors_on_both_sides_and_keeps_the_length() -> 
 def test_key_figures_compare_the_start_of_rl_with_now(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with RunDir.open(Config(run_dir=str(run))) as folder:
-        folder.log(0, {"eval": {"pass@1": 0.4}, "stages": {"0": 1, "1": 3}})
+        folder.log(
+            0, {"eval": {"pass@1": 0.4}, "test": {"pass@1": 0.2}, "stages": {"0": 1, "1": 3}}
+        )
         folder.log(1, {"eval": {"pass@1": 0.525}, "stages": {"0": 3, "1": 1}, "reward_mean": -0.3})
+        folder.log(2, {"test": {"pass@1": 0.35}})
     page = body(run)
     assert "<b>52.5%</b><p>from 40.0% (+12.5 points)</p>" in page
+    assert "<b>35.0%</b><p>from 20.0% (+15.0 points)</p>" in page
     assert "<b>75.0%</b><p>from 25.0% (+50.0 points)</p>" in page
     assert "<b>-0.30</b>" in page
 

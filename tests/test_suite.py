@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -162,13 +163,15 @@ def test_the_shipped_file_is_what_the_generator_chooses(name: str) -> None:
     assert [list(choice.inputs) for _, choice in chosen] == [r["inputs"] for r in shipped]
 
 
-def test_no_validation_solution_is_a_train_solution_under_other_names() -> None:
-    shapes: dict[str, set[str]] = {"train": set(), "validation": set()}
+def test_no_held_out_solution_is_a_train_solution_under_other_names() -> None:
+    shapes: dict[str, set[str]] = {"train": set(), "validation": set(), "eval": set()}
     for problem in problems():
         shapes[problem.split].add(normalized(problem.canonical_solution))
-    assert not shapes["train"] & shapes["validation"]
-    assert 0.10 < len(shapes["validation"]) / len(problems()) < 0.20
-    assert {p.entry_point for p in problems() if p.split == "validation"} == {*FAMILY}
+    for one, two in itertools.combinations(shapes.values(), 2):
+        assert not one & two
+    for part in ("validation", "eval"):
+        assert 0.10 < len(shapes[part]) / len(problems()) < 0.20
+        assert {p.entry_point for p in problems() if p.split == part} == {*FAMILY}
 
 
 def test_names_do_not_tell_solutions_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from stepcoder.problems import Problem
@@ -40,8 +41,9 @@ def main() -> None:
     path: Path = parser.parse_args().out
     suite = problems()
     path.write_text("".join(json.dumps(to_record(p)) + "\n" for p in suite), encoding="utf-8")
-    train = sum(problem.split == "train" for problem in suite)
-    sys.stdout.write(f"{path}: {train} train and {len(suite) - train} validation problems\n")
+    parts = Counter(problem.split for problem in suite)
+    counts = ", ".join(f"{parts[part]} {part}" for part in ("train", "validation", "eval"))
+    sys.stdout.write(f"{path}: {counts} problems\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from stepcoder.suite.phrases import Bank
 
 Sampler = Callable[[random.Random], Any]
 
-VALIDATION_PERCENT = 15
+VALIDATION_PERCENT = 15  # on which settings may be chosen
+TEST_PERCENT = 15  # looked at before and after RL only
 MOST_WORDS = 48
 MOST_CHARACTERS = 350
 
@@ -62,8 +63,11 @@ class Instance:
 
     @property
     def split(self) -> str:
-        """Equal solutions have equal keys, so they can never be on both sides of the split."""
-        return "validation" if int(self.key, 16) % 100 < VALIDATION_PERCENT else "train"
+        """Equal solutions have equal keys, so they can never be in two parts of the split."""
+        place = int(self.key, 16) % 100
+        if place < VALIDATION_PERCENT:
+            return "validation"
+        return "eval" if place < VALIDATION_PERCENT + TEST_PERCENT else "train"
 
 
 def fill(template: str, choice: Mapping[str, str]) -> str:
