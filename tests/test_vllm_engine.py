@@ -177,12 +177,13 @@ def test_a_run_trains_with_vllm_while_the_next_batch_is_generated(tmp_path):
         "threads=1 model.layers=1 model.width=64 model.heads=2 model.kv_heads=1 steps=2 "
         "model.vocabulary=320 sft.steps=2 sft.batch_size=8 rollout.tasks_per_step=4 "
         "rollout.samples_per_task=2 rollout.max_new_tokens=24 eval.limit=4 sandbox.workers=1 "
-        "rollout.engine=vllm rollout.ahead=1 rollout.kv_cache_gb=0.1 sft.share=1.0"
+        "rollout.engine=vllm rollout.ahead=1 rollout.kv_cache_gb=0.1 sft.share=1.0 "
+        "ppo.critic_warmup_steps=0 ppo.policy_lr=1e-2"
     )
     assert main([*overrides.split(), f"run_dir={tmp_path / 'run'}"]) == 0
     first, second = read_records(tmp_path / "run")[-2:]
     assert abs(first["engine_kl"]) < 1e-4  # batch 1 is of the weights that it is scored with
-    assert abs(second["engine_kl"]) > abs(first["engine_kl"])  # batch 2 is one update old
+    assert abs(second["engine_kl"]) > 1e-4  # batch 2 is one update old
     assert second["prefix_cache_hit_rate"] > 0
     assert {part for part, _, _ in second["timeline"]} >= {"generate", "judge", "score", "update"}
     assert second["engine_failures"] == []
