@@ -6,7 +6,7 @@
 Needs neither torch nor numpy.
 """
 
-from stepcoder.sandbox.judge import Judge
+from stepcoder.sandbox.judge import IsolationError, Judge
 from stepcoder.sandbox.program import (
     AssertTests,
     CallTests,
@@ -21,6 +21,7 @@ from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 __all__ = [
     "AssertTests",
     "CallTests",
+    "IsolationError",
     "Judge",
     "Limits",
     "Program",

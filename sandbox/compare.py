@@ -12,6 +12,9 @@
 | set | frozenset | if their items are |
 | dict | dict | if keys and values are, in any order |
 | str | bytes, number | no |
+| "a " | "a" | no: only stdout is compared by tokens |
+| bytes | bytes | byte by byte |
+| int of any size | int | exactly; the tolerance is for floats |
 | generator, map, range, deque, dict view, ... | list | as the list of its items |
 | function, object | anything | no |
 """

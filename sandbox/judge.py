@@ -6,6 +6,7 @@ verdicts (the design note "sandbox", section 5).
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import itertools
 import logging
@@ -14,14 +15,14 @@ import queue
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Literal, Self
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.program import Limits, Program, Submission, Tests
+from stepcoder.sandbox.program import CallTests, Limits, Program, Submission, Tests
 from stepcoder.sandbox.requests import MAX_SOURCE_BYTES, job_of, source_too_large
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 from stepcoder.sandbox.verdicts import verdict_of
@@ -38,19 +39,61 @@ _LAYERS = {
 }
 
 
+class IsolationError(RuntimeError):
+    """This machine refuses a layer of the sandbox, and the caller asked for full isolation."""
+
+    def __init__(self, missing: str) -> None:
+        """Say which layers are missing."""
+        super().__init__(
+            f"full isolation is not to be had here: this machine refuses {missing}; "
+            'allow it or use isolation="warn"'
+        )
+
+
 class Judge:
     """Judges programs, `workers` at a time. A context manager; every method is thread-safe.
 
     `workers` None takes one per CPU that this process may use. `limits` hold for submissions that
-    bring none of their own.
+    bring none of their own. `isolation` says what happens where this machine refuses a layer of the
+    sandbox: "warn" logs which one and goes on, "full" raises IsolationError.
+
+    A future may be cancelled until its verdict is there; its program then still runs, within its
+    limits, but nobody waits for it. After a fork, the child must make a judge of its own: the
+    parent's raises RuntimeError there.
     """
 
-    def __init__(self, workers: int | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
-        """Start the event loop; workers start when there is work for them."""
+    def __init__(
+        self,
+        workers: int | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        isolation: Literal["warn", "full"] = "warn",
+    ) -> None:
+        """Start the event loop; workers start when there is work for them.
+
+        Raises:
+            IsolationError: `isolation` is "full" and this machine refuses a layer.
+            ValueError: `isolation` is neither "warn" nor "full".
+        """
+        if isolation not in ("warn", "full"):
+            raise ValueError(f'isolation is {isolation!r}; it must be "warn" or "full"')
         self.workers = workers or len(os.sched_getaffinity(0))
         self.limits = limits
-        self._service = _Service(self.workers)
+        self._service = _Service(self.workers, full_isolation=isolation == "full")
         self._finalizer = weakref.finalize(self, self._service.close)
+        if isolation == "full":
+            self._check_isolation()
+
+    def _check_isolation(self) -> None:
+        """Start a worker, which shows what this machine refuses."""
+        try:
+            verdict = self.run(Program("def f(): return 0", "f"), CallTests(([],), (0,)))
+            if missing := self._service.missing_layers():
+                raise IsolationError(missing)
+            if not verdict.passed:
+                raise IsolationError(f"a working sandbox ({verdict.message})")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the judge."""
@@ -81,7 +124,7 @@ class Judge:
     def map(self, submissions: Iterable[Submission]) -> Iterator[tuple[int, Verdict]]:
         """Judge submissions and yield (position, verdict) as they finish.
 
-        Takes from `submissions` only so far ahead as keeps the workers busy.
+        Takes from `submissions` only so far ahead as keeps the workers busy: they may be endless.
         """
         finished: queue.SimpleQueue[tuple[int, Future[Verdict]]] = queue.SimpleQueue()
         numbered = enumerate(submissions)
@@ -97,6 +140,60 @@ class Judge:
             in_flight -= 1
             yield index, future.result()
 
+    async def run_async(
+        self, program: Program, tests: Tests, limits: Limits | None = None
+    ) -> Verdict:
+        """Judge one program without blocking the event loop; cancelling stops the wait."""
+        return await asyncio.wrap_future(self.submit(program, tests, limits))
+
+    async def map_async(
+        self, submissions: Iterable[Submission] | AsyncIterable[Submission]
+    ) -> AsyncIterator[tuple[int, Verdict]]:
+        """Do as `map` does, without blocking the event loop. Takes async iterables too."""
+        source = _asynchronous(submissions)
+        in_flight: dict[asyncio.Future[Verdict], int] = {}
+        arriving: asyncio.Task[Submission] | None = asyncio.create_task(_next(source))
+        count = 0
+        try:
+            while arriving or in_flight:
+                # A slow source must not hold up the verdicts of what it already gave.
+                room = arriving is not None and len(in_flight) < 4 * self.workers
+                waited: set[asyncio.Future[Any]] = {*in_flight}
+                if arriving and room:
+                    waited.add(arriving)
+                done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if arriving and arriving in done:
+                    try:
+                        future = asyncio.wrap_future(self.submit_all(arriving.result()))
+                    except StopAsyncIteration:
+                        arriving = None
+                    else:
+                        in_flight[future] = count
+                        count += 1
+                        arriving = asyncio.create_task(_next(source))
+                for ended in done & in_flight.keys():
+                    yield in_flight.pop(ended), ended.result()
+        finally:
+            for waiting in in_flight:
+                waiting.cancel()
+            if arriving:
+                arriving.cancel()
+
+
+async def _next(source: AsyncIterator[Submission]) -> Submission:
+    return await anext(source)
+
+
+async def _asynchronous(
+    submissions: Iterable[Submission] | AsyncIterable[Submission],
+) -> AsyncIterator[Submission]:
+    if isinstance(submissions, AsyncIterable):
+        async for submission in submissions:
+            yield submission
+    else:
+        for submission in submissions:
+            yield submission
+
 
 def _announce(
     finished: queue.SimpleQueue[tuple[int, Future[Verdict]]], index: int, future: Future[Verdict]
@@ -107,7 +204,7 @@ def _announce(
 class _Service:
     """What a judge owns; apart from it so that a forgotten judge can be collected and closed."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, full_isolation: bool) -> None:
         numpy_folder = _numpy_folder()
         self._numpy_installed = bool(numpy_folder)
         self._loop = _launcher.EventLoop(
@@ -118,6 +215,7 @@ class _Service:
         self._ids = itertools.count()
         self._closed = False
         self._warned = False
+        self._full_isolation = full_isolation
         self._owner = os.getpid()
         self._thread = threading.Thread(target=self._finish, name="judge", daemon=True)
         self._thread.start()
@@ -126,7 +224,6 @@ class _Service:
         if os.getpid() != self._owner:
             raise RuntimeError("this judge belongs to the parent process; make one of your own")
         future: Future[Verdict] = Future()
-        future.set_running_or_notify_cancel()
         if source_too_large(submission):
             future.set_result(_refused(submission))
             return future
@@ -150,7 +247,12 @@ class _Service:
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for _, future in waiting.values():
-            future.set_result(Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed"))
+            _settle(future, Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed"))
+
+    def missing_layers(self) -> str:
+        """Return the layers that some worker could not have, "" if none."""
+        missing = self._loop.missing_layers
+        return ", ".join(text for bit, text in _LAYERS.items() if missing & bit)
 
     def _finish(self) -> None:
         """Turn finished jobs into verdicts until the judge is closed."""
@@ -169,16 +271,23 @@ class _Service:
                 except Exception as error:
                     _logger.exception("the judge failed on a submission")
                     verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
-                future.set_result(verdict)
+                if self._full_isolation and (missing := self.missing_layers()):
+                    error_text = str(IsolationError(missing))
+                    verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=error_text)
+                _settle(future, verdict)
 
     def _warn(self) -> None:
-        if self._warned:
+        if self._warned or self._full_isolation:
             return
         self._warned = True
-        missing = self._loop.missing_layers
-        if missing:
-            layers = ", ".join(text for bit, text in _LAYERS.items() if missing & bit)
+        if layers := self.missing_layers():
             _logger.warning("the sandbox runs without %s, which this machine refuses", layers)
+
+
+def _settle(future: Future[Verdict], verdict: Verdict) -> None:
+    """Give a future its verdict, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
+        future.set_result(verdict)
 
 
 def _worker_command(kind: str, numpy_folder: str) -> list[str]:

@@ -1,18 +1,29 @@
 """The judge as a resource: streaming, threads, crashes of its workers, nothing left behind."""
 
+import asyncio
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from stepcoder.sandbox import CallTests, Judge, Program, Status, StdinTests, Submission
+from stepcoder.sandbox import (
+    CallTests,
+    IsolationError,
+    Judge,
+    Program,
+    Status,
+    StdinTests,
+    Submission,
+    _launcher,
+)
 
 PROGRAM = Program("def f(x): return x + 1", "f")
 ROOT = Path(__file__).parents[2]
@@ -149,3 +160,73 @@ assert judge.run(Program("def f(x): return x + 1", "f"), CallTests(([1],), (2,))
 judge.submit(Program("while True: pass"), StdinTests(("",), ("",)))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_run_whose_worker_dies_twice_is_an_infrastructure_error() -> None:
+    with Judge(workers=1) as judge:
+        slow = Program("import time\ndef f(x):\n    time.sleep(5)\n    return x\n", "f")
+        future = judge.submit(slow, CallTests(([1],), (1,)))
+        while not future.done():
+            for below in Path("/proc/self/task").glob("*/children"):
+                for worker in below.read_text().split():
+                    os.kill(int(worker), signal.SIGKILL)
+            time.sleep(0.05)
+        assert future.result().status is Status.INFRASTRUCTURE_ERROR
+        assert judge.run(PROGRAM, CallTests(([1],), (2,))).passed
+
+
+def endless() -> Iterator[Submission]:
+    return (Submission(PROGRAM, CallTests(([i],), (i + 1,))) for i in itertools.count())
+
+
+def test_map_takes_an_endless_input(judge: Judge) -> None:
+    verdicts = list(itertools.islice(judge.map(endless()), 50))
+    assert all(verdict.passed for _, verdict in verdicts)
+
+
+def test_map_async_takes_endless_inputs_of_both_kinds(judge: Judge) -> None:
+    async def asynchronous() -> AsyncIterator[Submission]:
+        for submission in endless():
+            yield submission
+
+    async def first(count: int, inputs: Iterator[Submission] | AsyncIterator[Submission]) -> int:
+        passed = 0
+        async for _, verdict in judge.map_async(inputs):
+            passed += verdict.passed
+            if passed == count:
+                break
+        return passed
+
+    assert asyncio.run(first(30, endless())) == 30
+    assert asyncio.run(first(30, asynchronous())) == 30
+
+
+def test_map_async_yields_every_position_once(judge: Judge) -> None:
+    async def positions() -> list[int]:
+        inputs = itertools.islice(endless(), 40)
+        return sorted([index async for index, _ in judge.map_async(inputs)])
+
+    assert asyncio.run(positions()) == list(range(40))
+
+
+def test_run_async_can_be_cancelled_and_the_judge_goes_on(judge: Judge) -> None:
+    async def cancelled() -> bool:
+        spin = Program("while True: pass")
+        try:
+            await asyncio.wait_for(judge.run_async(spin, StdinTests(("",), ("",))), 0.1)
+        except TimeoutError:
+            return (await judge.run_async(PROGRAM, CallTests(([1],), (2,)))).passed
+        return False
+
+    assert asyncio.run(cancelled())
+
+
+def test_full_isolation_is_refused_where_a_layer_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Refused(_launcher.EventLoop):
+        missing_layers = 4
+
+    monkeypatch.setattr(_launcher, "EventLoop", Refused)
+    with pytest.raises(IsolationError, match="a network namespace"):
+        Judge(workers=1, isolation="full")

@@ -106,6 +106,8 @@ HUGE = 10**400
         (1e-12, 0.0, True),
         (1e-6, 0.0, False),
         (NAN, NAN, True),
+        (b"a", b"a ", False),
+        (HUGE, HUGE + 1, False),
         (NAN, 0.0, False),
         ([NAN], [NAN], True),
         (-0.0, 0.0, True),
