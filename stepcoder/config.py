@@ -124,12 +124,29 @@ class FGOConfig:
 class RolloutConfig:
     """Sampling of completions."""
 
-    engine: Annotated[Literal["hf"], "What generates: transformers."] = "hf"
+    engine: Annotated[Literal["hf", "vllm"], "What generates: transformers, or vLLM servers."] = (
+        "hf"
+    )
+    ahead: Annotated[
+        int, "Batches generated before the update that precedes them; 0: on-policy.", NOT_NEGATIVE
+    ] = 0
     tasks_per_step: Annotated[int, "Problems a step.", COUNT] = 32
     samples_per_task: Annotated[int, "Completions a problem.", COUNT] = 16
     temperature: Annotated[float, "Of sampling, and of the trained policy.", POSITIVE] = 0.8
     max_new_tokens: Annotated[int, "Longest completion.", COUNT] = 1024
     group_size: Annotated[int, "Completions generated together.", COUNT] = 64
+    dump: Annotated[bool, "Keep every step's completions in run_dir/rollouts."] = False
+    replay: Annotated[
+        str | None, "Folder of a run with dumped rollouts: take them instead of generating."
+    ] = None
+    memory_share: Annotated[
+        float, "vLLM's share of its GPU's memory.", Range(above=0, at_most=1)
+    ] = 0.4
+    kv_cache_gb: Annotated[
+        float | None,
+        "vLLM's KV cache; null: 1 on a CPU, what memory_share leaves on a GPU.",
+        POSITIVE,
+    ] = None
     max_infrastructure_errors: Annotated[
         float, "Stop if the sandbox fails on more than this share of a step.", SHARE
     ] = 0.02

@@ -15,6 +15,16 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from stepcoder.attention import PACKED
 from stepcoder.batch import Batch
+from stepcoder.errors import RunError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the configured device; `auto` takes CUDA where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("device: cuda was asked for, but torch finds no GPU; use device=cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def load_policy(path: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

@@ -79,6 +79,10 @@ class Progress:
             line = "  ".join(part for part in self._plain() if part)
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def note(self, message: str) -> None:
+        """Print a line that stays, above what is drawn."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
     def __rich__(self) -> RenderableType:
         """Return what the terminal shows now."""
         if not self._phase:

@@ -20,20 +20,22 @@ from transformers.utils import logging as transformers_logging
 from stepcoder.batch import Batch, Row
 from stepcoder.checkpoint import load_state, newest_checkpoint, save_checkpoint, save_model
 from stepcoder.config import Config
-from stepcoder.curriculum import Curriculum
+from stepcoder.curriculum import Curriculum, Task
 from stepcoder.data import TrainingData, load_data
 from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
 from stepcoder.evaluate import evaluate, pass_at_1
 from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
-from stepcoder.policy import Critic, frozen_copy, load_policy, prepare
+from stepcoder.policy import Critic, choose_device, frozen_copy, load_policy, prepare
 from stepcoder.ppo import Learner, RunningDeviation
 from stepcoder.problems import Problem
 from stepcoder.progress import Progress
 from stepcoder.prompts import prompt_text, starter_part, target_text
 from stepcoder.rewards import reward
-from stepcoder.rollout.engine import Engine
-from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.engine import Completion
+from stepcoder.rollout.engines import open_engine
+from stepcoder.rollout.pipeline import Pipeline
+from stepcoder.rollout.recorded import from_plain, to_plain
 from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
 from stepcoder.rundir import Phase, RunDir
 from stepcoder.sandbox import Judge, Limits
@@ -58,10 +60,13 @@ class Run:
     step: int = 0
     deviation: RunningDeviation = field(default_factory=RunningDeviation)
     clock: Clock = field(default_factory=Clock)
+    # Batches that were generated ahead when the state was saved.
+    restored: list[tuple[list[Task], list[Completion]]] = field(default_factory=list)
+    engine_failures: list[str] = field(default_factory=list)  # of the present step
     reference: PreTrainedModel = field(init=False)
     critic: Critic = field(init=False)
     learner: Learner = field(init=False)
-    engine: Engine = field(init=False)
+    pipeline: Pipeline = field(init=False)
 
     def generator(self, step: int) -> torch.Generator:
         """Return the step's own generator: a function of seed and step."""
@@ -70,7 +75,7 @@ class Run:
     @property
     def rl_begun(self) -> bool:
         """True once the parts that only RL needs exist."""
-        return hasattr(self, "engine")
+        return hasattr(self, "pipeline")
 
     def steps_left(self) -> Iterator[int]:
         """Begin the RL phase if it has not begun, and yield the numbers of the steps to do."""
@@ -101,7 +106,20 @@ class Run:
                 self.critic = Critic.load(model.critic_path, start.dtype, self.device)
         self.reference = frozen_copy(start)
         self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
-        self.engine = HFEngine(self.policy, self.tokenizer, self.config.rollout.group_size)
+        engine = open_engine(
+            self.config, self.policy, self.tokenizer, self.rundir.path / "engine", self.note
+        )
+        self.pipeline = Pipeline(engine, self.config.rollout.ahead)
+
+    def note(self, failure: str) -> None:
+        """Show a failure that the engine got over, and keep it for the step's record."""
+        self.engine_failures.append(failure)
+        self.progress.note(failure)
+
+    def close(self) -> None:
+        """Close what begin_rl opened."""
+        if self.rl_begun:
+            self.pipeline.close()
 
     def rows(self, rollouts: Sequence[Rollout]) -> list[Row]:
         """Turn rollouts into rows of a batch: reward and executed tokens from their verdicts.
@@ -147,17 +165,22 @@ class Run:
         self, step: int, rollouts: Sequence[Rollout], batch: Batch, stats: dict[str, float]
     ) -> None:
         """Log the step, evaluate and save when it is time."""
-        config, seconds = self.config, self.clock.take()
+        config, spent = self.config, self.clock.take()
+        seconds = spent.seconds
         self.step = step
         rewards = [value for r in rollouts if (value := reward(r.verdict)) is not None]
         metrics: dict[str, Any] = {
             "time": seconds,
+            "timeline": spent.timeline,
+            "hidden_judge_share": spent.hidden_judge_share,
             "reward_mean": sum(rewards) / len(rewards),
             **rollout_metrics(rollouts, seconds),
             **batch_metrics(batch),
             **curriculum_metrics(self.curriculum),
             **stats,
+            "engine_failures": self.engine_failures,
         }
+        self.engine_failures = []
         last = step == config.steps
         if last or step % config.eval.every == 0:
             metrics["eval"] = self.evaluate(self.data.validation)
@@ -175,18 +198,20 @@ class Run:
         """Greedy pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
         problems = problems[: config.eval.limit]
-        if not problems:
+        if not problems or config.rollout.replay:
             return {}
-        rollouts = evaluate(
-            problems,
-            self.engine,
-            self.judge,
-            self.tokenizer,
-            template=config.prompt.template,
-            max_prompt_tokens=config.prompt.max_prompt_tokens,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.eval.temperature,
-            samples=config.eval.samples,
+        rollouts = self.pipeline.run(
+            lambda: evaluate(
+                problems,
+                self.pipeline.engine,
+                self.judge,
+                self.tokenizer,
+                template=config.prompt.template,
+                max_prompt_tokens=config.prompt.max_prompt_tokens,
+                max_new_tokens=config.rollout.max_new_tokens,
+                temperature=config.eval.temperature,
+                samples=config.eval.samples,
+            )
         )
         try:
             return {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
@@ -229,6 +254,10 @@ class Run:
             "policy_optimizer": self.learner.policy_optimizer.state_dict(),
             "critic_optimizer": self.learner.critic_optimizer.state_dict(),
             "deviation": asdict(self.deviation),
+            "ahead": [
+                to_plain(batch.rollouts, self.config.rollout.samples_per_task)
+                for batch in self.pipeline.pending()
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,7 +286,9 @@ class Run:
         self.learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.deviation = RunningDeviation(**state["deviation"])
-        self.engine.update_weights(self.policy)
+        self.pipeline.update_weights(self.policy)
+        problems = {problem.task_id: problem for problem in self.data.train}
+        self.restored = [from_plain(batch, problems) for batch in state["ahead"]]
 
 
 @contextmanager
@@ -290,6 +321,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             rundir=rundir,
             progress=stack.enter_context(Progress(config)),
         )
+        stack.callback(run.close)
         if state is not None:
             run.load_state_dict(state)
         yield run
@@ -302,15 +334,6 @@ def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase,
     if state is None:
         return "sft", 0
     return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the configured device; `auto` takes CUDA where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RunError("device: cuda was asked for, but torch finds no GPU; use device=cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def models(

@@ -11,10 +11,14 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
 
     loss, lr                    sft: nats a solution token; learning rate
     time                        {"generate", "judge", "score", "update", "sync"}: seconds
+    timeline                    [[part, start, end], ...]: seconds since the start of the process
+    hidden_judge_share          share of the judge's time that the loop did not wait for
     reward_mean, pass_rate      mean reward; share of the rollouts that pass all their tests
     stages, stage_moves         {stage: problems now at it}; moves back by one stage so far
     epoch                       passes begun over the training problems, from 0
     rollouts, tokens            completions; their tokens
+    prefix_cache_hit_rate       share of the prompt tokens that vLLM need not compute again
+    engine_failures             what went wrong with a server and was mended, in words
     tokens_per_s                tokens / seconds of the whole step
     response_length             tokens a completion, mean
     truncated_share             share of the completions that the token limit cut off

@@ -8,7 +8,9 @@ engine. What a run consists of is put together in `run.py`.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +20,9 @@ from stepcoder.config import parse_args, to_yaml
 from stepcoder.curriculum import Task
 from stepcoder.errors import RunError
 from stepcoder.ppo import advantages, score, update
-from stepcoder.rollout.engine import Sampling
+from stepcoder.rollout.engine import Completion, Sampling
+from stepcoder.rollout.pipeline import Generated, merged
+from stepcoder.rollout.recorded import dump
 from stepcoder.rollout.rollouts import Rollout, collect, requests_of, submit
 from stepcoder.run import Run, open_run
 from stepcoder.supervised import supervise
@@ -32,8 +36,7 @@ def train(run: Run) -> None:
     config, temperature = run.config, run.config.rollout.temperature
     supervise(run)
     for step in run.steps_left():
-        tasks = run.curriculum.sample(config.rollout.tasks_per_step)
-        rollouts = generate_and_judge(run, tasks)
+        rollouts = judged_rollouts(run, step)
         with run.clock("score"):
             batch = pack(run.rows(rollouts)).to(run.device)
             batch = score(batch, run.policy, run.reference, run.critic, config.ppo, temperature)
@@ -49,23 +52,46 @@ def train(run: Run) -> None:
                 normalize_by_response=config.fgo.normalizer == "response",
             )
         with run.clock("sync"):
-            run.engine.update_weights(run.policy)
+            run.pipeline.update_weights(run.policy)
         run.observe(rollouts)
         run.finish_step(step, rollouts, batch, stats)
 
 
-def generate_and_judge(run: Run, tasks: Sequence[Task]) -> list[Rollout]:
-    """Sample completions of the tasks; each program is judged while others still generate."""
-    rollout = run.config.rollout
+def judged_rollouts(run: Run, step: int) -> list[Rollout]:
+    """Return the step's rollouts; those of `rollout.ahead` later steps are begun meanwhile."""
+    rollout, start = run.config.rollout, time.perf_counter()
+    while step + len(run.pipeline) <= min(step + rollout.ahead, run.config.steps):
+        if run.restored:
+            run.pipeline.begin(partial(generate_and_judge, run, *run.restored.pop(0)))
+        else:
+            tasks = run.curriculum.sample(rollout.tasks_per_step)
+            run.pipeline.begin(partial(generate_and_judge, run, tasks))
+    batch = run.pipeline.take()
+    run.clock.waited(batch, start, time.perf_counter())
+    if rollout.dump:
+        dump(run.rundir.path, step, batch.rollouts, rollout.samples_per_task)
+    return batch.rollouts
+
+
+def generate_and_judge(
+    run: Run, tasks: Sequence[Task], recorded: Sequence[Completion] | None = None
+) -> Generated:
+    """Sample completions of the tasks; each program is judged while others still generate.
+
+    `recorded` completions are judged as if they were sampled now.
+    """
+    rollout, start = run.config.rollout, time.perf_counter()
     sampling = Sampling(rollout.temperature, rollout.max_new_tokens)
-    with run.clock("generate"):
-        requests = requests_of(
-            tasks, run.tokenizer, rollout.samples_per_task, run.config.prompt.max_prompt_tokens
-        )
-        completions = run.engine.generate(requests, sampling)
-        pending = list(submit(completions, tasks, requests, run.tokenizer, run.judge))
-    with run.clock("judge"):
-        return collect(pending)
+    requests = requests_of(
+        tasks, run.tokenizer, rollout.samples_per_task, run.config.prompt.max_prompt_tokens
+    )
+    completions = recorded or run.pipeline.engine.generate(requests, sampling)
+    pending = list(submit(completions, tasks, requests, run.tokenizer, run.judge))
+    generated = time.perf_counter()
+    rollouts = collect(pending)
+    now = time.perf_counter()
+    judged = merged([(p.begun, p.ended[0] if p.ended else now) for p in pending])
+    return Generated(rollouts, (start, generated), judged)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

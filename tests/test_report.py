@@ -64,6 +64,14 @@ def rl_record(step: int, steps: int, draw: random.Random) -> dict[str, Any]:
             "update": 1.6 + 0.3 * draw.random(),
             "sync": 0.02,
         },
+        "timeline": [
+            ("generate", 7 * step, 7 * step + 4),
+            ("judge", 7 * step + 0.2, 7 * step + 4.4),
+            ("score", 7 * step + 4.4, 7 * step + 5.1),
+            ("update", 7 * step + 5.1, 7 * step + 6.8),
+        ],
+        "hidden_judge_share": 0.9 + 0.05 * draw.random(),
+        "prefix_cache_hit_rate": 0.85,
         "reward_mean": 1.45 * passed - 0.45,
         "pass_rate": passed,
         "stages": {"0": at_0, "1": at_1, "2": 400 - at_0 - at_1},
@@ -137,7 +145,7 @@ def test_a_browser_draws_every_plot_from_disk_without_errors_or_requests(
                  width: plot.querySelector('.main-svg').getBoundingClientRect().width,
                }))"""
         )
-        assert len(drawn) == (13 if sft_steps else 12)
+        assert len(drawn) == (17 if sft_steps else 16)
         assert [plot["name"] for plot in drawn if not plot["shapes"]] == []
         assert [plot["name"] for plot in drawn if not 300 < plot["width"] < width] == []
         overflow = "return document.documentElement.scrollWidth - window.innerWidth"

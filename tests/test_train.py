@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,7 +84,8 @@ def states_equal(one: Path, two: Path) -> list[str]:
 
 def untimed(folder: Path) -> list[dict]:
     """The records of a run without what depends on the clock."""
-    timed = {"time", "tokens_per_s", "slowest_judge_s", "logged_at"}
+    timed = {"time", "timeline", "hidden_judge_share", "tokens_per_s", "slowest_judge_s"}
+    timed.add("logged_at")
     return [{k: v for k, v in r.items() if k not in timed} for r in read_records(folder)]
 
 
@@ -148,6 +150,33 @@ def test_kill_9_and_resume_equals_the_uninterrupted_run_bit_for_bit(
     assert run(folder, command=("--resume", str(folder))) == 0
     assert states_equal(folder, uninterrupted) == []
     assert untimed(folder) == untimed(uninterrupted)
+
+
+def test_overlapped_generation_resumes_bit_for_bit_too(tmp_path):
+    """With rollout.ahead the checkpoint holds the batch that was already generated."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(whole, *STEPS, "rollout.ahead=1") == 0
+    assert run(cut, *STEPS, "rollout.ahead=1", "steps=3", "eval.every=10") == 0
+    shutil.rmtree(cut / "checkpoints" / "rl-000003")
+    assert run(cut, "steps=4", "eval.every=2", command=("--resume", str(cut))) == 0
+    assert states_equal(cut, whole) == []
+    assert untimed(cut)[-2:] == untimed(whole)[-2:]
+
+
+def test_a_dumped_run_is_replayed_without_an_engine_to_the_same_weights(tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert run(first, *STEPS, "rollout.dump=true") == 0
+    assert run(again, *STEPS, f"rollout.replay={first}") == 0
+    assert states_equal(first, again) == []
+
+
+def test_a_replay_of_another_run_is_refused(tmp_path, capfd):
+    first = tmp_path / "first"
+    assert run(first, *STEPS, "rollout.dump=true", "steps=1") == 0
+    assert run(tmp_path / "b", *STEPS, f"rollout.replay={first}", "seed=1") == 2
+    assert "rollout.replay" in capfd.readouterr().err
+    assert run(tmp_path / "c", *STEPS, f"rollout.replay={tmp_path}") == 2
+    assert "rollout.dump=true" in capfd.readouterr().err
 
 
 def test_a_resume_with_other_data_is_refused(tmp_path, capfd):

@@ -27,12 +27,14 @@ class Completion:
 
     `logprobs` are the engine's own, of each token under softmax(logits / temperature) (temperature
     1 for greedy decoding). `stopped` is False where the token limit cut the completion off.
+    `cached_tokens` of the prompt were not computed for it: another request had the same beginning.
     """
 
     index: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stopped: bool
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

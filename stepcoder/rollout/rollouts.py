@@ -6,9 +6,11 @@ the moment its completion ends, and gives the rollouts back in the tasks' order.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 
 from transformers import PreTrainedTokenizerBase
@@ -50,14 +52,18 @@ def requests_of(
     for task in tasks:
         prompt = tuple(encode_prompt(tokenizer, task.prompt_text)[-max_prompt_tokens:])
         for sample in range(samples):
-            # An odd multiplier keeps the seeds of neighboring tasks apart for every sample.
-            requests.append(Request(prompt, (task.seed * 1_000_003 + sample) % 2**63))
+            requests.append(Request(prompt, seed_of(task, sample)))
     return requests
+
+
+def seed_of(task: Task, sample: int) -> int:
+    """Return the seed of a task's sample; the odd factor keeps those of neighboring tasks apart."""
+    return (task.seed * 1_000_003 + sample) % 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A completion whose program is being judged."""
+    """A completion whose program is being judged: since `begun`, to the time put into `ended`."""
 
     task: Task
     request: Request
@@ -66,6 +72,8 @@ class Pending:
     spans: Sequence[tuple[int, int]]
     program: str
     verdict: Future[Verdict]
+    begun: float  # time.perf_counter
+    ended: list[float]
 
 
 def submit(
@@ -81,8 +89,14 @@ def submit(
         task, request = tasks[completion.index // samples], requests[completion.index]
         text, spans = token_spans(tokenizer, request.prompt_ids, completion.token_ids)
         program = task.given + extract_completion(text)
+        begun, ended = time.perf_counter(), list[float]()
         verdict = judge.submit(program_of(task.problem, program), task.problem.tests)
-        yield Pending(task, request, completion, text, spans, program, verdict)
+        verdict.add_done_callback(partial(_note_time, ended))
+        yield Pending(task, request, completion, text, spans, program, verdict, begun, ended)
+
+
+def _note_time(times: list[float], _: Future[Verdict]) -> None:
+    times.append(time.perf_counter())
 
 
 def collect(pending: Iterable[Pending]) -> list[Rollout]:

@@ -1,0 +1,141 @@
+"""How new weights reach a vLLM server, version by version.
+
+On a CPU: a safetensors file in shared memory that the server's worker reads. On CUDA: vLLM's native
+weight transfer, by memory handles on one GPU ("ipc") or by NCCL between GPUs. The CUDA part is
+written against vLLM 0.32's trainer interface and has not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from stepcoder.rollout import vllm_api
+from stepcoder.rollout.vllm_api import BadAnswer, Transfer
+from stepcoder.rollout.vllm_server import VLLMServer, free_port
+
+
+class SharedFile:
+    """Weights in an anonymous file in memory, which goes away with this process, however it ends.
+
+    Another process of the same user opens it by its path under /proc; unlike a file in /dev/shm it
+    has no size limit but the machine's memory, and a killed trainer leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self._descriptor = -1
+        self._tensors = 0
+
+    def publish(self, policy: PreTrainedModel) -> None:
+        """Write the policy's parameters; what was published before is freed."""
+        self.close()
+        self._descriptor = os.memfd_create("stepcoder-weights")
+        # A tied LM head comes twice, because the server's is its own: hence the copies.
+        parameters = {
+            name: p.detach().clone(memory_format=torch.contiguous_format)
+            for name, p in policy.named_parameters(remove_duplicate=False)
+        }
+        self._tensors = len(parameters)
+        with os.fdopen(os.dup(self._descriptor), "wb") as file:
+            file.write(save(parameters))
+
+    @property
+    def _path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def deliver(self, server: VLLMServer, version: str) -> None:
+        """Let a server load what is published.
+
+        Raises:
+            BadAnswer: it loaded less than that. OSError, http.client.HTTPException: no answer.
+        """
+        body = {"method": "load_weights_file", "args": [self._path]}
+        answer = server.client.post(vllm_api.COLLECTIVE, body)
+        if any(result != {"tensors": self._tensors} for result in answer["results"]):
+            raise BadAnswer(f"it loaded {answer['results']} of {self._tensors} tensors")
+        finish(server, version)
+
+    def close(self) -> None:
+        """Free the memory."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+class NativeTransfer:
+    """vLLM's own weight transfer, one channel a server. Not yet run on a GPU."""
+
+    def __init__(self, backend: Transfer) -> None:
+        """`backend` is "ipc" (server and trainer share a GPU) or "nccl"."""
+        self._backend = backend
+        self._policy: PreTrainedModel | None = None
+        self._channels: dict[
+            int, tuple[PreTrainedModel | None, Any]
+        ] = {}  # by the server's process id
+
+    def publish(self, policy: PreTrainedModel) -> None:
+        """Send this policy from now on."""
+        self._policy = policy
+
+    def deliver(self, server: VLLMServer, version: str) -> None:
+        """Send the weights; a server that was restarted, or another model, gets a new channel."""
+        assert server.process is not None
+        assert self._policy is not None
+        pid = server.process.pid
+        policy, channel = self._channels.get(pid, (None, None))
+        if policy is not self._policy:
+            if channel is not None:
+                channel.shutdown()
+                server.client.post("/shutdown_weight_transfer_engine")
+            channel = self._open(server)
+            self._channels[pid] = (self._policy, channel)
+        channel.send_weights()
+        finish(server, version)
+
+    def _open(self, server: VLLMServer) -> Any:
+        from vllm.distributed.weight_transfer import (
+            HTTPVLLMWeightSyncClient,
+            ModuleSource,
+            WeightTransferTrainerFactory,
+        )
+
+        info: Any
+        if self._backend == "ipc":
+            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+            info = IPCTrainerInitInfo(rank=0, packed=True)
+        else:
+            from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+            info = NCCLTrainerInitInfo(
+                master_address="127.0.0.1", master_port=free_port(), world_size=2, rank=0
+            )
+        return WeightTransferTrainerFactory.trainer_init(
+            info,
+            client=HTTPVLLMWeightSyncClient(f"http://127.0.0.1:{server.client.port}"),
+            source=ModuleSource(self._policy),
+        )
+
+    def close(self) -> None:
+        """Close the channels."""
+        for _, channel in self._channels.values():
+            channel.shutdown()
+        self._channels = {}
+
+
+def finish(server: VLLMServer, version: str) -> None:
+    """Give the server's new weights their version, and forget what the old ones computed."""
+    server.client.post(vllm_api.SET_VERSION, {"new_version": version})
+    if server.client.post(vllm_api.RESET_CACHE) != {"success": True}:
+        raise BadAnswer("it still held the old weights' cache")
+    server.weights = version
+
+
+def sender(transfer: Transfer) -> SharedFile | NativeTransfer:
+    """Return what delivers weights by this way."""
+    return SharedFile() if transfer == "file" else NativeTransfer(transfer)

@@ -1,0 +1,34 @@
+"""Runs inside a CPU server's model process: takes new weights from a file in shared memory.
+
+vLLM mixes this class into its worker (option worker-extension-cls) and calls it by name. On CUDA
+vLLM's native weight transfer does this job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FileWeights:
+    """A worker that can read its weights anew."""
+
+    reload_weights: Any  # the worker's own
+
+    def load_weights_file(self, path: str) -> dict[str, int]:
+        """Load a safetensors file of a transformers checkpoint's parameters, in place."""
+        names: list[str] = []
+
+        def weights() -> Iterator[tuple[str, Tensor]]:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a mapping)
+                    names.append(name)
+                    yield name, file.get_tensor(name)
+
+        self.reload_weights(weights_iterator=weights())
+        return {"tensors": len(names)}
