@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -158,21 +159,34 @@ def test_nothing_runs_on_after_a_run(judge: Judge) -> None:
         "threading.Thread(target=stay, daemon=False).start()\ndef f(): return 1\n"
     )
     assert judge.run(Program(source, "f"), CallTests(([],), (1,)), LIMITS).passed
-    time.sleep(0.1)
-    children = [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_run(pid)]
-    assert not children
+    assert not runs_of_this_process()
 
 
-def _is_run(pid: str) -> bool:
-    """Return whether a process is the first of a pid namespace below a worker of ours."""
-    try:
-        with open(f"/proc/{pid}/status") as status:
-            fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
-    except OSError:
-        return False
-    return len(fields.get("NSpid", "").split()) > len(_own_ids())
+def test_a_run_is_seen_while_it_runs(judge: Judge) -> None:
+    source = "import time\ndef f(): time.sleep(99)\n"
+    future = judge.submit(Program(source, "f"), CallTests(([],), (1,)), replace(LIMITS, wall_s=1.0))
+    seen: set[int] = set()
+    while not future.done():
+        seen |= runs_of_this_process()
+        time.sleep(0.01)
+    assert seen
+    assert not runs_of_this_process()
 
 
-def _own_ids() -> list[str]:
-    with open("/proc/self/status") as status:
-        return next(line for line in status if line.startswith("NSpid")).split()[1:]
+def runs_of_this_process() -> set[int]:
+    """Return the processes below this one's workers, its children: other judges' are not ours."""
+    parents: dict[int, int] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                # The name in parentheses may hold anything.
+                parents[int(pid)] = int(stat.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    workers = {pid for pid, parent in parents.items() if parent == os.getpid()}
+    runs: set[int] = set()
+    below = workers
+    while below:
+        below = {pid for pid, parent in parents.items() if parent in below}
+        runs |= below
+    return runs
