@@ -24,7 +24,7 @@ class Packing:
 
     starts: Tensor  # (S,) int64, first position of each segment
     ends: Tensor  # (S,) int64, position after its last
-    prompts: Tensor  # (B,) int64, each row's prompt segment
+    prompt_of: Tensor  # (S,) int64, the prompt of each segment; a prompt's is itself
     responses: Tensor  # (B,) int64, each row's response segment
 
     @classmethod
@@ -32,28 +32,36 @@ class Packing:
         """Read `cu_seqlens` (S+1,) and `is_response` (S,); the first segment is a prompt."""
         bounds = cu_seqlens.long()
         segments = torch.arange(len(is_response), device=bounds.device)
-        last_prompt = torch.where(is_response, 0, segments).cummax(0).values  # (S,)
-        return cls(bounds[:-1], bounds[1:], last_prompt[is_response], segments[is_response])
+        last_prompt = torch.where(is_response, 0, segments).cummax(0).values
+        return cls(bounds[:-1], bounds[1:], last_prompt, segments[is_response])
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Tokens of each segment, (S,) int64."""
+        return self.ends - self.starts
+
+    @cached_property
+    def prompts(self) -> Tensor:
+        """Each row's prompt segment, (B,) int64."""
+        return self.prompt_of[self.responses]
 
     @cached_property
     def position_ids(self) -> Tensor:
         """Place (T,) of every token in its row, int64."""
-        lengths = self.ends - self.starts
-        first = torch.zeros_like(lengths)  # the place of each segment's first token
-        first[self.responses] = lengths[self.prompts]
+        first = torch.zeros_like(self.lengths)  # the place of each segment's first token
+        first[self.responses] = self.lengths[self.prompts]
         places = torch.arange(int(self.ends[-1]), device=first.device)
-        return places + (first - self.starts).repeat_interleave(lengths)
+        return places + (first - self.starts).repeat_interleave(self.lengths)
 
     @cached_property
     def padded_prompts(self) -> Padded:
         """Every prompt once, attending to itself."""
-        prompts = self.prompts.unique_consecutive()
-        return Padded.of(self, prompts, prompts)
+        return Padded.of(self, self.prompts.unique_consecutive())
 
     @cached_property
     def padded_responses(self) -> Padded:
         """Every response, attending to its prompt and itself."""
-        return Padded.of(self, self.prompts, self.responses)
+        return Padded.of(self, self.responses)
 
     @cached_property
     def unpadded(self) -> Tensor:
@@ -74,10 +82,15 @@ class Padded:
     distance: Tensor  # (N, 1, Q, L) int64, places from a key to a query; negative: not visible
     real: Tensor  # (N, Q) bool, False at padding
 
+    @cached_property
+    def causal(self) -> Tensor:
+        """Which keys each query sees, (N, 1, Q, L) bool: the same in every layer."""
+        return self.distance >= 0
+
     @classmethod
-    def of(cls, packing: Packing, prompts: Tensor, segments: Tensor) -> Padded:
-        """Pad `segments` (N,), whose rows begin with `prompts` (N,) (the same ones, of prompts)."""
-        lengths = packing.ends - packing.starts
+    def of(cls, packing: Packing, segments: Tensor) -> Padded:
+        """Pad `segments` (N,): all prompts or all responses."""
+        lengths, prompts = packing.lengths, packing.prompt_of[segments]
         before = torch.where(prompts == segments, 0, lengths[prompts])[:, None]  # (N, 1)
         own = lengths[segments, None]
         query_places = torch.arange(int(own.max()), device=own.device)
@@ -119,9 +132,9 @@ def packed_attention(
         if groups > 1:
             key_NHLK = key_NHLK.repeat_interleave(groups, dim=1)
             value_NHLK = value_NHLK.repeat_interleave(groups, dim=1)
-        visible = part.distance >= 0
+        visible = part.causal
         if sliding_window is not None:
-            visible &= part.distance < sliding_window
+            visible = visible & (part.distance < sliding_window)
         out_NHQK = torch.nn.functional.scaled_dot_product_attention(
             query_NHQK, key_NHLK, value_NHLK, attn_mask=visible, dropout_p=dropout, scale=scaling
         )

@@ -108,9 +108,9 @@ class Batch:
 
     def token_index(self, segments: Tensor) -> Tensor:
         """Positions of all tokens of some segments, segment after segment, int64."""
-        starts, ends = self.packing.starts[segments], self.packing.ends[segments]
-        bounds = cumulative(ends - starts)
-        shift = (starts - bounds[:-1]).repeat_interleave(ends - starts)
+        lengths = self.packing.lengths[segments]
+        bounds = cumulative(lengths)
+        shift = (self.packing.starts[segments] - bounds[:-1]).repeat_interleave(lengths)
         return torch.arange(int(bounds[-1]), device=segments.device) + shift
 
     def rows(self, chosen: Sequence[int]) -> Batch:
@@ -129,7 +129,7 @@ class Batch:
             for field in fields(self)
             if field.name != "cu_seqlens" and (value := getattr(self, field.name)) is not None
         }
-        return Batch(cu_seqlens=cumulative(self.cu_seqlens.diff()[segments]), **picked)
+        return Batch(cu_seqlens=cumulative(self.packing.lengths[segments]), **picked)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
@@ -197,7 +197,7 @@ def microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch]]
     Yields (row numbers in `batch`, piece). Rows of one prompt stay together where they fit; else
     each piece has the prompt anew. A row longer than `tokens` comes alone.
     """
-    lengths = batch.cu_seqlens.diff()
+    lengths = batch.packing.lengths
     prompts: list[int] = lengths[batch.packing.prompts].tolist()
     responses: list[int] = lengths[batch.packing.responses].tolist()
 

@@ -122,12 +122,10 @@ def advantages(batch: Batch, config: PPOConfig) -> Batch:
 
 def prompt_means(batch: Batch, values: Tensor) -> Tensor:
     """Mean of (T,) values over all response tokens of a prompt, at each of its tokens: (T,)."""
-    of_segment = (~batch.is_response).cumsum(0) - 1  # (S,) the number of its prompt
-    prompt = of_segment.repeat_interleave(batch.cu_seqlens.diff())  # (T,)
-    mask = batch.response_mask
-    count = int((~batch.is_response).sum())
-    sums = values.new_zeros(count).index_add_(0, prompt[mask], values[mask])
-    return (sums / prompt[mask].bincount(minlength=count))[prompt]
+    packing, mask = batch.packing, batch.response_mask
+    prompt = packing.prompt_of.repeat_interleave(packing.lengths)  # (T,) its prompt's segment
+    sums = values.new_zeros(len(packing.lengths)).index_add_(0, prompt[mask], values[mask])
+    return sums[prompt] / prompt[mask].bincount(minlength=len(sums))[prompt]
 
 
 @dataclass
