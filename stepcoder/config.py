@@ -34,6 +34,8 @@ NOT_NEGATIVE = Range(at_least=0)
 POSITIVE = Range(above=0)
 SHARE = Range(at_least=0, at_most=1)
 
+OptimizerName = Literal["adamw", "muon"]
+
 EMBEDDED = "embedded"
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
 
@@ -72,15 +74,14 @@ class SFTConfig:
     steps: Annotated[int, "Optimizer steps; 0 leaves the phase out.", NOT_NEGATIVE] = 0
     batch_size: Annotated[int, "Solutions a step.", COUNT] = 64
     lr: Annotated[float, "Peak learning rate.", POSITIVE] = 2e-5
-    optimizer: Annotated[
-        Literal["adamw", "muon"], "Muon (for the layers' matrices) fits a decoder from scratch."
-    ] = "adamw"
+    optimizer: Annotated[OptimizerName, "Muon is for the layers' matrices."] = "adamw"
     share: Annotated[
         float,
         "Share of the training problems it is shown; below 1, RL trains on the others.",
         SHARE,
     ] = 1.0
     warmup_share: Annotated[float, "Share of the steps that warm up.", SHARE] = 0.1
+    fall_share: Annotated[float, "Share of the steps over which the rate falls.", SHARE] = 0.7
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.01
 
 
@@ -170,6 +171,7 @@ class PPOConfig:
     epochs: Annotated[int, "Passes over a step's rollouts.", COUNT] = 1
     minibatches: Annotated[int, "Optimizer steps a pass.", COUNT] = 4
     tokens_per_microbatch: Annotated[int, "Tokens in memory at a time.", COUNT] = 16384
+    optimizer: Annotated[OptimizerName, "The policy's; Muon is for layers' matrices."] = "adamw"
     policy_lr: Annotated[float, "The policy's learning rate.", POSITIVE] = 5e-7
     critic_lr: Annotated[float, "The critic's learning rate.", POSITIVE] = 1.5e-6
     clip: Annotated[float, "Clip range of the ratio.", POSITIVE] = 0.2

@@ -20,6 +20,7 @@ from stepcoder.kernels.gae import gae
 from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_head import ppo_head
 from stepcoder.kernels.ppo_loss import value_loss
+from stepcoder.optim import optimizers_of
 from stepcoder.policy import Critic, hidden_states, lm_head
 
 
@@ -130,31 +131,28 @@ def prompt_means(batch: Batch, values: Tensor) -> Tensor:
 
 @dataclass
 class Learner:
-    """What an update changes: the two models with their optimizers and learning-rate schedules."""
+    """What an update changes: the two models with their optimizers."""
 
     policy: PreTrainedModel
     critic: Critic
-    policy_optimizer: torch.optim.Optimizer
-    critic_optimizer: torch.optim.Optimizer
+    policy_optimizers: list[torch.optim.Optimizer]
+    critic_optimizers: list[torch.optim.Optimizer]
 
     @classmethod
     def create(cls, policy: PreTrainedModel, critic: Critic, config: PPOConfig) -> Learner:
-        """AdamW on both models with the configured learning rates.
+        """Build both models' optimizers; the critic's is AdamW.
 
         Epsilon is 1e-5, as PPO's implementations have it: the LM head's rows of tokens that are
         never sampled get gradients of 1e-7, which a smaller one would blow up to full steps.
         """
-
-        def adamw(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(
-                model.parameters(),
-                lr=lr,
-                betas=config.adam_betas,
-                eps=1e-5,
-                weight_decay=config.weight_decay,
-            )
-
-        return cls(policy, critic, adamw(policy, config.policy_lr), adamw(critic, config.critic_lr))
+        betas, decay, eps = config.adam_betas, config.weight_decay, 1e-5
+        critic_lr = config.critic_lr
+        return cls(
+            policy,
+            critic,
+            optimizers_of(policy, config.optimizer, config.policy_lr, betas, decay, eps),
+            [torch.optim.AdamW(critic.parameters(), critic_lr, betas, eps, weight_decay=decay)],
+        )
 
 
 def update(
@@ -194,8 +192,8 @@ def update(
             totals.trained_tokens += trained if train_policy else 0
             totals.minibatches += 1
             if train_policy and trained:
-                totals.policy_grad_norm += _step(learner.policy, learner.policy_optimizer, config)
-            totals.critic_grad_norm += _step(learner.critic, learner.critic_optimizer, config)
+                totals.policy_grad_norm += _step(learner.policy, learner.policy_optimizers, config)
+            totals.critic_grad_norm += _step(learner.critic, learner.critic_optimizers, config)
     return totals.means()
 
 
@@ -250,11 +248,14 @@ def critic_loss(
     totals.value_loss += loss.item()
 
 
-def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: PPOConfig) -> float:
+def _step(
+    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], config: PPOConfig
+) -> float:
     """Clip the gradient, step, clear; returns the gradient's norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return norm.item()
 
 

@@ -26,6 +26,7 @@ from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
 from stepcoder.evaluate import evaluate, pass_at_1
 from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
+from stepcoder.optim import load_optimizers, optimizers_of
 from stepcoder.policy import Critic, choose_device, frozen_copy, load_policy, prepare
 from stepcoder.ppo import Learner, RunningDeviation
 from stepcoder.problems import Problem
@@ -39,7 +40,6 @@ from stepcoder.rollout.recorded import from_plain, to_plain
 from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
 from stepcoder.rundir import Phase, RunDir
 from stepcoder.sandbox import Judge, Limits
-from stepcoder.supervised import supervised_optimizers
 
 
 @dataclass
@@ -251,8 +251,8 @@ class Run:
             **state,
             "reference": self.reference.state_dict(),
             "critic": self.critic.state_dict(),
-            "policy_optimizer": self.learner.policy_optimizer.state_dict(),
-            "critic_optimizer": self.learner.critic_optimizer.state_dict(),
+            "policy_optimizers": [o.state_dict() for o in self.learner.policy_optimizers],
+            "critic_optimizers": [o.state_dict() for o in self.learner.critic_optimizers],
             "deviation": asdict(self.deviation),
             "ahead": [
                 to_plain(batch.rollouts, self.config.rollout.samples_per_task)
@@ -276,15 +276,14 @@ class Run:
         torch.set_rng_state(state["torch_rng"])
         if state["phase"] == "sft":
             self.policy.load_state_dict(state["policy"])
-            for optimizer, saved in zip(self.sft_optimizers, state["sft_optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+            load_optimizers(self.sft_optimizers, state["sft_optimizers"])
             return
         self.policy.load_state_dict(state["reference"])
         self.make_rl_parts(self.policy)
         self.policy.load_state_dict(state["policy"])
         self.critic.load_state_dict(state["critic"])
-        self.learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
-        self.learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        load_optimizers(self.learner.policy_optimizers, state["policy_optimizers"])
+        load_optimizers(self.learner.critic_optimizers, state["critic_optimizers"])
         self.deviation = RunningDeviation(**state["deviation"])
         self.pipeline.update_weights(self.policy)
         problems = {problem.task_id: problem for problem in self.data.train}
@@ -315,7 +314,13 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             device=device,
             tokenizer=tokenizer,
             policy=policy,
-            sft_optimizers=supervised_optimizers(policy, config.sft),
+            sft_optimizers=optimizers_of(
+                policy,
+                config.sft.optimizer,
+                config.sft.lr,
+                betas=(0.9, 0.98),
+                weight_decay=config.sft.weight_decay,
+            ),
             judge=stack.enter_context(judge(config)),
             curriculum=curriculum(config, data),
             rundir=rundir,

@@ -65,32 +65,10 @@ def supervised_rows(
 
 
 def schedule(config: SFTConfig, step: int) -> float:
-    """Share of the peak learning rate at a step (from 0): linear warm-up, then constant."""
-    return min(1.0, (step + 1) / max(1, round(config.steps * config.warmup_share)))
-
-
-def supervised_optimizers(
-    policy: PreTrainedModel, config: SFTConfig
-) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices of the layers and AdamW for the rest.
-
-    Muon's steps are scaled to AdamW's size, so that one learning rate serves both.
-    """
-
-    def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            parameters, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
-        )
-
-    if config.optimizer == "adamw":
-        return [adamw(list(policy.parameters()))]
-    tables = {policy.get_input_embeddings().weight, policy.get_output_embeddings().weight}
-    matrices = [p for p in policy.parameters() if p.ndim == 2 and p not in tables]
-    others = [p for p in policy.parameters() if p.ndim != 2 or p in tables]
-    muon = torch.optim.Muon(
-        matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, adamw(others)]
+    """Share of the peak learning rate at a step (from 0): linear warm-up, constant, linear fall."""
+    rise = (step + 1) / max(1, round(config.steps * config.warmup_share))
+    fall = (config.steps - step) / max(1, round(config.steps * config.fall_share))
+    return min(1.0, rise, fall)
 
 
 def supervised_step(

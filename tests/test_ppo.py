@@ -192,8 +192,8 @@ def test_an_update_follows_the_finite_differences_of_the_scalar_losses(parts):
     learner = Learner(
         policy,
         critic,
-        torch.optim.SGD(policy.parameters(), lr=1.0),
-        torch.optim.SGD(critic.parameters(), lr=1.0),
+        [torch.optim.SGD(policy.parameters(), lr=1.0)],
+        [torch.optim.SGD(critic.parameters(), lr=1.0)],
     )
     before = {name: copy.deepcopy(model) for name, model in [("p", policy), ("c", critic)]}
     expected_policy = scalar_policy_loss(policy, quantities)
@@ -279,8 +279,8 @@ def test_microbatches_accumulate_to_the_gradient_of_the_whole_batch(parts):
         learner = Learner(
             mine,
             theirs,
-            torch.optim.SGD(mine.parameters(), lr=1.0),
-            torch.optim.SGD(theirs.parameters(), lr=1.0),
+            [torch.optim.SGD(mine.parameters(), lr=1.0)],
+            [torch.optim.SGD(theirs.parameters(), lr=1.0)],
         )
         update(learner, batch, config, TEMPERATURE, torch.Generator().manual_seed(0))
         results.append((mine.state_dict(), theirs.state_dict()))

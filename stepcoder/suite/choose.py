@@ -13,8 +13,9 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import Pool
 from types import CodeType, FrameType
 from typing import Any
 
@@ -23,10 +24,10 @@ from stepcoder.suite.families import FAMILIES
 from stepcoder.suite.family import Family, Instance, draw
 from stepcoder.suite.mutants import mutants
 
-PER_FAMILY = 40
-DRAWN = 500  # random instances of a family, of which the first good PER_FAMILY are kept
+PER_FAMILY = 120
+DRAWN = 1500  # random instances of a family, of which the first good PER_FAMILY are kept
 RIVALS = 60  # how many of them are the wrong programs for one another
-POOL = 500  # random inputs, of which the tests are chosen
+POOL = 300  # random inputs, of which the tests are chosen
 FEWEST, MOST = 5, 8
 LONGEST_OUTPUT = 60
 MOST_TICKS = 500
@@ -172,42 +173,43 @@ def cover(masks: list[int], usable: list[int], candidates: list[list[Any]]) -> l
     return sorted(chosen)
 
 
-def choose_family(family: Family, count: int, taken: set[str]) -> Iterator[tuple[Instance, Choice]]:
-    """Yield the family's first `count` good instances; adds their keys to `taken`, skips those."""
+def choose_family(family: Family, count: int = PER_FAMILY) -> list[tuple[Instance, Choice]]:
+    """Return the family's first `count` good instances, no two with equal solutions."""
     candidates = pool(family)
     drawn = list(draw(family, DRAWN))
     others = [[*map(bounded(rival.solution), candidates)] for rival in drawn[:RIVALS]]
     rejected: Counter[str] = Counter()
-    kept: list[Choice] = []
+    kept: dict[str, tuple[Instance, Choice]] = {}
     for instance in drawn:
-        if len(kept) == count or instance.key in taken:
+        if len(kept) == count or instance.key in kept:
             continue
         choice = choose(instance, candidates, others)
         if choice.rejected:
             rejected[choice.rejected] += 1
             continue
-        taken.add(instance.key)
-        kept.append(choice)
-        yield instance, choice
+        kept[instance.key] = instance, choice
+    choices = [choice for _, choice in kept.values()]
     sys.stderr.write(
-        f"{family.name}: {len(kept)} kept, {sum(c.mutants for c in kept)} mutants, "
-        f"{sum(c.equivalent for c in kept)} equivalent; rejected {dict(rejected)}\n"
+        f"{family.name}: {len(kept)} kept, {sum(c.mutants for c in choices)} mutants, "
+        f"{sum(c.equivalent for c in choices)} equivalent; rejected {dict(rejected)}\n"
     )
+    return list(kept.values())
 
 
 def main() -> None:
-    """Choose the problems of all families and write them."""
-    taken: set[str] = set()
-    lines = []
-    for family in FAMILIES:
-        for instance, choice in choose_family(family, PER_FAMILY, taken):
-            record = {
-                "task_id": instance.task_id,
-                "phrases": instance.phrases,
-                "inputs": choice.inputs,
-            }
-            lines.append(json.dumps(record, separators=(",", ":")) + "\n")
-    CHOSEN.write_text("".join(lines), encoding="utf-8")
+    """Choose the problems of all families, some at a time, and write them."""
+    with Pool() as processes:
+        chosen = processes.map(choose_family, FAMILIES, chunksize=1)
+    records: dict[str, str] = {}
+    for instance, choice in (good for family in chosen for good in family):
+        record = {
+            "task_id": instance.task_id,
+            "phrases": instance.phrases,
+            "inputs": choice.inputs,
+        }
+        # Two families may come to one solution: the first one has it.
+        records.setdefault(instance.key, json.dumps(record, separators=(",", ":")) + "\n")
+    CHOSEN.write_text("".join(records.values()), encoding="utf-8")
 
 
 if __name__ == "__main__":

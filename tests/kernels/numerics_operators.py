@@ -161,7 +161,7 @@ def training_step(device):
     batch = advantages(batch, config)
     models = (policy, critic)
     keepers = [GradientKeeper(model.parameters(), lr=0.1) for model in models]
-    learner = Learner(*models, *keepers)
+    learner = Learner(*models, *([keeper] for keeper in keepers))
     statistics = update(learner, batch, config, 0.8, torch.Generator().manual_seed(0))
     return statistics, [torch.cat(keeper.kept) for keeper in keepers]
 
