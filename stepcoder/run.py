@@ -195,7 +195,7 @@ class Run:
             self.rundir.write_report()
 
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
-        """Greedy pass@1 on problems that are not trained on (none: no figures)."""
+        """Pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
         problems = problems[: config.eval.limit]
         if not problems or config.rollout.replay:
