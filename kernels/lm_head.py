@@ -216,11 +216,14 @@ def score_tiles(
     programs = min(multiprocessors(hidden.device), -(-rows // tile.rows) * vocab_blocks)
     partials = torch.empty(3, vocab_blocks, rows, device=hidden.device, dtype=torch.float32)
     target_logits = torch.empty(rows, device=hidden.device, dtype=torch.float32)
+    # The copy engine's strides: those of a tensor's dimension of size 1 may be anything.
     lm_head_tiles[(programs,)](
-        TensorDescriptor.from_tensor(hidden, [tile.rows, tile.hidden]),
-        TensorDescriptor.from_tensor(weight, [tile.vocab, tile.hidden]),
-        TensorDescriptor.from_tensor(
-            hidden if scores is None else scores, [tile.rows, tile.vocab // 2]
+        TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.hidden]),
+        TensorDescriptor(weight, [vocab, width], [width, 1], [tile.vocab, tile.hidden]),
+        TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.vocab // 2])
+        if scores is None
+        else TensorDescriptor(
+            scores, [rows, vocab], [scores.stride(0), 1], [tile.rows, tile.vocab // 2]
         ),
         targets,
         partials,
