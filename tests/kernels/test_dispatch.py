@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stepcoder.kernels import reference
+from stepcoder import ppo
+from stepcoder.kernels import dispatch, reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
 from stepcoder.kernels.gae import gae
 from stepcoder.kernels.logprob import logprob_entropy
@@ -28,6 +30,37 @@ def test_the_cpu_runs_the_reference():
         found, reference.logprob_entropy(hidden, weight, targets, 0.7), strict=True
     ):
         assert torch.equal(ours, its)
+
+
+def run_the_trainers_operations(operators) -> None:
+    """Call, by the trainer's names for them, every operation that has a kernel, on fake CUDA."""
+    with FakeTensorMode(), operators:
+        hidden, weight = (
+            torch.empty(n, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+            for n in (5, 70)
+        )
+        targets = torch.empty(5, device="cuda", dtype=torch.int64)
+        tokens, mask = torch.empty(5, device="cuda"), torch.empty(5, device="cuda") > 0
+        bounds = torch.empty(3, device="cuda", dtype=torch.int32)
+        ppo.logprob_entropy(hidden, weight, targets, 0.8)
+        ppo.gae(tokens, tokens, bounds, mask, 1.0, 0.95)
+        ppo.ppo_head(hidden, weight, targets, tokens, tokens, tokens, 5.0, 0.2)
+        ppo.value_loss(tokens, tokens, tokens, 5.0, 0.2)
+
+
+def test_the_trainer_runs_the_kernels_on_cuda_by_default(monkeypatch, operators):
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
+    run_the_trainers_operations(operators)
+    assert operators.names == ["logprob_entropy", "gae", "ppo_head", "ppo_loss"]
+
+
+def test_the_switch_puts_the_references_in_their_place_on_cuda(monkeypatch, operators):
+    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
+    monkeypatch.setattr(ppo, "gae", lambda *_: None)  # its reference reads the rows' bounds
+    run_the_trainers_operations(operators)
+    assert operators.names == []
 
 
 def test_a_misspelt_switch_is_refused(monkeypatch):
@@ -67,6 +100,7 @@ print(found[0].exp().tolist())
 HIDDEN = torch.zeros(3, 32, dtype=torch.bfloat16)
 WEIGHT = torch.zeros(7, 32, dtype=torch.bfloat16)
 TARGETS = torch.zeros(3, dtype=torch.int64)
+SHIFTED = torch.zeros(100, dtype=torch.bfloat16)[4:].view(3, 32)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +113,7 @@ TARGETS = torch.zeros(3, dtype=torch.int64)
         (HIDDEN[:, :8], WEIGHT[:, :8], TARGETS, ValueError, "H is 8; .* multiple of 16"),
         (HIDDEN, WEIGHT, TARGETS[:2], ValueError, r"targets is \(2,\); it must be \(3,\)"),
         (HIDDEN, WEIGHT.T.contiguous().T, TARGETS, ValueError, r"strides \(1, 7\)"),
+        (SHIFTED, WEIGHT, TARGETS, ValueError, "hidden starts 4 elements into .* 16 bytes"),
         (HIDDEN, WEIGHT.to("meta"), TARGETS, ValueError, "weight is on meta"),
     ],
 )
