@@ -93,7 +93,7 @@ def logprob_entropy(
         return reference.logprob_entropy(hidden, weight, targets, temperature, softcap)
     check_head("logprob_entropy", hidden, weight, targets)
     outputs: tuple[Tensor, Tensor] = _forward(
-        hidden, weight, targets, temperature, softcap, workspace_bytes
+        hidden, weight, targets.contiguous(), temperature, softcap, workspace_bytes
     )
     return outputs
 

@@ -185,7 +185,7 @@ def ppo_head(
     loss, statistics, _, _ = _forward(
         hidden,
         weight,
-        targets,
+        targets.contiguous(),
         old_logprobs.contiguous(),
         advantages.contiguous(),
         importance.contiguous(),

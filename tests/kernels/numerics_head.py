@@ -145,6 +145,22 @@ def test_the_stride_of_a_single_row_does_not_matter(device):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_per_token_inputs_may_be_views_with_strides(device):
+    head = make_head(device, 20, 100, 16)
+    tokens = case_tokens(head, CASES[3])
+    strided = Head(head.hidden, head.weight, head.targets.repeat_interleave(2)[::2])
+    strided_tokens = Tokens(*(t.repeat_interleave(3)[::3] for t in vars(tokens).values()))
+    assert not strided.targets.is_contiguous()
+    with torch.no_grad():
+        pairs = zip(logprob_entropy(*strided.inputs), logprob_entropy(*head.inputs), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    expected, _ = run_head(ppo_head, head, tokens, CASES[3])
+    gradient, head.hidden.grad = head.hidden.grad, None
+    found, _ = run_head(ppo_head, strided, strided_tokens, CASES[3])
+    assert torch.equal(found, expected)
+    assert torch.equal(head.hidden.grad, gradient)
+
+
 def test_a_target_outside_the_vocabulary_gives_nan_and_no_other_row_does(device):
     head = make_head(device, 4, 100, 16)
     head.targets[1], head.targets[2] = 100, -1
