@@ -72,8 +72,8 @@ def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) 
 
     Raises:
         TypeError: hidden or weight not bfloat16, targets not int64.
-        ValueError: shapes that do not fit, other devices, H no multiple of 16, rows not contiguous
-            or not aligned to 16 bytes.
+        ValueError: shapes that do not fit, other devices, H no multiple of 16, rows not
+            contiguous.
     """
     _check_dtype(operation, "hidden", hidden, torch.bfloat16)
     _check_dtype(operation, "weight", weight, torch.bfloat16)
@@ -92,10 +92,19 @@ def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) 
             raise ValueError(
                 f"{operation}: {name} has strides {tensor.stride()}; call .contiguous() on it"
             )
-        if tensor.storage_offset() * tensor.element_size() % 16:
+
+
+def check_alignment(**tensors: Tensor) -> None:
+    """Check what the copy engine needs and no graph capture can see: addresses.
+
+    Raises:
+        ValueError: a tensor does not start at a multiple of 16 bytes.
+    """
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() % 16:
             raise ValueError(
-                f"{operation}: {name} starts {tensor.storage_offset()} elements into its storage, "
-                "which is no multiple of 16 bytes; call .clone() on it"
+                f"lm_head: {name} starts {tensor.storage_offset()} elements into its storage, "
+                "at no multiple of 16 bytes; call .clone() on it"
             )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepcoder.kernels.dispatch import multiprocessors
+from stepcoder.kernels.dispatch import check_alignment, multiprocessors
 from stepcoder.kernels.language import (
     INTERPRETED,
     Block,
@@ -208,7 +208,11 @@ def score_tiles(
         softcap: 0 for none.
         scores: (N, V) bfloat16 to fill with 2^(z-m), row stride a multiple of 8; None leaves it.
         tile: other block shapes than the device's own, for tuning.
+
+    Raises:
+        ValueError: hidden or weight does not start at a multiple of 16 bytes.
     """
+    check_alignment(hidden=hidden, weight=weight)
     rows, width = hidden.shape
     vocab = weight.shape[0]
     tile = tile or tile_for(hidden.device)
