@@ -36,10 +36,7 @@ def test_the_cpu_runs_the_reference():
 def run_the_trainers_operations(operators) -> None:
     """Call, by the trainer's names for them, every operation that has a kernel, on fake CUDA."""
     with FakeTensorMode(), operators:
-        hidden, weight = (
-            torch.empty(n, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-            for n in (5, 70)
-        )
+        hidden, weight = (torch.empty(n, 32, device="cuda", dtype=torch.bfloat16) for n in (5, 70))
         targets = torch.empty(5, device="cuda", dtype=torch.int64)
         tokens, mask = torch.empty(5, device="cuda"), torch.empty(5, device="cuda") > 0
         bounds = torch.empty(3, device="cuda", dtype=torch.int32)
@@ -56,12 +53,15 @@ def test_the_trainer_runs_the_kernels_on_cuda_by_default(monkeypatch, operators)
     assert operators.names == ["logprob_entropy", "gae", "ppo_head", "ppo_loss"]
 
 
-def test_the_switch_puts_the_references_in_their_place_on_cuda(monkeypatch, operators):
-    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+def test_on_cuda_the_switch_and_other_dtypes_bring_the_reference(monkeypatch):
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
     monkeypatch.setattr(dispatch, "HAS_TRITON", True)
-    monkeypatch.setattr(ppo, "gae", lambda *_: None)  # its reference reads the rows' bounds
-    run_the_trainers_operations(operators)
-    assert operators.names == []
+    with FakeTensorMode():
+        tensor = torch.empty(3, device="cuda", dtype=torch.bfloat16)
+    assert use_triton(tensor, torch.bfloat16)
+    assert not use_triton(tensor, torch.float32)
+    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+    assert not use_triton(tensor, torch.bfloat16)
 
 
 def test_a_misspelt_switch_is_refused(monkeypatch):
