@@ -136,9 +136,8 @@ def test_a_row_is_the_same_bits_alone_and_among_others(device):
 
 def test_the_stride_of_a_single_row_does_not_matter(device):
     head = make_head(device, 1, 100, 16)
-    column = head.hidden.detach().T.contiguous().T
+    column = head.hidden.detach().as_strided((1, 16), (1, 1))
     assert column.is_contiguous()
-    assert column.stride() == (1, 1)
     with torch.no_grad():
         found = logprob_entropy(column, head.weight, head.targets)
         expected = logprob_entropy(*head.inputs)
