@@ -29,13 +29,16 @@ step() {
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 step 100 numerics python3 -m pytest -W default -q -x -p no:cacheprovider tests/kernels/numerics_*.py
 tail -n 3 "$out/numerics.log"
+step 40 attention python3 -m pytest -W default -q -rs -p no:cacheprovider -m gpu \
+  tests/test_attention.py
+tail -n 3 "$out/attention.log"
 step 110 tune python3 bench/tune.py "$out/tune.json"
 head -n 25 "$out/tune.log"
 step 60 tokens $bench bench/test_tokens.py \
   --benchmark-json="$out/tokens.json"
-step 130 head $bench bench/test_lm_head.py -k "not peer and not grpo" \
+step 110 head $bench bench/test_lm_head.py -k "not peer and not grpo" \
   --benchmark-json="$out/head.json"
-step 120 peers $bench bench/test_lm_head.py -k "peer or grpo" \
+step 100 peers $bench bench/test_lm_head.py -k "peer or grpo" \
   --benchmark-json="$out/peers.json"
 for name in tokens head peers; do tail -n 4 "$out/$name.log"; done
 python3 - "$out" <<'PYTHON'

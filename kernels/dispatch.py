@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from torch import Tensor
 from stepcoder.kernels.language import HAS_TRITON, INTERPRETED
 
 VARIABLE = "STEPCODER_KERNELS"
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
@@ -67,8 +72,8 @@ def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) 
 
     Raises:
         TypeError: hidden or weight not bfloat16, targets not int64.
-        ValueError: shapes that do not fit, other devices, H no multiple of 16, rows not contiguous
-            or not aligned to 16 bytes.
+        ValueError: shapes that do not fit, other devices, H no multiple of 16, rows not
+            contiguous.
     """
     _check_dtype(operation, "hidden", hidden, torch.bfloat16)
     _check_dtype(operation, "weight", weight, torch.bfloat16)
@@ -86,6 +91,20 @@ def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) 
         if not tensor.is_contiguous():
             raise ValueError(
                 f"{operation}: {name} has strides {tensor.stride()}; call .contiguous() on it"
+            )
+
+
+def check_alignment(**tensors: Tensor) -> None:
+    """Check what the copy engine needs and no graph capture can see: addresses.
+
+    Raises:
+        ValueError: a tensor does not start at a multiple of 16 bytes.
+    """
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() % 16:
+            raise ValueError(
+                f"lm_head: {name} starts {tensor.storage_offset()} elements into its storage, "
+                "at no multiple of 16 bytes; call .clone() on it"
             )
 
 
@@ -114,6 +133,20 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+def on_its_device(launches: Callable[P, R]) -> Callable[P, R]:
+    """Make a function launch on the device of its first tensor: Triton takes the current one."""
+
+    @functools.wraps(launches)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(a.device for a in args if isinstance(a, Tensor))
+        if device.type != "cuda":
+            return launches(*args, **kwargs)
+        with torch.cuda.device(device):
+            return launches(*args, **kwargs)
+
+    return run
+
+
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
     """Streaming multiprocessors of a device: how many persistent programs run at a time."""
@@ -129,8 +162,11 @@ def arrival_counter(device: torch.device) -> Tensor:
     """Return a () int32 zero by which the programs of a launch tell which of them is the last.
 
     The last program sets it back to zero, so that no launch is spent on that. One for each stream:
-    launches of one stream run one after the other.
+    launches of one stream run one after the other. A CUDA graph gets one of its own, since it may
+    be replayed beside other work of the stream that it was captured on.
     """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.zeros((), dtype=torch.int32, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     if (device, stream) not in _arrivals:
         _arrivals[device, stream] = torch.zeros((), dtype=torch.int32, device=device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import arrival_counter, check_tokens, use_triton
+from stepcoder.kernels.dispatch import arrival_counter, check_tokens, on_its_device, use_triton
 from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.reference import AdvantageStatistics
 
@@ -95,7 +95,7 @@ def gae_rows(
     returns: Pointer,
     sums: Pointer,  # (3, programs) float32: transitions, mean, squared distances from it
     statistics: Pointer,  # (3,) float32
-    arrivals: Pointer,  # () int32, zero before and after
+    arrivals: Pointer,  # () int32, zero before and after; anything unless STATISTICS
     B: Scalar,
     gamma: Scalar,
     lam: Scalar,
@@ -270,6 +270,7 @@ def _checked(
 
 
 @torch.library.custom_op("stepcoder::gae", mutates_args=())
+@on_its_device
 def _forward(
     rewards: Tensor,
     values: Tensor,
@@ -295,7 +296,7 @@ def _forward(
         returns,
         sums,
         statistics,
-        arrival_counter(rewards.device),
+        arrival_counter(rewards.device) if with_statistics else cu_seqlens,
         len(cu_seqlens) - 1,
         gamma,
         lam,

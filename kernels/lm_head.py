@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stepcoder.kernels.dispatch import multiprocessors
+from stepcoder.kernels.dispatch import check_alignment, multiprocessors
 from stepcoder.kernels.language import (
     INTERPRETED,
     Block,
@@ -208,7 +208,11 @@ def score_tiles(
         softcap: 0 for none.
         scores: (N, V) bfloat16 to fill with 2^(z-m), row stride a multiple of 8; None leaves it.
         tile: other block shapes than the device's own, for tuning.
+
+    Raises:
+        ValueError: hidden or weight does not start at a multiple of 16 bytes.
     """
+    check_alignment(hidden=hidden, weight=weight)
     rows, width = hidden.shape
     vocab = weight.shape[0]
     tile = tile or tile_for(hidden.device)
@@ -216,11 +220,14 @@ def score_tiles(
     programs = min(multiprocessors(hidden.device), -(-rows // tile.rows) * vocab_blocks)
     partials = torch.empty(3, vocab_blocks, rows, device=hidden.device, dtype=torch.float32)
     target_logits = torch.empty(rows, device=hidden.device, dtype=torch.float32)
+    # The copy engine's strides: those of a tensor's dimension of size 1 may be anything.
     lm_head_tiles[(programs,)](
-        TensorDescriptor.from_tensor(hidden, [tile.rows, tile.hidden]),
-        TensorDescriptor.from_tensor(weight, [tile.vocab, tile.hidden]),
-        TensorDescriptor.from_tensor(
-            hidden if scores is None else scores, [tile.rows, tile.vocab // 2]
+        TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.hidden]),
+        TensorDescriptor(weight, [vocab, width], [width, 1], [tile.vocab, tile.hidden]),
+        TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.vocab // 2])
+        if scores is None
+        else TensorDescriptor(
+            scores, [rows, vocab], [scores.stride(0), 1], [tile.rows, tile.vocab // 2]
         ),
         targets,
         partials,

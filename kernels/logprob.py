@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import check_head, use_triton
+from stepcoder.kernels.dispatch import check_head, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.lm_head import (
     Partials,
@@ -93,12 +93,13 @@ def logprob_entropy(
         return reference.logprob_entropy(hidden, weight, targets, temperature, softcap)
     check_head("logprob_entropy", hidden, weight, targets)
     outputs: tuple[Tensor, Tensor] = _forward(
-        hidden, weight, targets, temperature, softcap, workspace_bytes
+        hidden, weight, targets.contiguous(), temperature, softcap, workspace_bytes
     )
     return outputs
 
 
 @torch.library.custom_op("stepcoder::logprob_entropy", mutates_args=())
+@on_its_device
 def _forward(
     hidden: Tensor,
     weight: Tensor,
@@ -151,6 +152,7 @@ def fold(
 
 
 @torch.library.custom_op("stepcoder::logprob_entropy_backward", mutates_args=())
+@on_its_device
 def _backward(
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
+from stepcoder.kernels.dispatch import check_head, check_tokens, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.lm_head import chunks, row_statistics, score_tiles, vocab_tiles
 from stepcoder.kernels.lm_head_backward import (
@@ -185,7 +185,7 @@ def ppo_head(
     loss, statistics, _, _ = _forward(
         hidden,
         weight,
-        targets,
+        targets.contiguous(),
         old_logprobs.contiguous(),
         advantages.contiguous(),
         importance.contiguous(),
@@ -205,6 +205,7 @@ def ppo_head(
 
 
 @torch.library.custom_op("stepcoder::ppo_head", mutates_args=())
+@on_its_device
 def _forward(
     hidden: Tensor,
     weight: Tensor,

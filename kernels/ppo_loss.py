@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import arrival_counter, check_tokens, use_triton
+from stepcoder.kernels.dispatch import arrival_counter, check_tokens, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.reference import HeadStatistics, KLEstimator
 from stepcoder.kernels.scale import scale_
@@ -278,6 +278,7 @@ def _launch(
 
 
 @torch.library.custom_op("stepcoder::ppo_loss", mutates_args=())
+@on_its_device
 def _forward(
     logprobs: Tensor | None,
     entropy: Tensor | None,

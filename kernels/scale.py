@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepcoder.kernels.dispatch import multiprocessors
+from stepcoder.kernels.dispatch import multiprocessors, on_its_device
 from stepcoder.kernels.language import INTERPRETED, Pointer, Scalar, constexpr, jit, tl
 
 BLOCK = 4096
@@ -41,6 +41,7 @@ def scale_in_place(
 
 
 @torch.library.custom_op("stepcoder::scale_", mutates_args=("gradient",))
+@on_its_device
 def scale_(gradient: Tensor, first_factor: Tensor, second_factor: Tensor, split: int) -> None:
     """Multiply the first `split` elements by one () factor and the others by another, in place."""
     elements = gradient.numel()

@@ -1,13 +1,15 @@
-"""What the kernels' numerics share: where they run, and canaries around every buffer."""
+"""What the kernels' tests share: where they run, which operators ran, canaries around buffers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MARGIN = 256  # elements on either side: keeps the 16-byte alignment that TMA needs
 
@@ -18,6 +20,25 @@ def device() -> torch.device:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return torch.device("cpu")
     return torch.device("cuda")
+
+
+class Operators(TorchDispatchMode):
+    """Keeps the names of our operators that run inside the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        if function.namespace == "stepcoder":
+            self.names.append(function._schema.name.removeprefix("stepcoder::"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def operators() -> Operators:
+    """Return a context that keeps the names of our operators."""
+    return Operators()
 
 
 def poison(dtype: torch.dtype) -> float | int | bool:

@@ -134,6 +134,32 @@ def test_a_row_is_the_same_bits_alone_and_among_others(device):
         assert torch.equal(part[1], whole[1][rows])
 
 
+def test_the_stride_of_a_single_row_does_not_matter(device):
+    head = make_head(device, 1, 100, 16)
+    column = head.hidden.detach().as_strided((1, 16), (1, 1))
+    assert column.is_contiguous()
+    with torch.no_grad():
+        found = logprob_entropy(column, head.weight, head.targets)
+        expected = logprob_entropy(*head.inputs)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_per_token_inputs_may_be_views_with_strides(device):
+    head = make_head(device, 20, 100, 16)
+    tokens = case_tokens(head, CASES[3])
+    strided = Head(head.hidden, head.weight, head.targets.repeat_interleave(2)[::2])
+    strided_tokens = Tokens(*(t.repeat_interleave(3)[::3] for t in vars(tokens).values()))
+    assert not strided.targets.is_contiguous()
+    with torch.no_grad():
+        pairs = zip(logprob_entropy(*strided.inputs), logprob_entropy(*head.inputs), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    expected, _ = run_head(ppo_head, head, tokens, CASES[3])
+    gradient, head.hidden.grad = head.hidden.grad, None
+    found, _ = run_head(ppo_head, strided, strided_tokens, CASES[3])
+    assert torch.equal(found, expected)
+    assert torch.equal(head.hidden.grad, gradient)
+
+
 def test_a_target_outside_the_vocabulary_gives_nan_and_no_other_row_does(device):
     head = make_head(device, 4, 100, 16)
     head.targets[1], head.targets[2] = 100, -1
@@ -285,6 +311,19 @@ def test_chunks_of_rows_give_what_one_chunk_gives(device):
     assert all(torch.equal(a, b) for a, b in zip(piecewise[1], statistics, strict=True))
     assert error(pieces.hidden.grad, whole.hidden.grad.double()) < 0.004  # bf16 rounding
     assert error(pieces.weight.grad, whole.weight.grad.double()) < 0.004
+
+
+def test_many_chunks_keep_the_gradients_within_twice_the_error_of_plain_bf16(device):
+    head = make_head(device, 1100, 200, 48)
+    tokens = case_tokens(head, CASES[1])
+    exact_head, plain_head = head.copy(torch.float64), head.copy(torch.bfloat16)
+    run_head(reference.ppo_head, exact_head, tokens, CASES[1])
+    run_head(reference.ppo_head, plain_head, tokens, CASES[1])
+    assert len(gradient_chunks(1100, 200, device, 1)) == 9
+    run_head(ppo_head, head, tokens, CASES[1], workspace_bytes=1)
+    for name in ("hidden", "weight"):
+        ours, plain, true = (getattr(h, name).grad for h in (head, plain_head, exact_head))
+        assert error(ours, true) < 2 * error(plain, true)
 
 
 def test_microbatches_add_up_to_the_batch(device):

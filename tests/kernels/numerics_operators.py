@@ -166,12 +166,18 @@ def training_step(device):
     return statistics, [torch.cat(keeper.kept) for keeper in keepers]
 
 
-def test_a_training_step_through_the_kernels_is_that_of_the_references(device, monkeypatch):
+def test_a_training_step_through_the_kernels_is_that_of_the_references(
+    device, monkeypatch, operators
+):
     pytest.importorskip("transformers")
     monkeypatch.setenv("STEPCODER_KERNELS", "reference")
-    expected, exact = training_step(device)
+    with operators:
+        expected, exact = training_step(device)
+    assert operators.names == []
     monkeypatch.setenv("STEPCODER_KERNELS", "triton")
-    found, gradients = training_step(device)
+    with operators:
+        found, gradients = training_step(device)
+    assert {"logprob_entropy", "gae", "ppo_head", "ppo_loss"} <= set(operators.names)
     assert found == pytest.approx(expected, rel=0.03, abs=0.01)  # the reference's logits: bfloat16
     for ours, its in zip(gradients, exact, strict=True):
         assert its.norm() > 0

@@ -70,6 +70,18 @@ def test_gae_matches_its_definition(canaries, device, rows, mask):
             assert (found[~kept] == 0).all()
 
 
+def test_a_million_empty_rows_change_nothing(canaries, device):
+    lengths = [300, 5, 1, 700]
+    rewards, values, cu_seqlens, kept, _ = make_rows(device, lengths, 0.7)
+    padded = torch.zeros(1_000_000, dtype=torch.int64)
+    padded[torch.tensor([10, 400_000, 400_001, 999_990])] = torch.tensor(lengths)
+    bounds = torch.nn.functional.pad(padded.cumsum(0), (1, 0)).int().to(device)
+    few = gae(rewards, values, cu_seqlens, kept, 0.99, 0.95)
+    inputs = [canaries(t) for t in (rewards, values, bounds, kept)]
+    many = gae(*inputs, 0.99, 0.95)
+    assert all(torch.equal(a, b) for a, b in zip(few, many, strict=True))
+
+
 @pytest.mark.parametrize("mask", MASKS)
 def test_whitening_statistics_come_with_the_advantages(canaries, device, mask):
     lengths = [3, 2 * BLOCK + 100, 50, 0, 400]
@@ -201,3 +213,19 @@ def test_a_loss_that_is_not_differentiated_gives_no_gradient(device):
     policy.backward()
     assert tokens["logprobs"].grad is not None
     assert tokens["values"].grad is None
+
+
+def test_a_captured_loss_leaves_the_arrival_counter_of_its_stream_alone(device):
+    if device.type != "cuda":
+        pytest.skip("no CUDA device: graphs are captured on one")
+    tokens = make_tokens(device, 5000, 0.5, 0.8)
+    arguments = (*[tokens[n] for n in NAMES[:-1]], 100.0, 200.0, 0.2, 0.25)
+    policy, value, _ = ppo_loss(*arguments)  # compiled before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = ppo_loss(*arguments)
+    for _ in range(3):
+        graph.replay()
+    assert torch.equal(captured[0], policy)
+    assert torch.equal(captured[1], value)
+    assert dispatch.arrival_counter(device).item() == 0

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stepcoder.kernels import reference
+from stepcoder import ppo
+from stepcoder.kernels import dispatch, reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
 from stepcoder.kernels.gae import gae
+from stepcoder.kernels.lm_head import score_tiles
 from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_head import ppo_head
 
@@ -28,6 +31,37 @@ def test_the_cpu_runs_the_reference():
         found, reference.logprob_entropy(hidden, weight, targets, 0.7), strict=True
     ):
         assert torch.equal(ours, its)
+
+
+def run_the_trainers_operations(operators) -> None:
+    """Call, by the trainer's names for them, every operation that has a kernel, on fake CUDA."""
+    with FakeTensorMode(), operators:
+        hidden, weight = (torch.empty(n, 32, device="cuda", dtype=torch.bfloat16) for n in (5, 70))
+        targets = torch.empty(5, device="cuda", dtype=torch.int64)
+        tokens, mask = torch.empty(5, device="cuda"), torch.empty(5, device="cuda") > 0
+        bounds = torch.empty(3, device="cuda", dtype=torch.int32)
+        ppo.logprob_entropy(hidden, weight, targets, 0.8)
+        ppo.gae(tokens, tokens, bounds, mask, 1.0, 0.95)
+        ppo.ppo_head(hidden, weight, targets, tokens, tokens, tokens, 5.0, 0.2)
+        ppo.value_loss(tokens, tokens, tokens, 5.0, 0.2)
+
+
+def test_the_trainer_runs_the_kernels_on_cuda_by_default(monkeypatch, operators):
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
+    run_the_trainers_operations(operators)
+    assert operators.names == ["logprob_entropy", "gae", "ppo_head", "ppo_loss"]
+
+
+def test_on_cuda_the_switch_and_other_dtypes_bring_the_reference(monkeypatch):
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", True)
+    with FakeTensorMode():
+        tensor = torch.empty(3, device="cuda", dtype=torch.bfloat16)
+    assert use_triton(tensor, torch.bfloat16)
+    assert not use_triton(tensor, torch.float32)
+    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+    assert not use_triton(tensor, torch.bfloat16)
 
 
 def test_a_misspelt_switch_is_refused(monkeypatch):
@@ -87,6 +121,12 @@ def test_a_head_that_does_not_fit_is_one_clear_line(hidden, weight, targets, err
         check_head("ppo_head", hidden, weight, targets)
     assert str(caught.value).startswith("ppo_head: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_head_that_the_copy_engine_cannot_read_is_refused():
+    shifted = torch.zeros(100, dtype=torch.bfloat16)[4:].view(3, 32)
+    with pytest.raises(ValueError, match=r"hidden starts 4 elements into .* 16 bytes"):
+        score_tiles(shifted, WEIGHT, TARGETS, 1.0, 0.0)
 
 
 def test_tokens_that_do_not_fit_are_one_clear_line():
