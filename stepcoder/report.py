@@ -81,14 +81,16 @@ def _plotly() -> str:
 
 
 def _subtitle(config: Mapping[str, Any], records: Sequence[Record]) -> str:
-    """Return what was trained on what, and how far it is."""
+    """Return what was trained on what, how far it is, and how pass@1 is measured."""
     model = (config.get("model") or {}).get("path") or "small embedded model"
     data = (config.get("data") or {}).get("path") or "embedded"
     problems = "our own problems" if data == "embedded" else data
     steps = max((r["step"] for r in records if r["phase"] == "rl"), default=0)
+    temperature = (config.get("eval") or {}).get("temperature", 0)
+    decoding = f"programs sampled at temperature {temperature:g}" if temperature else "greedy"
     return (
         f"{model} on {problems} · RL step {steps} of {config.get('steps', '?')} · "
-        f"seed {config.get('seed', '?')}"
+        f"seed {config.get('seed', '?')} · pass@1: {decoding}"
     )
 
 

@@ -13,7 +13,7 @@ from browser import console_errors, needs_browser, open_browser, requested, scre
 from selenium.webdriver.support.ui import WebDriverWait
 
 from stepcoder.charts import charts, evaluations, running_mean
-from stepcoder.config import Config, SFTConfig
+from stepcoder.config import Config, EvalConfig, SFTConfig
 from stepcoder.errors import RunError
 from stepcoder.report import main, write_report
 from stepcoder.rundir import RunDir
@@ -256,6 +256,18 @@ def test_key_figures_compare_the_start_of_rl_with_now(tmp_path: Path) -> None:
     assert "<b>35.0%</b><p>from 20.0% (+15.0 points)</p>" in page
     assert "<b>75.0%</b><p>from 25.0% (+50.0 points)</p>" in page
     assert "<b>-0.30</b>" in page
+
+
+@pytest.mark.parametrize(
+    ("temperature", "said"), [(0.0, "greedy"), (0.6, "programs sampled at temperature 0.6")]
+)
+def test_the_page_says_how_pass_at_1_is_measured(
+    tmp_path: Path, temperature: float, said: str
+) -> None:
+    run = tmp_path / "run"
+    with RunDir.open(Config(run_dir=str(run), eval=EvalConfig(temperature=temperature))) as folder:
+        folder.log(1, {"reward_mean": -0.3})
+    assert f"pass@1: {said}</p>" in body(run)
 
 
 def test_the_command_writes_the_page_and_says_where(
