@@ -201,7 +201,12 @@ def interrupted(engine, tokenizer, harm) -> list:
     assert sorted(c.index for c in done) == list(range(32))  # none lost, none twice
     done.sort(key=lambda c: c.index)
     assert [c.token_ids for c in done] == [c.token_ids for c in undisturbed]
-    assert mismatch(engine._policy, packed(asked, done), 1.0) < 1e-4
+    # The new server has the old one's weights: it computes the same numbers. From the trainer's
+    # they differ by rounding, up to 3e-4 a token in 1,500 tokens of this model with its large
+    # weights (both were seen up to 9e-5 off float64, 2e-6 on average).
+    for one, other in zip(done, undisturbed, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert mismatch(engine._policy, packed(asked, done), 1.0) < 1e-3
     return done
 
 
