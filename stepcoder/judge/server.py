@@ -220,6 +220,7 @@ def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "")
 
     @app.post(
         "/judge",
+        status_code=200,
         response_class=_VerdictStream,
         responses={
             **_REFUSALS,
