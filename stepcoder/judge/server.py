@@ -35,8 +35,10 @@ from stepcoder.judge.messages import (
 )
 from stepcoder.sandbox import Judge, Submission, Verdict
 
+# Written out: FastAPI would put a model under the media type of the route's answer.
+_ERROR_SCHEMA = ErrorMessage.model_json_schema()
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorMessage, "description": text}
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
     for status, text in {
         400: "the body is no JSON, or the Host header is not this server's",
         401: "the API key is missing or wrong",
