@@ -47,7 +47,7 @@ def _program(name: str) -> str:
 
 
 def _bubblewrap() -> Run:
-    options = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    options = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     return _command(_program("bwrap"), "--unshare-all", "--die-with-parent", *options)
 
 
