@@ -53,7 +53,7 @@ def main() -> int:
     for line in broken:
         print(line)
     leaked = after.processes > before.processes or after.descriptors > before.descriptors
-    leaked |= bool(after.scratch - before.scratch) or left.processes > 0
+    leaked |= after.scratch_files > 0 or left.processes > 0
     return int(bool(broken) or leaked)
 
 

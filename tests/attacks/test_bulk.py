@@ -26,6 +26,6 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
     assert statuses.total() == 2000
     assert after.processes <= before.processes
     assert after.descriptors <= before.descriptors
-    assert after.scratch <= before.scratch
+    assert after.scratch_files == before.scratch_files == 0
     assert after.memory_bytes < before.memory_bytes + (48 << 20)
     assert bulk.footprint().processes == 0

@@ -139,25 +139,34 @@ def run(judge: Judge, mix: Iterator[Mixed]) -> tuple[Counter[str], list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What this process holds: its descendants, descriptors, memory, and scratch files."""
+    """What this process holds: its descendants, descriptors, memory, and files in scratch."""
 
     processes: int
     descriptors: int
     memory_bytes: int
-    scratch: frozenset[str]
+    scratch_files: int
 
 
 def footprint() -> Footprint:
     """Return what this process and those below it hold now."""
     below = descendants(os.getpid())
     pages = sum(_resident_pages(pid) for pid in (os.getpid(), *below))
-    descriptors = sum(_descriptors(pid) for pid in (os.getpid(), *below))
-    scratch = frozenset(
-        str(path)
-        for folder in ("/tmp", "/dev/shm", "/var/tmp")
-        for path in Path(folder).glob("*stepcoder*")
+    descriptors = sum(_entries(f"/proc/{pid}/fd") for pid in (os.getpid(), *below))
+    return Footprint(
+        len(below), descriptors, pages * os.sysconf("SC_PAGE_SIZE"), _scratch_files(below)
     )
-    return Footprint(len(below), descriptors, pages * os.sysconf("SC_PAGE_SIZE"), scratch)
+
+
+def _scratch_files(pids: list[int]) -> int:
+    """Count what lies in the scratch folders of the processes that have one of their own."""
+    return sum(_entries(f"/proc/{pid}/root/tmp") for pid in pids if _own_root(pid))
+
+
+def _own_root(pid: int) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}/root/tmp").st_dev != os.stat("/tmp").st_dev
+    except OSError:
+        return False
 
 
 def descendants(pid: int) -> list[int]:
@@ -179,8 +188,8 @@ def _resident_pages(pid: int) -> int:
         return 0
 
 
-def _descriptors(pid: int) -> int:
+def _entries(path: str) -> int:
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return len(os.listdir(path))
     except OSError:
         return 0
