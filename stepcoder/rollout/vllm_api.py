@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -158,6 +159,7 @@ def environment(options: ServerOptions, api_key: str, scratch: Path) -> dict[str
     mine = {
         "PYTHONPATH": os.pathsep.join(paths),
         "TMPDIR": str(scratch),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or compiled(),
         TRAINER: str(os.getpid()),
         "VLLM_API_KEY": api_key,
         "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights and sleep, behind the key
@@ -181,6 +183,11 @@ def environment(options: ServerOptions, api_key: str, scratch: Path) -> dict[str
         if options.transfer == "ipc":  # memory handles travel pickled, over loopback
             mine["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     return {name: text for name, text in os.environ.items() if name not in ALLOCATOR} | mine
+
+
+def compiled() -> str:
+    """Return a folder for compiled code that outlives the servers, so that only one compiles it."""
+    return str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}")
 
 
 def check_allocator(transfer: Transfer) -> None:
