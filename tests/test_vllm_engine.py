@@ -18,7 +18,7 @@ from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
 from stepcoder.policy import Critic, frozen_copy, prepare
 from stepcoder.ppo import Learner, advantages, response_logprobs, score, update
-from stepcoder.rollout import vllm_api, vllm_server, vllm_weights
+from stepcoder.rollout import vllm_api, vllm_server
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.engines import server_options
 from stepcoder.rollout.hf_engine import HFEngine
@@ -224,19 +224,19 @@ def test_a_server_whose_model_process_is_killed_is_replaced(engine, tokenizer, n
 
 
 def test_a_server_that_hangs_is_replaced(engine, tokenizer, notes, monkeypatch):
-    monkeypatch.setattr(vllm_server, "STALL_S", 3.0)
+    monkeypatch.setattr(vllm_server, "STALL_S", 5.0)
     notes.clear()
     interrupted(
         engine, tokenizer, lambda: os.kill(model_process(engine.servers[0]), signal.SIGSTOP)
     )
     (note,) = notes
-    assert "vLLM server 0 hangs: no token for 3 s" in note
+    assert "vLLM server 0 hangs: no token for 5 s" in note
 
 
 def test_a_server_that_hangs_while_it_is_given_weights_is_replaced(
     engine, tokenizer, policy, notes, monkeypatch
 ):
-    monkeypatch.setattr(vllm_weights, "ANSWER_S", 3.0)
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 3.0)
     notes.clear()
     os.kill(model_process(engine.servers[0]), signal.SIGSTOP)
     engine.update_weights(policy)
@@ -256,7 +256,7 @@ def test_a_server_that_answers_garbage_is_replaced(engine, tokenizer, policy, no
         server = engine.servers[0]
         engine._sender.publish(broken)
         try:
-            engine._sender.deliver(server, server.weights)
+            engine._sender.deliver(server, server.weights, 60)
         finally:
             engine._sender.publish(engine._policy)
 

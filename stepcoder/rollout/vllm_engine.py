@@ -24,13 +24,12 @@ from stepcoder.ppo import response_logprobs
 from stepcoder.rollout import vllm_api, vllm_server
 from stepcoder.rollout.engine import Completion, Request, Sampling
 from stepcoder.rollout.vllm_api import Refused, ServerOptions
-from stepcoder.rollout.vllm_server import ANSWER_S, NO_ANSWER, ServerFailure, VLLMServer
-from stepcoder.rollout.vllm_weights import deadline_s, sender
+from stepcoder.rollout.vllm_server import NO_ANSWER, ServerFailure, VLLMServer
+from stepcoder.rollout.vllm_weights import sender, transfer_s
 
 RESTARTS = 3  # in a row, without one completion between them
 WATCH_S = 2.0
 PARITY_TOKENS = 16
-FIRST_ANSWER_S = 120.0  # on a GPU: kernels may be compiled for it
 # Mean distance of log-probabilities, by the models' numbers, that says "not the same weights".
 PARITY = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -103,6 +102,7 @@ class VLLMEngine:
             RunError: a server keeps failing, or does not compute what the policy computes.
         """
         self._policy = policy
+        self._limit_s = vllm_server.ANSWER_S + transfer_s(policy)  # to sleep or to wake
         self._version += 1
         self._sender.publish(policy)
         for server in self.servers:
@@ -116,9 +116,14 @@ class VLLMEngine:
     def _deliver(self, server: VLLMServer) -> None:
         """Send the present weights to a server; check the parity of one that is new."""
         assert server.process is not None
+        is_new = server.process.pid not in self._verified
         self._wake(server)
-        self._sender.deliver(server, str(self._version))
-        if server.process.pid not in self._verified:
+        self._sender.deliver(
+            server,
+            str(self._version),
+            vllm_server.FIRST_ANSWER_S if is_new else vllm_server.ANSWER_S,
+        )
+        if is_new:
             distance = self.parity(server)
             if not distance <= PARITY.get(self._policy.dtype, 0.1):
                 raise RunError(
@@ -133,7 +138,7 @@ class VLLMEngine:
         """Mean distance of the log-probabilities of server and policy, on a fixed prompt."""
         prompt = tuple(1 + i * 7 % (self.vocabulary - 1) for i in range(1, 1 + PARITY_TOKENS))
         greedy = Sampling(0.0, PARITY_TOKENS, stop=())
-        limit_s = ANSWER_S if server.options.gpu is None else FIRST_ANSWER_S
+        limit_s = vllm_server.FIRST_ANSWER_S
         done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, limit_s)
         row = Row(prompt, done.token_ids, done.logprobs, [True] * len(done.token_ids), 0.0)
         batch = pack([row]).to(self._policy.device)
@@ -260,12 +265,12 @@ class VLLMEngine:
     def _sleep(self, server: VLLMServer) -> None:
         """Let a server on the trainer's GPU free its memory; its weights wait on the CPU."""
         if server.options.can_sleep:
-            server.client.post(vllm_api.SLEEP, timeout_s=deadline_s(self._policy))
+            server.client.post(vllm_api.SLEEP, timeout_s=self._limit_s)
             self._asleep.add(id(server))
 
     def _wake(self, server: VLLMServer) -> None:
         """Give a sleeping server its memory back, after the trainer gave up what it kept of it."""
         if id(server) in self._asleep:
             torch.cuda.empty_cache()
-            server.client.post(vllm_api.WAKE, timeout_s=deadline_s(self._policy))
+            server.client.post(vllm_api.WAKE, timeout_s=self._limit_s)
             self._asleep.discard(id(server))
