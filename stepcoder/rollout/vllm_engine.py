@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -105,13 +105,15 @@ class VLLMEngine:
         self._limit_s = vllm_server.ANSWER_S + transfer_s(policy)  # to sleep or to wake
         self._version += 1
         self._sender.publish(policy)
+        failures: dict[VLLMServer, str] = {}
         for server in self.servers:
             try:
                 self._deliver(server)
             except NO_ANSWER as error:
-                self._restart(server, server.describe(error))
+                failures[server] = server.describe(error)
             except Refused as error:
                 raise RunError(server.describe(error)) from None
+        self._restart(failures)
 
     def _deliver(self, server: VLLMServer) -> None:
         """Send the present weights to a server; check the parity of one that is new."""
@@ -161,10 +163,11 @@ class VLLMEngine:
                 del missing[completion.index]
                 yield completion
             barren = 0 if len(missing) < before else barren + 1
-            for server, reason in failures.items():
-                if barren >= RESTARTS:
-                    raise RunError(f"{reason}; given up after {barren} restarts in vain")
-                self._restart(server, f"{reason} ({len(missing)} of {len(requests)} to do again)")
+            if failures and barren >= RESTARTS:
+                reason = "; ".join(failures.values())
+                raise RunError(f"{reason}; given up after {barren} restarts in vain")
+            owed = f"({len(missing)} of {len(requests)} to do again)"
+            self._restart({server: f"{reason} {owed}" for server, reason in failures.items()})
         for server in self.servers:
             self._insist(server, self._sleep)
 
@@ -232,31 +235,35 @@ class VLLMEngine:
         failures[server] = reason
         server.stop()
 
-    def _restart(self, server: VLLMServer, reason: str) -> None:
-        """Start a failed server again and give it the weights.
+    def _restart(self, failures: Mapping[VLLMServer, str]) -> None:
+        """Start failed servers again, all at once, and give them the weights.
 
         Raises:
             RunError: that fails too.
         """
         if self._closed:
             raise RunError("the engine was closed")
-        self.notify(f"{reason}; restarting it")
-        server.stop()
-        self._asleep.discard(id(server))
-        try:
-            server.start()
-            self._deliver(server)
-        except ServerFailure as failure:
-            raise RunError(f"{reason}; then: {failure}") from None
-        except (Refused, *NO_ANSWER) as error:
-            raise RunError(f"{reason}; then: {server.describe(error)}") from None
+        for server, reason in failures.items():
+            self.notify(f"{reason}; restarting it")
+            server.stop()
+            self._asleep.discard(id(server))
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            starts = {server: pool.submit(server.start) for server in failures}
+        for server, reason in failures.items():
+            try:
+                starts[server].result()
+                self._deliver(server)
+            except ServerFailure as failure:
+                raise RunError(f"{reason}; then: {failure}") from None
+            except (Refused, *NO_ANSWER) as error:
+                raise RunError(f"{reason}; then: {server.describe(error)}") from None
 
     def _insist(self, server: VLLMServer, work: Callable[[VLLMServer], None]) -> None:
         """Do something with a server; one that fails at it is restarted, and tries once more."""
         try:
             work(server)
         except NO_ANSWER as error:
-            self._restart(server, server.describe(error))
+            self._restart({server: server.describe(error)})
             try:
                 work(server)
             except NO_ANSWER as again:
