@@ -106,9 +106,8 @@ class Run:
                 self.critic = Critic.load(model.critic_path, start.dtype, self.device)
         self.reference = frozen_copy(start)
         self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
-        engine = open_engine(
-            self.config, self.policy, self.tokenizer, self.rundir.path / "engine", self.note
-        )
+        folder, tell = self.rundir.path / "engine", self.progress.note
+        engine = open_engine(self.config, self.policy, self.tokenizer, folder, self.note, tell)
         self.pipeline = Pipeline(engine, self.config.rollout.ahead)
 
     def note(self, failure: str) -> None:

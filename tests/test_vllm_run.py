@@ -91,6 +91,11 @@ def test_a_trainer_that_is_killed_leaves_no_server_behind(killed):
     assert not scratch.exists()
 
 
+def test_a_person_is_told_that_vllm_starts(killed):
+    folder = killed[0]
+    assert "starting vLLM, 1 x (15 s on a CPU" in (folder.parent / "output").read_text()
+
+
 def test_a_resumed_run_goes_on_with_the_same_completions(resumed):
     folder, records, fifth = resumed
     after = untimed(folder)

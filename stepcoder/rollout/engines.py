@@ -36,6 +36,7 @@ def open_engine(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     notify: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> Engine:
     """Start the configured engine with the policy's weights.
 
@@ -45,6 +46,7 @@ def open_engine(
         tokenizer: its tokenizer.
         folder: where a server's files and logs go.
         notify: is told of failures that the engine got over, in one line each.
+        tell: is told what takes long, in one line.
 
     Raises:
         RunError: vLLM is missing, or does not start.
@@ -58,6 +60,9 @@ def open_engine(
     write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
     servers = server_options(config, policy, folder / "model")
     check_allocator(servers[0].transfer)
+    tell(
+        f"starting vLLM, {len(servers)} x (15 s on a CPU, minutes for a large model; log: {folder})"
+    )
     return VLLMEngine(policy, tokenizer, servers, folder, notify)
 
 

@@ -25,6 +25,7 @@ from stepcoder.rollout.vllm_api import BadAnswer, Client, ServerOptions
 START_S = 900.0  # large models load and compile for minutes
 STALL_S = 18.0  # without a single token while completions are waited for
 ANSWER_S = 18.0  # for a request that needs no time to speak of
+FIRST_ANSWER_S = 120.0  # of a new server, which may still compile kernels
 POLL_S = 0.2
 PORT_TRIES = 3
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from stepcoder.rollout import vllm_api
 from stepcoder.rollout.vllm_api import BadAnswer, Transfer
-from stepcoder.rollout.vllm_server import ANSWER_S, VLLMServer, free_port
+from stepcoder.rollout.vllm_server import VLLMServer, free_port
 
 SLOWEST = 2e8  # bytes a second at which weights arrive at least
 
@@ -33,7 +33,7 @@ class SharedFile:
         """Hold nothing yet."""
         self._descriptor = -1
         self._tensors = 0
-        self._deadline_s = ANSWER_S
+        self._transfer_s = 0.0
 
     def publish(self, policy: PreTrainedModel) -> None:
         """Write the policy's parameters; what was published before is freed."""
@@ -45,7 +45,7 @@ class SharedFile:
             for name, p in policy.named_parameters(remove_duplicate=False)
         }
         self._tensors = len(parameters)
-        self._deadline_s = deadline_s(policy)
+        self._transfer_s = transfer_s(policy)
         with os.fdopen(os.dup(self._descriptor), "wb") as file:
             file.write(save(parameters))
 
@@ -53,17 +53,17 @@ class SharedFile:
     def _path(self) -> str:
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
-    def deliver(self, server: VLLMServer, version: str) -> None:
-        """Let a server load what is published.
+    def deliver(self, server: VLLMServer, version: str, patience_s: float) -> None:
+        """Let a server load what is published; each call may take `patience_s` and the transfer.
 
         Raises:
             BadAnswer: it loaded less than that. OSError, http.client.HTTPException: no answer.
         """
         body = {"method": "load_weights_file", "args": [self._path]}
-        answer = server.client.post(vllm_api.COLLECTIVE, body, self._deadline_s)
+        answer = server.client.post(vllm_api.COLLECTIVE, body, patience_s + self._transfer_s)
         if any(result != {"tensors": self._tensors} for result in answer["results"]):
             raise BadAnswer(f"it loaded {answer['results']} of {self._tensors} tensors")
-        finish(server, version)
+        finish(server, version, patience_s)
 
     def close(self) -> None:
         """Free the memory."""
@@ -85,8 +85,10 @@ class NativeTransfer:
         """Send this policy from now on."""
         self._policy = policy
 
-    def deliver(self, server: VLLMServer, version: str) -> None:
+    def deliver(self, server: VLLMServer, version: str, patience_s: float) -> None:
         """Send the weights; a server that was started anew gets a new channel.
+
+        Each call may take `patience_s` and the transfer.
 
         Raises:
             BadAnswer: it refused them. OSError, http.client.HTTPException: no answer.
@@ -94,16 +96,18 @@ class NativeTransfer:
         from vllm.distributed.weight_transfer import ModuleSource
 
         assert server.process is not None
+        assert self._policy is not None
         pid, channel = self._channels.get(server, (0, None))
         if pid != server.process.pid:
-            channel = self._open(server)
+            channel = self._open(server, patience_s + transfer_s(self._policy))
             self._channels[server] = server.process.pid, channel
         assert channel is not None
         channel.source = ModuleSource(self._policy)
+        channel.client.timeout = patience_s + transfer_s(self._policy)
         channel.send_weights()
-        finish(server, version)
+        finish(server, version, patience_s)
 
-    def _open(self, server: VLLMServer) -> Any:
+    def _open(self, server: VLLMServer, limit_s: float) -> Any:
         from vllm.distributed.weight_transfer import (
             HTTPVLLMWeightSyncClient,
             ModuleSource,
@@ -112,22 +116,20 @@ class NativeTransfer:
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        assert self._policy is not None
         info: Any = IPCTrainerInitInfo(rank=0, packed=True)
         if self._backend == "nccl":
             info = NCCLTrainerInitInfo(
                 master_address="127.0.0.1", master_port=free_port(), world_size=2, rank=0
             )
-        timeout_s = deadline_s(self._policy)
 
         class KeyedClient(HTTPVLLMWeightSyncClient):  # type: ignore[misc]  # vllm may be absent
             """Speaks to the server by our client, which has the key."""
 
             def _post(self, path: str, json: Mapping[str, Any] | None = None) -> None:
-                server.client.post(f"/{path}", json, timeout_s)
+                server.client.post(f"/{path}", json, self.timeout)
 
         return WeightTransferTrainerFactory.trainer_init(
-            info, client=KeyedClient(""), source=ModuleSource(self._policy)
+            info, client=KeyedClient("", limit_s), source=ModuleSource(self._policy)
         )
 
     def close(self) -> None:
@@ -137,15 +139,15 @@ class NativeTransfer:
         self._channels = {}
 
 
-def deadline_s(policy: PreTrainedModel) -> float:
-    """Return after how many seconds a server that takes these weights is taken to hang."""
-    return ANSWER_S + sum(p.nbytes for p in policy.parameters()) / SLOWEST
+def transfer_s(policy: PreTrainedModel) -> float:
+    """Return how many seconds a server that works needs at most to take these weights."""
+    return sum(p.nbytes for p in policy.parameters()) / SLOWEST
 
 
-def finish(server: VLLMServer, version: str) -> None:
+def finish(server: VLLMServer, version: str, patience_s: float) -> None:
     """Give the server's new weights their version, and forget what the old ones computed."""
-    server.client.post(vllm_api.SET_VERSION, {"new_version": version}, ANSWER_S)
-    if server.client.post(vllm_api.RESET_CACHE, timeout_s=ANSWER_S) != {"success": True}:
+    server.client.post(vllm_api.SET_VERSION, {"new_version": version}, patience_s)
+    if server.client.post(vllm_api.RESET_CACHE, timeout_s=patience_s) != {"success": True}:
         raise BadAnswer("it still held the old weights' cache")
     server.weights = version
 
