@@ -201,7 +201,7 @@ class EvalConfig:
     every: Annotated[int, "Steps between evaluations.", COUNT] = 20
     temperature: Annotated[float, "0 is greedy.", NOT_NEGATIVE] = 0.0
     samples: Annotated[int, "Programs a problem.", COUNT] = 1
-    limit: Annotated[int | None, "Evaluate only the first so many problems.", COUNT] = None
+    limit: Annotated[int | None, "Evaluate only so many problems, spread over all.", COUNT] = None
 
 
 @dataclass(frozen=True, slots=True)

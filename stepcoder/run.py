@@ -195,7 +195,8 @@ class Run:
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
         """Pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
-        problems = problems[: config.eval.limit]
+        count = min(config.eval.limit or len(problems), len(problems))
+        problems = [problems[i * len(problems) // count] for i in range(count)]
         if not problems or config.rollout.replay:
             return {}
         rollouts = self.pipeline.run(
