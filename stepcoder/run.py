@@ -21,7 +21,7 @@ from stepcoder.batch import Batch
 from stepcoder.checkpoint import load_state, newest_checkpoint, save_checkpoint, save_model
 from stepcoder.config import Config
 from stepcoder.curriculum import Curriculum, Task
-from stepcoder.data import TrainingData, load_data
+from stepcoder.data import TrainingData, load_data, spread
 from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
 from stepcoder.evaluate import evaluate, pass_at_1
@@ -195,8 +195,7 @@ class Run:
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
         """Pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
-        count = min(config.eval.limit or len(problems), len(problems))
-        problems = [problems[i * len(problems) // count] for i in range(count)]
+        problems = spread(problems, config.eval.limit)
         if not problems or config.rollout.replay:
             return {}
         rollouts = self.pipeline.run(

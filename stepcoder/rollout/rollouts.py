@@ -150,7 +150,7 @@ def row_of(rollout: Rollout, value: float, fgo: FGOConfig) -> Row:
         rollout.completion.logprobs,
         trained_tokens(rollout, fgo),
         value,
-        outcome(rollout.verdict),
+        int(outcome(rollout.verdict)),
     )
 
 
