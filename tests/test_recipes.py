@@ -20,7 +20,7 @@ from stepcoder.policy import OutcomeCritic, frozen_copy, prepare
 from stepcoder.ppo import Learner, score, shaped_rewards, update
 from stepcoder.problems import Problem
 from stepcoder.prompts import extract_completion
-from stepcoder.recipes import RECIPES, coderl, grpo, ppocoder, rlcf, rloo, rltf
+from stepcoder.recipes import RECIPES, coderl, critic_sampling, grpo, ppocoder, rlcf, rloo, rltf
 from stepcoder.recipes.static_checks import static_error
 from stepcoder.recipes.structure import ast_match, data_flow, data_flow_match
 from stepcoder.rewards import Outcome, outcome, reward_of
@@ -329,6 +329,35 @@ def test_coderl_weighs_tokens_by_the_critics_probability():
     batch = replace(batch, values=torch.tensor([0, 0, 0.5, 0.25, 1.0]))
     found = coderl.advantages(stand_in(), batch).advantages
     assert found.tolist() == pytest.approx([0, 0, 0.8, 0.4, -0.3])
+
+
+def candidate(completion: str, ended: Verdict, passing: float, *by_token: float) -> Any:
+    rest = (0.1,) * (len(completion) - len(by_token))
+    return critic_sampling.Scored(rollout(completion, ended), passing, (*by_token, *rest))
+
+
+def test_critic_sampling_goes_on_from_the_most_promising_beginning():
+    one = candidate("    return 1\n```", verdict(Status.WRONG_ANSWER, 1, 1), 0.2, 0, 0, 0, 0, 0.7)
+    task = critic_sampling.refining(one, Config().prompt.template)
+    assert task.given == "def f(x):\n    r"
+    assert task.prompt_text.endswith("def f(x):\n    r")
+    at_the_fence = replace(one, by_token=(*(0.1,) * 15, 0.9))
+    task = critic_sampling.refining(at_the_fence, Config().prompt.template)
+    assert task.given == "def f(x):\n    return 1\n"
+
+
+def test_critic_sampling_refines_what_passes_the_examples_and_repairs_what_does_not():
+    config = Config()
+    passes = candidate("    return 1\n", verdict(Status.WRONG_ANSWER, 1, 1), 0.2)
+    fails = candidate("    return 2\n", verdict(Status.RUNTIME_ERROR, 0, 2), 0.9)
+    (refined,) = critic_sampling.next_tasks([fails, passes], 1, config)
+    assert refined.given.startswith("def f(x):\n ")
+    (repaired,) = critic_sampling.next_tasks([fails], 1, config)
+    assert repaired.given == "def f(x):\n"
+    assert "fails (runtime error)" in repaired.prompt_text
+    assert "    return 2\n" in repaired.prompt_text
+    assert critic_sampling.answer([fails, passes], 1) is passes
+    assert critic_sampling.answer([fails, passes], 2) is fails  # neither passes both
 
 
 # --- RLCF
