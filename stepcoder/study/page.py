@@ -59,6 +59,7 @@ def page(plan: Plan, found: Sequence[Result], name: str) -> str:
         _variants_table(plan, found),
         f"<section><h2>Plots</h2>{chart_section(drawn)}</section>" if drawn else "",
         "" if found else '<p class="empty">No run has come to its end yet.</p>',
+        _plan(plan),
     ]
     return document(name, "".join(body), drawn)
 
@@ -225,6 +226,18 @@ def _differences_table(plan: Plan, found: Sequence[Result]) -> str:
         f'cell in twenty is chance.</p><table class="study"><tr><th></th>{head}</tr>'
         f"{''.join(rows)}</table></section>"
     )
+
+
+def _plan(plan: Plan) -> str:
+    """Return the options of the runs, folded away."""
+    parts = {"all runs": plan.base, "starts": plan.start, "compared runs": plan.options}
+    parts |= plan.variants
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>"
+        f"{escape(', '.join(f'{k}={v}' for k, v in options.items())) or 'as they are'}</td></tr>"
+        for name, options in parts.items()
+    )
+    return f'<details><summary>Options</summary><table class="study">{rows}</table></details>'
 
 
 def _difference(pair: Difference) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from stepcoder.charts import evaluations
+from stepcoder.errors import RunError
 from stepcoder.rundir import Record, read_records
 from stepcoder.study.plan import START, Plan, Run
 from stepcoder.study.runner import is_done
@@ -102,14 +103,26 @@ def results(plan: Plan, folder: Path) -> list[Result]:
 
 
 def result(run: Run, records: Sequence[Record]) -> Result:
-    """Return what the records of a finished run say."""
+    """Return what the records of a finished run say.
+
+    A set without test problems is judged by its validation problems.
+
+    Raises:
+        RunError: nothing was held out.
+    """
     rl = [record for record in records if record["phase"] == "rl"]
     tokens = {record["step"]: record.get("tokens_total", 0) for record in rl}
-    tests = [value for _, value in evaluations(rl, "test")]
+    curve = evaluations(rl)
+    tests = [value for _, value in evaluations(rl, "test") or curve]
+    if not curve:
+        raise RunError(
+            f"{run.name}: no validation problem was evaluated; a study needs some "
+            "(data.validation_share, or data.validation_path)"
+        )
     return Result(
         run.variant,
         run.seed,
-        tuple((tokens[step], value) for step, value in evaluations(rl)),
+        tuple((tokens[step], value) for step, value in curve),
         tests[0],
         tests[-1],
         rl[-1]["step"],
