@@ -143,8 +143,10 @@ class RolloutConfig:
         str | None, "Folder of a run with dumped rollouts: take them instead of generating."
     ] = None
     memory_share: Annotated[
-        float, "vLLM's share of its GPU's memory.", Range(above=0, at_most=1)
-    ] = 0.4
+        float | None,
+        "vLLM's share of its GPU's memory; null: 0.4, or 0.9 of a GPU of its own.",
+        Range(above=0, at_most=1),
+    ] = None
     kv_cache_gb: Annotated[
         float | None,
         "vLLM's KV cache; null: 1 on a CPU, what memory_share leaves on a GPU.",

@@ -254,12 +254,21 @@ def _unknown(name: str, known: Mapping[str, Leaf], where: str) -> str:
     if inside:
         return f'"{name}"{where} is a section; give one of its keys, such as {inside[0]}=...'
     last = name.rpartition(".")[2]
+    if last in _UNSOUND:
+        return (
+            f'"{name}"{where} is not supported: completions are sampled from the whole '
+            "distribution, because PPO's ratio is biased where it is cut off or bent; use "
+            "rollout.temperature"
+        )
     meant = [leaf for leaf in known if leaf.rpartition(".")[2] == last]
     meant = meant or get_close_matches(name, known, n=1)
     hint = " or ".join(f'"{leaf}"' for leaf in meant)
     return f'unknown key "{name}"{where}; ' + (
         f"did you mean {hint}?" if hint else "--help lists all keys"
     )
+
+
+_UNSOUND = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"}
 
 
 def _shown(value: Any) -> str:

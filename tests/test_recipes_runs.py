@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 import torch
-from helpers.small_runs import constant_problems, run, states_equal
+from helpers.finished_runs import states_equal
+from helpers.small_runs import constant_problems, run
 
 from stepcoder.checkpoint import load_state, newest_checkpoint
 from stepcoder.config import ConfigError, DataConfig, load_config

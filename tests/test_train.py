@@ -9,7 +9,8 @@ import time
 
 import pytest
 import torch
-from helpers.small_runs import SMALL, constant_problems, run, states_equal, untimed
+from helpers.finished_runs import states_equal, untimed
+from helpers.small_runs import SMALL, constant_problems, run
 
 from stepcoder.rundir import read_records
 from stepcoder.train import main

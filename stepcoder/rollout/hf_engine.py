@@ -52,6 +52,8 @@ class HFEngine:
         self.model = copy.deepcopy(policy).eval()
         self.model.requires_grad_(requires_grad=False)
         self.model.set_attn_implementation("sdpa")
+        # A checkpoint's own defaults (top-k, penalties) would fill in what a call leaves open.
+        self.model.generation_config = GenerationConfig()
         self.tokenizer = tokenizer
         self.group_size = group_size
         pad = tokenizer.pad_token_id

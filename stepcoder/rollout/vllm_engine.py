@@ -7,6 +7,7 @@ request is answered exactly once. The same code drives CPU servers, one GPU and 
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,15 +21,16 @@ from stepcoder.batch import Row, pack
 from stepcoder.errors import RunError
 from stepcoder.policy import lm_head
 from stepcoder.ppo import response_logprobs
-from stepcoder.rollout import vllm_api
+from stepcoder.rollout import vllm_api, vllm_server
 from stepcoder.rollout.engine import Completion, Request, Sampling
 from stepcoder.rollout.vllm_api import Refused, ServerOptions
-from stepcoder.rollout.vllm_server import NO_ANSWER, ServerFailure, VLLMServer
-from stepcoder.rollout.vllm_weights import sender
+from stepcoder.rollout.vllm_server import ANSWER_S, NO_ANSWER, ServerFailure, VLLMServer
+from stepcoder.rollout.vllm_weights import deadline_s, sender
 
 RESTARTS = 3  # in a row, without one completion between them
 WATCH_S = 2.0
 PARITY_TOKENS = 16
+FIRST_ANSWER_S = 120.0  # on a GPU: kernels may be compiled for it
 # Mean distance of log-probabilities, by the models' numbers, that says "not the same weights".
 PARITY = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -66,6 +68,7 @@ class VLLMEngine:
         self._closed = False
         self._verified: set[int] = set()  # process ids of servers whose parity was checked
         self._asleep: set[int] = set()
+        torch.cuda.empty_cache()  # what the trainer does not use now may be the servers'
         try:
             with ThreadPoolExecutor(len(self.servers)) as pool:
                 for start in [pool.submit(server.start) for server in self.servers]:
@@ -107,6 +110,8 @@ class VLLMEngine:
                 self._deliver(server)
             except NO_ANSWER as error:
                 self._restart(server, server.describe(error))
+            except Refused as error:
+                raise RunError(server.describe(error)) from None
 
     def _deliver(self, server: VLLMServer) -> None:
         """Send the present weights to a server; check the parity of one that is new."""
@@ -128,7 +133,8 @@ class VLLMEngine:
         """Mean distance of the log-probabilities of server and policy, on a fixed prompt."""
         prompt = tuple(1 + i * 7 % (self.vocabulary - 1) for i in range(1, 1 + PARITY_TOKENS))
         greedy = Sampling(0.0, PARITY_TOKENS, stop=())
-        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary)
+        limit_s = ANSWER_S if server.options.gpu is None else FIRST_ANSWER_S
+        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, limit_s)
         row = Row(prompt, done.token_ids, done.logprobs, [True] * len(done.token_ids), 0.0)
         batch = pack([row]).to(self._policy.device)
         expected, _ = response_logprobs(self._policy, batch, 1.0)
@@ -155,7 +161,7 @@ class VLLMEngine:
                     raise RunError(f"{reason}; given up after {barren} restarts in vain")
                 self._restart(server, f"{reason} ({len(missing)} of {len(requests)} to do again)")
         for server in self.servers:
-            self._sleep(server)
+            self._insist(server, self._sleep)
 
     def _round(
         self,
@@ -177,26 +183,30 @@ class VLLMEngine:
 
         try:
             for server in self.servers:
-                self._wake(server)
+                self._insist(server, self._wake)
                 server.busy()
             for index, request in missing.items():
                 ask(index, request, self._server_of(request))
+            looked_at = time.monotonic()
             while any(waiting.values()):
+                # What has ended comes first: nobody hangs because we were slow to take it.
+                if ended.empty() and time.monotonic() - looked_at > WATCH_S:
+                    for server, count in waiting.items():
+                        if count and server not in failures and server.stalled():
+                            limit_s = vllm_server.STALL_S
+                            reason = f"{server.name} hangs: no token for {limit_s:.0f} s"
+                            self._fail(server, reason, failures)
+                    looked_at = time.monotonic()
                 try:
                     _, server, future = ended.get(timeout=WATCH_S)
                 except Empty:
-                    for server, count in waiting.items():
-                        if count and server not in failures and server.stalled():
-                            self._fail(
-                                server, f"{server.name} hangs: no token for a while", failures
-                            )
                     continue
                 waiting[server] -= 1
                 error = None if future.cancelled() else future.exception()
                 if error is None:
                     yield future.result()
                 elif isinstance(error, Refused):
-                    raise RunError(f"{server.name} refuses a request: {error}")
+                    raise RunError(server.describe(error))
                 elif not isinstance(error, NO_ANSWER):
                     raise error
                 elif server not in failures:
@@ -233,16 +243,29 @@ class VLLMEngine:
             self._deliver(server)
         except ServerFailure as failure:
             raise RunError(f"{reason}; then: {failure}") from None
-        except NO_ANSWER as error:
+        except (Refused, *NO_ANSWER) as error:
             raise RunError(f"{reason}; then: {server.describe(error)}") from None
+
+    def _insist(self, server: VLLMServer, work: Callable[[VLLMServer], None]) -> None:
+        """Do something with a server; one that fails at it is restarted, and tries once more."""
+        try:
+            work(server)
+        except NO_ANSWER as error:
+            self._restart(server, server.describe(error))
+            try:
+                work(server)
+            except NO_ANSWER as again:
+                raise RunError(f"{server.describe(again)}, right after a restart") from None
 
     def _sleep(self, server: VLLMServer) -> None:
         """Let a server on the trainer's GPU free its memory; its weights wait on the CPU."""
         if server.options.can_sleep:
-            server.client.post(vllm_api.SLEEP)
+            server.client.post(vllm_api.SLEEP, timeout_s=deadline_s(self._policy))
             self._asleep.add(id(server))
 
     def _wake(self, server: VLLMServer) -> None:
+        """Give a sleeping server its memory back, after the trainer gave up what it kept of it."""
         if id(server) in self._asleep:
-            server.client.post(vllm_api.WAKE)
+            torch.cuda.empty_cache()
+            server.client.post(vllm_api.WAKE, timeout_s=deadline_s(self._policy))
             self._asleep.discard(id(server))

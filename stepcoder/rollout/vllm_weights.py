@@ -8,6 +8,7 @@ written against vLLM 0.32's trainer interface and has not run on a GPU yet.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from transformers import PreTrainedModel
 
 from stepcoder.rollout import vllm_api
 from stepcoder.rollout.vllm_api import BadAnswer, Transfer
-from stepcoder.rollout.vllm_server import VLLMServer, free_port
+from stepcoder.rollout.vllm_server import ANSWER_S, VLLMServer, free_port
+
+SLOWEST = 2e8  # bytes a second at which weights arrive at least
 
 
 class SharedFile:
@@ -30,6 +33,7 @@ class SharedFile:
         """Hold nothing yet."""
         self._descriptor = -1
         self._tensors = 0
+        self._deadline_s = ANSWER_S
 
     def publish(self, policy: PreTrainedModel) -> None:
         """Write the policy's parameters; what was published before is freed."""
@@ -41,6 +45,7 @@ class SharedFile:
             for name, p in policy.named_parameters(remove_duplicate=False)
         }
         self._tensors = len(parameters)
+        self._deadline_s = deadline_s(policy)
         with os.fdopen(os.dup(self._descriptor), "wb") as file:
             file.write(save(parameters))
 
@@ -55,7 +60,7 @@ class SharedFile:
             BadAnswer: it loaded less than that. OSError, http.client.HTTPException: no answer.
         """
         body = {"method": "load_weights_file", "args": [self._path]}
-        answer = server.client.post(vllm_api.COLLECTIVE, body)
+        answer = server.client.post(vllm_api.COLLECTIVE, body, self._deadline_s)
         if any(result != {"tensors": self._tensors} for result in answer["results"]):
             raise BadAnswer(f"it loaded {answer['results']} of {self._tensors} tensors")
         finish(server, version)
@@ -74,26 +79,27 @@ class NativeTransfer:
         """`backend` is "ipc" (server and trainer share a GPU) or "nccl"."""
         self._backend = backend
         self._policy: PreTrainedModel | None = None
-        self._channels: dict[
-            int, tuple[PreTrainedModel | None, Any]
-        ] = {}  # by the server's process id
+        self._channels: dict[VLLMServer, tuple[int, Any]] = {}  # with the server's process id
 
     def publish(self, policy: PreTrainedModel) -> None:
         """Send this policy from now on."""
         self._policy = policy
 
     def deliver(self, server: VLLMServer, version: str) -> None:
-        """Send the weights; a server that was restarted, or another model, gets a new channel."""
+        """Send the weights; a server that was started anew gets a new channel.
+
+        Raises:
+            BadAnswer: it refused them. OSError, http.client.HTTPException: no answer.
+        """
+        from vllm.distributed.weight_transfer import ModuleSource
+
         assert server.process is not None
-        assert self._policy is not None
-        pid = server.process.pid
-        policy, channel = self._channels.get(pid, (None, None))
-        if policy is not self._policy:
-            if channel is not None:
-                channel.shutdown()
-                server.client.post("/shutdown_weight_transfer_engine")
+        pid, channel = self._channels.get(server, (0, None))
+        if pid != server.process.pid:
             channel = self._open(server)
-            self._channels[pid] = (self._policy, channel)
+            self._channels[server] = server.process.pid, channel
+        assert channel is not None
+        channel.source = ModuleSource(self._policy)
         channel.send_weights()
         finish(server, version)
 
@@ -103,22 +109,25 @@ class NativeTransfer:
             ModuleSource,
             WeightTransferTrainerFactory,
         )
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        info: Any
-        if self._backend == "ipc":
-            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-            info = IPCTrainerInitInfo(rank=0, packed=True)
-        else:
-            from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
+        assert self._policy is not None
+        info: Any = IPCTrainerInitInfo(rank=0, packed=True)
+        if self._backend == "nccl":
             info = NCCLTrainerInitInfo(
                 master_address="127.0.0.1", master_port=free_port(), world_size=2, rank=0
             )
+        timeout_s = deadline_s(self._policy)
+
+        class KeyedClient(HTTPVLLMWeightSyncClient):  # type: ignore[misc]  # vllm may be absent
+            """Speaks to the server by our client, which has the key."""
+
+            def _post(self, path: str, json: Mapping[str, Any] | None = None) -> None:
+                server.client.post(f"/{path}", json, timeout_s)
+
         return WeightTransferTrainerFactory.trainer_init(
-            info,
-            client=HTTPVLLMWeightSyncClient(f"http://127.0.0.1:{server.client.port}"),
-            source=ModuleSource(self._policy),
+            info, client=KeyedClient(""), source=ModuleSource(self._policy)
         )
 
     def close(self) -> None:
@@ -128,10 +137,15 @@ class NativeTransfer:
         self._channels = {}
 
 
+def deadline_s(policy: PreTrainedModel) -> float:
+    """Return after how many seconds a server that takes these weights is taken to hang."""
+    return ANSWER_S + sum(p.nbytes for p in policy.parameters()) / SLOWEST
+
+
 def finish(server: VLLMServer, version: str) -> None:
     """Give the server's new weights their version, and forget what the old ones computed."""
-    server.client.post(vllm_api.SET_VERSION, {"new_version": version})
-    if server.client.post(vllm_api.RESET_CACHE) != {"success": True}:
+    server.client.post(vllm_api.SET_VERSION, {"new_version": version}, ANSWER_S)
+    if server.client.post(vllm_api.RESET_CACHE, timeout_s=ANSWER_S) != {"success": True}:
         raise BadAnswer("it still held the old weights' cache")
     server.weights = version
 
