@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -72,7 +75,10 @@ def killed(tmp_path_factory):
     deadline = time.monotonic() + 30
     while group_of(server) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return folder, group_of(server), scratch
+    left = group_of(server)
+    with suppress(ProcessLookupError):
+        os.killpg(server, signal.SIGKILL)
+    return folder, left, scratch
 
 
 @pytest.fixture(scope="module")
