@@ -199,7 +199,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def until(happened, seconds: float = 120) -> None:
+def until(happened, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
