@@ -33,11 +33,13 @@ class CallTests:
 class StdinTests:
     """Run the program (or its zero-argument entry point) on each stdin and compare its stdout.
 
-    Stdout is compared by whitespace-separated tokens.
+    Stdout is compared by whitespace-separated tokens. With `keep_output` the verdicts of the tests
+    hold all of stdout and the end of stderr.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    keep_output: bool = False
 
     def __len__(self) -> int:
         """Return the number of tests."""

@@ -28,6 +28,7 @@ class TestVerdict:
 
     `message` is one line for people ("ValueError: ...", "expected 3, got 4"); `got` is the repr of
     the returned value or the tail of stdout; `error_line` is a 1-based line of the program.
+    `stdout` and `stderr` are there for stdin tests with `keep_output`.
     """
 
     __test__ = False  # not a pytest class
@@ -40,6 +41,8 @@ class TestVerdict:
     executed_lines: frozenset[int] = frozenset()
     cpu_s: float = 0.0
     wall_s: float = 0.0
+    stdout: str | None = None
+    stderr: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

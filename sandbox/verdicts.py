@@ -114,6 +114,8 @@ def _test_verdict(
         if died
         else _value_verdict(submission, run, index, finding)
     )
+    if isinstance(submission.tests, StdinTests) and submission.tests.keep_output:
+        test = replace(test, stdout=_text(run.stdout), stderr=_text(run.stderr))
     return replace(
         test,
         executed_lines=_lines(run, 0) | _lines(run, 1 + position),

@@ -112,7 +112,7 @@ def _problem(record: Record, form: str | None, validation_share: float) -> Probl
         prompt=field(record, "prompt", str),
         starter_code=record.get("starter_code") or "",
         canonical_solution=solution,
-        tests=_tests(field(record, "tests", dict, TESTS_SCHEMA)),
+        tests=tests_of(field(record, "tests", dict, TESTS_SCHEMA)),
         entry_point=entry_point,
         preamble=record.get("preamble") or "",
         source=record.get("source") or "",
@@ -121,7 +121,8 @@ def _problem(record: Record, form: str | None, validation_share: float) -> Probl
     )
 
 
-def _tests(record: Record) -> Tests:
+def tests_of(record: Record) -> Tests:
+    """Return the tests of a record of our own schema. Raises BrokenRecordError, a ValueError."""
     kind = record.get("kind")
     if kind == "assert":
         try:

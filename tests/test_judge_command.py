@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stepcoder.judge import main
+from stepcoder.judge.command import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,6 +124,6 @@ def test_explain_shows_lines_that_ran_expected_and_got(
 
 
 def test_the_command_imports_no_torch() -> None:
-    script = "import sys, stepcoder.judge; sys.exit('torch' in sys.modules)"
+    script = "import sys, stepcoder.judge.command; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=60)

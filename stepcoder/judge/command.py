@@ -10,7 +10,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from stepcoder.judge.record import verdict_record
 from stepcoder.problems import Problem, ProblemError, load_problems, program_of
 from stepcoder.sandbox import (
     AssertTests,
@@ -49,6 +49,8 @@ exit status:
   2  the arguments or an input file are wrong; the message names file, line and field
   3  full isolation was asked for and this machine refuses a layer of it
 130  interrupted; the same command goes on where it stopped
+
+`python -m stepcoder.judge serve --help` tells of the server.
 """
 
 
@@ -103,26 +105,6 @@ def _sample(line: bytes, where: str, number: int, problems: Mapping[str, Problem
     if name == "completion":
         text = problems[task_id].starter_code + text
     return Sample(task_id, text, number)
-
-
-def verdict_record(sample: Sample, verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as JSON data."""
-    return {
-        "task_id": sample.task_id,
-        "line": sample.line,
-        "status": str(verdict.status),
-        "passed": verdict.passed,
-        "message": verdict.message,
-        "error_type": verdict.error_type,
-        "error_line": verdict.error_line,
-        "executed_lines": sorted(verdict.executed_lines),
-        "tests": [{"status": str(t.status), "message": t.message} for t in verdict.tests],
-        "cpu_s": round(verdict.cpu_s, 6),
-        "wall_s": round(verdict.wall_s, 6),
-        "peak_memory_bytes": verdict.peak_memory_bytes,
-        "tampered": verdict.tampered,
-        "shared_process": verdict.shared_process,
-    }
 
 
 def already_judged(path: Path, fingerprint: str) -> int:
@@ -186,7 +168,7 @@ def judge_file(
         for index, verdict in judge.map(_submissions(samples[done:], problems)):
             held[done + index] = verdict
             while written in held:
-                record = verdict_record(samples[written], held.pop(written))
+                record = _record(samples[written], held.pop(written))
                 file.write(json.dumps(record, ensure_ascii=True) + "\n")
                 file.flush()
                 written += 1
@@ -194,6 +176,10 @@ def judge_file(
     with output.open(encoding="utf-8") as file:
         next(file)
         return [json.loads(line)["status"] for line in file]
+
+
+def _record(sample: Sample, verdict: Verdict) -> dict[str, Any]:
+    return {"task_id": sample.task_id, "line": sample.line, **verdict_record(verdict)}
 
 
 def _submissions(
@@ -299,10 +285,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 1 if Status.INFRASTRUCTURE_ERROR in statuses else 0
-
-
-if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    status = main()
-    sys.stdout.flush()
-    os._exit(status) if status == 130 else sys.exit(status)

@@ -1,0 +1,152 @@
+"""The judge as the reward of other trainers: TRL's and verl's, in their own signatures.
+
+Takes completions and tests in the form of problems.jsonl ({"kind": "call", ...}), gives StepCoder's
+rewards: +1 right, -0.3 wrong, -0.6 error or limit, -1 does not compile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stepcoder.problems import tests_of
+from stepcoder.rewards import reward
+from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
+
+_FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_OPENED = re.compile(r"^```[^\n`]*\n(.*)\Z", re.DOTALL | re.MULTILINE)
+
+
+def code_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return the program of a completion: its last fenced block, else all of it.
+
+    A conversation (a list of messages, as TRL gives it) is the text of its last message.
+    """
+    text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
+    blocks = _FENCED.findall(text) or _OPENED.findall(text)
+    return str(blocks[-1]) if blocks else text
+
+
+def parsed_tests(tests: str | Mapping[str, Any]) -> Tests:
+    """Return tests from their JSON or its data. Raises ValueError that says what is wrong."""
+    record = json.loads(tests) if isinstance(tests, str) else dict(tests)
+    if not isinstance(record, dict):
+        raise ValueError("tests are no object; expected the form of problems.jsonl")
+    # Columns of a data set that only other rows fill are there, but None.
+    return tests_of({name: value for name, value in record.items() if value is not None})
+
+
+class CodeReward:
+    """A reward function for TRL: `GRPOTrainer(reward_funcs=CodeReward(), ...)`.
+
+    The data set needs a column `tests`, as JSON text or data, and may have `entry_point`,
+    `preamble` and `starter_code` (a completion goes on from it). A context manager; after a fork
+    it starts a judge of its own. A sample that the judge failed on gets None, which TRL leaves out.
+    """
+
+    __name__ = "code_reward"
+
+    def __init__(self, workers: int | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
+        """Start nothing yet: the judge starts with the first call."""
+        self._workers, self._limits = workers, limits
+        self._judge: Judge | None = None
+        self._owner = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> CodeReward:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close the judge."""
+        self.close()
+
+    def close(self) -> None:
+        """End the judge's processes."""
+        with self._lock:
+            if self._judge is not None and self._owner == os.getpid():
+                self._judge.close()
+            self._judge = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the judge out: a copy in another process has one of its own."""
+        return {"workers": self._workers, "limits": self._limits}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin without a judge."""
+        self.__init__(state["workers"], state["limits"])  # type: ignore[misc]
+
+    def _running(self) -> Judge:
+        with self._lock:
+            if self._judge is None or self._owner != os.getpid():
+                self._judge = Judge(self._workers, self._limits)
+                self._owner = os.getpid()
+            return self._judge
+
+    def verdicts(self, submissions: Sequence[Submission]) -> list[Verdict]:
+        """Return the verdict of each submission, in their order."""
+        found = dict(self._running().map(submissions))
+        return [found[index] for index in range(len(submissions))]
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],  # noqa: ARG002  TRL's signature
+        completions: Sequence[Any],
+        tests: Sequence[str | Mapping[str, Any]],
+        entry_point: Sequence[str | None] | None = None,
+        preamble: Sequence[str | None] | None = None,
+        starter_code: Sequence[str | None] | None = None,
+        **_columns: Any,
+    ) -> list[float | None]:
+        """Return one reward for each completion. Raises ValueError that names the row."""
+        submissions = []
+        for index, completion in enumerate(completions):
+
+            def of(column: Sequence[str | None] | None, i: int = index) -> str | None:
+                return column[i] if column else None
+
+            try:
+                row_tests = parsed_tests(tests[index])
+            except ValueError as error:
+                raise ValueError(f'row {index}: column "tests": {error}') from None
+            source = (of(starter_code) or "") + code_of(completion)
+            program = Program(source, of(entry_point) or None, of(preamble) or "")
+            submissions.append(Submission(program, row_tests))
+        return [reward(verdict) for verdict in self.verdicts(submissions)]
+
+
+_verl_reward = CodeReward()
+
+
+def compute_score(
+    data_source: str,  # noqa: ARG001  verl's signature
+    solution_str: str,
+    ground_truth: str | Mapping[str, Any],
+    extra_info: Mapping[str, Any] | None = None,
+    **_more: Any,
+) -> dict[str, float | str]:
+    """Score one solution for verl (`reward.custom_reward_function.path=pkg://stepcoder.adapters`).
+
+    `ground_truth` is the tests as JSON text or data; `entry_point`, `preamble` and `starter_code`
+    stand in `extra_info`. verl calls it from many threads at once; they share one judge.
+
+    Returns:
+        "score", the reward; "acc", 1.0 if all tests passed; "status", the verdict in words.
+
+    Raises:
+        ValueError: the tests are not of a known form.
+        RuntimeError: the judge itself failed; no score would be true.
+    """
+    info = extra_info or {}
+    source = (info.get("starter_code") or "") + code_of(solution_str)
+    program = Program(source, info.get("entry_point") or None, info.get("preamble") or "")
+    submission = Submission(program, parsed_tests(ground_truth))
+    (verdict,) = _verl_reward.verdicts([submission])
+    score = reward(verdict)
+    if score is None:
+        raise RuntimeError(f"the judge failed: {verdict.message}")
+    return {"score": score, "acc": float(verdict.passed), "status": str(verdict.status)}

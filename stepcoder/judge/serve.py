@@ -1,0 +1,134 @@
+"""`python -m stepcoder.judge serve`: the judge as a server, on loopback unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stepcoder.sandbox import IsolationError, Judge, Limits
+
+KEY_VARIABLE = "STEPCODER_JUDGE_KEY"
+
+EPILOG = f"""\
+requests:
+  POST /judge      {{"programs": [{{"source": ..., "entry_point": "f",
+                    "tests": {{"kind": "call", "inputs": [[1]], "outputs": [2]}}}}, ...]}};
+                   the answer has one verdict a line, as programs finish
+  POST /run_code   SandboxFusion's request and response, for Python
+  GET  /health, /metrics (Prometheus), /openapi.json
+
+The API key is read from --api-key-file or the variable {KEY_VARIABLE}; clients send
+`Authorization: Bearer <key>`. An address that others can reach is refused without one.
+
+exit status: 2 wrong arguments, 3 full isolation is not to be had here
+"""
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m stepcoder.judge serve",
+        description="Judge programs that come in over HTTP.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    limits = Limits()
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
+    parser.add_argument("--workers", type=int, help="programs at a time (default: one per CPU)")
+    parser.add_argument("--isolation", choices=("warn", "full"), default="warn")
+    group = parser.add_argument_group("limits of a test, for programs that bring none of their own")
+    group.add_argument("--cpu-s", type=float, default=limits.cpu_s, help="(default: %(default)s)")
+    group.add_argument("--wall-s", type=float, default=limits.wall_s, help="(default: %(default)s)")
+    group.add_argument("--memory-mib", type=int, default=limits.memory_bytes >> 20)
+    group = parser.add_argument_group("limits of the server; beyond them it answers 413 or 429")
+    group.add_argument("--max-body-mib", type=int, default=64, help="(default: %(default)s)")
+    group.add_argument("--max-batch", type=int, default=4096, help="programs in one request")
+    group.add_argument("--max-queue", type=int, default=16_384, help="programs that wait or run")
+    parser.add_argument(
+        "--grace-s",
+        type=int,
+        default=5,
+        help="at a stop, seconds for requests to end by themselves",
+    )
+    arguments = parser.parse_args(argv)
+    for name in ("workers", "cpu_s", "wall_s", "memory_mib", "max_body_mib", "max_batch"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+    if arguments.max_queue < arguments.max_batch:
+        parser.error(
+            f"--max-queue is {arguments.max_queue}, less than --max-batch "
+            f"({arguments.max_batch}): a full batch would never be taken; raise it"
+        )
+    return arguments
+
+
+def _key(file: Path | None) -> str:
+    """Return the API key, "" if there is none. Raises ValueError if one was meant but is empty."""
+    if file is not None:
+        try:
+            key, where = file.read_text(encoding="ascii").strip(), str(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--api-key-file: {file} cannot be read ({error})") from None
+    elif KEY_VARIABLE in os.environ:
+        key, where = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
+    else:
+        return ""
+    if not key:
+        raise ValueError(f"{where} holds no API key; write one into it or remove it")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until a signal comes; return the exit status."""
+    arguments = _arguments(argv)
+    try:
+        import uvicorn
+
+        from stepcoder.judge.server import ServerLimits, make_app
+    except ModuleNotFoundError as error:
+        return _fail(f"{error.name} is not installed: pip install 'stepcoder[server]'")
+    try:
+        key = _key(arguments.api_key_file)
+    except ValueError as error:
+        return _fail(str(error))
+    if not key and not _is_loopback(arguments.host):
+        return _fail(
+            f"--host {arguments.host} can be reached by others and there is no API key; "
+            f"set {KEY_VARIABLE} or --api-key-file, or use --host 127.0.0.1"
+        )
+    limits = Limits(arguments.cpu_s, arguments.wall_s, arguments.memory_mib << 20)
+    server_limits = ServerLimits(
+        arguments.max_body_mib << 20, arguments.max_batch, arguments.max_queue
+    )
+    try:
+        with Judge(arguments.workers, limits, arguments.isolation) as judge:
+            uvicorn.run(
+                make_app(judge, server_limits, key),
+                host=arguments.host,
+                port=arguments.port,
+                access_log=False,
+                timeout_graceful_shutdown=arguments.grace_s,
+            )
+    except IsolationError as error:
+        return _fail(str(error), 3)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _fail(text: str, status: int = 2) -> int:
+    print(text, file=sys.stderr)  # noqa: T201
+    return status

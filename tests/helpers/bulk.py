@@ -1,0 +1,186 @@
+"""Hostile and honest programs mixed: mutations of the attack suite, and what must hold of each.
+
+Takes a seed and a count, gives submissions with the verdict that an honest one must get, and checks
+a judge with them: nothing forged, nobody harmed, nothing left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Judge,
+    Limits,
+    Program,
+    Status,
+    StdinTests,
+    Submission,
+    Tests,
+)
+
+# In no program of the suite, so that none finds it in its own source.
+SECRET = 8_352_907_416
+LIMITS = Limits(cpu_s=0.02, wall_s=0.5, memory_bytes=64 << 20, output_bytes=1 << 14)
+HONEST_LIMITS = Limits(cpu_s=10.0, wall_s=120.0)
+
+HONEST = (
+    "def f(x):\n    return x * 2 + 1\n",
+    "def f(x):\n    s = 1\n    for _ in range(x):\n        s += 2\n    return s\n",
+    "import math\ndef f(x): return math.gcd(2 * x + 1, 2 * x + 1)\n",
+    "def f(x):\n    d = {i: 2 * i + 1 for i in range(50)}\n    return d[x]\n",
+    "from functools import lru_cache\n@lru_cache(None)\n"
+    "def g(n): return 1 if n == 0 else g(n - 1) + 2\ndef f(x): return g(x)\n",
+    "class A:\n    def __init__(self, x): self.x = x\n    def go(self): return self.x * 2 + 1\n"
+    "def f(x): return A(x).go()\n",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """One program of the mix; an honest one must be accepted, a hostile one never."""
+
+    submission: Submission
+    honest: bool
+    name: str
+
+
+def programs(
+    seed: int, count: int, forgeries: Mapping[str, str], attacks: Mapping[str, str]
+) -> Iterator[Mixed]:
+    """Yield `count` programs, half of them honest; the same for the same seed."""
+    rng = random.Random(seed)
+    forgery_names, attack_names = sorted(forgeries), sorted(attacks)
+    for _ in range(count):
+        if rng.random() < 0.5:
+            yield _honest(rng)
+        elif rng.random() < 0.9:
+            name = rng.choice(forgery_names)
+            yield _hostile(rng, name, _mutated(rng, forgeries[name], forgeries))
+        else:
+            name = rng.choice(attack_names)
+            lines = "".join(f"    {line}\n" for line in attacks[name].splitlines())
+            yield _hostile(rng, name, _mutated(rng, f"def f(x):\n{lines}", forgeries))
+
+
+def _honest(rng: random.Random) -> Mixed:
+    source, x = rng.choice(HONEST), rng.randrange(50)
+    right = 2 * x + 1
+    program, tests = rng.choice(
+        [
+            (Program(source, "f"), CallTests(([x], [1]), (right, 3))),
+            (Program(source, "f"), AssertTests((f"assert f({x}) == {right}",))),
+            (
+                Program(f"{source}print(f(int(input())))\n"),
+                StdinTests((f"{x}\n",), (f"{right}\n",)),
+            ),
+        ]
+    )
+    return Mixed(Submission(program, tests, HONEST_LIMITS), honest=True, name="honest")
+
+
+def _hostile(rng: random.Random, name: str, source: str) -> Mixed:
+    tests: Tests = rng.choice(
+        [
+            CallTests(([2],), (SECRET,)),
+            AssertTests((f"assert f(2) == {SECRET}",)),
+            StdinTests(("2\n",), (f"{SECRET}\n",)),
+        ]
+    )
+    return Mixed(Submission(Program(source, "f"), tests, LIMITS), honest=False, name=name)
+
+
+def _mutated(rng: random.Random, source: str, others: Mapping[str, str]) -> str:
+    """Return a program cut, doubled, joined with another or wrapped, or as it is."""
+    lines = source.splitlines(keepends=True)
+    match rng.randrange(6):
+        case 0:
+            del lines[rng.randrange(len(lines))]
+        case 1:
+            lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
+        case 2:
+            return others[rng.choice(sorted(others))] + source
+        case 3:
+            guarded = "".join(f"    {line}" for line in lines)
+            return f"try:\n{guarded}\nexcept BaseException: pass\n"
+        case 4:
+            i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
+            lines[i], lines[j] = lines[j], lines[i]
+    return "".join(lines)
+
+
+def run(judge: Judge, mix: Iterator[Mixed]) -> tuple[Counter[str], list[str]]:
+    """Judge a mix; return how often each status came, and one line for each broken promise."""
+    kept: dict[int, Mixed] = {}
+
+    def submissions() -> Iterator[Submission]:
+        for index, mixed in enumerate(mix):
+            kept[index] = mixed
+            yield mixed.submission
+
+    statuses: Counter[str] = Counter()
+    broken = []
+    for index, verdict in judge.map(submissions()):
+        mixed = kept.pop(index)
+        statuses[str(verdict.status)] += 1
+        if mixed.honest != verdict.passed or verdict.status is Status.INFRASTRUCTURE_ERROR:
+            what = "harmed" if mixed.honest else "forged"
+            if verdict.status is Status.INFRASTRUCTURE_ERROR:
+                what = "infrastructure error"
+            broken.append(f"{what}: {mixed.name}: {verdict.message}: {mixed.submission.program}")
+    return statuses, broken
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What this process holds: its descendants, descriptors, memory, and scratch files."""
+
+    processes: int
+    descriptors: int
+    memory_bytes: int
+    scratch: frozenset[str]
+
+
+def footprint() -> Footprint:
+    """Return what this process and those below it hold now."""
+    below = descendants(os.getpid())
+    pages = sum(_resident_pages(pid) for pid in (os.getpid(), *below))
+    descriptors = sum(_descriptors(pid) for pid in (os.getpid(), *below))
+    scratch = frozenset(
+        str(path)
+        for folder in ("/tmp", "/dev/shm", "/var/tmp")
+        for path in Path(folder).glob("*stepcoder*")
+    )
+    return Footprint(len(below), descriptors, pages * os.sysconf("SC_PAGE_SIZE"), scratch)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one."""
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    except OSError:
+        pass
+    return found
+
+
+def _resident_pages(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
