@@ -6,7 +6,6 @@ left to the kernels, so that only the rows that need it are ever multiplied by i
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from stepcoder.attention import PACKED
 from stepcoder.batch import Batch
 from stepcoder.errors import RunError
+from stepcoder.lora import copy_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,8 +57,8 @@ def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without gradients: the reference policy."""
-    reference = copy.deepcopy(model)
+    """Return a copy without gradients: the reference policy. It shares what is frozen already."""
+    reference = copy_of(model)
     reference.requires_grad_(requires_grad=False)
     return reference
 
@@ -96,8 +96,8 @@ class Critic(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        """Start from the policy's own weights (method note, section 4)."""
-        return cls(copy.deepcopy(policy.get_decoder())).to(policy.device).eval()
+        """Start from the policy's own weights (method note, section 4), adapters included."""
+        return cls(copy_of(policy.get_decoder())).to(policy.device).eval()
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype, device: torch.device) -> Critic:
