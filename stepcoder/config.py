@@ -62,6 +62,11 @@ class ModelConfig:
 
     path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
     critic_path: Annotated[str | None, "Folder of a critic; null: a copy of the policy."] = None
+    lora_rank: Annotated[
+        int,
+        "Train adapters of this rank in policy and critic (peft); 0: all weights.",
+        NOT_NEGATIVE,
+    ] = 0
     layers: Annotated[int, "Layers of the embedded decoder.", COUNT] = 4
     width: Annotated[int, "Its hidden size.", COUNT] = 192
     heads: Annotated[int, "Its attention heads.", COUNT] = 6
@@ -91,7 +96,9 @@ class SFTConfig:
 class PromptConfig:
     """What the policy reads."""
 
-    template: Annotated[str, "Text with {description}; must end with {given}."] = TEMPLATE
+    template: Annotated[
+        str, "Text with {description} that ends with {given}; chat: the tokenizer's own."
+    ] = TEMPLATE
     max_prompt_tokens: Annotated[int, "Longer prompts lose their beginning.", COUNT] = 1024
 
 

@@ -6,7 +6,6 @@ left to the kernels, so that only the rows that need it are ever multiplied by i
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from stepcoder.attention import PACKED
 from stepcoder.batch import Batch
 from stepcoder.errors import RunError
 from stepcoder.kernels.ppo_loss import value_loss
+from stepcoder.lora import copy_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -58,8 +58,8 @@ def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without gradients: the reference policy."""
-    reference = copy.deepcopy(model)
+    """Return a copy without gradients: the reference policy. It shares what is frozen already."""
+    reference = copy_of(model)
     reference.requires_grad_(requires_grad=False)
     return reference
 
@@ -97,8 +97,8 @@ class Critic(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        """Start from the policy's own weights (method note, section 4)."""
-        return cls(copy.deepcopy(policy.get_decoder())).to(policy.device).eval()
+        """Start from the policy's own weights (method note, section 4), adapters included."""
+        return cls(copy_of(policy.get_decoder())).to(policy.device).eval()
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype, device: torch.device) -> Critic:
@@ -142,7 +142,7 @@ class OutcomeCritic(nn.Module):
     @classmethod
     def from_policy(cls, policy: PreTrainedModel, classes: int) -> OutcomeCritic:
         """Start from the policy's own weights."""
-        return cls(copy.deepcopy(policy.get_decoder()), classes).to(policy.device).eval()
+        return cls(copy_of(policy.get_decoder()), classes).to(policy.device).eval()
 
     def forward(self, batch: Batch) -> Tensor:
         """Probability (N,) of its row's true class at each response token, in batch order."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from stepcoder.batch import Batch
@@ -22,16 +22,16 @@ from stepcoder.checkpoint import load_state, newest_checkpoint, save_checkpoint,
 from stepcoder.config import Config
 from stepcoder.curriculum import Curriculum, Task
 from stepcoder.data import TrainingData, load_data, spread
-from stepcoder.embedded import small_decoder, train_tokenizer
 from stepcoder.errors import RunError
 from stepcoder.evaluate import evaluate, pass_at_1
+from stepcoder.lora import merged_model
 from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
+from stepcoder.models import models, with_template
 from stepcoder.optim import load_optimizers, optimizers_of
-from stepcoder.policy import Critic, OutcomeCritic, choose_device, frozen_copy, load_policy, prepare
+from stepcoder.policy import Critic, OutcomeCritic, choose_device, frozen_copy
 from stepcoder.ppo import Learner, RunningDeviation
 from stepcoder.problems import Problem
 from stepcoder.progress import Progress
-from stepcoder.prompts import prompt_text, starter_part, target_text
 from stepcoder.recipes import RECIPES
 from stepcoder.recipes.recipe import Recipe
 from stepcoder.rewards import reward
@@ -125,8 +125,9 @@ class Run:
         )
         self.reference = frozen_copy(start)
         self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
+        policy = merged_model(self.policy)
         folder, tell = self.rundir.path / "engine", self.progress.note
-        engine = open_engine(self.config, self.policy, self.tokenizer, folder, self.note, tell)
+        engine = open_engine(self.config, policy, self.tokenizer, folder, self.note, tell)
         self.pipeline = Pipeline(engine, self.config.rollout.ahead)
 
     def note(self, failure: str) -> None:
@@ -316,6 +317,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     with ExitStack() as stack:
         rundir = stack.enter_context(RunDir.open(config, resume_at(resume, state)))
         tokenizer, policy = models(config, data, device, rundir.path)
+        config = with_template(config, tokenizer)
         run = Run(
             config=config,
             data=data,
@@ -338,33 +340,6 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         if state is not None:
             run.load_state_dict(state)
         yield run
-
-
-def models(
-    config: Config, data: TrainingData, device: torch.device, folder: Path
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and policy from `model.path`, or make the embedded small ones.
-
-    The embedded tokenizer is trained once, on the training problems, and kept in the run folder.
-    """
-    if config.model.path is not None:
-        if not Path(config.model.path).is_dir():
-            raise RunError(
-                f'model.path: "{config.model.path}" is no folder; give a local transformers '
-                "checkpoint, or leave it out for the small embedded model"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
-        dtype = getattr(torch, config.dtype)
-        return tokenizer, load_policy(config.model.path, dtype, device)
-    kept = folder / "tokenizer"
-    if not kept.exists():
-        texts = (
-            prompt_text(p, given := starter_part(p), config.prompt.template) + target_text(p, given)
-            for p in (*data.supervised, *data.train)
-        )
-        train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)
-    tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
-    return tokenizer, prepare(small_decoder(config.model, tokenizer, config.seed), device)
 
 
 def judge(config: Config) -> Judge:

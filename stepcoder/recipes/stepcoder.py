@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from stepcoder import ppo
 from stepcoder.batch import Batch, Row
+from stepcoder.lora import add_adapters
 from stepcoder.policy import Critic
 from stepcoder.recipes.recipe import Recipe
 from stepcoder.rewards import reward_of
@@ -67,10 +68,13 @@ def update(
 
 def value_critic(run: Run, policy: PreTrainedModel) -> Critic:
     """Start the critic from `model.critic_path`, or from the policy."""
-    path = run.config.model.critic_path
-    return (
-        Critic.from_policy(policy) if path is None else Critic.load(path, policy.dtype, run.device)
-    )
+    model = run.config.model
+    if model.critic_path is None:
+        return Critic.from_policy(policy)
+    critic = Critic.load(model.critic_path, policy.dtype, run.device)
+    if model.lora_rank:
+        add_adapters(critic.backbone, model.lora_rank, run.config.seed)
+    return critic
 
 
 RECIPE = Recipe(rows, advantages, update, value_critic)

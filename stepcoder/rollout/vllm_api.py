@@ -255,14 +255,14 @@ def error_of(text: str) -> str:
 def generate_body(request: Request, sampling: Sampling, eos: int | None) -> dict[str, Any]:
     """Return the body that asks for one completion.
 
-    Nothing truncates the distribution (no top-p, top-k, min-p, penalties): the logprobs are those
-    of the whole softmax, and the ratio to the trainer's stays unbiased.
+    In training nothing truncates the distribution (no top-p, top-k, min-p, penalties): the logprobs
+    are those of the whole softmax, and the ratio to the trainer's stays unbiased.
     """
     return {
         "token_ids": list(request.prompt_ids),
         "sampling_params": {
             "temperature": sampling.temperature,
-            "top_p": 1.0,
+            "top_p": sampling.top_p,
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
