@@ -54,7 +54,7 @@ from stepcoder.evaluate.store import (
     read_samples,
     verdict_record,
 )
-from stepcoder.judge import InputError
+from stepcoder.judge.command import InputError
 from stepcoder.options import ConfigError
 from stepcoder.problems import Problem, ProblemError, fingerprint, load_problems, program_of
 from stepcoder.rundir import replace_file

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from stepcoder.errors import RunError
 from stepcoder.evaluate.answers import program_of_answer
-from stepcoder.judge import InputError
+from stepcoder.judge.command import InputError
 from stepcoder.problems import Problem
 from stepcoder.prompts import extract_completion
 from stepcoder.rundir import replace_file
