@@ -54,7 +54,8 @@ for folder in sys.argv[1:]:
     llm = LLM(folder, dtype="float32", enforce_eager=True, max_model_len=64, max_num_seqs=2,
               block_size=32, kv_cache_memory_bytes=1 << 26, distributed_executor_backend="uni")
     greedy = SamplingParams(temperature=0, max_tokens=8, logprobs=0, ignore_eos=True)
-    done = llm.generate({"prompt_token_ids": json.loads(sys.stdin.readline())}, greedy)[0].outputs[0]
+    prompt = {"prompt_token_ids": json.loads(sys.stdin.readline())}
+    done = llm.generate(prompt, greedy)[0].outputs[0]
     found[folder] = [[token, step[token].logprob] for token, step in
                      zip(done.token_ids, done.logprobs)]
     del llm
