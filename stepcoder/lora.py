@@ -61,8 +61,8 @@ def merged_model(model: PreTrainedModel) -> PreTrainedModel:
     plain = copy.deepcopy(model)
     for name, module in list(plain.named_modules()):
         if hasattr(module, "lora_A"):
-            module.merge()  # type: ignore[operator]
-            base: Any = module.get_base_layer()  # type: ignore[operator]
+            module.merge()
+            base: Any = module.get_base_layer()
             plain.set_submodule(name, base)
     plain.requires_grad_(requires_grad=False)
     return plain

@@ -28,6 +28,7 @@ def models(
 
     The embedded tokenizer is trained once, on the training problems, and kept in the run folder.
     """
+    tokenizer: PreTrainedTokenizerBase
     if config.model.path is not None:
         if not Path(config.model.path).is_dir():
             raise RunError(

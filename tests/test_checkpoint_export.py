@@ -268,6 +268,7 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path):
         f"data.path={tmp_path / 'problems.jsonl'}",
         f"run_dir={run}",
         "model.lora_rank=2",
+        f"model.critic_path={start}",
         "prompt.template=chat",
         "steps=1",
         "dtype=float32",

@@ -61,6 +61,8 @@ class Store:
             self._settle(settings)
             self.samples = {key_of(r): r for r in read_lines(folder / SAMPLES)}
             self.verdicts = {key_of(r): r for r in read_lines(folder / VERDICTS)}
+        except InputError:
+            raise
         except OSError as error:
             raise InputError(f"-o {folder}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError):
