@@ -140,7 +140,7 @@ def sampler(
             memory_share=0.85,
         ),
     )
-    engine = open_engine(config, policy, tokenizer, folder, notify)
+    engine = open_engine(config, policy, tokenizer, folder, notify, notify)
     del policy  # an engine of transformers has a copy of its own
     stop = () if free else ("```",)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
