@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,6 +114,9 @@ def main(argv: Sequence[str]) -> int:
     server_limits = ServerLimits(
         arguments.max_body_mib << 20, arguments.max_batch, arguments.max_queue
     )
+    # uvicorn raises the signal that stopped it once more: by default that would end this process
+    # before the judge has ended its programs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with Judge(arguments.workers, limits, arguments.isolation) as judge:
             uvicorn.run(

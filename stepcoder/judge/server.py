@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +188,7 @@ class _KeyCheck:
 
 
 def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "") -> FastAPI:
-    """Return the application. It closes the judge when it is shut down.
+    """Return the application; the judge stays the caller's, to be closed after the server.
 
     Without a key only requests that name this machine in their Host header are answered, so that no
     web page can speak to a judge on loopback under a name of its own.
@@ -197,18 +196,12 @@ def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "")
     metrics = _Metrics()
     queue = _Queue(limits.queue, metrics.queued)
 
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        judge.close()
-
     app = FastAPI(
         title="StepCoder judge",
         version="1",
         description="Judges untrusted Python programs in a sandbox.",
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
         dependencies=[Security(HTTPBearer(auto_error=False))] if key else [],
     )
     _answer_errors(app, metrics)
