@@ -5,7 +5,8 @@
 #     bench/gpu_session.sh OUT [WHEELS]
 #
 # WHEELS: a folder of wheels of peers and of what the machine lacks (liger-kernel,
-# cut-cross-entropy, pytest-benchmark, ...), where nothing can be downloaded.
+# nvidia-cutlass-dsl with its libraries for Liger's CuTe kernels, cut-cross-entropy, pytest-benchmark,
+# ...), where nothing can be downloaded.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:?usage: bench/gpu_session.sh OUT [WHEELS]}")

@@ -21,12 +21,12 @@ from torch import Tensor
 from stepcoder.attention import Packing
 
 PER_SEGMENT = ("is_response",)
-PER_ROW = ("task_rewards",)
+PER_ROW = ("task_rewards", "outcomes")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows in S packed segments of T tokens. Fields after `task_rewards` come with the scores.
+    """B rows in S packed segments of T tokens. Fields after `token_rewards` come with the scores.
 
     Values of a token sit at its own position; outside `response_mask` they are zero.
     """
@@ -37,7 +37,9 @@ class Batch:
     response_mask: Tensor  # (T,) bool
     executed_mask: Tensor  # (T,) bool, a subset of response_mask
     engine_logprobs: Tensor  # (T,) float32, as the sampler reported them
-    task_rewards: Tensor  # (B,) float32
+    task_rewards: Tensor  # (B,) float32, on the last token of each row
+    outcomes: Tensor | None = None  # (B,) int64, `rewards.Outcome`
+    token_rewards: Tensor | None = None  # (T,) float32, where a recipe rewards single tokens
     old_logprobs: Tensor | None = None  # (T,) float32, of the policy before the update
     ref_logprobs: Tensor | None = None  # (T,) float32, of the frozen reference
     entropy: Tensor | None = None  # (T,) float32, of the policy before the update
@@ -98,6 +100,12 @@ class Batch:
         spread[self.response_positions] = values
         return spread
 
+    def at_tokens(self, values: Tensor) -> Tensor:
+        """Give (B,) values of the rows to each of their response tokens: (T,), zero elsewhere."""
+        by_segment = values.new_zeros(len(self.packing.lengths))
+        by_segment[self.packing.responses] = values
+        return by_segment.repeat_interleave(self.packing.lengths)
+
     def segments(self, chosen: Sequence[int]) -> Tensor:
         """Segments of some rows, int64: a prompt comes once for the neighbors that share it."""
         prompts, responses = self.packing.prompts.tolist(), self.packing.responses.tolist()
@@ -150,7 +158,9 @@ class Row:
     response_ids: Sequence[int]
     logprobs: Sequence[float]  # of the response tokens, as the engine reported them
     executed: Sequence[bool]  # of the response tokens
-    reward: float
+    reward: float  # on the last token
+    outcome: int = 0  # `rewards.Outcome`
+    token_rewards: Sequence[float] = ()  # of the response tokens; () is zeros
 
 
 def pack(rows: Sequence[Row]) -> Batch:
@@ -167,16 +177,19 @@ def pack(rows: Sequence[Row]) -> Batch:
     is_response: list[bool] = []
     executed: list[bool] = []
     logprobs: list[float] = []
+    token_rewards: list[float] = []
     for prompt, sharing in groupby(rows, key=lambda row: tuple(row.prompt_ids)):
         tokens += prompt
         executed += [False] * len(prompt)
         logprobs += [0.0] * len(prompt)
+        token_rewards += [0.0] * len(prompt)
         lengths.append(len(prompt))
         is_response.append(False)
         for row in sharing:
             tokens += row.response_ids
             executed += row.executed
             logprobs += row.logprobs
+            token_rewards += row.token_rewards or [0.0] * len(row.response_ids)
             lengths.append(len(row.response_ids))
             is_response.append(True)
     of_segment = torch.tensor(is_response)
@@ -188,6 +201,8 @@ def pack(rows: Sequence[Row]) -> Batch:
         executed_mask=torch.tensor(executed),
         engine_logprobs=torch.tensor(logprobs, dtype=torch.float32),
         task_rewards=torch.tensor([r.reward for r in rows], dtype=torch.float32),
+        outcomes=torch.tensor([r.outcome for r in rows]),
+        token_rewards=torch.tensor(token_rewards, dtype=torch.float32),
     )
 
 

@@ -246,7 +246,7 @@ def line(points: Series, form: str, smooth: bool = True, **layout: Any) -> Figur
         "font": {"color": LINE},
     }
     axis = {"tickformat": form, **layout.pop("yaxis", {})}
-    return {"data": data, "layout": _layout(x[-1], yaxis=axis, annotations=[end], **layout)}
+    return {"data": data, "layout": figure_layout(x[-1], yaxis=axis, annotations=[end], **layout)}
 
 
 def stack(
@@ -270,7 +270,7 @@ def stack(
         else:
             trace |= {"type": "bar", "marker": {"color": colors(name, i), "line": {"width": 0}}}
         data.append(trace)
-    layout = _layout(
+    layout = figure_layout(
         max(points[-1][0] for points in parts.values()),
         yaxis={"rangemode": "tozero"},
         barmode="stack",
@@ -310,7 +310,7 @@ def timeline(records: Sequence[Record], last: int = 3) -> Figure:
                 "marker": {"color": PARTS[i % len(PARTS)], "line": {"width": 0}},
             }
         )
-    layout = _layout(0, yaxis={"autorange": "reversed"}, bargap=0.25, hovermode="closest")
+    layout = figure_layout(0, yaxis={"autorange": "reversed"}, bargap=0.25, hovermode="closest")
     layout["margin"] |= {"l": 70}
     layout["barmode"] = "overlay"
     layout["xaxis"] = {"title": {"text": "seconds", "standoff": 4}, "gridcolor": GRID}
@@ -341,11 +341,12 @@ def _trace(
     }
 
 
-def _layout(last_step: int, **more: Any) -> Figure:
+def figure_layout(last_step: int | None = None, **more: Any) -> Figure:
+    """Return the look of a figure; `last_step` is where an axis of steps ends."""
     quiet: Figure = {"zerolinecolor": "#c9ced6", "gridcolor": GRID, "tickfont": {"color": QUIET}}
     steps: Figure = {"showgrid": False, "zeroline": False, "tickformat": ",d"}
     steps |= {"title": {"text": "step", "font": {"color": QUIET}, "standoff": 4}}
-    if last_step <= 12:  # no ticks between the steps
+    if last_step is not None and last_step <= 12:  # no ticks between the steps
         steps["dtick"] = 1
     return {
         "height": 250,

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stepcoder.lora import merged_model
+
 STATE = "state.pt"
 POLICY = "policy"
 
@@ -48,7 +50,11 @@ def save_checkpoint(
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a transformers checkpoint; our attention's name is kept out of its configuration."""
+    """Write a transformers checkpoint, adapters merged.
+
+    Our attention's name is kept out of its configuration.
+    """
+    model = merged_model(model)
     implementation = model.config._attn_implementation
     model.config._attn_implementation = "sdpa"
     try:

@@ -15,6 +15,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from stepcoder.config_recipes import check_recipe, recipe_defaults
 from stepcoder.options import (
     ConfigError,
     Range,
@@ -35,6 +36,7 @@ POSITIVE = Range(above=0)
 SHARE = Range(at_least=0, at_most=1)
 
 OptimizerName = Literal["adamw", "muon"]
+RecipeName = Literal["stepcoder", "ppo", "grpo", "rloo", "ppocoder", "rltf", "coderl", "rlcf"]
 
 EMBEDDED = "embedded"
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
@@ -60,6 +62,11 @@ class ModelConfig:
 
     path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
     critic_path: Annotated[str | None, "Folder of a critic; null: a copy of the policy."] = None
+    lora_rank: Annotated[
+        int,
+        "Train adapters of this rank in policy and critic (peft); 0: all weights.",
+        NOT_NEGATIVE,
+    ] = 0
     layers: Annotated[int, "Layers of the embedded decoder.", COUNT] = 4
     width: Annotated[int, "Its hidden size.", COUNT] = 192
     heads: Annotated[int, "Its attention heads.", COUNT] = 6
@@ -89,7 +96,9 @@ class SFTConfig:
 class PromptConfig:
     """What the policy reads."""
 
-    template: Annotated[str, "Text with {description}; must end with {given}."] = TEMPLATE
+    template: Annotated[
+        str, "Text with {description} that ends with {given}; chat: the tokenizer's own."
+    ] = TEMPLATE
     max_prompt_tokens: Annotated[int, "Longer prompts lose their beginning.", COUNT] = 1024
 
 
@@ -141,8 +150,10 @@ class RolloutConfig:
         str | None, "Folder of a run with dumped rollouts: take them instead of generating."
     ] = None
     memory_share: Annotated[
-        float, "vLLM's share of its GPU's memory.", Range(above=0, at_most=1)
-    ] = 0.4
+        float | None,
+        "vLLM's share of its GPU's memory; null: 0.4, or 0.9 of a GPU of its own.",
+        Range(above=0, at_most=1),
+    ] = None
     kv_cache_gb: Annotated[
         float | None,
         "vLLM's KV cache; null: 1 on a CPU, what memory_share leaves on a GPU.",
@@ -199,7 +210,7 @@ class EvalConfig:
     every: Annotated[int, "Steps between evaluations.", COUNT] = 20
     temperature: Annotated[float, "0 is greedy.", NOT_NEGATIVE] = 0.0
     samples: Annotated[int, "Programs a problem.", COUNT] = 1
-    limit: Annotated[int | None, "Evaluate only the first so many problems.", COUNT] = None
+    limit: Annotated[int | None, "Evaluate only so many problems, spread over all.", COUNT] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +226,14 @@ class Config:
     """The run."""
 
     seed: Annotated[int, "Of all random numbers.", NOT_NEGATIVE] = 0
+    recipe: Annotated[
+        RecipeName, "Algorithm; all but stepcoder have CCCS and FGO off unless asked for."
+    ] = "stepcoder"
     run_dir: Annotated[str | None, "Folder of the run; null: runs/<date and time>."] = None
     steps: Annotated[int, "Steps of RL.", NOT_NEGATIVE] = 500
+    max_tokens: Annotated[
+        int | None, "RL ends with the step that generates this many tokens in all.", COUNT
+    ] = None
     threads: Annotated[int, "Threads of torch; 0: its own choice.", NOT_NEGATIVE] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models are."] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], "Numbers of a model from model.path."] = (
@@ -250,12 +267,13 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         values = check_values(LEAVES, flatten(read_file(Path(path)), SECTIONS, where), where)
     given = read_overrides(LEAVES, overrides)
     values |= check_values(LEAVES, given, " on the command line")
-    return _checked(build(Config, values))
+    return _checked(build(Config, recipe_defaults(values) | values))
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Return the Config of nested or dotted keys. Raises ConfigError."""
-    return _checked(build(Config, check_values(LEAVES, flatten(tree, SECTIONS, ""), "")))
+    values = check_values(LEAVES, flatten(tree, SECTIONS, ""), "")
+    return _checked(build(Config, recipe_defaults(values) | values))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -306,6 +324,7 @@ def _checked(config: Config) -> Config:
             f'"eval.samples" is {config.eval.samples}, but greedy samples are all the same; '
             "set eval.temperature above 0, or eval.samples=1"
         )
+    check_recipe(config)
     try:
         check_template(config.prompt.template)
     except ValueError as error:

@@ -67,6 +67,14 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     )
 
 
+def spread(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
+    """Return at most `limit` problems, evenly from all: sets come ordered by kind."""
+    count = len(problems)
+    if limit is None or limit >= count:
+        return problems
+    return [problems[i * count // limit] for i in range(limit)]
+
+
 def _load(path: str, strict: bool) -> tuple[list[Problem], list[str]]:
     if path == EMBEDDED:
         return list(suite.problems()), []

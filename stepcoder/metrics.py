@@ -105,16 +105,18 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     assert batch.old_logprobs is not None
     assert batch.ref_logprobs is not None
     assert batch.entropy is not None
-    assert batch.values is not None
-    assert batch.returns is not None
-    returns, residual = batch.returns[mask], (batch.returns - batch.values)[mask]
-    variance = returns.var(correction=0).item()
+    explained = {}
+    if batch.values is not None and batch.returns is not None:
+        returns, residual = batch.returns[mask], (batch.returns - batch.values)[mask]
+        variance = returns.var(correction=0).item()
+        share = 1 - residual.var(correction=0).item() / max(variance, 1e-9)
+        explained = {"explained_variance": share}
     return {
         "masked_share": 1 - (batch.executed_mask.sum() / mask.sum()).item(),
         "kl": (batch.old_logprobs - batch.ref_logprobs)[mask].mean().item(),
         "engine_kl": (batch.engine_logprobs - batch.old_logprobs)[mask].mean().item(),
         "entropy": batch.entropy[mask].mean().item(),
-        "explained_variance": 1 - residual.var(correction=0).item() / max(variance, 1e-9),
+        **explained,
     }
 
 

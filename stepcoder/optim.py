@@ -22,19 +22,21 @@ def optimizers_of(
     weight_decay: float,
     eps: float = 1e-8,
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for all parameters, or Muon for the layers' matrices and AdamW for the rest.
+    """AdamW for all trained parameters, or Muon for the layers' matrices and AdamW for the rest.
 
     Muon's steps are scaled to AdamW's size, so that one learning rate serves both.
     """
+
+    trained = [p for p in model.parameters() if p.requires_grad]
 
     def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     if name == "adamw":
-        return [adamw(list(model.parameters()))]
+        return [adamw(trained)]
     tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    matrices = [p for p in model.parameters() if p.ndim == 2 and p not in tables]
-    others = [p for p in model.parameters() if p.ndim != 2 or p in tables]
+    matrices = [p for p in trained if p.ndim == 2 and p not in tables]
+    others = [p for p in trained if p.ndim != 2 or p in tables]
     muon = torch.optim.Muon(
         matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
     )

@@ -23,6 +23,8 @@ import yaml
 
 T = TypeVar("T")
 
+LONGEST_TYPE = 24  # characters of a type in the table of options
+
 _INTEGER = re.compile(r"[+-]?[0-9][0-9_]*")
 _NUMBER = re.compile(r"[+-]?([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -254,12 +256,21 @@ def _unknown(name: str, known: Mapping[str, Leaf], where: str) -> str:
     if inside:
         return f'"{name}"{where} is a section; give one of its keys, such as {inside[0]}=...'
     last = name.rpartition(".")[2]
+    if last in _UNSOUND:
+        return (
+            f'"{name}"{where} is not supported: completions are sampled from the whole '
+            "distribution, because PPO's ratio is biased where it is cut off or bent; use "
+            "rollout.temperature"
+        )
     meant = [leaf for leaf in known if leaf.rpartition(".")[2] == last]
     meant = meant or get_close_matches(name, known, n=1)
     hint = " or ".join(f'"{leaf}"' for leaf in meant)
     return f'unknown key "{name}"{where}; ' + (
         f"did you mean {hint}?" if hint else "--help lists all keys"
     )
+
+
+_UNSOUND = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"}
 
 
 def _shown(value: Any) -> str:
@@ -276,7 +287,7 @@ def describe(tree: type[Any], width: int = 100) -> str:
     known = leaves(tree)
     hints = get_type_hints(tree)
     names = max(map(len, known)) + 2
-    kinds = max(len(leaf.type_name) for leaf in known.values()) + 2
+    kinds = max(len(n) for leaf in known.values() if len(n := leaf.type_name) <= LONGEST_TYPE) + 2
     lines: list[str] = []
     section = None
     for name, leaf in known.items():
@@ -287,7 +298,10 @@ def describe(tree: type[Any], width: int = 100) -> str:
         default, meaning = _plain(leaf.default), leaf.meaning
         if len(default) > 9:  # one long default must not widen the column
             default, meaning = "", f"{meaning} Default: {default}"
-        row = f"  {name:<{names}}{leaf.type_name:<{kinds}}{default:<11}"
+        kind = leaf.type_name
+        if len(kind) > LONGEST_TYPE:  # nor one long type
+            kind, meaning = "name", f"{meaning} One of {', '.join(get_args(leaf.type))}."
+        row = f"  {name:<{names}}{kind:<{kinds}}{default:<11}"
         indent = " " * len(row)
         lines += textwrap.wrap(meaning, width, initial_indent=row, subsequent_indent=indent)
     return "\n".join(lines[1:])

@@ -6,7 +6,6 @@ left to the kernels, so that only the rows that need it are ever multiplied by i
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -16,6 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from stepcoder.attention import PACKED
 from stepcoder.batch import Batch
 from stepcoder.errors import RunError
+from stepcoder.kernels.ppo_loss import value_loss
+from stepcoder.lora import copy_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,8 +58,8 @@ def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without gradients: the reference policy."""
-    reference = copy.deepcopy(model)
+    """Return a copy without gradients: the reference policy. It shares what is frozen already."""
+    reference = copy_of(model)
     reference.requires_grad_(requires_grad=False)
     return reference
 
@@ -96,8 +97,8 @@ class Critic(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        """Start from the policy's own weights (method note, section 4)."""
-        return cls(copy.deepcopy(policy.get_decoder())).to(policy.device).eval()
+        """Start from the policy's own weights (method note, section 4), adapters included."""
+        return cls(copy_of(policy.get_decoder())).to(policy.device).eval()
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype, device: torch.device) -> Critic:
@@ -113,3 +114,58 @@ class Critic(nn.Module):
         before = batch.preceding[batch.response_positions]  # the state that a token is chosen in
         values: Tensor = self.head(hidden[before]).squeeze(-1)
         return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    def loss(self, piece: Batch, whole: Batch, clip: float) -> Tensor:
+        """Clipped value loss of a microbatch, over the response tokens of its whole minibatch."""
+        assert piece.values is not None
+        assert piece.returns is not None
+        positions = piece.response_positions
+        values, returns = piece.values[positions], piece.returns[positions]
+        return value_loss(self(piece), values, returns, float(whole.response_mask.sum()), clip)
+
+
+class OutcomeCritic(nn.Module):
+    """A decoder whose head says how a program ends: C classes (CodeRL, arXiv 2207.01780, 3.2.2).
+
+    The program's class is read from the maximum of its tokens' states, each token's from its own.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, classes: int) -> None:
+        """Put a head of deviation 1/(H+1) on a decoder: all classes start about equally likely."""
+        super().__init__()
+        self.backbone = backbone
+        width: int = backbone.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, classes, dtype=backbone.dtype)
+        nn.init.normal_(self.head.weight, std=1 / (width + 1))
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_policy(cls, policy: PreTrainedModel, classes: int) -> OutcomeCritic:
+        """Start from the policy's own weights."""
+        return cls(copy_of(policy.get_decoder()), classes).to(policy.device).eval()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Probability (N,) of its row's true class at each response token, in batch order."""
+        assert batch.outcomes is not None
+        true = batch.at_tokens(batch.outcomes)[batch.response_positions]
+        return self.token_probabilities(batch).gather(-1, true[:, None]).squeeze(-1)
+
+    def token_probabilities(self, batch: Batch) -> Tensor:
+        """Probability (N, C) of each class in the state after each response token, float32."""
+        states = hidden_states(self.backbone, batch)[batch.response_positions]
+        return torch.softmax(self.head(states).float(), dim=-1)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits (B, C) of each row's class, float32."""
+        states = hidden_states(self.backbone, batch)[batch.response_positions]  # (N, H)
+        rows = torch.arange(len(batch), device=states.device)
+        row = batch.at_tokens(rows)[batch.response_positions]  # (N,) the row of each token
+        pooled = states.new_full((len(batch), states.shape[1]), -torch.inf)
+        pooled = pooled.scatter_reduce(0, row[:, None].expand_as(states), states, "amax")
+        return self.head(pooled).float()  # type: ignore[no-any-return]
+
+    def loss(self, piece: Batch, whole: Batch, clip: float) -> Tensor:  # noqa: ARG002
+        """Cross-entropy of the rows' classes, over the rows of the whole minibatch."""
+        assert piece.outcomes is not None
+        total = nn.functional.cross_entropy(self.logits(piece), piece.outcomes, reduction="sum")
+        return total / len(whole)

@@ -19,9 +19,8 @@ from stepcoder.config import PPOConfig
 from stepcoder.kernels.gae import gae
 from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_head import ppo_head
-from stepcoder.kernels.ppo_loss import value_loss
 from stepcoder.optim import optimizers_of
-from stepcoder.policy import Critic, hidden_states, lm_head
+from stepcoder.policy import Critic, OutcomeCritic, hidden_states, lm_head
 
 
 @torch.no_grad()
@@ -29,11 +28,13 @@ def score(
     batch: Batch,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    critic: Critic,
+    critic: Critic | OutcomeCritic | None,
     config: PPOConfig,
     temperature: float,
 ) -> Batch:
     """Fill in old_logprobs, ref_logprobs, entropy, values and the engine-mismatch importance.
+
+    Without a critic there are no values.
 
     Log-probabilities are those of sampling at `temperature`. The importance weight is
     min(pi_old / pi_engine, importance_cap) a token (truncated importance sampling).
@@ -46,7 +47,9 @@ def score(
     (ref_logprobs,) = _score_pieces(
         batch, config, lambda piece: response_logprobs(reference, piece, temperature)[:1]
     )
-    (values,) = _score_pieces(batch, config, lambda piece: (critic(piece),))
+    values = None
+    if critic is not None:
+        (values,) = _score_pieces(batch, config, lambda piece: (critic(piece),))
     mismatch = torch.where(batch.response_mask, old_logprobs - batch.engine_logprobs, 0.0)
     return replace(
         batch,
@@ -88,13 +91,13 @@ def _score_pieces(
 def shaped_rewards(batch: Batch, kl_beta: float) -> Tensor:
     """Token rewards (T,): -beta (log pi_old - log pi_ref), plus the task reward on the last token.
 
-    StepCoder section 3 with the KL term as a per-token reward (method note, section 3).
+    StepCoder section 3 with the KL term as a per-token reward; a recipe may reward further tokens.
     """
     assert batch.old_logprobs is not None
     assert batch.ref_logprobs is not None
     rewards = -kl_beta * (batch.old_logprobs - batch.ref_logprobs)  # zero outside the responses
     rewards[batch.response_ends] += batch.task_rewards
-    return rewards
+    return rewards if batch.token_rewards is None else rewards + batch.token_rewards
 
 
 def advantages(batch: Batch, config: PPOConfig) -> Batch:
@@ -131,27 +134,34 @@ def prompt_means(batch: Batch, values: Tensor) -> Tensor:
 
 @dataclass
 class Learner:
-    """What an update changes: the two models with their optimizers."""
+    """What an update changes: the models with their optimizers; some recipes have no critic."""
 
     policy: PreTrainedModel
-    critic: Critic
+    critic: Critic | OutcomeCritic | None
     policy_optimizers: list[torch.optim.Optimizer]
     critic_optimizers: list[torch.optim.Optimizer]
 
     @classmethod
-    def create(cls, policy: PreTrainedModel, critic: Critic, config: PPOConfig) -> Learner:
+    def create(
+        cls,
+        policy: PreTrainedModel,
+        critic: Critic | OutcomeCritic | None,
+        config: PPOConfig,
+    ) -> Learner:
         """Build both models' optimizers; the critic's is AdamW.
 
         Epsilon is 1e-5, as PPO's implementations have it: the LM head's rows of tokens that are
         never sampled get gradients of 1e-7, which a smaller one would blow up to full steps.
         """
         betas, decay, eps = config.adam_betas, config.weight_decay, 1e-5
-        critic_lr = config.critic_lr
+        lr = config.critic_lr
         return cls(
             policy,
             critic,
             optimizers_of(policy, config.optimizer, config.policy_lr, betas, decay, eps),
-            [torch.optim.AdamW(critic.parameters(), critic_lr, betas, eps, weight_decay=decay)],
+            []
+            if critic is None
+            else [torch.optim.AdamW(critic.parameters(), lr, betas, eps, weight_decay=decay)],
         )
 
 
@@ -163,8 +173,9 @@ def update(
     generator: torch.Generator,
     train_policy: bool = True,
     normalize_by_response: bool = False,
+    loss_kl_beta: float = 0.0,
 ) -> dict[str, float]:
-    """Clipped PPO on the executed tokens, clipped value loss on the response tokens.
+    """Clipped PPO on the executed tokens, the critic's own loss on the response tokens.
 
     Args:
         learner: the models and their optimizers, changed in place.
@@ -174,6 +185,7 @@ def update(
         generator: draws the minibatches.
         train_policy: False while only the critic warms up.
         normalize_by_response: divide the policy loss by response tokens instead of trained ones.
+        loss_kl_beta: weight of a KL term (k3) to the reference in the policy loss itself.
 
     Returns:
         Means over the update: policy_loss, value_loss, clip_fraction, approx_kl, policy_grad_norm,
@@ -187,13 +199,19 @@ def update(
             normalizer = float(responses if normalize_by_response else trained)
             for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
                 if train_policy and len(piece.executed_positions):
-                    policy_loss(learner.policy, piece, config, temperature, normalizer, totals)
-                critic_loss(learner.critic, piece, config, float(responses), totals)
+                    policy_loss(
+                        learner.policy, piece, config, temperature, normalizer, totals, loss_kl_beta
+                    )
+                if learner.critic is not None:
+                    loss = learner.critic.loss(piece, minibatch, config.value_clip)
+                    loss.backward()
+                    totals.value_loss += loss.item()
             totals.trained_tokens += trained if train_policy else 0
             totals.minibatches += 1
             if train_policy and trained:
                 totals.policy_grad_norm += _step(learner.policy, learner.policy_optimizers, config)
-            totals.critic_grad_norm += _step(learner.critic, learner.critic_optimizers, config)
+            if learner.critic is not None:
+                totals.critic_grad_norm += _step(learner.critic, learner.critic_optimizers, config)
     return totals.means()
 
 
@@ -204,11 +222,13 @@ def policy_loss(
     temperature: float,
     normalizer: float,
     totals: UpdateTotals,
+    loss_kl_beta: float = 0.0,
 ) -> None:
     """Accumulate the gradient of the clipped policy loss over a microbatch's executed tokens."""
     assert piece.old_logprobs is not None
     assert piece.advantages is not None
     assert piece.importance is not None
+    assert piece.ref_logprobs is not None
     positions = piece.executed_positions
     loss, statistics = ppo_head(
         hidden_states(policy, piece)[piece.preceding[positions]],
@@ -221,6 +241,8 @@ def policy_loss(
         config.clip,
         config.entropy_bonus,
         temperature,
+        ref_logprobs=piece.ref_logprobs[positions] if loss_kl_beta else None,
+        kl_beta=loss_kl_beta,
     )
     loss.backward()
     totals.policy_loss += loss.item()
@@ -228,24 +250,6 @@ def policy_loss(
     totals.approx_kl += statistics.approx_kl.item()
     totals.ratio_min = min(totals.ratio_min, statistics.ratio_min.item())
     totals.ratio_max = max(totals.ratio_max, statistics.ratio_max.item())
-
-
-def critic_loss(
-    critic: Critic, piece: Batch, config: PPOConfig, normalizer: float, totals: UpdateTotals
-) -> None:
-    """Accumulate the gradient of the clipped value loss over a microbatch's response tokens."""
-    assert piece.values is not None
-    assert piece.returns is not None
-    positions = piece.response_positions
-    loss = value_loss(
-        critic(piece),
-        piece.values[positions],
-        piece.returns[positions],
-        normalizer,
-        config.value_clip,
-    )
-    loss.backward()
-    totals.value_loss += loss.item()
 
 
 def _step(

@@ -18,6 +18,9 @@ from stepcoder.problems import Problem
 
 TEMPLATE = "{description}\n```python\n{given}"
 FENCE = "```"
+CHAT = "chat"  # in place of a template: the tokenizer's chat template, with the fence opened
+
+_ASK = "{description}\n\nAnswer with one Python code block."
 
 _CLOSING_FENCE = re.compile(r"^```", re.MULTILINE)
 _REPLACEMENT = "\ufffd"
@@ -28,11 +31,57 @@ class _BrokenBytesError(Exception):
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError unless the template holds {description} once and ends with {given}."""
+    """Raise ValueError unless it is "chat", or holds {description} once and ends with {given}."""
+    if template == CHAT:
+        return
     if template.count("{description}") != 1:
         raise ValueError("the prompt template must contain {description} exactly once")
     if template.count("{given}") != 1 or not template.endswith("{given}"):
         raise ValueError("the prompt template must contain {given} once, at its very end")
+
+
+def resolved_template(template: str, tokenizer: Any) -> str:
+    """Return the text of a template: for "chat" that of the tokenizer's own chat template.
+
+    The user asks for the description, and the assistant's answer is begun with an opened fence and
+    the given part: so CCCS gives code the same way in every template. Thinking is left out where
+    the template knows of it.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or one that lost the description.
+    """
+    return _chat(tokenizer) + TEMPLATE.partition("\n")[2] if template == CHAT else template
+
+
+def answer_template(tokenizer: Any) -> str:
+    """Return the chat template's text for an answer in the policy's own words: no fence is opened.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or one that lost the description.
+    """
+    return _chat(tokenizer) + "{given}"
+
+
+def _chat(tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "chat was asked for, but the tokenizer has no chat template; "
+            "give a text with {description} that ends with {given}"
+        )
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _ASK}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    if text.count("{description}") != 1:
+        raise ValueError("the tokenizer's chat template does not show the description once")
+    # Encoding a prompt puts the opening token before it; many chat templates write it out as well.
+    opening = _backend(tokenizer).encode("").ids
+    bos = tokenizer.bos_token
+    if bos and text.startswith(bos) and tokenizer.bos_token_id in opening:
+        text = text.removeprefix(bos)
+    return text
 
 
 def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:

@@ -52,26 +52,34 @@ def render(
 ) -> str:
     """Return the page. `samples` holds the samples of each step that has some, in order."""
     drawn = charts(records)
-    data = json.dumps({chart.name: chart.figure for chart in drawn}).replace("</", "<\\/")
     body = [
         f"<header><h1>{escape(name)}</h1><p>{escape(_subtitle(config, records))}</p></header>",
         _figures(records),
-        f'<section class="charts">{"".join(map(_chart, drawn))}</section>'
-        if drawn
-        else '<p class="empty">No step has been logged yet.</p>',
+        chart_section(drawn) if drawn else '<p class="empty">No step has been logged yet.</p>',
         _samples(samples),
         _configuration(config),
     ]
+    return document(name, "".join(body), drawn)
+
+
+def document(title: str, body: str, drawn: Sequence[Chart]) -> str:
+    """Return a self-contained page: `body` is HTML, which has a place for each of the charts."""
+    data = json.dumps({chart.name: chart.figure for chart in drawn}).replace("</", "<\\/")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,"><title>{escape(name)} · StepCoder</title>\n'
-        f"<style>{STYLE}</style></head>\n<body><main>{''.join(body)}</main>\n"
+        f'<link rel="icon" href="data:,"><title>{escape(title)} · StepCoder</title>\n'
+        f"<style>{STYLE}</style></head>\n<body><main>{body}</main>\n"
         f"<script>{_plotly()}</script>\n<script>const FIGURES = {data};\n{SCRIPT}</script>\n"
         "</body></html>\n"
     )
+
+
+def chart_section(drawn: Sequence[Chart]) -> str:
+    """Return the places of charts, with their titles and notes."""
+    return f'<section class="charts">{"".join(map(_chart, drawn))}</section>'
 
 
 def _plotly() -> str:

@@ -7,6 +7,7 @@ where the judge itself failed and the rollout says nothing about the policy.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from types import MappingProxyType
 
 from stepcoder.sandbox.verdict import Status, Verdict
@@ -31,6 +32,33 @@ REWARDS: Mapping[Status, float] = MappingProxyType(
         Status.COMPILE_ERROR: COMPILE_ERROR,
     }
 )
+
+
+class Outcome(IntEnum):
+    """The four classes of CodeRL's critic (arXiv 2207.01780, section 3.2), worst first."""
+
+    COMPILE_ERROR = 0
+    RUNTIME_ERROR = 1
+    WRONG_ANSWER = 2
+    PASSED = 3
+
+
+_OUTCOMES = {
+    COMPILE_ERROR: Outcome.COMPILE_ERROR,
+    RUNTIME_ERROR: Outcome.RUNTIME_ERROR,
+    WRONG_ANSWER: Outcome.WRONG_ANSWER,
+    PASSED: Outcome.PASSED,
+}
+
+
+def outcome(verdict: Verdict) -> Outcome:
+    """Return the class of a verdict that has a reward. Raises KeyError for one that has none."""
+    return _OUTCOMES[REWARDS[verdict.status]]
+
+
+def reward_of(verdict: Verdict) -> float:
+    """Return the reward of a verdict that says something. Raises KeyError for one that does not."""
+    return REWARDS[verdict.status]
 
 
 def reward(verdict: Verdict) -> float | None:

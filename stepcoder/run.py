@@ -14,31 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stepcoder.batch import Batch, Row
+from stepcoder.batch import Batch
 from stepcoder.checkpoint import load_state, newest_checkpoint, save_checkpoint, save_model
 from stepcoder.config import Config
 from stepcoder.curriculum import Curriculum, Task
-from stepcoder.data import TrainingData, load_data
-from stepcoder.embedded import small_decoder, train_tokenizer
+from stepcoder.data import TrainingData, load_data, spread
 from stepcoder.errors import RunError
 from stepcoder.evaluate import evaluate, pass_at_1
+from stepcoder.lora import merged_model
 from stepcoder.metrics import Clock, batch_metrics, curriculum_metrics, rollout_metrics
+from stepcoder.models import models, with_template
 from stepcoder.optim import load_optimizers, optimizers_of
-from stepcoder.policy import Critic, choose_device, frozen_copy, load_policy, prepare
+from stepcoder.policy import Critic, OutcomeCritic, choose_device, frozen_copy
 from stepcoder.ppo import Learner, RunningDeviation
 from stepcoder.problems import Problem
 from stepcoder.progress import Progress
-from stepcoder.prompts import prompt_text, starter_part, target_text
+from stepcoder.recipes import RECIPES
+from stepcoder.recipes.recipe import Recipe
 from stepcoder.rewards import reward
 from stepcoder.rollout.engine import Completion
 from stepcoder.rollout.engines import open_engine
 from stepcoder.rollout.pipeline import Pipeline
 from stepcoder.rollout.recorded import from_plain, to_plain
-from stepcoder.rollout.rollouts import Rollout, chosen_samples, row_of, sample_of
-from stepcoder.rundir import Phase, RunDir
+from stepcoder.rollout.rollouts import Rollout, chosen_samples, sample_of
+from stepcoder.rundir import RunDir, resume_at
 from stepcoder.sandbox import Judge, Limits
 
 
@@ -58,19 +60,33 @@ class Run:
     progress: Progress
     sft_step: int = 0
     step: int = 0
+    tokens: int = 0  # generated in RL
+    recipe_state: dict[str, Any] = field(default_factory=dict)  # plain data, in the checkpoint
     deviation: RunningDeviation = field(default_factory=RunningDeviation)
     clock: Clock = field(default_factory=Clock)
     # Batches that were generated ahead when the state was saved.
     restored: list[tuple[list[Task], list[Completion]]] = field(default_factory=list)
     engine_failures: list[str] = field(default_factory=list)  # of the present step
     reference: PreTrainedModel = field(init=False)
-    critic: Critic = field(init=False)
+    critic: Critic | OutcomeCritic | None = field(init=False)
+    recipe_model: OutcomeCritic | None = field(init=False)
+    recipe_optimizer: torch.optim.Optimizer | None = field(init=False)
     learner: Learner = field(init=False)
     pipeline: Pipeline = field(init=False)
 
     def generator(self, step: int) -> torch.Generator:
         """Return the step's own generator: a function of seed and step."""
         return torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The algorithm."""
+        return RECIPES[self.config.recipe]
+
+    @property
+    def budget_spent(self) -> bool:
+        """True once RL has generated the tokens that `max_tokens` allows."""
+        return self.config.max_tokens is not None and self.tokens >= self.config.max_tokens
 
     @property
     def rl_begun(self) -> bool:
@@ -81,7 +97,8 @@ class Run:
         """Begin the RL phase if it has not begun, and yield the numbers of the steps to do."""
         if not self.rl_begun:
             self.begin_rl()
-        yield from range(self.step + 1, self.config.steps + 1)
+        while self.step < self.config.steps and not self.budget_spent:
+            yield self.step + 1
 
     def begin_rl(self) -> None:
         """Freeze the supervised policy as the reference, build critic and engine, evaluate."""
@@ -97,18 +114,20 @@ class Run:
 
     def make_rl_parts(self, start: PreTrainedModel) -> None:
         """Build what only RL needs. `start` is the policy that RL starts from."""
-        model = self.config.model
         with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)  # for the critic's fresh head
-            if model.critic_path is None:
-                self.critic = Critic.from_policy(start)
-            else:
-                self.critic = Critic.load(model.critic_path, start.dtype, self.device)
+            torch.manual_seed(self.config.seed)  # for the fresh heads
+            self.critic = self.recipe.critic(self, start)
+            self.recipe_model = self.recipe.model(start) if self.recipe.model else None
+        self.recipe_optimizer = (
+            torch.optim.AdamW(self.recipe_model.parameters(), self.config.ppo.critic_lr)
+            if self.recipe_model
+            else None
+        )
         self.reference = frozen_copy(start)
         self.learner = Learner.create(self.policy, self.critic, self.config.ppo)
-        engine = open_engine(
-            self.config, self.policy, self.tokenizer, self.rundir.path / "engine", self.note
-        )
+        policy = merged_model(self.policy)
+        folder, tell = self.rundir.path / "engine", self.progress.note
+        engine = open_engine(self.config, policy, self.tokenizer, folder, self.note, tell)
         self.pipeline = Pipeline(engine, self.config.rollout.ahead)
 
     def note(self, failure: str) -> None:
@@ -120,29 +139,6 @@ class Run:
         """Close what begin_rl opened."""
         if self.rl_begun:
             self.pipeline.close()
-
-    def rows(self, rollouts: Sequence[Rollout]) -> list[Row]:
-        """Turn rollouts into rows of a batch: reward and executed tokens from their verdicts.
-
-        Rollouts that the judge itself failed on say nothing about the policy and are dropped.
-
-        Raises:
-            RunError: more of them than `rollout.max_infrastructure_errors` allows.
-        """
-        config = self.config
-        judged = [(r, value) for r in rollouts if (value := reward(r.verdict)) is not None]
-        failed = len(rollouts) - len(judged)
-        if not judged or failed > config.rollout.max_infrastructure_errors * len(rollouts):
-            broken = next(r.verdict for r in rollouts if reward(r.verdict) is None)
-            raise RunError(
-                f"the sandbox failed on {failed} of {len(rollouts)} programs ({broken.message}); "
-                "mend it, or raise rollout.max_infrastructure_errors, then continue with --resume"
-            )
-        scale = 1.0
-        if config.ppo.scale_rewards:
-            self.deviation.observe(torch.tensor([value for _, value in judged]))
-            scale = self.deviation.value
-        return [row_of(rollout, value / scale, config.fgo) for rollout, value in judged]
 
     def observe(self, rollouts: Sequence[Rollout]) -> None:
         """Tell the curriculum how each visit's judged rollouts ended."""
@@ -168,6 +164,7 @@ class Run:
         config, spent = self.config, self.clock.take()
         seconds = spent.seconds
         self.step = step
+        self.tokens += sum(len(r.completion.token_ids) for r in rollouts)
         rewards = [value for r in rollouts if (value := reward(r.verdict)) is not None]
         metrics: dict[str, Any] = {
             "time": seconds,
@@ -178,10 +175,11 @@ class Run:
             **batch_metrics(batch),
             **curriculum_metrics(self.curriculum),
             **stats,
+            "tokens_total": self.tokens,
             "engine_failures": self.engine_failures,
         }
         self.engine_failures = []
-        last = step == config.steps
+        last = step == config.steps or self.budget_spent
         if last or step % config.eval.every == 0:
             metrics["eval"] = self.evaluate(self.data.validation)
             chosen = [sample_of(r, step, config.fgo) for r in chosen_samples(rollouts)]
@@ -197,7 +195,7 @@ class Run:
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
         """Pass@1 on problems that are not trained on (none: no figures)."""
         config = self.config
-        problems = problems[: config.eval.limit]
+        problems = spread(problems, config.eval.limit)
         if not problems or config.rollout.replay:
             return {}
         rollouts = self.pipeline.run(
@@ -250,10 +248,16 @@ class Run:
         return {
             **state,
             "reference": self.reference.state_dict(),
-            "critic": self.critic.state_dict(),
+            "critic": self.critic.state_dict() if self.critic else None,
             "policy_optimizers": [o.state_dict() for o in self.learner.policy_optimizers],
             "critic_optimizers": [o.state_dict() for o in self.learner.critic_optimizers],
             "deviation": asdict(self.deviation),
+            "tokens": self.tokens,
+            "recipe_state": self.recipe_state,
+            "recipe_model": self.recipe_model.state_dict() if self.recipe_model else None,
+            "recipe_optimizer": (
+                self.recipe_optimizer.state_dict() if self.recipe_optimizer else None
+            ),
             "ahead": [
                 to_plain(batch.rollouts, self.config.rollout.samples_per_task)
                 for batch in self.pipeline.pending()
@@ -281,7 +285,12 @@ class Run:
         self.policy.load_state_dict(state["reference"])
         self.make_rl_parts(self.policy)
         self.policy.load_state_dict(state["policy"])
-        self.critic.load_state_dict(state["critic"])
+        if self.critic:
+            self.critic.load_state_dict(state["critic"])
+        if self.recipe_model and self.recipe_optimizer:
+            self.recipe_model.load_state_dict(state["recipe_model"])
+            self.recipe_optimizer.load_state_dict(state["recipe_optimizer"])
+        self.tokens, self.recipe_state = state["tokens"], state["recipe_state"]
         load_optimizers(self.learner.policy_optimizers, state["policy_optimizers"])
         load_optimizers(self.learner.critic_optimizers, state["critic_optimizers"])
         self.deviation = RunningDeviation(**state["deviation"])
@@ -308,6 +317,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     with ExitStack() as stack:
         rundir = stack.enter_context(RunDir.open(config, resume_at(resume, state)))
         tokenizer, policy = models(config, data, device, rundir.path)
+        config = with_template(config, tokenizer)
         run = Run(
             config=config,
             data=data,
@@ -330,42 +340,6 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         if state is not None:
             run.load_state_dict(state)
         yield run
-
-
-def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
-    """Return the last step that the checkpoint knows, as the run folder wants it."""
-    if resume is None:
-        return None
-    if state is None:
-        return "sft", 0
-    return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
-
-
-def models(
-    config: Config, data: TrainingData, device: torch.device, folder: Path
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Load tokenizer and policy from `model.path`, or make the embedded small ones.
-
-    The embedded tokenizer is trained once, on the training problems, and kept in the run folder.
-    """
-    if config.model.path is not None:
-        if not Path(config.model.path).is_dir():
-            raise RunError(
-                f'model.path: "{config.model.path}" is no folder; give a local transformers '
-                "checkpoint, or leave it out for the small embedded model"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
-        dtype = getattr(torch, config.dtype)
-        return tokenizer, load_policy(config.model.path, dtype, device)
-    kept = folder / "tokenizer"
-    if not kept.exists():
-        texts = (
-            prompt_text(p, given := starter_part(p), config.prompt.template) + target_text(p, given)
-            for p in (*data.supervised, *data.train)
-        )
-        train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)
-    tokenizer = AutoTokenizer.from_pretrained(kept, local_files_only=True)
-    return tokenizer, prepare(small_decoder(config.model, tokenizer, config.seed), device)
 
 
 def judge(config: Config) -> Judge:

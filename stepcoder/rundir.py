@@ -10,13 +10,14 @@ A record of metrics.jsonl has `phase` ("sft" or "rl") and `step` (from 1 in each
 is the evaluation that it starts from), `logged_at` (seconds since 1970), then any of:
 
     loss, lr                    sft: nats a solution token; learning rate
-    time                        {"generate", "judge", "score", "update", "sync"}: seconds
+    time                        {"generate", "judge", "reward", "score", "update", "sync"}: seconds
     timeline                    [[part, start, end], ...]: seconds since the start of the process
     hidden_judge_share          share of the judge's time that the loop did not wait for
     reward_mean, pass_rate      mean reward; share of the rollouts that pass all their tests
     stages, stage_moves         {stage: problems now at it}; moves back by one stage so far
     epoch                       passes begun over the training problems, from 0
     rollouts, tokens            completions; their tokens
+    tokens_total                tokens of completions since RL began, greedy baselines too
     prefix_cache_hit_rate       share of the prompt tokens that vLLM need not compute again
     engine_failures             what went wrong with a server and was mended, in words
     tokens_per_s                tokens / seconds of the whole step
@@ -29,6 +30,9 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
     ratio_min, ratio_max        extremes of the probability ratio in the update
     policy_loss, value_loss     means over the minibatches
     policy_grad_norm, critic_grad_norm    before clipping
+    kl_beta                     ppocoder: the adaptive weight of the KL
+    imitation_loss              coderl, rltf: nats a token of the supervised step between
+    discriminator_loss          rlcf: nats a program
     explained_variance          of the returns by the critic; 1 is perfect
     verdicts                    {status: rollouts}
     infrastructure_errors       rollouts that the sandbox failed on (not trained)
@@ -136,6 +140,15 @@ class RunDir:
         from stepcoder.report import write_report
 
         return write_report(self.path)
+
+
+def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
+    """Return the last step that the checkpoint knows, as the run folder wants it."""
+    if resume is None:
+        return None
+    if state is None:
+        return "sft", 0
+    return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
 
 
 def read_records(path: Path) -> list[Record]:

@@ -1,8 +1,9 @@
 """python -m stepcoder.train: the StepCoder loop (arXiv 2402.01391, Algorithm 1 and section 3).
 
 Each step samples tasks from the curriculum, lets the policy complete them, judges the programs,
-scores the tokens, updates policy and critic on the executed ones, and hands the new weights to the
-engine. What a run consists of is put together in `run.py`.
+rewards them, scores their tokens, updates policy and critic on the executed ones, and hands the new
+weights to the engine. Rewards, advantages and update are the recipe's: StepCoder's are in
+`recipes/stepcoder.py`. What a run consists of is put together in `run.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from stepcoder.batch import pack
 from stepcoder.config import parse_args, to_yaml
 from stepcoder.curriculum import Task
 from stepcoder.errors import RunError
-from stepcoder.ppo import advantages, score, update
+from stepcoder.ppo import score
 from stepcoder.rollout.engine import Completion, Sampling
 from stepcoder.rollout.pipeline import Generated, merged
 from stepcoder.rollout.recorded import dump
@@ -32,25 +33,20 @@ PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def train(run: Run) -> None:
-    """Run the supervised phase if it is not done, then StepCoder's RL to the last step."""
+    """Run the supervised phase if it is not done, then the recipe's RL to the last step."""
     config, temperature = run.config, run.config.rollout.temperature
     supervise(run)
+    recipe = run.recipe
     for step in run.steps_left():
         rollouts = judged_rollouts(run, step)
+        with run.clock("reward"):
+            rows = recipe.rows(run, rollouts, step)
         with run.clock("score"):
-            batch = pack(run.rows(rollouts)).to(run.device)
+            batch = pack(rows).to(run.device)
             batch = score(batch, run.policy, run.reference, run.critic, config.ppo, temperature)
-            batch = advantages(batch, config.ppo)
+            batch = recipe.advantages(run, batch)
         with run.clock("update"):
-            stats = update(
-                run.learner,
-                batch,
-                config.ppo,
-                temperature,
-                run.generator(step),
-                train_policy=step > config.ppo.critic_warmup_steps,
-                normalize_by_response=config.fgo.normalizer == "response",
-            )
+            stats = recipe.update(run, batch, rollouts, step)
         with run.clock("sync"):
             run.pipeline.update_weights(run.policy)
         run.observe(rollouts)

@@ -129,6 +129,13 @@ def test_an_unknown_key_gets_the_one_that_was_meant(override: str, meant: str) -
     assert error_of(None, override) == expected
 
 
+def test_sampling_that_would_bias_the_ratio_is_refused_with_the_reason() -> None:
+    for name in ("top_p", "top_k", "repetition_penalty"):
+        message = error_of(None, f"rollout.{name}=0.9")
+        assert message.startswith(f'"rollout.{name}" on the command line is not supported')
+        assert "PPO's ratio" in message
+
+
 def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, "ppo: {clp: 0.2}")
     assert error_of(file) == 'unknown key "ppo.clp" in run.yaml; did you mean "ppo.clip"?'

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
 from stepcoder.batch import Row, pack
 from stepcoder.embedded import train_tokenizer
@@ -148,3 +148,15 @@ def test_new_weights_are_used_from_the_next_generation_on(tokenizer, policy):
         after = generate(engine, requests(tokenizer), sampling)
         assert after == generate(expected, requests(tokenizer), sampling)
         assert before != after
+
+
+def test_the_checkpoints_own_sampling_defaults_do_not_bend_the_distribution(policy, tokenizer):
+    asked, sampling = requests(tokenizer), Sampling(0.7, 12, ())
+    with HFEngine(policy, tokenizer, 4) as engine:
+        expected = list(engine.generate(asked, sampling))
+    bent = copy.deepcopy(policy)
+    bent.generation_config = GenerationConfig(
+        do_sample=True, top_p=0.5, top_k=3, repetition_penalty=1.3, suppress_tokens=[5, 6]
+    )
+    with HFEngine(bent, tokenizer, 4) as engine:
+        assert list(engine.generate(asked, sampling)) == expected

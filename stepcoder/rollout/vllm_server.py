@@ -9,9 +9,11 @@ from __future__ import annotations
 import http.client
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ from stepcoder.rollout.vllm_api import BadAnswer, Client, ServerOptions
 
 START_S = 900.0  # large models load and compile for minutes
 STALL_S = 18.0  # without a single token while completions are waited for
+ANSWER_S = 18.0  # for a request that needs no time to speak of
+FIRST_ANSWER_S = 120.0  # of a new server, which may still compile kernels
 POLL_S = 0.2
 PORT_TRIES = 3
 
@@ -42,6 +46,7 @@ class VLLMServer:
         self.log = folder / f"server-{number}.log"
         self.weights = ""  # version that it was last given
         self.process: subprocess.Popen[bytes] | None = None
+        self._scratch = Path()
         self.client = Client(0, "")
         self._tokens_at = (0.0, 0.0)  # tokens processed, and when that was first seen
 
@@ -65,13 +70,14 @@ class VLLMServer:
         self.client = Client(port, secrets.token_hex(16))
         self.weights = ""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._scratch = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 vllm_api.command(self.options, port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=vllm_api.environment(self.options, self.client.api_key),
+                env=vllm_api.environment(self.options, self.client.api_key, self._scratch),
                 start_new_session=True,  # one process group: all of it can be killed
             )
 
@@ -91,14 +97,20 @@ class VLLMServer:
         )
 
     def complete(
-        self, index: int, request: Request, sampling: Sampling, eos: int | None, vocabulary: int
+        self,
+        index: int,
+        request: Request,
+        sampling: Sampling,
+        eos: int | None,
+        vocabulary: int,
+        timeout_s: float = 86400,
     ) -> Completion:
         """Return the completion of a request. Raises NO_ANSWER's exceptions, or vllm_api.Refused.
 
-        No deadline: `stalled` watches all requests together.
+        By default without a deadline to speak of: `stalled` watches all requests together.
         """
         body = vllm_api.generate_body(request, sampling, eos)
-        answer = self.client.post(vllm_api.GENERATE, body, timeout_s=86400)
+        answer = self.client.post(vllm_api.GENERATE, body, timeout_s)
         return vllm_api.completion_of(answer, index, sampling, vocabulary, self.weights)
 
     def stalled(self) -> bool:
@@ -124,6 +136,8 @@ class VLLMServer:
         process = self.process
         if process is None:
             return f"{self.name} was stopped"
+        if isinstance(error, vllm_api.Refused):
+            return f"{self.name} refuses a request: {error}"
         deadline = time.monotonic() + 3
         while process.poll() is None and time.monotonic() < deadline:
             if isinstance(error, BadAnswer) and "HTTP 5" not in str(error):
@@ -138,6 +152,8 @@ class VLLMServer:
             return f"{self.name} ended with status {code}: {self._own_words()}"
         if isinstance(error, BadAnswer):
             return f"{self.name} failed: {error} ({self._own_words()})"
+        if isinstance(error, TimeoutError):
+            return f"{self.name} hangs: it did not answer in time"
         return f"{self.name} does not answer: {error!r}"
 
     def _own_words(self) -> str:
@@ -151,6 +167,7 @@ class VLLMServer:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ written against vLLM 0.32's trainer interface and has not run on a GPU yet.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 from stepcoder.rollout import vllm_api
 from stepcoder.rollout.vllm_api import BadAnswer, Transfer
 from stepcoder.rollout.vllm_server import VLLMServer, free_port
+
+SLOWEST = 2e8  # bytes a second at which weights arrive at least
 
 
 class SharedFile:
@@ -30,6 +33,7 @@ class SharedFile:
         """Hold nothing yet."""
         self._descriptor = -1
         self._tensors = 0
+        self._transfer_s = 0.0
 
     def publish(self, policy: PreTrainedModel) -> None:
         """Write the policy's parameters; what was published before is freed."""
@@ -41,6 +45,7 @@ class SharedFile:
             for name, p in policy.named_parameters(remove_duplicate=False)
         }
         self._tensors = len(parameters)
+        self._transfer_s = transfer_s(policy)
         with os.fdopen(os.dup(self._descriptor), "wb") as file:
             file.write(save(parameters))
 
@@ -48,17 +53,17 @@ class SharedFile:
     def _path(self) -> str:
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
-    def deliver(self, server: VLLMServer, version: str) -> None:
-        """Let a server load what is published.
+    def deliver(self, server: VLLMServer, version: str, patience_s: float) -> None:
+        """Let a server load what is published; each call may take `patience_s` and the transfer.
 
         Raises:
             BadAnswer: it loaded less than that. OSError, http.client.HTTPException: no answer.
         """
         body = {"method": "load_weights_file", "args": [self._path]}
-        answer = server.client.post(vllm_api.COLLECTIVE, body)
+        answer = server.client.post(vllm_api.COLLECTIVE, body, patience_s + self._transfer_s)
         if any(result != {"tensors": self._tensors} for result in answer["results"]):
             raise BadAnswer(f"it loaded {answer['results']} of {self._tensors} tensors")
-        finish(server, version)
+        finish(server, version, patience_s)
 
     def close(self) -> None:
         """Free the memory."""
@@ -74,51 +79,57 @@ class NativeTransfer:
         """`backend` is "ipc" (server and trainer share a GPU) or "nccl"."""
         self._backend = backend
         self._policy: PreTrainedModel | None = None
-        self._channels: dict[
-            int, tuple[PreTrainedModel | None, Any]
-        ] = {}  # by the server's process id
+        self._channels: dict[VLLMServer, tuple[int, Any]] = {}  # with the server's process id
 
     def publish(self, policy: PreTrainedModel) -> None:
         """Send this policy from now on."""
         self._policy = policy
 
-    def deliver(self, server: VLLMServer, version: str) -> None:
-        """Send the weights; a server that was restarted, or another model, gets a new channel."""
+    def deliver(self, server: VLLMServer, version: str, patience_s: float) -> None:
+        """Send the weights; a server that was started anew gets a new channel.
+
+        Each call may take `patience_s` and the transfer.
+
+        Raises:
+            BadAnswer: it refused them. OSError, http.client.HTTPException: no answer.
+        """
+        from vllm.distributed.weight_transfer import ModuleSource
+
         assert server.process is not None
         assert self._policy is not None
-        pid = server.process.pid
-        policy, channel = self._channels.get(pid, (None, None))
-        if policy is not self._policy:
-            if channel is not None:
-                channel.shutdown()
-                server.client.post("/shutdown_weight_transfer_engine")
-            channel = self._open(server)
-            self._channels[pid] = (self._policy, channel)
+        pid, channel = self._channels.get(server, (0, None))
+        if pid != server.process.pid:
+            channel = self._open(server, patience_s + transfer_s(self._policy))
+            self._channels[server] = server.process.pid, channel
+        assert channel is not None
+        channel.source = ModuleSource(self._policy)
+        channel.client.timeout = patience_s + transfer_s(self._policy)
         channel.send_weights()
-        finish(server, version)
+        finish(server, version, patience_s)
 
-    def _open(self, server: VLLMServer) -> Any:
+    def _open(self, server: VLLMServer, limit_s: float) -> Any:
         from vllm.distributed.weight_transfer import (
             HTTPVLLMWeightSyncClient,
             ModuleSource,
             WeightTransferTrainerFactory,
         )
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        info: Any
-        if self._backend == "ipc":
-            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-            info = IPCTrainerInitInfo(rank=0, packed=True)
-        else:
-            from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
+        info: Any = IPCTrainerInitInfo(rank=0, packed=True)
+        if self._backend == "nccl":
             info = NCCLTrainerInitInfo(
                 master_address="127.0.0.1", master_port=free_port(), world_size=2, rank=0
             )
+
+        class KeyedClient(HTTPVLLMWeightSyncClient):  # type: ignore[misc]  # vllm may be absent
+            """Speaks to the server by our client, which has the key."""
+
+            def _post(self, path: str, json: Mapping[str, Any] | None = None) -> None:
+                server.client.post(f"/{path}", json, self.timeout)
+
         return WeightTransferTrainerFactory.trainer_init(
-            info,
-            client=HTTPVLLMWeightSyncClient(f"http://127.0.0.1:{server.client.port}"),
-            source=ModuleSource(self._policy),
+            info, client=KeyedClient("", limit_s), source=ModuleSource(self._policy)
         )
 
     def close(self) -> None:
@@ -128,10 +139,15 @@ class NativeTransfer:
         self._channels = {}
 
 
-def finish(server: VLLMServer, version: str) -> None:
+def transfer_s(policy: PreTrainedModel) -> float:
+    """Return how many seconds a server that works needs at most to take these weights."""
+    return sum(p.nbytes for p in policy.parameters()) / SLOWEST
+
+
+def finish(server: VLLMServer, version: str, patience_s: float) -> None:
     """Give the server's new weights their version, and forget what the old ones computed."""
-    server.client.post(vllm_api.SET_VERSION, {"new_version": version})
-    if server.client.post(vllm_api.RESET_CACHE) != {"success": True}:
+    server.client.post(vllm_api.SET_VERSION, {"new_version": version}, patience_s)
+    if server.client.post(vllm_api.RESET_CACHE, timeout_s=patience_s) != {"success": True}:
         raise BadAnswer("it still held the old weights' cache")
     server.weights = version
 

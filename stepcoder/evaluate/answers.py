@@ -1,0 +1,292 @@
+"""The program in a chat-style answer.
+
+Takes an answer as a model wrote it (prose, fenced blocks, a bare function body, cut off anywhere)
+and the problem it answers, gives one whole program; the judge says whether it is right.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from stepcoder.problems import Problem
+from stepcoder.source import parse
+
+# An opening fence may follow words on its line; a closing one begins its line.
+_OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]*)[^\n`]*(?:\n|\Z)")
+_INLINE = re.compile(r"```(?:(?:python3?|py)\b)?([^\n`]+)```")
+_PYTHON = {"", "python", "py", "python3", "py3", "ipython", "pycon"}
+_STATEMENT = re.compile(r"^(?:from|import|def|class|async def|@)\b|^@|^\w+ *=(?!=)", re.MULTILINE)
+_TOP_LEVEL = re.compile(r"^(?=[^\s#)\]}])", re.MULTILINE)
+_READS_STDIN = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b")
+_TRIES = 200  # of parses, for answers in which code and prose are not told apart by a fence
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block. `closed` is False where the answer ends inside it."""
+
+    code: str
+    tag: str
+    closed: bool
+
+
+def program_of_answer(answer: str, problem: Problem) -> str:
+    """Return the program that an answer gives for a problem.
+
+    Of several blocks, the last that defines what the tests call; what it uses and does not define
+    comes from the blocks before it and from the problem's starter code (imports, helpers). A block
+    or an answer that defines nothing of the kind is read as the rest of the starter code. Where
+    nothing fits, the text itself is returned, and will not compile.
+    """
+    answer = answer.replace("\r\n", "\n")
+    texts = _python_texts(answer)
+    name = _called_name(problem)
+    if name is None:
+        return _stdin_program(texts)
+    whole = [code for text in texts if (code := _whole_program(text, name)) is not None]
+    if whole:
+        chosen = whole[-1]
+        earlier = [text for text in texts if text != chosen and _tree(text) is not None]
+        return _with_missing(chosen, [_finished(problem.starter_code), *earlier], name)
+    for text in reversed(texts):
+        continued = _continued(problem.starter_code, text, name)
+        if continued is not None:
+            return continued
+    return texts[-1]
+
+
+def _python_texts(answer: str) -> list[str]:
+    """Return what may be code, in order: the blocks of Python, else the answer itself."""
+    found = blocks(answer)
+    python = [b for b in found if b.tag.lower() in _PYTHON and b.code.strip()]
+    texts = [_without_prompts(b.code) for b in python or found if b.code.strip()]
+    if not texts:
+        texts = [code for code in _INLINE.findall(answer) if _tree(code.strip()) is not None]
+    return texts or [answer]
+
+
+def blocks(answer: str) -> list[Block]:
+    """Return the fenced blocks of an answer, each without the indentation of its fence.
+
+    An answer whose first fence only closes began inside a block (its prompt opened the fence).
+    """
+    found: list[Block] = []
+    position = 0
+    first = _OPENING.search(answer)
+    if first and not first["tag"] and _begins_its_line(answer, first.start()):
+        begun = answer[: first.start()]
+        rest = _OPENING.search(answer, first.end())
+        if begun.strip() and rest is None and _looks_like_code(begun):
+            return [Block(begun, "python", closed=True)]
+    while opening := _OPENING.search(answer, position):
+        fence = opening["fence"]
+        closing = re.compile(rf"^[ \t]*{fence[0]}{{{len(fence)},}}[ \t]*$|{fence}", re.MULTILINE)
+        end = closing.search(answer, opening.end())
+        code = answer[opening.end() : end.start() if end else len(answer)]
+        found.append(Block(_dedented(code), opening["tag"], closed=end is not None))
+        if end is None:
+            break
+        position = end.end()
+    return found
+
+
+def _begins_its_line(text: str, position: int) -> bool:
+    return not text[text.rfind("\n", 0, position) + 1 : position].strip()
+
+
+def _looks_like_code(text: str) -> bool:
+    """Return whether a text is code: it parses, as it is or as the body of a function."""
+    return _tree(text) is not None or _tree(f"def _():\n{_indented(text)}") is not None
+
+
+def _without_prompts(code: str) -> str:
+    """Return an interactive session's input as a program; anything else as it is."""
+    lines = code.split("\n")
+    if not lines[0].startswith(">>> "):
+        return code
+    return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ", "...")))
+
+
+def _called_name(problem: Problem) -> str | None:
+    """Return the top-level name that the tests need: "Solution" of "Solution().twoSum"."""
+    return problem.entry_point.partition("(")[0].partition(".")[0] if problem.entry_point else None
+
+
+def _stdin_program(texts: Sequence[str]) -> str:
+    """Return the longest program that reads stdin and parses, else the longest text."""
+    fitting = [text for text in texts if _tree(text) is not None] or list(texts)
+    reading = [text for text in fitting if _READS_STDIN.search(text)] or fitting
+    longest = max(reading, key=len)
+    return longest if _tree(longest) is not None else next(_cut_out(longest), longest)
+
+
+def _whole_program(text: str, name: str) -> str | None:
+    """Return the program in a text that defines `name`, without the prose around it."""
+    if re.search(rf"\b{re.escape(name)}\b", text) is None:
+        return None
+    candidates = (text, _dedented(text))
+    for candidate in (*candidates, *_cut_out(_dedented(text))):
+        tree = _tree(candidate)
+        if tree is not None and name in _bound(tree):
+            return candidate
+    return None
+
+
+def _cut_out(text: str) -> Iterator[str]:
+    """Yield pieces of a text that parse: from a statement to before some later line at column 0.
+
+    So prose before and after the code goes, and a last statement that was cut off.
+    """
+    starts = [match.start() for match in _STATEMENT.finditer(text)]
+    ends = [len(text), *reversed([match.start() for match in _TOP_LEVEL.finditer(text)])]
+    tries = _TRIES
+    for start in starts:
+        for end in ends:
+            if end <= start or tries == 0:
+                break
+            tries -= 1
+            if _tree(text[start:end]) is not None:
+                yield text[start:end]
+                break
+
+
+def _continued(starter: str, text: str, name: str) -> str | None:
+    """Return starter code + a text that is the rest of it, whatever its indentation; else None."""
+    if not starter.strip():
+        return None
+    start = starter if starter.endswith("\n") else starter + "\n"
+    depth = _body_indentation(starter)
+    body = text.strip("\n")
+    dedented = _dedented(body)
+    for rest in (body, _indented(dedented, depth), _indented(_first_line_dedented(body), depth)):
+        for cut in (rest, *_without_ends(rest)):
+            tree = _tree(start + cut)
+            if tree is not None and name in _bound(tree) and _does_something(tree, name):
+                return start + cut.rstrip() + "\n"
+    return None
+
+
+def _without_ends(body: str) -> Iterator[str]:
+    """Yield a body without the lines at column 0 that follow it (tests, prose)."""
+    for match in list(_TOP_LEVEL.finditer(body))[:_TRIES]:
+        if match.start():
+            yield body[: match.start()]
+            return
+
+
+def _first_line_dedented(body: str) -> str:
+    """Return a body whose first line lost its indentation (stripped answers) with the others'."""
+    first, _, others = body.partition("\n")
+    return f"{first.strip()}\n{_dedented(others)}"
+
+
+def _does_something(tree: ast.Module, name: str) -> bool:
+    """Return whether the last definition of a name does more than hold its docstring."""
+    nodes = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    found = [node for node in nodes if node.name == name]
+    return not found or any(
+        not (isinstance(n, ast.Pass) or (isinstance(n, ast.Expr) and _is_constant(n)))
+        for n in found[-1].body
+    )
+
+
+def _is_constant(node: ast.Expr) -> bool:
+    return isinstance(node.value, ast.Constant)
+
+
+def _body_indentation(starter: str) -> str:
+    """Return how a body after the starter code is indented."""
+    last = next(line for line in reversed(starter.split("\n")) if line.strip())
+    indentation = last[: len(last) - len(last.lstrip())]
+    return indentation + "    " if last.rstrip().endswith(":") else indentation
+
+
+def _finished(starter: str) -> str:
+    """Return starter code with a body where it stops after a header, "" if it is no Python."""
+    if not starter.strip():
+        return ""
+    for text in (starter, f"{starter.rstrip()}\n{_body_indentation(starter)}pass\n"):
+        if _tree(text) is not None:
+            return text
+    return ""
+
+
+def _with_missing(program: str, sources: Sequence[str], name: str) -> str:
+    """Return a program after those statements of other texts that bind what it uses and lacks."""
+    tree = _tree(program)
+    assert tree is not None
+    statements: list[tuple[str, ast.stmt]] = []
+    for source in sources:
+        other = _tree(source)
+        statements += [(source, node) for node in (other.body if other else ())]
+    kept: set[int] = set()
+    bound, missing = _bound(tree), _used(tree) - _bound(tree)
+    while missing:
+        new = [
+            place
+            for place, (_, node) in enumerate(statements)
+            if place not in kept
+            and name not in (names := _bound(ast.Module([node], [])))
+            and names & missing
+        ]
+        if not new:
+            break
+        kept.update(new)
+        for place in new:
+            module = ast.Module([statements[place][1]], [])
+            bound |= _bound(module)
+            missing |= _used(module)
+        missing -= bound
+    pieces = [ast.unparse(statements[place][1]) for place in sorted(kept)]
+    return "\n".join([*pieces, program]) if pieces else program
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    """Return the names that the statements of a module bind at its top level."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            continue
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                names.add(inner.id)
+            elif isinstance(inner, ast.alias):
+                names.add((inner.asname or inner.name).partition(".")[0])
+            elif isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
+                names.add(inner.name)
+    return names
+
+
+def _used(tree: ast.Module) -> set[str]:
+    """Return the names that a module loads and that it must find at its top level."""
+    loaded: set[str] = set()
+    local: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (loaded if isinstance(node.ctx, ast.Load) else local).add(node.id)
+        elif isinstance(node, ast.arg):
+            local.add(node.arg)
+    return loaded - local - set(dir(builtins))
+
+
+def _tree(text: str) -> ast.Module | None:
+    """Return the syntax tree of a program, None if it does not parse or says nothing."""
+    try:
+        tree = parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree if tree.body else None
+
+
+def _dedented(text: str) -> str:
+    return textwrap.dedent(text.expandtabs(4) if re.search(r"^ *\t", text, re.MULTILINE) else text)
+
+
+def _indented(text: str, indentation: str = "    ") -> str:
+    return textwrap.indent(textwrap.dedent(text), indentation)

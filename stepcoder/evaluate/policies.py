@@ -1,0 +1,200 @@
+"""A policy to evaluate: any local transformers checkpoint, or a run of ours.
+
+Takes a folder (a checkpoint, a run, a checkpoint of a run), gives the model with its tokenizer and
+an engine that samples answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from stepcoder.checkpoint import POLICY, STATE, newest_checkpoint
+from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
+from stepcoder.errors import RunError
+from stepcoder.policy import choose_device, load_policy
+from stepcoder.problems import Problem
+from stepcoder.prompts import (
+    CHAT,
+    TEMPLATE,
+    answer_template,
+    encode_prompt,
+    prompt_text,
+    resolved_template,
+    starter_part,
+    token_spans,
+)
+from stepcoder.rollout.engine import Request, Sampling
+from stepcoder.rollout.engines import open_engine
+from stepcoder.rundir import CONFIG
+
+Form = Literal["auto", "chat", "answer", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a policy lies, and the prompt template of its run (None: it is of no run of ours)."""
+
+    folder: Path
+    template: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its weights from others: names, sizes and times of its files."""
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors*")) + sorted(self.folder.glob("*.bin")):
+            state = file.stat()
+            digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How answers are sampled."""
+
+    engine: Literal["hf", "vllm"]
+    form: Form  # of the prompt
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_prompt_tokens: int
+    group_size: int
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"] | None  # None: bfloat16 on a GPU, else float32
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sampled answer. `text` continues `given`; if `free`, it is in the model's own words."""
+
+    task_id: str
+    sample: int
+    given: str
+    text: str
+    free: bool
+    tokens: int
+    stopped: bool
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint that a path names; of a run, its newest one.
+
+    Raises:
+        RunError: there is none.
+    """
+    if not path.is_dir():
+        raise RunError(f"--policy {path}: no such folder; give a transformers checkpoint or a run")
+    found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
+    folder = found / POLICY if found else path
+    if not (folder / "config.json").is_file():
+        raise RunError(
+            f"--policy {path}: no checkpoint is there (config.json is missing); give a folder of a "
+            "transformers checkpoint, a run folder, or one of its checkpoints"
+        )
+    for parent in folder.parents[:3]:
+        if (parent / CONFIG).is_file():
+            return Checkpoint(folder, load_config(parent / CONFIG).prompt.template)
+    return Checkpoint(folder, None)
+
+
+@contextmanager
+def sampler(
+    checkpoint: Checkpoint, options: Sampler, folder: Path, notify: Callable[[str], None]
+) -> Iterator[Callable[[Sequence[tuple[Problem, int]]], Iterator[Answer]]]:
+    """Load a policy, and give a function that samples the answers numbered (problem, sample).
+
+    Args:
+        checkpoint: the policy.
+        options: how to sample.
+        folder: for the logs of vLLM's servers.
+        notify: is told, in a line each, of failures that the engine got over.
+
+    Raises:
+        RunError: the checkpoint, or vLLM, cannot be used.
+    """
+    transformers_logging.disable_progress_bar()
+    device = choose_device(options.device)
+    dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+        policy = load_policy(checkpoint.folder, getattr(torch, dtype), device)
+    except (OSError, ValueError) as error:
+        raise RunError(f"--policy {checkpoint.folder}: {' '.join(str(error).split())}") from None
+    template, free = template_of(options.form, checkpoint, tokenizer)
+    config = Config(
+        device=options.device,
+        prompt=PromptConfig(max_prompt_tokens=options.max_prompt_tokens),
+        rollout=RolloutConfig(
+            engine=options.engine,
+            max_new_tokens=options.max_new_tokens,
+            group_size=options.group_size,
+            memory_share=0.85,
+        ),
+    )
+    engine = open_engine(config, policy, tokenizer, folder, notify, notify)
+    del policy  # an engine of transformers has a copy of its own
+    stop = () if free else ("```",)
+    sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
+
+    def sample(wanted: Sequence[tuple[Problem, int]]) -> Iterator[Answer]:
+        requests, givens = [], []
+        for problem, number in wanted:
+            given = "" if free else starter_part(problem)
+            text = prompt_text(asked(problem) if free else problem, given, template)
+            prompt = tuple(encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
+            requests.append(Request(prompt, seed_of(options.seed, problem.task_id, number)))
+            givens.append(given)
+        for done in engine.generate(requests, sampling):
+            problem, number = wanted[done.index]
+            text, _ = token_spans(tokenizer, requests[done.index].prompt_ids, done.token_ids)
+            given, tokens = givens[done.index], len(done.token_ids)
+            yield Answer(problem.task_id, number, given, text, free, tokens, done.stopped)
+
+    with closing(engine):
+        yield sample
+
+
+def template_of(
+    form: Form, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, bool]:
+    """Return the text of the prompt template, and whether the answer is in the model's own words.
+
+    "auto" is the template that the policy was trained with; for a checkpoint of no run of ours, its
+    chat template with the answer begun, if it has one.
+
+    Raises:
+        RunError: the tokenizer has no chat template.
+    """
+    if form == "auto":
+        named = checkpoint.template or (CHAT if tokenizer.chat_template else TEMPLATE)
+    else:
+        named = {"chat": CHAT, "answer": CHAT, "plain": TEMPLATE}[form]
+    try:
+        if form == "answer":
+            return answer_template(tokenizer), True
+        return resolved_template(named, tokenizer), False
+    except ValueError as error:
+        raise RunError(f"--prompt {form}: {error}") from None
+
+
+def asked(problem: Problem) -> Problem:
+    """Return a problem whose description holds its starter code, which a free answer must see."""
+    starter = problem.starter_code.strip()
+    if not starter or starter in problem.prompt:
+        return problem
+    return replace(problem, prompt=f"{problem.prompt.strip()}\n\nBegin with:\n{starter}")
+
+
+def seed_of(seed: int, task_id: str, number: int) -> int:
+    """Return a sample's own seed: the same whatever else is sampled, and after a resume."""
+    digest = hashlib.sha256(f"{seed} {number} {task_id}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1

@@ -1,0 +1,74 @@
+"""PPOCoder (Shojaee et al. 2023, arXiv 2301.13816, section 3.2): PPO with a reward for structure.
+
+    R = R_tests + R_ast + R_dfg - beta KL                       (section 3.2)
+    R_ast: share of the canonical solution's subtrees that the program has
+    R_dfg: share of the canonical solution's data-flow edges that the program has
+    beta <- beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon), after a step of n programs
+
+R_tests is StepCoder's four-valued reward, which is the paper's for program synthesis. Followed from
+the authors' code: the parts add up unweighted on the last token, and beta adapts with target 1 and
+horizon 10,000 to the KL of whole programs, from `ppo.kl_beta` on. Ours: trees and data flow come
+from Python's own parser (`structure`); the code takes CodeBLEU's, on tree-sitter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from stepcoder import ppo
+from stepcoder.batch import Batch, Row
+from stepcoder.recipes import stepcoder
+from stepcoder.recipes.grpo import per_row
+from stepcoder.recipes.structure import ast_match, data_flow_match
+from stepcoder.rewards import reward_of
+from stepcoder.rollout.rollouts import Rollout, judged
+
+if TYPE_CHECKING:
+    from stepcoder.run import Run
+
+KL_TARGET = 1.0  # nats a program
+KL_HORIZON = 10_000.0  # programs
+
+
+def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:  # noqa: ARG001
+    """Reward tests passed, and likeness to the canonical solution."""
+    kept = judged(rollouts, run.config.rollout.max_infrastructure_errors)
+    return stepcoder.scaled_rows(run, kept, [total_reward(rollout) for rollout in kept])
+
+
+def total_reward(rollout: Rollout) -> float:
+    """Return R without the KL."""
+    solution = rollout.task.problem.canonical_solution
+    structure = ast_match(rollout.program, solution) + data_flow_match(rollout.program, solution)
+    return reward_of(rollout.verdict) + structure
+
+
+def advantages(run: Run, batch: Batch) -> Batch:
+    """Estimate advantages (GAE) with the present weight of the KL."""
+    return ppo.advantages(batch, replace(run.config.ppo, kl_beta=kl_beta(run)))
+
+
+def update(run: Run, batch: Batch, rollouts: Sequence[Rollout], step: int) -> dict[str, float]:
+    """Clipped PPO, then adapt the weight of the KL."""
+    stats = stepcoder.update(run, batch, rollouts, step)
+    assert batch.old_logprobs is not None
+    assert batch.ref_logprobs is not None
+    kl = per_row(batch, batch.old_logprobs - batch.ref_logprobs).mean().item()
+    run.recipe_state["kl_beta"] = adapted(kl_beta(run), abs(kl), len(batch))
+    return {**stats, "kl_beta": kl_beta(run)}
+
+
+def kl_beta(run: Run) -> float:
+    """Return the present weight of the KL; `ppo.kl_beta` at first."""
+    return float(run.recipe_state.get("kl_beta", run.config.ppo.kl_beta))
+
+
+def adapted(beta: float, kl: float, programs: int) -> float:
+    """Return the weight after a step: up where the KL exceeds the target, else down."""
+    error = min(max(kl / KL_TARGET - 1, -0.2), 0.2)
+    return beta * (1 + error * programs / KL_HORIZON)
+
+
+RECIPE = replace(stepcoder.RECIPE, rows=rows, advantages=advantages, update=update)

@@ -1,0 +1,155 @@
+"""RLTF (Liu et al. 2023, arXiv 2307.04349, section 3): test feedback of three granularities.
+
+    coarse    r(W) - r(W_greedy), r in +1, -0.3, -0.6, -1, on all tokens
+    adaptive  a(W) - a(W_greedy), a = -0.3 + 1.3 passed / (passed + failed), on all tokens
+    fine      -0.3 T / (E - S) on the tokens S..E of the error's line, or of the whole program
+    loss = -sum_t weight_t log pi(w_t) over an online buffer, plus the supervised loss
+
+Which error has which place: a line for IndexError, TypeError, ValueError, EOFError, NameError,
+KeyError, ImportError, ZeroDivisionError and SyntaxError; the whole program for timeouts, recursion
+and syntax errors on the last line (a program cut short); none for bad indentation, unterminated
+strings, and for programs that ran to their end. Followed from the text: all three add up, where the
+code has the adaptive reward replace the coarse one. From the code: a program with an error has its
+coarse reward for a, and the baseline is the present policy's greedy program. Ours: the supervised
+loss is a step of its own; a step trains on as many programs as it generated, drawn from the buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from stepcoder import ppo
+from stepcoder.batch import Batch, Row
+from stepcoder.config import FGOConfig
+from stepcoder.recipes.greedy import with_baselines
+from stepcoder.recipes.imitation import imitate
+from stepcoder.recipes.recipe import Recipe, no_critic
+from stepcoder.recipes.rloo import UNCLIPPED
+from stepcoder.rewards import WRONG_ANSWER, reward_of
+from stepcoder.rollout.rollouts import Rollout, row_of
+from stepcoder.sandbox import Status, Verdict
+from stepcoder.source import line_starts, split_lines
+
+if TYPE_CHECKING:
+    from stepcoder.run import Run
+
+FINE = -0.3
+BUFFER_STEPS = 4  # the buffer holds the programs of so many steps
+
+_LINE_ERRORS = {
+    "IndexError",
+    "TypeError",
+    "ValueError",
+    "EOFError",
+    "NameError",
+    "UnboundLocalError",
+    "KeyError",
+    "ImportError",
+    "ModuleNotFoundError",
+    "ZeroDivisionError",
+    "SyntaxError",
+}
+_TIMEOUTS = {Status.CPU_TIME_LIMIT, Status.WALL_TIME_LIMIT}
+
+
+def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:
+    """Put this step's programs into the buffer, and draw as many from it."""
+    fresh = [relative_row(r, g, run.config.fgo) for r, g in with_baselines(run, rollouts)]
+    buffer = [Row(**row) for row in run.recipe_state.get("buffer", [])] + fresh
+    buffer = buffer[-BUFFER_STEPS * len(rollouts) :]
+    run.recipe_state["buffer"] = [asdict(row) for row in buffer]
+    order = torch.randperm(len(buffer), generator=run.generator(step))
+    drawn = sorted(order[: len(fresh)].tolist())  # programs of one problem stay neighbors
+    return [buffer[i] for i in drawn]
+
+
+def relative_row(rollout: Rollout, greedy: Rollout, fgo: FGOConfig) -> Row:
+    """Reward a program against the greedy one, and mark where its error is."""
+    value = relative_reward(rollout.verdict, greedy.verdict)
+    row = row_of(rollout, value, fgo)
+    return replace(row, token_rewards=fine_rewards(rollout))
+
+
+def relative_reward(verdict: Verdict, baseline: Verdict) -> float:
+    """Coarse and adaptive feedback, each less the baseline's (section 3.3.1 and 3.3.3)."""
+    coarse = reward_of(verdict) - reward_of(baseline)
+    return coarse + adaptive(verdict) - adaptive(baseline)
+
+
+def adaptive(verdict: Verdict) -> float:
+    """-0.3 + 1.3 x share of the tests that passed; the coarse reward where an error ended it."""
+    if verdict.status not in (Status.ACCEPTED, Status.WRONG_ANSWER):
+        return reward_of(verdict)
+    return WRONG_ANSWER + (1 - WRONG_ANSWER) * verdict.pass_fraction
+
+
+def fine_rewards(rollout: Rollout) -> list[float]:
+    """-0.3 x T / (tokens marked) on the marked ones of T response tokens (section 3.3.2)."""
+    marked = error_tokens(rollout)
+    if not any(marked):
+        return [0.0] * len(marked)
+    weight = FINE * len(marked) / sum(marked)
+    return [weight if m else 0.0 for m in marked]
+
+
+def error_tokens(rollout: Rollout) -> list[bool]:
+    """Mark the response tokens that the error is in; none where it lies in the given part."""
+    verdict, spans = rollout.verdict, rollout.spans
+    place = error_place(verdict, rollout.program)
+    if place == "nowhere":
+        return [False] * len(spans)
+    if place == "whole":
+        return [True] * len(spans)
+    starts = [*line_starts(rollout.program), len(rollout.program) + 1]
+    line = verdict.error_line or 0
+    begin, end = (starts[line + i] - len(rollout.task.given) for i in (-1, 0))
+    return [start < end and begin < stop and stop > start for start, stop in spans]
+
+
+def error_place(verdict: Verdict, program: str) -> Literal["line", "whole", "nowhere"]:
+    """Return how much of a program its error condemns (table 1 of the paper)."""
+    kind, line = verdict.error_type, verdict.error_line
+    last = len(split_lines(program.rstrip("\n")))
+    if verdict.status in _TIMEOUTS or kind == "RecursionError":
+        return "whole"
+    if verdict.status is Status.COMPILE_ERROR:
+        if kind != "SyntaxError" or "unterminated" in verdict.message:
+            return "nowhere"
+        if line is None or line >= last:
+            return "whole"
+        return "line"
+    known = verdict.status is Status.RUNTIME_ERROR and kind in _LINE_ERRORS
+    return "line" if known and line is not None and 1 <= line <= last else "nowhere"
+
+
+def advantages(run: Run, batch: Batch) -> Batch:  # noqa: ARG001
+    """Add up the feedback of each token; programs of earlier steps weigh as fresh ones do."""
+    assert batch.token_rewards is not None
+    weights = batch.at_tokens(batch.task_rewards) + batch.token_rewards
+    return replace(batch, advantages=weights, importance=torch.ones_like(weights))
+
+
+def update(
+    run: Run,
+    batch: Batch,
+    rollouts: Sequence[Rollout],  # noqa: ARG001
+    step: int,
+) -> dict[str, float]:
+    """Policy gradient, then a supervised step."""
+    config = run.config
+    stats = ppo.update(
+        run.learner,
+        batch,
+        replace(config.ppo, clip=UNCLIPPED),
+        config.rollout.temperature,
+        run.generator(step),
+        normalize_by_response=config.fgo.normalizer == "response",
+    )
+    return {**stats, "imitation_loss": imitate(run, step)}
+
+
+RECIPE = Recipe(rows, advantages, update, no_critic)

@@ -1,0 +1,1 @@
+"""Studies: recipes against each other over several seeds, from equal starts with equal budgets."""
