@@ -124,6 +124,7 @@ void bind_judge(py::module_& module) {
       .def(
           "submit", [](EventLoop& loop, const Job& job) { loop.submit(job); },
           py::call_guard<py::gil_scoped_release>())
+      .def("cancel", &EventLoop::cancel, py::call_guard<py::gil_scoped_release>())
       .def("next", &EventLoop::next, py::call_guard<py::gil_scoped_release>())
       .def("close", &EventLoop::close, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("missing_layers", &EventLoop::missing_layers);
@@ -158,13 +159,14 @@ void bind_worker(py::module_& module) {
   module.def(
       "serve",
       [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,
-         uint64_t scratch_bytes, uint32_t own_uid, const py::object& run) {
+         uint64_t scratch_bytes, uint32_t own_uid, const py::object& run,
+         const py::object& rehearse) {
         require(tracer::prepare());
         serve({std::move(readable), std::move(hidden), std::move(scratch), scratch_bytes, own_uid},
-              run.ptr());
+              run.ptr(), rehearse.ptr());
       },
       py::arg("readable"), py::arg("hidden"), py::arg("scratch"), py::arg("scratch_bytes"),
-      py::arg("own_uid"), py::arg("run"));
+      py::arg("own_uid"), py::arg("run"), py::arg("rehearse"));
   module.def("enter_phase", &child::enter_phase);
   module.def("first_test", &child::first_test);
   module.def("record_value", [](const py::object& value, const py::object& normalize) {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 #include "fd.h"
@@ -124,6 +125,21 @@ void run(const Shared& shared, const Order& order, int channel, PyObject* run) {
     _exit(kExitHarnessFailed);
   }
   _exit(0);
+}
+
+void rehearse(const Shared& shared, PyObject* rehearse) {
+  g_board = static_cast<std::byte*>(shared.board);
+  header() = BoardHeader{.test_count = 1,
+                         .bitmap_count = 1,
+                         .bitmap_bytes = 8,
+                         .bitmaps_offset = kRecordsOffset + records_bytes(1),
+                         .arena_offset = 2 * kRecordsOffset};
+  PyObject* result = PyObject_CallNoArgs(rehearse);
+  if (result == nullptr) {
+    PyErr_WriteUnraisable(rehearse);
+    throw std::runtime_error("the rehearsal failed");
+  }
+  Py_DECREF(result);
 }
 
 void enter_phase(uint32_t phase) {

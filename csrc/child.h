@@ -22,6 +22,9 @@ struct Shared {
 // Confines this process, calls run(request, channel) and ends. `channel` is -1 or a descriptor.
 [[noreturn]] void run(const Shared& shared, const Order& order, int channel, PyObject* run);
 
+// In the worker: calls rehearse() with a board of one test, which the next run finds wiped.
+void rehearse(const Shared& shared, PyObject* rehearse);
+
 // What `run` calls. Those that return bool set a Python error where they return false.
 void enter_phase(uint32_t phase);
 bool record_value(PyObject* value, PyObject* normalize);

@@ -8,8 +8,9 @@
 namespace stepcoder {
 
 // Serves orders until the judge closes the control socket. run(request, channel) is called in each
-// child, with the decoded request and the descriptor of its channel or -1.
-// Throws std::system_error where the worker cannot go on.
-void serve(const IsolationConfig& config, PyObject* run);
+// child, with the decoded request and the descriptor of its channel or -1. rehearse() is called
+// once before: what every run touches is then in place, and children need not make it each for
+// itself. Throws std::system_error where the worker cannot go on.
+void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse);
 
 }  // namespace stepcoder

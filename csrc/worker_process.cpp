@@ -156,10 +156,11 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& argv) : owner_(getp
   arguments.push_back(nullptr);
   // Nothing of the caller's environment. A fixed hash seed makes the order of sets, and with it
   // verdicts, the same on every run; numpy's thread pools would forbid the worker to fork.
-  std::array<std::string, 3> variables{"PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1",
-                                       "OMP_NUM_THREADS=1"};
-  std::array<char*, 4> environment{variables[0].data(), variables[1].data(), variables[2].data(),
-                                   nullptr};
+  // Symbols are bound now: every child would bind them again, each on its own copy of the page.
+  std::array<std::string, 4> variables{"PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1",
+                                       "OMP_NUM_THREADS=1", "LD_BIND_NOW=1"};
+  std::array<char*, 5> environment{variables[0].data(), variables[1].data(), variables[2].data(),
+                                   variables[3].data(), nullptr};
   const int error =
       posix_spawn(&pid_, arguments[0], &actions, &attributes, arguments.data(), environment.data());
   posix_spawn_file_actions_destroy(&actions);

@@ -34,12 +34,58 @@ _compile, _exec, _eval = compile, exec, eval
 _numpy_types: tuple[Any, ...] = ()
 
 
-def freeze() -> None:
-    """Last step before the fork server starts: a fixed seed, and no garbage to copy on write."""
+_REHEARSAL = '''\
+from typing import List, Optional
+import math
+from collections import defaultdict
+
+class Solution:
+    def __init__(self, n=0):
+        self.n = n
+
+    def f(self, nums: List[int], k: Optional[int] = None) -> int:
+        """Everything that most programs do."""
+        seen, best = defaultdict(int), {}
+        for i, num in enumerate(sorted(set(nums), key=lambda x: -x)):
+            if num % 2 == 0 and i not in best or not num:
+                best[num] = max(i, math.floor(1.5)) + seen[i]
+            elif k is None:
+                seen[num] += 1
+        while k and k > 0:
+            k -= 1
+        try:
+            text = f"{k} {num:>3}".split(",")
+            return [x ** 2 for x in nums if x], sum(best.values()), " ".join(text)[::-1]
+        except (ValueError, KeyError) as error:
+            raise RuntimeError("no") from error
+'''
+
+
+def rehearse() -> None:
+    """Last step before the fork server starts: do once, in it, what every child does.
+
+    Children then find the interpreter's caches filled, a fixed seed, and no garbage.
+    """
     global _numpy_types
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
         _numpy_types = (numpy.generic, numpy.ndarray)
+    for _ in range(3):
+        program = load(_REHEARSAL, "import math", as_main=False)
+        assert program is not None
+        code, module = program
+        _exec(code, module.__dict__)
+        entry = _compile("Solution().f", "<entry point>", "eval")
+        _launcher.enter_phase(PHASE_FIRST_TEST)
+        _launcher.record_value(_eval(entry, module.__dict__)([3, 1, 2], 4), plain)
+        print(sys.stdin.readline(), end="")
+        flush()
+        try:
+            _eval("1 / 0")
+        except ZeroDivisionError as error:
+            _launcher.record_error(describe(error))
+        sys.modules.pop("program")
+        del program, code, module, entry
     random.seed(0)
     gc.collect()
     gc.freeze()

@@ -89,11 +89,8 @@ def main() -> None:
     # What `site` would add for programs.
     builtins.exit = _sitebuiltins.Quitter("exit", "")
     builtins.quit = _sitebuiltins.Quitter("quit", "")
-    # The first compile() of a process is slow; children inherit this one.
-    exec(compile("warm = [i for i in range(3)]", "<warm>", "exec"), {})
     os.environ.clear()
     sys.argv[:] = [""]
-    harness.freeze()
     launcher.serve(
         readable=readable,
         hidden=hidden,
@@ -101,6 +98,7 @@ def main() -> None:
         scratch_bytes=SCRATCH_BYTES,
         own_uid=FIRST_UID + int(slot),
         run=harness.run,
+        rehearse=harness.rehearse,
     )
 
 
