@@ -124,6 +124,7 @@ void bind_judge(py::module_& module) {
       .def(
           "submit", [](EventLoop& loop, const Job& job) { loop.submit(job); },
           py::call_guard<py::gil_scoped_release>())
+      .def("cancel", &EventLoop::cancel, py::call_guard<py::gil_scoped_release>())
       .def("next", &EventLoop::next, py::call_guard<py::gil_scoped_release>())
       .def("close", &EventLoop::close, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("missing_layers", &EventLoop::missing_layers);

@@ -52,6 +52,18 @@ void EventLoop::submit(Job job) {
     std::lock_guard lock(mutex_);
     pending_.push_back(std::move(job));
   }
+  wake();
+}
+
+void EventLoop::cancel(uint64_t id) {
+  {
+    std::lock_guard lock(mutex_);
+    cancelled_.push_back(id);
+  }
+  wake();
+}
+
+void EventLoop::wake() {
   const uint64_t one = 1;
   checked(write(wake_.get(), &one, sizeof one), "wake the event loop");
 }
@@ -99,9 +111,35 @@ void EventLoop::thread() {
       std::lock_guard lock(mutex_);
       if (closing_) break;
     }
+    take_cancellations();
     take_jobs();
   }
   slots_.clear();  // ends the workers
+}
+
+// A job that waits is forgotten; the runs of one that runs are killed, and it ends with their
+// reports.
+void EventLoop::take_cancellations() {
+  std::vector<uint64_t> ids;
+  {
+    std::lock_guard lock(mutex_);
+    ids = std::exchange(cancelled_, {});
+    for (const uint64_t id : ids) {
+      const auto job = std::find_if(pending_.begin(), pending_.end(),
+                                    [id](const Job& waiting) { return waiting.id == id; });
+      if (job == pending_.end()) continue;
+      pending_.erase(job);
+      finished_.push_back(JobResult{id, {}});
+      finished_changed_.notify_one();
+    }
+  }
+  for (Slot& slot : slots_) {
+    if (!slot.job || std::find(ids.begin(), ids.end(), slot.job->id) == ids.end()) continue;
+    slot.cancelled = true;
+    if (!slot.running) continue;
+    for (auto* worker : needed(slot))
+      if (*worker) (*worker)->order_kill();  // one that is gone is noticed by its socket
+  }
 }
 
 void EventLoop::take_jobs() {
@@ -116,6 +154,7 @@ void EventLoop::take_jobs() {
     slot.result = JobResult{slot.job->id, {}};
     slot.next_test = 0;
     slot.attempts = 0;
+    slot.cancelled = false;
     advance(slot);
   }
 }
@@ -130,6 +169,10 @@ std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::needed(Slot& slot) {
 
 // Starts the slot's run, or the workers that it needs first.
 void EventLoop::advance(Slot& slot) {
+  if (slot.cancelled) {
+    finish_job(slot);
+    return;
+  }
   try {
     bool all_ready = true;
     for (auto* worker : needed(slot)) {
@@ -235,12 +278,12 @@ void EventLoop::finish_run(Slot& slot) {
     on_crash(slot, "a run could not be set up: " + slot.reported.front().stderr_tail);
     return;
   }
-  const RunResult program = slot.reported.front();
+  const uint32_t phase = slot.reported.front().report.phase;
+  const bool output_matches = slot.reported.front().output_matches;
   for (RunResult& run : slot.reported) slot.result.runs.push_back(std::move(run));
-  const uint32_t phase = program.report.phase;
   bool again = false;
   if (job.kind == JobKind::kStdin) {
-    const bool failed = !program.output_matches || phase <= kPhaseFirstTest;
+    const bool failed = !output_matches || phase <= kPhaseFirstTest;
     // What does not compile for one test does not for the next.
     const bool same_for_all = phase == kPhaseCompile;
     ++slot.next_test;

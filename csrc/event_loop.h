@@ -32,6 +32,10 @@ class EventLoop {
 
   void submit(Job job);
 
+  // Forgets a job or ends its runs; its result then has none, or those that it had. Ids that are
+  // finished or unknown do nothing.
+  void cancel(uint64_t id);
+
   // Waits until something is finished, at most `seconds`; empty after that or after close().
   std::vector<JobResult> next(double seconds);
 
@@ -54,12 +58,15 @@ class EventLoop {
     uint32_t next_test = 0;
     int attempts = 0;
     bool running = false;
+    bool cancelled = false;
     std::vector<RunResult> reported;
     size_t expected_reports = 0;
     int64_t deadline_ns = 0;
   };
 
   void thread();
+  void wake();
+  void take_cancellations();
   void take_jobs();
   void advance(Slot& slot);
   void start_run(Slot& slot);
@@ -82,6 +89,7 @@ class EventLoop {
   std::mutex mutex_;
   std::condition_variable finished_changed_;
   std::deque<Job> pending_;
+  std::vector<uint64_t> cancelled_;
   std::vector<JobResult> finished_;
   bool closing_ = false;
   std::thread thread_;

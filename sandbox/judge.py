@@ -57,8 +57,7 @@ class Judge:
     bring none of their own. `isolation` says what happens where this machine refuses a layer of the
     sandbox: "warn" logs which one and goes on, "full" raises IsolationError.
 
-    A future may be cancelled until its verdict is there; its program then still runs, within its
-    limits, but nobody waits for it. After a fork, the child must make a judge of its own: the
+    Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the child must make a judge of its own: the
     parent's raises RuntimeError there.
     """
 
@@ -125,25 +124,31 @@ class Judge:
         """Judge submissions and yield (position, verdict) as they finish.
 
         Takes from `submissions` only so far ahead as keeps the workers busy: they may be endless.
+        Programs that still run when the iterator is closed are ended.
         """
         finished: queue.SimpleQueue[tuple[int, Future[Verdict]]] = queue.SimpleQueue()
         numbered = enumerate(submissions)
-        in_flight = 0
-        while True:
-            for index, submission in itertools.islice(numbered, 4 * self.workers - in_flight):
-                future = self.submit_all(submission)
-                future.add_done_callback(partial(_announce, finished, index))
-                in_flight += 1
-            if in_flight == 0:
-                return
-            index, future = finished.get()
-            in_flight -= 1
-            yield index, future.result()
+        in_flight: dict[int, Future[Verdict]] = {}
+        try:
+            while True:
+                for index, submission in itertools.islice(
+                    numbered, 4 * self.workers - len(in_flight)
+                ):
+                    future = in_flight[index] = self.submit_all(submission)
+                    future.add_done_callback(partial(_announce, finished, index))
+                if not in_flight:
+                    return
+                index, future = finished.get()
+                del in_flight[index]
+                yield index, future.result()
+        finally:
+            for future in in_flight.values():
+                future.cancel()
 
     async def run_async(
         self, program: Program, tests: Tests, limits: Limits | None = None
     ) -> Verdict:
-        """Judge one program without blocking the event loop; cancelling stops the wait."""
+        """Judge one program without blocking the event loop; cancelling ends it."""
         return await asyncio.wrap_future(self.submit(program, tests, limits))
 
     async def map_async(
@@ -234,7 +239,12 @@ class _Service:
                 raise RuntimeError("the judge is closed")
             self._waiting[job.id] = (submission, future)
         self._loop.submit(job)
+        future.add_done_callback(partial(self._stop_if_cancelled, job.id))
         return future
+
+    def _stop_if_cancelled(self, job_id: int, future: Future[Verdict]) -> None:
+        if future.cancelled() and os.getpid() == self._owner:
+            self._loop.cancel(job_id)
 
     def close(self) -> None:
         if os.getpid() != self._owner:
@@ -266,6 +276,8 @@ class _Service:
                 self._warn()
                 with self._lock:
                     submission, future = self._waiting.pop(result.id)
+                if future.cancelled():
+                    continue
                 try:
                     verdict = verdict_of(submission, result.runs)
                 except Exception as error:

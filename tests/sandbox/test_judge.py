@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from stepcoder.sandbox import (
+    AssertTests,
     CallTests,
     IsolationError,
     Judge,
+    Limits,
     Program,
     Status,
     StdinTests,
@@ -219,6 +221,42 @@ def test_run_async_can_be_cancelled_and_the_judge_goes_on(judge: Judge) -> None:
         return False
 
     assert asyncio.run(cancelled())
+
+
+SPIN = Program("def f():\n    while True: pass", "f")
+ENDLESS = Limits(cpu_s=600.0, wall_s=600.0)
+
+
+def test_cancelling_ends_a_program_that_runs_and_forgets_one_that_waits() -> None:
+    with Judge(workers=1, limits=ENDLESS) as judge:
+        assert judge.run(PROGRAM, CallTests(([1],), (2,))).passed
+        running = judge.submit(SPIN, CallTests(([],), (0,)))
+        waiting = [judge.submit(SPIN, CallTests(([],), (0,))) for _ in range(3)]
+        time.sleep(0.1)
+        assert all(future.cancel() for future in [running, *waiting])
+        # The only worker is free again, ten minutes before the limits would have freed it.
+        assert judge.submit(PROGRAM, CallTests(([1],), (2,))).result(timeout=60.0).passed
+
+
+def test_cancelling_ends_both_processes_of_an_assert_test() -> None:
+    with Judge(workers=1, limits=ENDLESS) as judge:
+        tests = AssertTests(("assert f() == 1",))
+        future = judge.submit(SPIN, tests)
+        while not future.cancelled():
+            time.sleep(0.3)
+            future.cancel()
+        passing = Program("def f(): return 1", "f")
+        assert judge.submit(passing, tests).result(timeout=60.0).passed
+
+
+def test_closing_the_iterator_of_map_ends_what_still_runs() -> None:
+    with Judge(workers=2, limits=ENDLESS) as judge:
+        first = Submission(PROGRAM, CallTests(([1],), (2,)))
+        spins = itertools.repeat(Submission(SPIN, CallTests(([],), (0,))))
+        verdicts = judge.map(itertools.chain([first], spins))
+        assert next(verdicts)[1].passed
+        verdicts.close()  # type: ignore[attr-defined]
+        assert judge.submit_all(first).result(timeout=60.0).passed
 
 
 def test_full_isolation_is_refused_where_a_layer_is_missing(
