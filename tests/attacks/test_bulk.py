@@ -17,6 +17,7 @@ HOSTILE = {name: source for name, (source, _) in ATTACKS.items() if name not in 
 
 
 def test_a_mix_of_hostile_and_honest_programs() -> None:
+    others = bulk.footprint().processes  # judges of other tests
     with Judge(workers=2) as judge:
         bulk.run(judge, bulk.programs(1, 60, FORGERIES, HOSTILE))  # both kinds of workers are up
         before = bulk.footprint()
@@ -28,4 +29,4 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
     assert after.descriptors <= before.descriptors
     assert after.scratch_files == before.scratch_files == 0
     assert after.memory_bytes < before.memory_bytes + (48 << 20)
-    assert bulk.footprint().processes == 0
+    assert bulk.footprint().processes <= others
