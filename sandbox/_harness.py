@@ -78,7 +78,7 @@ def rehearse() -> None:
         entry = _compile("Solution().f", "<entry point>", "eval")
         _launcher.enter_phase(PHASE_FIRST_TEST)
         _launcher.record_value(_eval(entry, module.__dict__)([3, 1, 2], 4), plain)
-        print(sys.stdin.readline(), end="")
+        sys.stdout.write(sys.stdin.readline())
         flush()
         try:
             _eval("1 / 0")
