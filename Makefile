@@ -9,6 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  := 2.13.0
 VLLM   := 0.32.0
+VERL   := 0.9.1
 ENGINE ?= hf
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -70,6 +71,7 @@ $(VENV)/.vllm: Makefile tools/vllm_requirements.py | $(VENV)/.core
 
 $(VENV)/.dev: $(VENV)/.core tests/setup_browser.sh
 	$(PIP) install --no-build-isolation --editable ".[dev]"
+	$(PIP) install --no-deps "verl==$(VERL)"
 	sh tests/setup_browser.sh
 	touch $@
 
