@@ -24,11 +24,16 @@ def main() -> None:
     for row in rows:
         by_figure.setdefault(row["figure"], []).append(row)
     python = rows[0]["python"]
+    load = f"{min(r['load'] for r in rows):.1f} to {max(r['load'] for r in rows):.1f}"
     lines = [
         f"## {path.stem} ({data['datetime'][:10]})",
         "",
-        f"2-core x86-64 virtual machine, Python {python}, `{COMMAND}`. A run is one process that",
-        "loads `f` and checks one value; ours with all layers of isolation and executed lines.",
+        f"2-core x86-64 virtual machine, Python {python}, load average {load}, with",
+        "",
+        f"    {COMMAND}",
+        "",
+        "A run is one process that loads `f` and checks one value; ours with all layers of isolation",
+        "and executed lines.",
         "",
         "| runs a second | concurrency 1 | concurrency 2 |",
         "|---|---|---|",
