@@ -57,8 +57,8 @@ class Judge:
     bring none of their own. `isolation` says what happens where this machine refuses a layer of the
     sandbox: "warn" logs which one and goes on, "full" raises IsolationError.
 
-    Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the child
-    must make a judge of its own: the parent's raises RuntimeError there.
+    Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the
+    child must make a judge of its own: the parent's raises RuntimeError there.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stepcoder import ppo
+from stepcoder import policy, ppo
 from stepcoder.kernels import dispatch, reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
 from stepcoder.kernels.gae import gae
@@ -43,7 +43,7 @@ def run_the_trainers_operations(operators) -> None:
         ppo.logprob_entropy(hidden, weight, targets, 0.8)
         ppo.gae(tokens, tokens, bounds, mask, 1.0, 0.95)
         ppo.ppo_head(hidden, weight, targets, tokens, tokens, tokens, 5.0, 0.2)
-        ppo.value_loss(tokens, tokens, tokens, 5.0, 0.2)
+        policy.value_loss(tokens, tokens, tokens, 5.0, 0.2)
 
 
 def test_the_trainer_runs_the_kernels_on_cuda_by_default(monkeypatch, operators):
