@@ -155,17 +155,17 @@ def test_what_breaks_the_compiler_ends_with_a_verdict(judge: Judge, name: str) -
     ), verdict
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "'x' * (1 << 26)",
-        "[0] * (1 << 24)",
-        "1 << (1 << 29)",
-        "__import__('itertools').repeat(0)",
-        "range(1 << 60)",
-        "{i: [i] * 99 for i in range(10**6)}",
-    ],
+HUGE_VALUES = (
+    "'x' * (1 << 26)",
+    "[0] * (1 << 24)",
+    "1 << (1 << 29)",
+    "__import__('itertools').repeat(0)",
+    "range(1 << 60)",
+    "{i: [i] * 99 for i in range(10**6)}",
 )
+
+
+@pytest.mark.parametrize("value", HUGE_VALUES)
 def test_huge_results_are_errors_of_the_program(judge: Judge, value: str) -> None:
     verdict = judge.run(Program(f"def f(): return {value}", "f"), CallTests(([],), (0,)), LIMITS)
     assert not verdict.passed
