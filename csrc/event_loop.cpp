@@ -232,8 +232,11 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
   }
   if (got != sizeof(Report) || !slot.running) {
     const std::string why = "a worker of the sandbox ended: " + worker->last_words();
+    bool in_use = false;  // one that waits for other jobs takes nothing from this one
+    if (slot.job)
+      for (auto* other : needed(slot)) in_use = in_use || other == &worker;
     worker.reset();
-    if (slot.job) on_crash(slot, why);
+    if (in_use) on_crash(slot, why);
     return;
   }
   const bool as_tester =

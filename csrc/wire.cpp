@@ -1,6 +1,7 @@
 #include "wire.h"
 
 #include <cstring>
+#include <unordered_map>
 
 namespace stepcoder {
 namespace {
@@ -232,9 +233,28 @@ class Encoder {
   Extension extension_;
 };
 
+// Keys of one set or dict whose hashes are equal are compared one by one. A program can choose such
+// keys by the thousand, and would hold up the judge for hours.
+class Collisions {
+ public:
+  explicit Collisions(uint64_t& work) : work_(work) {}
+
+  // False where comparing has become too much work. `bytes` is the key's encoded size.
+  bool bearable(Py_hash_t hash, uint64_t bytes) {
+    work_ += seen_[hash]++ * bytes;
+    return work_ <= kMaxWork;
+  }
+
+ private:
+  static constexpr uint64_t kMaxWork = uint64_t{1} << 28;  // bytes compared: about a second
+  uint64_t& work_;
+  std::unordered_map<Py_hash_t, uint64_t> seen_;
+};
+
 class Decoder {
  public:
-  Decoder(std::string_view bytes, PyObject* hook) : rest_(bytes), hook_(hook) {}
+  Decoder(std::string_view bytes, PyObject* hook, uint64_t max_memory)
+      : rest_(bytes), hook_(hook), memory_left_(max_memory) {}
 
   PyObject* run() {
     PyObject* value = get(0);
@@ -284,9 +304,15 @@ class Decoder {
     return length(out) && out <= rest_.size() / bytes_per_item;
   }
 
+  bool afford(uint64_t bytes) {
+    const bool enough = bytes <= memory_left_;
+    memory_left_ -= enough ? bytes : memory_left_;
+    return enough;
+  }
+
   PyObject* sequence(bool is_list, int depth) {
     uint64_t size = 0;
-    if (!count(size, 1)) return malformed();
+    if (!count(size, 1) || !afford(kContainerBytes + kSlotBytes * size)) return malformed();
     auto length_hint = static_cast<Py_ssize_t>(size);
     PyObject* out = is_list ? PyList_New(length_hint) : PyTuple_New(length_hint);
     if (out == nullptr) return nullptr;
@@ -306,12 +332,15 @@ class Decoder {
 
   PyObject* items(bool frozen, int depth) {
     uint64_t size = 0;
-    if (!count(size, 1)) return malformed();
+    if (!count(size, 1) || !afford(kTableBytes + kEntryBytes * size)) return malformed();
     PyObject* out = PySet_New(nullptr);
     if (out == nullptr) return nullptr;
+    Collisions collisions(work_);
     for (uint64_t i = 0; i < size; ++i) {
+      const size_t before = rest_.size();
       PyObject* item = get(depth + 1);
-      bool added = item != nullptr && PySet_Add(out, item) == 0;
+      bool added = item != nullptr && may_be_key(item, size, before, collisions) &&
+                   PySet_Add(out, item) == 0;
       Py_XDECREF(item);
       if (!added) {
         Py_DECREF(out);
@@ -326,12 +355,15 @@ class Decoder {
 
   PyObject* mapping(int depth) {
     uint64_t size = 0;
-    if (!count(size, 2)) return malformed();
+    if (!count(size, 2) || !afford(kTableBytes + kEntryBytes * size)) return malformed();
     PyObject* out = PyDict_New();
     if (out == nullptr) return nullptr;
+    Collisions collisions(work_);
     for (uint64_t i = 0; i < size; ++i) {
+      const size_t before = rest_.size();
       PyObject* key = get(depth + 1);
-      PyObject* item = key == nullptr ? nullptr : get(depth + 1);
+      const bool usable = key != nullptr && may_be_key(key, size, before, collisions);
+      PyObject* item = usable ? get(depth + 1) : nullptr;
       bool added = item != nullptr && PyDict_SetItem(out, key, item) == 0;
       Py_XDECREF(key);
       Py_XDECREF(item);
@@ -341,6 +373,14 @@ class Decoder {
       }
     }
     return out;
+  }
+
+  // In a small table no number of equal hashes takes long. `before` is what was left to read before
+  // the key.
+  bool may_be_key(PyObject* key, uint64_t table_size, size_t before, Collisions& collisions) {
+    if (table_size <= kSmallTable) return true;
+    const Py_hash_t hash = PyObject_Hash(key);
+    return PyErr_Occurred() == nullptr && collisions.bearable(hash, before - rest_.size());
   }
 
   // An unhashable item is a forgery too: real sets and dicts hold none.
@@ -358,7 +398,7 @@ class Decoder {
   }
 
   PyObject* get(int depth) {
-    if (rest_.empty() || depth > kMaxValueDepth + 1) return malformed();
+    if (rest_.empty() || depth > kMaxValueDepth + 1 || !afford(kSmallBytes)) return malformed();
     char tag = rest_.front();
     rest_.remove_prefix(1);
     std::string_view data;
@@ -377,7 +417,7 @@ class Decoder {
         return PyLong_FromLongLong(
             static_cast<long long>((unsigned_value >> 1) ^ (~(unsigned_value & 1) + 1)));
       case kBigInt:
-        if (!block(data) || data.empty()) return malformed();
+        if (!block(data) || data.empty() || !afford(2 * data.size())) return malformed();
         return _PyLong_FromByteArray(reinterpret_cast<const unsigned char*>(data.data()),
                                      data.size(), 1, 1);
       case kFloat:
@@ -386,11 +426,12 @@ class Decoder {
         if (!number(real) || !number(imaginary)) return malformed();
         return PyComplex_FromDoubles(real, imaginary);
       case kStr:
-        if (!block(data)) return malformed();
+        // Characters of two or four bytes where there are any.
+        if (!block(data) || !afford(kContainerBytes + 4 * data.size())) return malformed();
         return PyUnicode_DecodeUTF8(data.data(), static_cast<Py_ssize_t>(data.size()),
                                     "surrogatepass");
       case kBytes:
-        if (!block(data)) return malformed();
+        if (!block(data) || !afford(kContainerBytes + data.size())) return malformed();
         return PyBytes_FromStringAndSize(data.data(), static_cast<Py_ssize_t>(data.size()));
       case kList:
         return sequence(true, depth);
@@ -409,8 +450,18 @@ class Decoder {
     }
   }
 
+  // What CPython's objects take, roughly.
+  static constexpr uint64_t kSmallBytes = 32;
+  static constexpr uint64_t kContainerBytes = 64;
+  static constexpr uint64_t kSlotBytes = 8;
+  static constexpr uint64_t kTableBytes = 232;
+  static constexpr uint64_t kEntryBytes = 64;
+  static constexpr uint64_t kSmallTable = 64;
+
   std::string_view rest_;
   PyObject* hook_;
+  uint64_t memory_left_;
+  uint64_t work_ = 0;  // see Collisions
 };
 
 }  // namespace
@@ -419,8 +470,8 @@ Encoded encode_value(PyObject* value, size_t max_bytes, Extension extension) {
   return Encoder(max_bytes, extension).run(value);
 }
 
-PyObject* decode_value(std::string_view bytes, PyObject* hook) {
-  return Decoder(bytes, hook).run();
+PyObject* decode_value(std::string_view bytes, PyObject* hook, uint64_t max_memory) {
+  return Decoder(bytes, hook, max_memory).run();
 }
 
 }  // namespace stepcoder
