@@ -293,8 +293,9 @@ void EventLoop::finish_run(Slot& slot) {
     again =
         slot.next_test < job.test_count && !same_for_all && !(failed && job.stop_at_first_failure);
   } else if (job.kind == JobKind::kCalls && phase >= kPhaseFirstTest) {
-    // The process ended inside this test: the others get a new one.
-    slot.next_test = phase - kPhaseFirstTest + 1;
+    // The process ended inside this test: the others get a new one. The phase is the program's own
+    // word, so it may lie before the tests that this run was for.
+    slot.next_test = std::max(slot.next_test, phase - kPhaseFirstTest) + 1;
     again = slot.next_test < job.test_count && !job.stop_at_first_failure;
   }
   if (!again) {

@@ -182,6 +182,17 @@ def test_a_zombie_army_of_runs_leaves_the_judge_alive(judge: Judge) -> None:
     assert all(future.result().passed for future in honest)
 
 
+@pytest.mark.parametrize("phase", [0, 1, 3])
+def test_a_program_that_goes_back_to_an_earlier_phase_ends(judge: Judge, phase: int) -> None:
+    source = (
+        "import sys, os\ndef f(x):\n"
+        f"    sys.modules['_launcher'].enter_phase({phase})\n    os._exit(0)\n"
+    )
+    verdict = judge.run(Program(source, "f"), CallTests(([1], [2], [3]), (0, 0, 0)), LIMITS)
+    assert verdict.status is S.RUNTIME_ERROR
+    assert [test.status for test in verdict.tests] == [S.RUNTIME_ERROR] * 3
+
+
 TRAPS = {
     # Cheap for the program, whose integers hash by identity; the judge's own are all of hash 0.
     "equal hashes": (

@@ -94,7 +94,7 @@ def _honest(rng: random.Random) -> Mixed:
 def _hostile(rng: random.Random, name: str, source: str) -> Mixed:
     tests: Tests = rng.choice(
         [
-            CallTests(([2],), (SECRET,)),
+            CallTests(([2], [3]), (SECRET, SECRET)),
             AssertTests((f"assert f(2) == {SECRET}",)),
             StdinTests(("2\n",), (f"{SECRET}\n",)),
         ]
