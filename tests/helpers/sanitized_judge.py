@@ -1,7 +1,7 @@
 """Judges programs with a launcher that was built with sanitizers, in a process of its own.
 
-`python sanitized_judge.py EXTENSION WORKERS`: WORKERS is the extension that the workers load, which
-may be the same one. Prints "judged" at the end; sanitizers write what they find to stderr.
+`python sanitized_judge.py EXTENSION`: the judge, its workers and the programs' processes load it.
+Prints "judged" at the end; sanitizers write what they find to stderr.
 """
 
 from __future__ import annotations
@@ -26,25 +26,15 @@ def load(path: str) -> None:
     sys.modules[name] = module
 
 
-def worker_command(extension: str) -> list[str]:
-    """Return what a sanitized extension needs in front of its interpreter's command."""
-    return ["/usr/bin/env", f"LD_PRELOAD={os.environ['LD_PRELOAD']}", "PYTHONMALLOC=malloc"]
-
-
 def main() -> None:
     """Judge one program of each fate, then codec input of every kind."""
-    judge_side, worker_side = sys.argv[1:]
-    load(judge_side)
+    load(sys.argv[1])
     from stepcoder.sandbox import judge
 
     plain = judge._worker_command
-
-    def command(kind: str, numpy_folder: str) -> list[str]:
-        words = plain(kind, numpy_folder)
-        words[words.index(str(Path(judge_side).resolve()))] = worker_side
-        return worker_command(worker_side) + words if worker_side == judge_side else words
-
-    judge._worker_command = command
+    # Workers get no environment: what the extension needs comes before the interpreter.
+    before = ["/usr/bin/env", f"LD_PRELOAD={os.environ['LD_PRELOAD']}", "PYTHONMALLOC=malloc"]
+    judge._worker_command = lambda kind, numpy: before + plain(kind, numpy)
     fates()
     codec()
     print("judged", flush=True)
