@@ -11,7 +11,7 @@ from attacks.test_forging import FORGERIES
 from attacks.test_more_escapes import CRASHES
 from helpers import bulk
 
-from stepcoder.sandbox import Judge
+from stepcoder.sandbox import Judge, Status
 
 # Bodies of a function. Without the newlines: four million lines are mutated slower than judged.
 HOSTILE = {
@@ -36,6 +36,7 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
         after = bulk.footprint()
     assert not found.broken, found.broken[:5]
     assert found.statuses.total() == 2000
+    assert not found.statuses[Status.NOT_RUN]  # each has a verdict of its own
     assert after.processes <= before.processes
     assert after.descriptors <= before.descriptors
     assert after.scratch_files == before.scratch_files == 0
