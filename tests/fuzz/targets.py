@@ -134,7 +134,7 @@ def problems(data: bytes) -> None:
     with contextlib.suppress(ProblemError):
         for problem in load_problems(path).problems:
             job = Submission(Program(problem.canonical_solution, "f"), problem.tests)
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, TypeError):  # TypeError: nested too deeply
                 job_of(job, LIMITS, numpy_installed=False)
 
 
