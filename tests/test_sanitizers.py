@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuzz import replay
 from helpers import sanitizers
 
 from stepcoder.sandbox import _launcher
-
-FUZZ = Path(__file__).parent / "fuzz"
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,11 @@ def test_judging_breaks_no_rule_of_memory_and_leaks_nothing(extension: str) -> N
 
 
 def test_the_fuzzed_inputs_break_no_rule_of_memory_and_leak_nothing(extension: str) -> None:
-    check(sanitizers.run(FUZZ / "replay.py", extension), "requests")
+    check(sanitizers.run(Path(replay.__file__), extension), "requests")
 
 
 def test_refused_values_leave_no_object_behind() -> None:
-    inputs = [path.read_bytes() for path in sorted((FUZZ / "corpus" / "value").iterdir())]
+    inputs = [data for _, data in replay.inputs("value")]
     assert inputs
 
     def decode_all() -> None:

@@ -1,10 +1,11 @@
-"""Fuzzes one target: python tests/fuzz/fuzz.py TARGET [CORPUS] [libFuzzer options].
+"""Fuzzes one target: python tests/fuzz/fuzz.py EXTENSION TARGET [CORPUS] [libFuzzer options].
 
 Needs atheris, clang and an instrumented launcher; `tests/fuzz/run.sh` brings the three together.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,5 +21,6 @@ if __name__ == "__main__":
         from targets import TARGETS, peer_module
 
         peer_module()
-    atheris.Setup([sys.argv[0], *sys.argv[3:]], TARGETS[target])
+    # A merge starts this again, by the name of a command without the first two arguments.
+    atheris.Setup([os.environ["FUZZ_COMMAND"], *sys.argv[3:]], TARGETS[target])
     atheris.Fuzz()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -14,20 +15,25 @@ from helpers.sanitized_judge import load
 CORPUS = Path(__file__).with_name("corpus")
 
 
+def inputs(target: str) -> list[tuple[str, bytes]]:
+    """Return the names and bytes of a target's inputs."""
+    with zipfile.ZipFile(CORPUS / f"{target}.zip") as archive:
+        return [(name, archive.read(name)) for name in sorted(archive.namelist())]
+
+
 def main() -> None:
     """Run every input of the corpus once."""
     load(sys.argv[1])
     from targets import TARGETS
 
-    for name, target in TARGETS.items():
-        inputs = sorted((CORPUS / name).iterdir())
-        for path in inputs:
+    for target, parse in TARGETS.items():
+        for name, data in inputs(target):
             try:
-                target(path.read_bytes())
+                parse(data)
             except BaseException:
-                print(f"{name}: {path.name}", file=sys.stderr)
+                print(f"{target}: {name}", file=sys.stderr)
                 raise
-        print(name, len(inputs))
+        print(target, len(inputs(target)))
 
 
 if __name__ == "__main__":
