@@ -20,6 +20,7 @@ if [ ! -e "$OUT/_launcher.so" ] || [ -n "$(find csrc -newer "$OUT/_launcher.so")
     -fno-sanitize-recover=undefined"
   HEADERS=$($PYTHON -c 'import pybind11, sysconfig
 print("-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"])')
+  rm -f "$OUT"/*.o
   ls csrc/*.cpp | xargs -P 2 -I{} sh -c \
     "clang++ $(echo $FLAGS) $HEADERS -c {} -o $OUT/\$(basename {}).o"
   clang++ -shared "$OUT"/*.o -o "$OUT/_launcher.so"
