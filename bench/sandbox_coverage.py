@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from stepcoder.sandbox import CallTests, Judge, Limits, Program  # noqa: E402
 
-ROUNDS = 5
-SIZE = 1000
+ROUNDS = 3
+SIZE = 12_000
 # CPU-heavy bodies: loops, calls, strings, dicts, numbers.
 BODIES = {
     "loops": "    s = 0\n    for i in range(400 * n):\n        s += i * i % 7\n    return s\n",
