@@ -180,18 +180,27 @@ def _plot_latency(rows: Rows, axes: Any) -> None:
 
 
 def _plot_coverage(rows: Rows, axes: Any) -> None:
-    width = 0.8 / len(rows)
-    names = list(rows[0]["each"])
-    for place, row in enumerate(rows):
-        at = [i + place * width for i in range(len(names))]
-        mean = geometric_mean(row["each"].values())
-        label = f"{row['who']}, Python {row['python']} (mean {mean:.2f})"
-        axes.bar(at, [row["each"][name] for name in names], width, label=label)
-    axes.set_xticks([i + 0.4 - width / 2 for i in range(len(names))], names)
+    """Bars of the means, a dot for each program."""
+    tools = list(dict.fromkeys(row["who"] for row in rows))
+    pythons = list(dict.fromkeys(row["python"] for row in rows))
+    width = 0.8 / len(tools)
+    for place, tool in enumerate(tools):
+        mine = {row["python"]: row["each"].values() for row in rows if row["who"] == tool}
+        at = [i + place * width for i, python in enumerate(pythons) if python in mine]
+        bars = axes.bar(at, [geometric_mean(v) for v in mine.values()], width * 0.9, label=tool)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
+        for x, values in zip(at, mine.values(), strict=True):
+            axes.plot([x] * len(values), list(values), "k.", markersize=4, alpha=0.6)
+    axes.set_xticks(
+        [i + 0.4 - width / 2 for i in range(len(pythons))], [f"Python {p}" for p in pythons]
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, 30)
+    axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.axhline(COVERAGE_GOAL, color="black", linewidth=0.8, linestyle=":")
+    axes.axhline(COVERAGE_GOAL, color="black", linewidth=0.8, linestyle=":", label="goal")
     axes.set_ylabel("times the plain CPU time")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", ncols=4, loc="upper center")
 
 
 def main() -> None:
