@@ -1,18 +1,20 @@
-"""The attack suite in bulk: python bench/sandbox_bulk.py --count 100000 [--seed 0] [--minutes 10].
+"""The attack suite in bulk: python bench/sandbox_bulk.py --count 100000 -o bulk.json.
 
-Mixes mutated hostile programs with honest ones and says how many were forged, harmed or left behind
-something; exit status 1 if any.
+Mixes mutated hostile programs with honest ones (tests/helpers/bulk.py says how) and says how many
+were forged, harmed, hung or left something behind; exit status 1 if any. The same command goes on
+where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import sys
 import time
-from collections.abc import Iterator
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
@@ -22,7 +24,10 @@ from helpers import bulk  # noqa: E402
 
 from stepcoder.sandbox import Judge  # noqa: E402
 
-SLICE = 2000
+SLICE = 1000
+# A slice takes seconds; one that has not ended after this is a hang of the judge itself.
+SLICE_PATIENCE_S = 900.0
+LEAK_BYTES = 64 << 20
 
 
 def main() -> int:
@@ -30,31 +35,73 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000, help="programs (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=60, help="stop after this time")
+    parser.add_argument("--minutes", type=float, default=120, help="stop after this time")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default=Path("bulk.json"))
     arguments = parser.parse_args()
-    mix: Iterator[bulk.Mixed] = bulk.programs(arguments.seed, arguments.count, FORGERIES, HOSTILE)
-    began, done, total, broken = time.monotonic(), 0, {}, []
+    state: dict[str, Any] = {
+        "seed": arguments.seed,
+        "done": 0,
+        "seconds": 0.0,
+        "statuses": {},
+        "longest_s": 0.0,
+        "broken": [],
+        "leaks": [],
+    }
+    if arguments.output.exists():
+        state = json.loads(arguments.output.read_text())
+        if state["seed"] != arguments.seed:
+            parser.error(f"{arguments.output} is of seed {state['seed']}; choose another -o")
+    until = time.monotonic() + 60 * arguments.minutes
+    closed_before = bulk.footprint().processes
     with Judge(arguments.workers) as judge:
-        bulk.run(judge, bulk.programs(arguments.seed + 1, 60, FORGERIES, HOSTILE))
+        bulk.run(judge, bulk.programs("warm-up", 200, FORGERIES, HOSTILE))
         before = bulk.footprint()
-        while done < arguments.count and time.monotonic() - began < 60 * arguments.minutes:
-            statuses, found = bulk.run(judge, islice(mix, SLICE))
-            done += statuses.total()
-            broken += found
-            for name, count in statuses.items():
-                total[name] = total.get(name, 0) + count
-            rate = done / (time.monotonic() - began)
-            print(f"{done} programs, {rate:.0f}/s, {len(broken)} broken promises", flush=True)
+        while state["done"] < arguments.count and time.monotonic() < until:
+            _slice(judge, state, min(SLICE, arguments.count - state["done"]))
+            state["leaks"] += _leaks(before)
+            arguments.output.write_text(json.dumps(state, indent=1))
+            rate = state["done"] / state["seconds"]
+            left = (arguments.count - state["done"]) / rate / 60
+            print(
+                f"{state['done']} of {arguments.count}, {rate:.0f}/s, {left:.0f} min left, "
+                f"{len(state['broken'])} broken promises, {len(state['leaks'])} leaks",
+                flush=True,
+            )
+    left_over = bulk.footprint().processes - closed_before
+    print(json.dumps(state["statuses"]), f"longest hostile program: {state['longest_s']:.1f} s")
+    print(*state["broken"], *state["leaks"], f"processes left behind: {left_over}", sep="\n")
+    return int(bool(state["broken"] or state["leaks"] or left_over > 0))
+
+
+def _slice(judge: Judge, state: dict[str, Any], count: int) -> None:
+    began = time.monotonic()
+    faulthandler.dump_traceback_later(SLICE_PATIENCE_S, exit=True)
+    # A slice's programs depend on where it begins, so a run that goes on draws the same ones.
+    mix = bulk.programs(f"{state['seed']} {state['done']}", count, FORGERIES, HOSTILE)
+    found = bulk.run(judge, mix)
+    faulthandler.cancel_dump_traceback_later()
+    for name, times in found.statuses.items():
+        state["statuses"][name] = state["statuses"].get(name, 0) + times
+    state["broken"] += found.broken
+    state["longest_s"] = max(state["longest_s"], found.longest_s)
+    state["done"] += count
+    state["seconds"] += time.monotonic() - began
+
+
+def _leaks(before: bulk.Footprint) -> list[str]:
+    # A worker closes a run's channel a moment after it has reported.
+    for _ in range(50):
         after = bulk.footprint()
-    left = bulk.footprint()
-    print(json.dumps(total))
-    print(f"before: {before}\nafter:  {after}\nclosed: {left.processes} processes")
-    for line in broken:
-        print(line)
-    leaked = after.processes > before.processes or after.descriptors > before.descriptors
-    leaked |= after.scratch_files > 0 or left.processes > 0
-    return int(bool(broken) or leaked)
+        if (
+            after.processes <= before.processes
+            and after.descriptors <= before.descriptors
+            and after.scratch_files == 0
+            and after.memory_bytes <= before.memory_bytes + LEAK_BYTES
+        ):
+            return []
+        time.sleep(0.1)
+    return [f"leak: {asdict(before)} became {asdict(after)}"]
 
 
 if __name__ == "__main__":

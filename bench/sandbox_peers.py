@@ -1,7 +1,8 @@
 """Other ways to run one small program, each as a function that returns whether it was right.
 
-Takes source with a function f and asks whether f(1) is 2; imported where they are installed, `load`
-raises ImportError with the reason otherwise.
+Takes source with a function f and asks whether f(1) is 2. `python bench/sandbox_peers.py NAME
+CONCURRENCY SECONDS` prints runs a second: a small process of its own, since most peers fork and pay
+for what their parent has loaded. Exit status 3 where a peer is not to be had.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 RIGHT = "def f(x):\n    return x + 1\n"
 CHECK = "\nassert f(1) == 2\n"
@@ -101,3 +104,23 @@ _LOADERS: dict[str, Callable[[], Run]] = {
     "nsjail": _nsjail,
 }
 NAMES = tuple(_LOADERS)
+
+
+def _run_for(name: str, seconds: float) -> float:
+    run = load(name)
+    if not run(RIGHT):
+        raise ImportError(f"{name} does not work here")
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        count += run(RIGHT)
+    return count / (time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    peer, concurrency, duration = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    try:
+        with ProcessPoolExecutor(concurrency) as pool:
+            print(sum(pool.map(_run_for, [peer] * concurrency, [duration] * concurrency)))
+    except ImportError as error:
+        print(error)
+        sys.exit(3)

@@ -5,4 +5,5 @@ apt-get update
 apt-get install --yes --no-install-recommends bubblewrap
 apt-get install --yes --no-install-recommends nsjail || echo "nsjail is not packaged here: skipped"
 # Its requirements are for generating samples; its executor needs none of them but these.
-python3 -m pip install --no-deps evalplus && python3 -m pip install psutil appdirs wget tempdir multipledispatch
+"${PYTHON:-.venv/bin/python}" -m pip install --no-deps evalplus
+"${PYTHON:-.venv/bin/python}" -m pip install psutil appdirs wget tempdir multipledispatch

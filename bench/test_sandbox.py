@@ -1,58 +1,71 @@
-"""The judge against other executors: runs a second, latency, memory, coverage, a long queue, start.
+"""The judge against other executors: `pytest bench/test_sandbox.py`, under five minutes.
 
-One program at a time (concurrency 1) or two; peers run in a pool of as many processes, which is how
-their own harnesses use them.
+Speed, latency, coverage, memory, a long queue, start, whole problem sets. Prints one table and
+writes bench/results/sandbox-DATE.json and plots. A peer that is not installed is left out and named
+(bench/setup_peers.sh brings all). BENCH_PYTHONS: further interpreters for the cost of coverage.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sandbox_peers
+import sandbox_report
 
+from stepcoder.problems import load_problems, program_of
 from stepcoder.sandbox import CallTests, Judge, Limits, Program, StdinTests, Submission
 
 pytestmark = pytest.mark.filterwarnings("default")
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 3.0
+RESULTS = Path(__file__).parent / "results"
+DATA = Path(os.environ.get("STEPCODER_DATA", ROOT.parent / "shared" / "data"))
+SECONDS = 2.0
+ROUNDS = 3
+QUEUED = 10_000
 TRIVIAL = Submission(Program(sandbox_peers.RIGHT, "f"), CallTests(([1],), (2,)))
-STDIN = Submission(
-    Program("print(sum(map(int, input().split())))"),
-    StdinTests(tuple(f"{i} {i + 1}" for i in range(10)), tuple(str(2 * i + 1) for i in range(10))),
-)
+SUM = Program("print(sum(map(int, input().split())))")
+LINES = tuple(f"{i} {i + 1}" for i in range(10))
+PASSING = Submission(SUM, StdinTests(LINES, tuple(str(2 * i + 1) for i in range(10))))
+FAILING = Submission(SUM, StdinTests(LINES, tuple(str(-i - 1) for i in range(10))))
 
-# CPU-heavy bodies: loops, calls, strings, dicts, numbers.
-HEAVY = {
-    "loops": "    s = 0\n    for i in range(400 * n):\n        s += i * i % 7\n    return s\n",
-    "calls": "    def g(k):\n        return k if k < 2 else g(k - 1) + g(k - 2)\n"
-    "    return [g(14) for _ in range(n // 10)][-1]\n",
-    "strings": "    t = ''\n    for i in range(60 * n):\n        t = (t + str(i))[-99:]\n"
-    "    return t\n",
-    "dicts": "    d = {}\n    for i in range(150 * n):\n"
-    "        d[i % 997] = d.get(i % 997, 0) + i\n"
-    "    return sum(d.values())\n",
-    "sieve": "    p = [True] * (60 * n)\n    for i in range(2, len(p)):\n        if p[i]:\n"
-    "            for j in range(i * i, len(p), i):\n                p[j] = False\n"
-    "    return sum(p)\n",
-}
-SIZE = 500
+Rows = list[dict[str, Any]]
 
 
-def record(benchmark: Any, **row: object) -> None:
-    benchmark.extra_info.update(python=sys.version.split()[0], cpus=os.cpu_count(), **row)
-    benchmark.pedantic(lambda: None, rounds=1)
+@pytest.fixture(scope="module")
+def rows(request: pytest.FixtureRequest) -> Iterator[Rows]:
+    """Every figure that was measured; at the end a table, a file and plots."""
+    found: Rows = []
+    load = os.getloadavg()[0]
+    yield found
+    if not found:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    path = RESULTS / f"sandbox-{date}.json"
+    machine = {
+        "machine": f"{os.cpu_count()}-core {os.uname().machine}",
+        "kernel": os.uname().release,
+        "python": sys.version.split()[0],
+        "load_before": load,
+        "date": date,
+    }
+    path.write_text(json.dumps({**machine, "rows": found}, indent=1) + "\n")
+    sandbox_report.plots(found, path)
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n\n" + "\n".join(sandbox_report.table(found)))
+        print(f"\nload average before: {load:.1f}; written to {path} and plots beside it")
 
 
 def endless(submission: Submission, seconds: float) -> Iterator[Submission]:
@@ -61,155 +74,158 @@ def endless(submission: Submission, seconds: float) -> Iterator[Submission]:
         yield submission
 
 
-def rate(judge: Judge, submission: Submission, seconds: float = SECONDS) -> float:
-    assert judge.run(submission.program, submission.tests).passed
+def rate(judge: Judge, seconds: float = SECONDS) -> float:
+    for _ in range(50):
+        assert judge.run(TRIVIAL.program, TRIVIAL.tests).passed
     began = time.monotonic()
-    passed = sum(verdict.passed for _, verdict in judge.map(endless(submission, seconds)))
+    passed = sum(verdict.passed for _, verdict in judge.map(endless(TRIVIAL, seconds)))
     return passed / (time.monotonic() - began)
 
 
+def peer_rate(name: str, concurrency: int) -> float:
+    command = [sys.executable, sandbox_peers.__file__, name, str(concurrency), str(SECONDS)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120)
+    if done.returncode == 3:
+        pytest.skip(done.stdout.strip().splitlines()[-1])
+    assert done.returncode == 0
+    return float(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_runs_a_second(benchmark, concurrency):
+def test_runs_a_second(rows: Rows, concurrency: int) -> None:
     with Judge(workers=concurrency) as judge:
-        runs = rate(judge, TRIVIAL)
-    record(benchmark, figure="runs", provider="ours", concurrency=concurrency, runs_per_s=runs)
-
-
-def _peer_for(name: str, seconds: float) -> tuple[int, float]:
-    run = sandbox_peers.load(name)
-    assert run(sandbox_peers.RIGHT)
-    count, began = 0, time.monotonic()
-    while time.monotonic() - began < seconds:
-        assert run(sandbox_peers.RIGHT)
-        count += 1
-    return count, time.monotonic() - began
+        runs = statistics.median(rate(judge) for _ in range(ROUNDS))
+    rows.append({"figure": "runs", "who": "ours", "concurrency": concurrency, "per_s": runs})
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 @pytest.mark.parametrize("name", sandbox_peers.NAMES)
-def test_runs_a_second_of_a_peer(benchmark, name, concurrency):
-    try:
-        assert sandbox_peers.load(name)(sandbox_peers.RIGHT), f"{name} does not work here"
-    except (ImportError, AssertionError) as error:
-        pytest.skip(str(error))
-    with ProcessPoolExecutor(concurrency) as pool:
-        found = list(pool.map(_peer_for, [name] * concurrency, [SECONDS] * concurrency))
-    runs = sum(count / seconds for count, seconds in found)
-    record(benchmark, figure="runs", provider=name, concurrency=concurrency, runs_per_s=runs)
+def test_runs_a_second_of_a_peer(rows: Rows, name: str, concurrency: int) -> None:
+    runs = peer_rate(name, concurrency)
+    rows.append({"figure": "runs", "who": name, "concurrency": concurrency, "per_s": runs})
 
 
-@pytest.mark.parametrize("name", ["trivial", "stdin, 10 tests"])
-def test_latency(benchmark, name):
-    submission = TRIVIAL if name == "trivial" else STDIN
+@pytest.mark.parametrize(
+    ("name", "submission"),
+    [("one call", TRIVIAL), ("10 stdin tests, pass", PASSING), ("10 stdin tests, fail", FAILING)],
+)
+def test_latency(rows: Rows, name: str, submission: Submission) -> None:
+    count = 1000 if submission is TRIVIAL else 300
     times = []
     with Judge(workers=1) as judge:
-        for _ in range(20 + 500):
+        for _ in range(20 + count):
             began = time.perf_counter()
-            assert judge.run(submission.program, submission.tests).passed
+            verdict = judge.run(submission.program, submission.tests)
             times.append(1e3 * (time.perf_counter() - began))
+            assert verdict.passed is (submission is not FAILING)
+            assert "not run" not in {test.status for test in verdict.tests}
     cuts = statistics.quantiles(times[20:], n=100)
-    record(benchmark, figure="latency", program=name, p50_ms=cuts[49], p99_ms=cuts[98])
+    rows.append({"figure": "latency", "name": name, "percentiles_ms": cuts})
 
 
-def _resident(pid: int) -> int:
-    """Bytes that this process alone would give back (proportional share of what is shared)."""
+def memory_kib(pid: int | str, field: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) << 10
-    return 0
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise ValueError(field)
 
 
-def _below(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *_below(child)]
-    return found
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(c) for task in tasks for c in (task / "children").read_text().split()]
 
 
-def test_memory_of_a_worker(benchmark):
-    with Judge(workers=1) as judge:
-        for _ in range(100):
-            assert judge.run(TRIVIAL.program, TRIVIAL.tests).passed
-        size = sum(map(_resident, _below(os.getpid())))
-    record(benchmark, figure="memory", worker_mib=size / 2**20)
-
-
-def test_ten_thousand_queued_programs(benchmark):
+def test_memory_of_a_worker(rows: Rows) -> None:
     with Judge(workers=2) as judge:
-        few = rate(judge, TRIVIAL)
+        list(judge.map([TRIVIAL] * 200))
+        workers = children(os.getpid())
+        assert len(workers) == 2
+        pss = statistics.fmean(memory_kib(pid, "Pss") for pid in workers) / 1024
+        private = statistics.fmean(
+            memory_kib(pid, "Private_Dirty") + memory_kib(pid, "Private_Clean") for pid in workers
+        )
+    rows.append({"figure": "memory", "pss_mib": pss, "private_mib": private / 1024})
+
+
+def test_ten_thousand_queued_programs(rows: Rows) -> None:
+    with Judge(workers=2) as judge:
+        few = rate(judge)
+        before = memory_kib("self", "Rss")
         began = time.monotonic()
-        futures = [judge.submit_all(TRIVIAL) for _ in range(10_000)]
+        futures = [judge.submit_all(TRIVIAL) for _ in range(QUEUED)]
         queued_s = time.monotonic() - began
+        queued_kib = memory_kib("self", "Rss") - before
         assert all(future.result().passed for future in futures)
-        many = 10_000 / (time.monotonic() - began)
-    record(benchmark, figure="queue", few_per_s=few, many_per_s=many, queued_s=queued_s)
+        many = QUEUED / (time.monotonic() - began)
+    rows.append(
+        {
+            "figure": "queue",
+            "programs": QUEUED,
+            "few_per_s": few,
+            "many_per_s": many,
+            "submit_s": queued_s,
+            "memory_mib": queued_kib / 1024,
+        }
+    )
 
 
-def test_first_verdict(benchmark):
+def test_import_and_first_verdict(rows: Rows) -> None:
     script = (
         "from stepcoder.sandbox import CallTests, Judge, Program\n"
         "with Judge(workers=1) as judge:\n"
         "    assert judge.run(Program('def f(x): return x', 'f'), CallTests(([1],), (1,))).passed\n"
     )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for who, code in (("ours", script), ("python -c pass", "pass")):
+        times = []
+        for _ in range(11):
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+            times.append(time.monotonic() - began)
+        rows.append({"figure": "start", "who": who, "seconds": statistics.median(times[1:])})
+
+
+def submissions_of(*names: str) -> list[Submission]:
+    if not DATA.is_dir():
+        pytest.skip(f"no problem sets at {DATA} (set STEPCODER_DATA)")
+    problems = [p for name in names for p in load_problems(DATA / name).problems]
+    return [Submission(program_of(p, p.canonical_solution), p.tests) for p in problems]
+
+
+def seconds_of(submissions: Sequence[Submission]) -> tuple[float, int]:
+    """Return the median time of a few rounds after one to warm up, and how many passed."""
     times = []
-    for _ in range(11):
-        began = time.monotonic()
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", script], check=True, env=environment)
-        times.append(time.monotonic() - began)
-    record(benchmark, figure="start", first_verdict_s=statistics.median(times[1:]))
+    with Judge(workers=2, limits=Limits(cpu_s=10.0, wall_s=60.0)) as judge:
+        for _ in range(1 + ROUNDS):
+            began = time.monotonic()
+            passed = sum(verdict.passed for _, verdict in judge.map(submissions))
+            times.append(time.monotonic() - began)
+    return statistics.median(times[1:]), passed
 
 
-COVERAGE = {
-    "plain": ("", ""),
-    "coverage.py": (
-        "import coverage\nc = coverage.Coverage(data_file=None, include=['*/body.py'])\n"
-        "c.start()\n",
-        "c.stop()\n",
-    ),
-    "slipcover": (
-        "import slipcover\nc = slipcover.Slipcover()\n",
-        "",
-    ),
-}
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("HumanEval", ["humaneval.jsonl"]),
+        ("HumanEval + MBPP", ["humaneval.jsonl", "mbpp.jsonl"]),
+    ],
+)
+def test_canonical_solutions(rows: Rows, name: str, files: list[str]) -> None:
+    submissions = submissions_of(*files)
+    seconds, passed = seconds_of(submissions)
+    row = {"name": name, "seconds": seconds, "passed": passed, "programs": len(submissions)}
+    rows.append({"figure": "sets", **row})
+    assert passed == len(submissions)
 
 
-def _timed_alone(tool: str, source: str, folder: Path) -> float:
-    """CPU seconds of f(SIZE) under a coverage tool, in a process of its own."""
-    (folder / "body.py").write_text(source)
-    start, stop = COVERAGE[tool]
-    load = f"namespace = {{}}\ncode = compile(open({str(folder / 'body.py')!r}).read(), "
-    load += f"{str(folder / 'body.py')!r}, 'exec')\n"
-    if tool == "slipcover":
-        load += "code = c.instrument(code)\n"
-    script = (
-        f"import time\n{start}{load}exec(code, namespace)\n"
-        f"t = time.process_time()\nnamespace['f']({SIZE})\nt = time.process_time() - t\n"
-        f"{stop}print(t)\n"
-    )
-    times = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(done.stderr.splitlines()[-1])
-        times.append(float(done.stdout))
-    return min(times)
+PYTHONS = [sys.executable, *filter(None, os.environ.get("BENCH_PYTHONS", "").split(":"))]
 
 
-@pytest.mark.parametrize("tool", ["ours", "coverage.py", "slipcover"])
-def test_coverage_overhead(benchmark, tool, tmp_path):
-    slowdowns = {}
-    with Judge(workers=1, limits=Limits(cpu_s=30.0, wall_s=60.0)) as judge:
-        for name, body in HEAVY.items():
-            source = f"def f(n):\n{body}"
-            plain = _timed_alone("plain", source, tmp_path)
-            if tool == "ours":
-                program = Program(source, "f")
-                tests = CallTests(([SIZE],), (None,))  # any value: only its time counts
-                took = min(judge.run(program, tests).tests[0].cpu_s for _ in range(3))
-            else:
-                took = _timed_alone(tool, source, tmp_path)
-            slowdowns[name] = took / plain
-    mean = math.exp(statistics.fmean(map(math.log, slowdowns.values())))
-    record(benchmark, figure="coverage", provider=tool, slowdown=mean, each=json.dumps(slowdowns))
+@pytest.mark.parametrize("python", PYTHONS)
+def test_cost_of_executed_lines(rows: Rows, python: str) -> None:
+    script = Path(sandbox_peers.__file__).with_name("sandbox_coverage.py")
+    done = subprocess.run([python, str(script)], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for who, each in found["slowdowns"].items():
+        rows.append({"figure": "coverage", "who": who, "python": found["python"], "each": each})

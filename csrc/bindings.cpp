@@ -36,8 +36,11 @@ py::bytes encode(const py::object& value, size_t max_bytes, const py::object& ho
   return py::bytes(encoded.bytes);
 }
 
+// Of one value, in the judge.
+constexpr uint64_t kMaxDecodedBytes = uint64_t{1} << 30;
+
 py::object decode(const py::bytes& bytes, const py::object& hook) {
-  PyObject* value = decode_value(std::string_view(bytes), pointer_or_null(hook));
+  PyObject* value = decode_value(std::string_view(bytes), pointer_or_null(hook), kMaxDecodedBytes);
   if (value == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(value);
 }

@@ -232,8 +232,11 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
   }
   if (got != sizeof(Report) || !slot.running) {
     const std::string why = "a worker of the sandbox ended: " + worker->last_words();
+    bool in_use = false;  // one that waits for other jobs takes nothing from this one
+    if (slot.job)
+      for (auto* other : needed(slot)) in_use = in_use || other == &worker;
     worker.reset();
-    if (slot.job) on_crash(slot, why);
+    if (in_use) on_crash(slot, why);
     return;
   }
   const bool as_tester =
@@ -290,8 +293,9 @@ void EventLoop::finish_run(Slot& slot) {
     again =
         slot.next_test < job.test_count && !same_for_all && !(failed && job.stop_at_first_failure);
   } else if (job.kind == JobKind::kCalls && phase >= kPhaseFirstTest) {
-    // The process ended inside this test: the others get a new one.
-    slot.next_test = phase - kPhaseFirstTest + 1;
+    // The process ended inside this test: the others get a new one. The phase is the program's own
+    // word, so it may lie before the tests that this run was for.
+    slot.next_test = std::max(slot.next_test, phase - kPhaseFirstTest) + 1;
     again = slot.next_test < job.test_count && !job.stop_at_first_failure;
   }
   if (!again) {

@@ -2,8 +2,8 @@
 // set, frozenset, dict. Subclasses are written as their base type from its own storage, without
 // calling any method of theirs.
 //
-// Decoding trusts nothing: lengths are checked against what is left, depth is capped, and no code
-// is looked up or run.
+// Decoding trusts nothing: lengths are checked against what is left, depth, memory and the time
+// that keys of equal hash take are capped, and no code is looked up or run.
 #pragma once
 
 #include <Python.h>
@@ -35,7 +35,9 @@ struct Extension {
 Encoded encode_value(PyObject* value, size_t max_bytes, Extension extension = {});
 
 // Returns a new reference, or nullptr with a Python error set. `hook(payload)` is called for marked
-// values; without one they are malformed, as everything is that encode_value does not write.
-PyObject* decode_value(std::string_view bytes, PyObject* hook = nullptr);
+// values; without one they are malformed, as everything is that encode_value does not write, and
+// what would take more than about `max_memory` bytes: 32 MiB of empty sets become 4 GiB.
+PyObject* decode_value(std::string_view bytes, PyObject* hook = nullptr,
+                       uint64_t max_memory = UINT64_MAX);
 
 }  // namespace stepcoder

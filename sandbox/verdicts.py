@@ -104,7 +104,7 @@ def _test_verdict(
             wall_s=run.wall_ns / 1e9,
         )
     finding = run.test(position)
-    if finding.outcome == _NONE and run.phase != _PHASE_FIRST_TEST + position:
+    if finding.outcome == _NONE and run.phase < _PHASE_FIRST_TEST + position:
         return TestVerdict(Status.NOT_RUN)
     died = finding.outcome == _NONE
     test = (

@@ -59,7 +59,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Record | BrokenRecordError]]
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     if text.lstrip().startswith("["):
-        for n, record in enumerate(json.loads(text), start=1):
+        for n, record in enumerate(_json(text), start=1):
             if isinstance(record, dict) and "task_id" not in record:
                 record["task_id"] = f"{path.name.split('.')[0]}/{n - 1}"
             yield f"record {n}", _object(record)
@@ -67,9 +67,17 @@ def read_records(path: Path) -> Iterator[tuple[str, Record | BrokenRecordError]]
     for n, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield f"line {n}", _object(json.loads(line))
+                yield f"line {n}", _object(_json(line))
             except ValueError as error:
                 yield f"line {n}", BrokenRecordError(f"not JSON ({error})")
+
+
+def _json(text: str) -> Any:
+    """Return what JSON says. Raises ValueError, also where it is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def form_of(record: Record) -> str | None:
@@ -147,12 +155,16 @@ def _apps_folder(folder: Path) -> Record | BrokenRecordError:
 def _from_apps(record: Record) -> Record:
     """Solutions and tests are JSON in text; several solutions, of which the first that fits."""
     try:
-        tests = json.loads(field(record, "input_output", str))
-        solutions = json.loads(field(record, "solutions", str))
-    except json.JSONDecodeError as error:
+        tests = _json(field(record, "input_output", str))
+        solutions = _json(field(record, "solutions", str))
+    except BrokenRecordError:
+        raise
+    except ValueError as error:
         raise BrokenRecordError(f"solutions or input_output is not JSON ({error})") from None
     if not isinstance(solutions, list) or not solutions:
         raise BrokenRecordError('field "solutions" is empty (expected a list of programs)')
+    if not isinstance(tests, dict):
+        raise BrokenRecordError('field "input_output" is no object (expected inputs and outputs)')
     inputs, outputs = field(tests, "inputs", list), field(tests, "outputs", list)
     starter = record.get("starter_code") or ""
     entry_point = None
@@ -210,7 +222,7 @@ def _from_apps_plus(record: Record) -> Record:
         inputs = [_unquoted(value) for value in inputs]
         outputs = [_unquoted(value[0]) for value in outputs]
     return {
-        "task_id": record["task_id"],
+        "task_id": field(record, "task_id", str),
         "prompt": field(record, "prompt", str),
         "starter_code": starter,
         "entry_point": f"{owner[1]}().{functions[-1]}" if owner else functions[-1],
@@ -261,7 +273,7 @@ def _from_mbpp(record: Record) -> Record:
         raise BrokenRecordError('field "task_id" is missing (expected a number)')
     asserts = field(record, "test_list", list)
     solution = field(record, "code", str)
-    setup = record.get("test_setup_code") or "\n".join(record.get("test_imports") or [])
+    setup = record.get("test_setup_code") or "\n".join(map(str, record.get("test_imports") or []))
     code = "\n".join([setup, *map(str, asserts)]).strip() + "\n"
     name = _called_name(solution, code)
     bounds = ((10, "fewshot"), (510, "eval"), (600, "validation"))

@@ -7,7 +7,6 @@ a line for every record that is broken.
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -92,7 +91,7 @@ def load_problems(
                 skipped.append(line)
             else:
                 problems[problem.task_id] = problem
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ProblemError(f"{path} cannot be read ({error})") from None
     if not problems and not skipped:
         raise ProblemError(f"{path} holds no problem")

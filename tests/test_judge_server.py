@@ -198,6 +198,18 @@ def run_code(client: TestClient, code: str, **more: Any) -> Any:
     return answer.json()
 
 
+def test_metrics_do_not_call_what_run_code_ran_a_wrong_answer(judge: Judge) -> None:
+    client = client_of(judge)
+    run_code(client, "print(1)")
+    run_code(client, "")
+    run_code(client, "raise ValueError")
+    text = client.get("/metrics").text
+    assert 'stepcoder_programs_total{status="finished"} 2.0' in text
+    assert 'stepcoder_programs_total{status="runtime error"} 1.0' in text
+    assert "wrong answer" not in text
+    assert "accepted" not in text
+
+
 def test_run_code_answers_as_sandbox_fusion_does(client: TestClient) -> None:
     done = run_code(client, "print(input() * 200)", stdin="ab", compile_timeout=10, run_timeout=5)
     assert done["status"] == "Success"

@@ -86,7 +86,7 @@ def _sample(line: bytes, where: str, number: int, problems: Mapping[str, Problem
     expected = '{"task_id": ..., "completion" or "solution": ...}'
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); expected {expected}") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object; expected {expected}")

@@ -107,8 +107,14 @@ def response_of(verdict: Verdict) -> RunCodeResponse:
     return RunCodeResponse(status="Failed" if result.return_code else "Success", run_result=result)
 
 
+def status_of(verdict: Verdict) -> str:
+    """Return the verdict's status, or "finished": nothing was expected of what a run prints."""
+    ended_well = verdict.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
+    return "finished" if ended_well else str(verdict.status)
+
+
 def _return_code(verdict: Verdict) -> int:
-    if verdict.status in (Status.ACCEPTED, Status.WRONG_ANSWER):  # nothing was expected of it
+    if status_of(verdict) == "finished":
         return 0
     if verdict.status is Status.SECURITY_VIOLATION:
         return -signal.SIGSYS

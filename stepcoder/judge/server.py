@@ -23,7 +23,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stepcoder.judge.fusion import RunCodeRequest, RunCodeResponse, response_of, submission_of
+from stepcoder.judge.fusion import (
+    RunCodeRequest,
+    RunCodeResponse,
+    response_of,
+    status_of,
+    submission_of,
+)
 from stepcoder.judge.messages import (
     Batch,
     ErrorMessage,
@@ -77,8 +83,8 @@ class _Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def count(self, verdict: Verdict) -> None:
-        self.programs.labels(str(verdict.status)).inc()
+    def count(self, verdict: Verdict, status: str) -> None:
+        self.programs.labels(status).inc()
         self.wall_s.observe(verdict.wall_s)
 
 
@@ -130,7 +136,7 @@ class _VerdictStream(StreamingResponse):
 
     async def _lines(self) -> AsyncGenerator[bytes, None]:
         async for index, verdict in self._judge.map_async(self._submissions):
-            self._metrics.count(verdict)
+            self._metrics.count(verdict, str(verdict.status))
             self._waiting -= 1
             self._queue.leave(1)
             line = verdict_line(index, self._programs[index], verdict)
@@ -250,7 +256,7 @@ def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "")
             verdict = await judge.run_async(submission.program, submission.tests, submission.limits)
         finally:
             queue.leave(1)
-        metrics.count(verdict)
+        metrics.count(verdict, status_of(verdict))
         return response_of(verdict)
 
     @app.get("/health", responses={400: _REFUSALS[400]})

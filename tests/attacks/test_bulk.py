@@ -1,30 +1,42 @@
 """Two thousand hostile and honest programs at once: nothing forged, harmed, hung or left behind.
 
-`python bench/sandbox_bulk.py` runs the same mix as long as one likes.
+`python bench/sandbox_bulk.py` runs the same mix as long as one likes, sleepers too.
 """
 
 from __future__ import annotations
 
-from attacks.test_exhaustion import ATTACKS
+from attacks.test_escape import CALLS, OUTSIDE
+from attacks.test_exhaustion import ATTACKS, COMPILE_BOMBS, HUGE_VALUES
 from attacks.test_forging import FORGERIES
+from attacks.test_more_escapes import CRASHES
 from helpers import bulk
 
-from stepcoder.sandbox import Judge
+from stepcoder.sandbox import Judge, Status
 
-# Those that use up their wall limit, by sleeping, are in test_exhaustion one by one.
+# Bodies of a function. Without the newlines: four million lines are mutated slower than judged.
+HOSTILE = {
+    **{name: source for name, (source, _) in ATTACKS.items()},
+    **{name: source for name, source in COMPILE_BOMBS.items() if name != "only newlines"},
+    **{value: f"return {value}" for value in HUGE_VALUES},
+    **{name: source for name, (source, _) in CRASHES.items()},
+    **{call: f"import os\n{call}" for call in CALLS.values()},
+    **dict(zip(OUTSIDE, OUTSIDE, strict=True)),
+}
+# Those that use up their wall limit are in test_exhaustion one by one.
 SLEEPERS = {"sleep", "signal pause", "stop signal", "thread bomb"}
-HOSTILE = {name: source for name, (source, _) in ATTACKS.items() if name not in SLEEPERS}
 
 
 def test_a_mix_of_hostile_and_honest_programs() -> None:
     others = bulk.footprint().processes  # judges of other tests
+    awake = {name: source for name, source in HOSTILE.items() if name not in SLEEPERS}
     with Judge(workers=2) as judge:
-        bulk.run(judge, bulk.programs(1, 60, FORGERIES, HOSTILE))  # both kinds of workers are up
+        bulk.run(judge, bulk.programs(1, 60, FORGERIES, awake))  # both kinds of workers are up
         before = bulk.footprint()
-        statuses, broken = bulk.run(judge, bulk.programs(0, 2000, FORGERIES, HOSTILE))
+        found = bulk.run(judge, bulk.programs(0, 2000, FORGERIES, awake))
         after = bulk.footprint()
-    assert not broken, broken[:5]
-    assert statuses.total() == 2000
+    assert not found.broken, found.broken[:5]
+    assert found.statuses.total() == 2000
+    assert not found.statuses[Status.NOT_RUN]  # each has a verdict of its own
     assert after.processes <= before.processes
     assert after.descriptors <= before.descriptors
     assert after.scratch_files == before.scratch_files == 0

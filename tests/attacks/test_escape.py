@@ -37,64 +37,60 @@ def test_an_abstract_unix_name_cannot_be_reached_through_a_pair(judge: Judge) ->
     assert outcome(judge, body) == "refused"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "import os\nos.fork()\nreturn 'forked'",
-        "import os\nos.posix_spawn('/bin/true', ['true'], {})\nreturn 'spawned'",
-        "import subprocess\nsubprocess.run(['true'])\nreturn 'ran'",
-        "import os\nassert os.system('true') == 0\nreturn 'ran'",
-        "import os\nos.memfd_create('x')\nreturn 'made'",
-        "import os\nos.setsid()\nreturn 'session'",
-        "import os\nos.nice(-5)\nreturn 'nicer'",
-        "import os\nos.sched_setaffinity(0, {0})\nreturn 'pinned'",
-        "import os\nos.symlink('/etc/passwd', 'x')\nopen('x').read()\nreturn 'read'",
-        "import os\nos.link('/usr/lib/os-release', 'x')\nreturn 'linked'",
-        "import os\nos.mkfifo('x')\nreturn 'made'",
-        "open('/etc/passwd').read()\nreturn 'read'",
-        "open('/proc/self/environ').read()\nreturn 'read'",
-        "open('/proc/1/mem', 'rb+')\nreturn 'opened'",
-        "open('/sys/kernel/mm/transparent_hugepage/enabled', 'w')\nreturn 'opened'",
-        "open('/dev/kmsg', 'w')\nreturn 'opened'",
-        "open('/dev/shm/x', 'w')\nreturn 'opened'",
-        "open('/x', 'w')\nreturn 'opened'",
-        "import os\nopen(os.__file__, 'a')\nreturn 'opened'",
-        "import os\nos.chmod(os.__file__, 0o777)\nreturn 'changed'",
-        "import os\nopen(os.path.dirname(os.__file__) + '/evil.py', 'w')\nreturn 'opened'",
-        "import fcntl\nfcntl.ioctl(0, 0x5412, b'x')\nreturn 'typed'",
-        "import mmap\nmmap.mmap(-1, 4096, prot=7)\nreturn 'executable memory'",
-        "import mmap\nf = open('code', 'wb+')\nf.truncate(4096)\n"
-        "mmap.mmap(f.fileno(), 4096, prot=5)\nreturn 'executable scratch'",
-        "import ctypes\nreturn 'ctypes'",
-        "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nreturn 'raised'",
-        "import signal\nsignal.signal(signal.SIGSYS, signal.SIG_IGN)\nreturn 'deaf'",
-    ],
+OUTSIDE = (
+    "import os\nos.fork()\nreturn 'forked'",
+    "import os\nos.posix_spawn('/bin/true', ['true'], {})\nreturn 'spawned'",
+    "import subprocess\nsubprocess.run(['true'])\nreturn 'ran'",
+    "import os\nif os.system('true'): raise OSError\nreturn 'ran'",
+    "import os\nos.memfd_create('x')\nreturn 'made'",
+    "import os\nos.setsid()\nreturn 'session'",
+    "import os\nos.nice(-5)\nreturn 'nicer'",
+    "import os\nos.sched_setaffinity(0, {0})\nreturn 'pinned'",
+    "import os\nos.symlink('/etc/passwd', 'x')\nopen('x').read()\nreturn 'read'",
+    "import os\nos.link('/usr/lib/os-release', 'x')\nreturn 'linked'",
+    "import os\nos.mkfifo('x')\nreturn 'made'",
+    "open('/etc/passwd').read()\nreturn 'read'",
+    "open('/proc/self/environ').read()\nreturn 'read'",
+    "open('/proc/1/mem', 'rb+')\nreturn 'opened'",
+    "open('/sys/kernel/mm/transparent_hugepage/enabled', 'w')\nreturn 'opened'",
+    "open('/dev/kmsg', 'w')\nreturn 'opened'",
+    "open('/dev/shm/x', 'w')\nreturn 'opened'",
+    "open('/x', 'w')\nreturn 'opened'",
+    "import os\nopen(os.__file__, 'a')\nreturn 'opened'",
+    "import os\nos.chmod(os.__file__, 0o777)\nreturn 'changed'",
+    "import os\nopen(os.path.dirname(os.__file__) + '/evil.py', 'w')\nreturn 'opened'",
+    "import fcntl\nfcntl.ioctl(0, 0x5412, b'x')\nreturn 'typed'",
+    "import mmap\nmmap.mmap(-1, 4096, prot=7)\nreturn 'executable memory'",
+    "import mmap\nf = open('code', 'wb+')\nf.truncate(4096)\n"
+    "mmap.mmap(f.fileno(), 4096, prot=5)\nreturn 'executable scratch'",
+    "import ctypes\nreturn 'ctypes'",
+    "import resource\ntry: resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n"
+    "except ValueError: raise OSError\nreturn 'raised'",
+    "import signal\nsignal.signal(signal.SIGSYS, signal.SIG_IGN)\nreturn 'deaf'",
 )
+
+
+@pytest.mark.parametrize("body", OUTSIDE)
 def test_what_lies_outside_is_refused(judge: Judge, body: str) -> None:
-    body = body.replace("assert os.system('true') == 0", "if os.system('true'): raise OSError")
-    body = body.replace("resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", RAISE_LIMIT)
     assert outcome(judge, body) in ("refused", "violation")
 
 
-RAISE_LIMIT = """
-try: resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-except ValueError: raise OSError
-""".strip()
+CALLS = {
+    "execve": "os.execv('/bin/true', ['x'])",
+    "chroot": "os.chroot('.')",
+    "setuid": "os.setuid(0)",
+    "setgroups": "os.setgroups([0])",
+    "pidfd_open": "os.pidfd_open(1)",
+    "mknod": "os.mknod('x')",
+}
 
 
-@pytest.mark.parametrize(
-    ("call", "name"),
-    [
-        ("os.execv('/bin/true', ['x'])", "execve"),
-        ("os.chroot('.')", "chroot"),
-        ("os.setuid(0)", "setuid"),
-        ("os.setgroups([0])", "setgroups"),
-        ("os.pidfd_open(1)", "pidfd_open"),
-        ("os.mknod('x')", "mknod"),
-    ],
-)
-def test_escape_calls_end_the_run_and_are_named(judge: Judge, call: str, name: str) -> None:
-    source = f"import os\ndef f():\n    try: {call}\n    except BaseException: pass\n    return 1\n"
+@pytest.mark.parametrize("name", CALLS)
+def test_escape_calls_end_the_run_and_are_named(judge: Judge, name: str) -> None:
+    source = (
+        f"import os\ndef f():\n    try: {CALLS[name]}\n"
+        "    except BaseException: pass\n    return 1\n"
+    )
     verdict = judge.run(Program(source, "f"), CallTests(([],), (1,)), LIMITS)
     assert verdict.status is Status.SECURITY_VIOLATION
     assert name in verdict.message

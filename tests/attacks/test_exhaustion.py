@@ -1,5 +1,6 @@
 """Programs that try to use up the machine, or to crash the judge: each gets its verdict in time."""
 
+import resource
 import time
 from dataclasses import replace
 
@@ -155,17 +156,17 @@ def test_what_breaks_the_compiler_ends_with_a_verdict(judge: Judge, name: str) -
     ), verdict
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "'x' * (1 << 26)",
-        "[0] * (1 << 24)",
-        "1 << (1 << 29)",
-        "__import__('itertools').repeat(0)",
-        "range(1 << 60)",
-        "{i: [i] * 99 for i in range(10**6)}",
-    ],
+HUGE_VALUES = (
+    "'x' * (1 << 26)",
+    "[0] * (1 << 24)",
+    "1 << (1 << 29)",
+    "__import__('itertools').repeat(0)",
+    "range(1 << 60)",
+    "{i: [i] * 99 for i in range(10**6)}",
 )
+
+
+@pytest.mark.parametrize("value", HUGE_VALUES)
 def test_huge_results_are_errors_of_the_program(judge: Judge, value: str) -> None:
     verdict = judge.run(Program(f"def f(): return {value}", "f"), CallTests(([],), (0,)), LIMITS)
     assert not verdict.passed
@@ -179,3 +180,46 @@ def test_a_zombie_army_of_runs_leaves_the_judge_alive(judge: Judge) -> None:
     honest = [judge.submit(Program("print(input())"), StdinTests(("a",), ("a",))) for _ in programs]
     assert all(future.result().status is not S.INFRASTRUCTURE_ERROR for future in futures)
     assert all(future.result().passed for future in honest)
+
+
+@pytest.mark.parametrize("phase", [0, 1, 3])
+def test_a_program_that_goes_back_to_an_earlier_phase_ends(judge: Judge, phase: int) -> None:
+    source = (
+        "import sys, os\ndef f(x):\n"
+        f"    sys.modules['_launcher'].enter_phase({phase})\n    os._exit(0)\n"
+    )
+    verdict = judge.run(Program(source, "f"), CallTests(([1], [2], [3]), (0, 0, 0)), LIMITS)
+    assert verdict.status is S.RUNTIME_ERROR
+    assert [test.status for test in verdict.tests] == [S.RUNTIME_ERROR] * 3
+
+
+TRAPS = {
+    # Cheap for the program, whose integers hash by identity; the judge's own are all of hash 0.
+    "equal hashes": (
+        "class I(int):\n    def __hash__(self): return id(self)\n"
+        "    def __eq__(self, other): return self is other\n"
+        "def f(): return {I(i * (2**61 - 1)) for i in range(300_000)}\n"
+    ),
+    "equal hashes of long keys": (
+        "class I(int):\n    def __hash__(self): return id(self)\n"
+        "    def __eq__(self, other): return self is other\n"
+        "def f():\n    start = (0,) * 5000\n"
+        "    return {start + (I(i * (2**61 - 1)),): 0 for i in range(3_000)}\n"
+    ),
+    # One object for the program, gigabytes for whoever reads the bytes back.
+    "one empty set many times": "def f(): return [set()] * 16_000_000\n",
+    "one short string many times": "def f(): return ['ab'] * 8_000_000\n",
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_a_value_that_is_costly_to_read_does_not_hold_up_the_judge(name: str) -> None:
+    source = TRAPS[name]
+    limits = Limits(cpu_s=10.0, wall_s=60.0, memory_bytes=512 << 20)
+    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    with Judge(workers=1) as judge:
+        assert not judge.run(Program(source, "f"), CallTests(([],), (0,)), limits).passed
+    # Without caps: minutes, and four gigabytes.
+    assert time.process_time() - start < 30
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 2 << 20

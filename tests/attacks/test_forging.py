@@ -103,6 +103,14 @@ def f(x):
     import os
     os._exit(0)
 """,
+    "earlier phases": """
+import sys
+def f(x):
+    import os
+    for phase in range(4):
+        sys.modules["_launcher"].enter_phase(phase)
+    os._exit(0)
+""",
     "every descriptor": """
 import os
 def f(x):

@@ -28,6 +28,8 @@ from stepcoder.sandbox import (
 # In no program of the suite, so that none finds it in its own source.
 SECRET = 8_352_907_416
 LIMITS = Limits(cpu_s=0.02, wall_s=0.5, memory_bytes=64 << 20, output_bytes=1 << 14)
+# Many times the limits: what a busy machine may add to them.
+HANG_S = 30.0
 HONEST_LIMITS = Limits(cpu_s=10.0, wall_s=120.0)
 
 HONEST = (
@@ -52,15 +54,19 @@ class Mixed:
 
 
 def programs(
-    seed: int, count: int, forgeries: Mapping[str, str], attacks: Mapping[str, str]
+    seed: int | str, count: int, forgeries: Mapping[str, str], attacks: Mapping[str, str]
 ) -> Iterator[Mixed]:
-    """Yield `count` programs, half of them honest; the same for the same seed."""
+    """Yield `count` programs; the same for the same seed.
+
+    Half are honest, two in five forgeries, one in ten attacks on the machine, which take the most
+    time: each may use 20 ms of CPU, or half a second if it sleeps.
+    """
     rng = random.Random(seed)
     forgery_names, attack_names = sorted(forgeries), sorted(attacks)
     for _ in range(count):
         if rng.random() < 0.5:
             yield _honest(rng)
-        elif rng.random() < 0.9:
+        elif rng.random() < 0.8:
             name = rng.choice(forgery_names)
             yield _hostile(rng, name, _mutated(rng, forgeries[name], forgeries))
         else:
@@ -88,7 +94,7 @@ def _honest(rng: random.Random) -> Mixed:
 def _hostile(rng: random.Random, name: str, source: str) -> Mixed:
     tests: Tests = rng.choice(
         [
-            CallTests(([2],), (SECRET,)),
+            CallTests(([2], [3]), (SECRET, SECRET)),
             AssertTests((f"assert f(2) == {SECRET}",)),
             StdinTests(("2\n",), (f"{SECRET}\n",)),
         ]
@@ -115,8 +121,17 @@ def _mutated(rng: random.Random, source: str, others: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
-def run(judge: Judge, mix: Iterator[Mixed]) -> tuple[Counter[str], list[str]]:
-    """Judge a mix; return how often each status came, and one line for each broken promise."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How often each status came, a line for each broken promise, the longest hostile program."""
+
+    statuses: Counter[str]
+    broken: list[str]
+    longest_s: float
+
+
+def run(judge: Judge, mix: Iterator[Mixed]) -> Found:
+    """Judge a mix: honest programs must be accepted, hostile ones refused, and end."""
     kept: dict[int, Mixed] = {}
 
     def submissions() -> Iterator[Submission]:
@@ -126,15 +141,23 @@ def run(judge: Judge, mix: Iterator[Mixed]) -> tuple[Counter[str], list[str]]:
 
     statuses: Counter[str] = Counter()
     broken = []
+    longest_s = 0.0
     for index, verdict in judge.map(submissions()):
         mixed = kept.pop(index)
         statuses[str(verdict.status)] += 1
-        if mixed.honest != verdict.passed or verdict.status is Status.INFRASTRUCTURE_ERROR:
+        if not mixed.honest:
+            longest_s = max(longest_s, verdict.wall_s)
+        what = ""
+        if verdict.status is Status.INFRASTRUCTURE_ERROR:
+            what = "infrastructure error"
+        elif mixed.honest != verdict.passed:
             what = "harmed" if mixed.honest else "forged"
-            if verdict.status is Status.INFRASTRUCTURE_ERROR:
-                what = "infrastructure error"
-            broken.append(f"{what}: {mixed.name}: {verdict.message}: {mixed.submission.program}")
-    return statuses, broken
+        elif not mixed.honest and verdict.wall_s > HANG_S:
+            what = f"hung for {verdict.wall_s:.0f} s"
+        if what:
+            program = str(mixed.submission)[:4000]
+            broken.append(f"{what}: {mixed.name}: {verdict.status}: {verdict.message}: {program}")
+    return Found(statuses, broken, longest_s)
 
 
 @dataclass(frozen=True, slots=True)

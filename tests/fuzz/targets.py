@@ -1,0 +1,180 @@
+"""What is fuzzed: a function of bytes for each parser that reads what others wrote.
+
+Each raises only on a bug: to refuse the input in the documented way is no error. `fuzz.py` feeds
+them with new inputs, tests/test_sanitizers.py with the corpus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stepcoder.judge.command import InputError, read_samples
+from stepcoder.judge.fusion import RunCodeRequest, submission_of
+from stepcoder.judge.messages import Batch
+from stepcoder.problems import Problem, ProblemError, load_problems
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Limits,
+    Program,
+    Status,
+    StdinTests,
+    Submission,
+    _launcher,
+)
+from stepcoder.sandbox.compare import same_value
+from stepcoder.sandbox.requests import job_of
+from stepcoder.sandbox.verdicts import verdict_of
+
+LIMITS = Limits(cpu_s=1.0, wall_s=30.0, output_bytes=1 << 10)
+
+
+def value(data: bytes) -> None:
+    """A value from a program's process: refused, or data that can be written again."""
+    try:
+        found = _launcher.decode(data)
+    except ValueError:
+        return
+    sys.set_int_max_str_digits(0)
+    again = _launcher.decode(_launcher.encode(found, 1 << 24))
+    assert type(again) is type(found)
+    assert len(repr(again)) == len(repr(found))  # sets may come in another order
+    assert found == "never" or not same_value(found, "never"), found
+
+
+# What the judge expects is never in the inputs: a pass would be forged.
+_TESTS = (
+    CallTests(([1], [2]), ("never", "never more")),
+    StdinTests(("1", "2"), ("never", "never more")),
+    AssertTests(("assert f(1) == 1", "assert f(2) == 2")),
+)
+
+
+class _Judge:
+    """An event loop whose workers are fake_worker.py, kept for the whole process."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_worker.py"))]
+        self.loop = _launcher.EventLoop(command, command, 1)
+
+    def runs(self, submission: Submission, script: bytes) -> list[_launcher.RunResult]:
+        job = job_of(submission, LIMITS, numpy_installed=False)
+        job.request = job.tester_request = script
+        self.loop.submit(job)
+        results = self.loop.next(60.0)
+        assert len(results) == 1, "the event loop hangs"
+        return results[0].runs
+
+
+_judge: _Judge | None = None
+
+
+def run(data: bytes) -> None:
+    """A whole run: messages on the control socket, the shared board, output, then the verdict."""
+    global _judge
+    if _judge is None:
+        _judge = _Judge()
+    kind, script = data[:1] or b"\0", data[1:]
+    tests = _TESTS[kind[0] % len(_TESTS)]
+    submission = Submission(Program("x = 1\n" * 20, "f"), tests, LIMITS)
+    runs = _judge.runs(submission, script)
+    assert len(runs) <= 2 * len(tests), len(runs)
+    verdict = verdict_of(submission, runs)
+    # The tester of assert tests is the judge's own: its word counts.
+    assert isinstance(tests, AssertTests) or not verdict.passed or b"never" in data, verdict
+    assert len(verdict.tests) == len(tests) or verdict.status is Status.INFRASTRUCTURE_ERROR
+    str(verdict)
+
+
+def conversation(data: bytes) -> None:
+    """Messages of a program to the tester, which asks it for the value of a call."""
+    peer = peer_module()
+    # From a file, what is sent goes nowhere and what comes is there at once.
+    mine = os.memfd_create("messages", os.MFD_CLOEXEC)
+    try:
+        os.write(mine, data)
+        os.lseek(mine, 0, os.SEEK_SET)
+        tester = peer.Peer(mine, {}, open_to_all=False)
+        tester.send = lambda *_: None
+        tester.export(_secret)
+        with contextlib.suppress(peer.GoneError, Exception):
+            answer = tester.call(1, ([1], _secret), {})
+            # An object of the other side is not looked into: each question is a message.
+            assert answer != "never" or b"never" in data
+    finally:
+        os.close(mine)
+
+
+def _secret(argument: object) -> object:
+    return argument
+
+
+def peer_module() -> Any:
+    """Return `_peer` as workers import it."""
+    if "_peer" not in sys.modules:
+        sys.modules["_launcher"] = _launcher
+        sys.path.append(str(Path(job_of.__code__.co_filename).parent))
+        import _peer  # noqa: F401
+
+        sys.path.pop()
+    return sys.modules["_peer"]
+
+
+def problems(data: bytes) -> None:
+    """A file of problems, in any form; the first byte chooses lines or one document."""
+    path = _file("problems.json" if data[:1] == b"1" else "problems.jsonl", data[1:])
+    with contextlib.suppress(ProblemError):
+        for problem in load_problems(path).problems:
+            job = Submission(Program(problem.canonical_solution, "f"), problem.tests)
+            with contextlib.suppress(ValueError, TypeError):  # TypeError: nested too deeply
+                job_of(job, LIMITS, numpy_installed=False)
+
+
+def samples(data: bytes) -> None:
+    """A file of samples for the command line; the first byte chooses the compressed form."""
+    known = {"x": Problem("x", "", "def f():\n", "", StdinTests(("",), ("",)))}
+    path = _file("samples.jsonl.gz" if data[:1] == b"1" else "samples.jsonl", data[1:])
+    with contextlib.suppress(InputError):
+        for sample in read_samples(path, known):
+            str(sample.source)
+
+
+_folder: tempfile.TemporaryDirectory[str] | None = None
+
+
+def _file(name: str, data: bytes) -> Path:
+    global _folder
+    if _folder is None:
+        _folder = tempfile.TemporaryDirectory(dir="/dev/shm")
+    path = Path(_folder.name) / name
+    path.write_bytes(data)
+    return path
+
+
+def requests(data: bytes) -> None:
+    """Bodies of the server's requests."""
+    with contextlib.suppress(ValidationError):
+        for program in Batch.model_validate_json(data).programs:
+            with contextlib.suppress(ValueError, TypeError):  # answered with 422
+                program.submission(LIMITS)
+    with contextlib.suppress(ValidationError, ValueError):
+        submission = submission_of(RunCodeRequest.model_validate_json(data), LIMITS)
+        job_of(submission, LIMITS, numpy_installed=False)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "value": value,
+    "run": run,
+    "conversation": conversation,
+    "problems": problems,
+    "samples": samples,
+    "requests": requests,
+}
