@@ -110,6 +110,10 @@ void bind_judge(py::module_& module) {
              job.stdins.emplace_back(text);
              job.expected_stdouts.emplace_back(expected);
            })
+      .def("add_test_request",
+           [](Job& job, const py::bytes& value) { job.test_requests.emplace_back(value); })
+      .def_readwrite("run_for_each_test", &Job::run_for_each_test)
+      .def_readwrite("compares_stdout", &Job::compares_stdout)
       .def_readwrite("test_count", &Job::test_count)
       .def_readwrite("line_count", &Job::line_count)
       .def_readwrite("cpu_ns", &Job::cpu_ns)

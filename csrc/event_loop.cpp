@@ -134,48 +134,89 @@ void EventLoop::take_cancellations() {
     }
   }
   for (Slot& slot : slots_) {
-    if (!slot.job || std::find(ids.begin(), ids.end(), slot.job->id) == ids.end()) continue;
-    slot.cancelled = true;
-    if (!slot.running) continue;
-    for (auto* worker : needed(slot))
-      if (*worker) (*worker)->order_kill();  // one that is gone is noticed by its socket
+    if (!slot.active) continue;
+    if (std::find(ids.begin(), ids.end(), slot.active->job.id) == ids.end()) continue;
+    slot.active->cancelled = true;
+    kill_run(slot);
   }
+}
+
+// The run ends with its reports. A worker that is gone is noticed by its socket.
+void EventLoop::kill_run(Slot& slot) {
+  if (!slot.running) return;
+  for (auto* worker : needed(slot, slot.active->job))
+    if (*worker) (*worker)->order_kill();
 }
 
 void EventLoop::take_jobs() {
   for (Slot& slot : slots_) {
-    if (slot.job) continue;
+    if (slot.active) continue;
+    auto active = std::make_shared<ActiveJob>();
     {
       std::lock_guard lock(mutex_);
-      if (pending_.empty()) return;
-      slot.job = std::make_unique<Job>(std::move(pending_.front()));
+      if (pending_.empty()) break;
+      active->job = std::move(pending_.front());
       pending_.pop_front();
     }
-    slot.result = JobResult{slot.job->id, {}};
-    slot.next_test = 0;
-    slot.attempts = 0;
-    slot.cancelled = false;
-    advance(slot);
+    active->result.id = active->job.id;
+    active->end_test = active->job.test_count;
+    take_test(slot, active);
+  }
+  help();
+}
+
+// Slots that have no job take tests of those that others work on. A worker that is not there yet is
+// started, but no test waits for it.
+void EventLoop::help() {
+  for (const Slot& owner : slots_) {
+    const std::shared_ptr<ActiveJob> active = owner.active;
+    if (!active || !active->job.run_for_each_test || active->cancelled) continue;
+    uint32_t starting = 0;
+    for (Slot& slot : slots_) {
+      if (active->next_test + starting >= active->end_test) break;
+      if (slot.active || !slot.may_help) continue;
+      auto* worker = needed(slot, active->job).front();
+      if (*worker && (*worker)->ready) {
+        take_test(slot, active);
+        continue;
+      }
+      ++starting;
+      if (*worker) continue;
+      try {
+        start_worker(slot, *worker, active->job.numpy);
+      } catch (const std::exception&) {
+        slot.may_help = false;
+      }
+    }
   }
 }
 
-std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::needed(Slot& slot) {
-  std::vector<std::unique_ptr<WorkerProcess>*> workers{slot.job->numpy ? &slot.program_numpy
-                                                                       : &slot.program_bare};
-  if (slot.job->kind == JobKind::kPair)
-    workers.push_back(slot.job->tester_numpy ? &slot.tester_numpy : &slot.tester_bare);
+void EventLoop::take_test(Slot& slot, const std::shared_ptr<ActiveJob>& active) {
+  slot.active = active;
+  ++active->slots;
+  slot.test = active->next_test;
+  active->next_test = active->job.run_for_each_test ? slot.test + 1 : active->end_test;
+  slot.attempts = 0;
+  advance(slot);
+}
+
+std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::needed(Slot& slot, const Job& job) {
+  std::vector<std::unique_ptr<WorkerProcess>*> workers{job.numpy ? &slot.program_numpy
+                                                                 : &slot.program_bare};
+  if (job.kind == JobKind::kPair)
+    workers.push_back(job.tester_numpy ? &slot.tester_numpy : &slot.tester_bare);
   return workers;
 }
 
 // Starts the slot's run, or the workers that it needs first.
 void EventLoop::advance(Slot& slot) {
-  if (slot.cancelled) {
-    finish_job(slot);
+  if (slot.active->cancelled || slot.test >= slot.active->end_test) {
+    leave_job(slot);
     return;
   }
   try {
     bool all_ready = true;
-    for (auto* worker : needed(slot)) {
+    for (auto* worker : needed(slot, slot.active->job)) {
       if (!*worker)
         start_worker(slot, *worker, worker == &slot.program_numpy || worker == &slot.tester_numpy);
       all_ready = all_ready && (*worker)->ready;
@@ -195,23 +236,24 @@ void EventLoop::start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker,
 }
 
 void EventLoop::start_run(Slot& slot) {
+  const Job& job = slot.active->job;
   slot.reported.clear();
   slot.running = true;
-  slot.deadline_ns = now_ns() + patience(*slot.job);
+  slot.deadline_ns = now_ns() + patience(job);
   UniqueFd program_end;
   UniqueFd tester_end;
-  if (slot.job->kind == JobKind::kPair) {
+  if (job.kind == JobKind::kPair) {
     std::array<int, 2> pair{};
     checked(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
     program_end = UniqueFd(pair[0]);
     tester_end = UniqueFd(pair[1]);
   }
-  const auto workers = needed(slot);
+  const auto workers = needed(slot, job);
   slot.expected_reports = workers.size();
   for (auto* worker : workers) {
     const bool as_tester = worker != workers.front();
     const UniqueFd& channel = as_tester ? tester_end : program_end;
-    if (!(*worker)->begin(*slot.job, slot.next_test, as_tester, channel.get()))
+    if (!(*worker)->begin(job, slot.test, as_tester, channel.get()))
       throw std::runtime_error("the worker is gone: " + (*worker)->last_words());
   }
 }
@@ -227,22 +269,26 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
     worker->ready = true;
     worker->missing_layers = message.hello.missing_layers;
     missing_layers_ |= message.hello.missing_layers;
-    if (slot.job && !slot.running) advance(slot);
+    if (slot.active && !slot.running) advance(slot);
     return;
   }
   if (got != sizeof(Report) || !slot.running) {
     const std::string why = "a worker of the sandbox ended: " + worker->last_words();
     bool in_use = false;  // one that waits for other jobs takes nothing from this one
-    if (slot.job)
-      for (auto* other : needed(slot)) in_use = in_use || other == &worker;
+    if (slot.active)
+      for (auto* other : needed(slot, slot.active->job)) in_use = in_use || other == &worker;
     worker.reset();
-    if (in_use) on_crash(slot, why);
+    if (in_use)
+      on_crash(slot, why);
+    else if (!slot.active)
+      slot.may_help = false;
     return;
   }
   const bool as_tester =
       slot.expected_reports == 2 && (&worker == &slot.tester_bare || &worker == &slot.tester_numpy);
   try {
-    slot.reported.push_back(worker->collect(*slot.job, slot.next_test, as_tester, message.report));
+    slot.reported.push_back(
+        worker->collect(slot.active->job, slot.test, as_tester, message.report));
   } catch (const std::exception& error) {
     on_crash(slot, error.what());
     return;
@@ -251,13 +297,13 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
     finish_run(slot);
   } else if (as_tester) {
     // The tests are over; what the program still does is of no interest.
-    needed(slot).front()->get()->order_kill();
+    needed(slot, slot.active->job).front()->get()->order_kill();
   }
 }
 
 // The machine or a worker failed, not the program: once more with fresh workers, then give up.
 void EventLoop::on_crash(Slot& slot, const std::string& why) {
-  for (auto* worker : needed(slot)) worker->reset();
+  for (auto* worker : needed(slot, slot.active->job)) worker->reset();
   slot.running = false;
   if (++slot.attempts < kAttempts) {
     advance(slot);
@@ -266,51 +312,70 @@ void EventLoop::on_crash(Slot& slot, const std::string& why) {
   RunResult failure;
   failure.infrastructure_error = true;
   failure.infrastructure_message = why;
-  failure.first_test = slot.next_test;
-  slot.result.runs.push_back(std::move(failure));
-  finish_job(slot);
+  failure.first_test = slot.test;
+  slot.active->result.runs.push_back(std::move(failure));
+  end_after(*slot.active, slot.test);
+  leave_job(slot);
 }
 
 void EventLoop::finish_run(Slot& slot) {
   slot.running = false;
-  const Job& job = *slot.job;
+  ActiveJob& active = *slot.active;
+  const Job& job = active.job;
   const bool setup_failed =
       std::any_of(slot.reported.begin(), slot.reported.end(),
                   [](const RunResult& run) { return run.report.phase == kPhaseSetup; });
-  if (setup_failed) {
+  if (setup_failed && slot.test < active.end_test && !active.cancelled) {
     on_crash(slot, "a run could not be set up: " + slot.reported.front().stderr_tail);
     return;
   }
-  const uint32_t phase = slot.reported.front().report.phase;
-  const bool output_matches = slot.reported.front().output_matches;
-  for (RunResult& run : slot.reported) slot.result.runs.push_back(std::move(run));
+  const RunResult& first = slot.reported.front();
+  const uint32_t phase = first.report.phase;
+  const bool failed = phase <= kPhaseFirstTest || (job.compares_stdout && !first.output_matches) ||
+                      (job.kind == JobKind::kCalls && !first.tests.empty() &&
+                       first.tests.front().outcome != Outcome::kValue);
+  for (RunResult& run : slot.reported) active.result.runs.push_back(std::move(run));
   bool again = false;
-  if (job.kind == JobKind::kStdin) {
-    const bool failed = !output_matches || phase <= kPhaseFirstTest;
+  if (job.run_for_each_test) {
     // What does not compile for one test does not for the next.
-    const bool same_for_all = phase == kPhaseCompile;
-    ++slot.next_test;
-    again =
-        slot.next_test < job.test_count && !same_for_all && !(failed && job.stop_at_first_failure);
+    if (phase == kPhaseCompile || (failed && job.stop_at_first_failure))
+      end_after(active, slot.test);
+    slot.test = active.next_test;
+    again = slot.test < active.end_test;
+    if (again) ++active.next_test;
   } else if (job.kind == JobKind::kCalls && phase >= kPhaseFirstTest) {
     // The process ended inside this test: the others get a new one. The phase is the program's own
     // word, so it may lie before the tests that this run was for.
-    slot.next_test = std::max(slot.next_test, phase - kPhaseFirstTest) + 1;
-    again = slot.next_test < job.test_count && !job.stop_at_first_failure;
+    slot.test = std::max(slot.test, phase - kPhaseFirstTest) + 1;
+    again = slot.test < job.test_count && !job.stop_at_first_failure;
   }
   if (!again) {
-    finish_job(slot);
+    leave_job(slot);
     return;
   }
   slot.attempts = 0;
   advance(slot);
 }
 
-void EventLoop::finish_job(Slot& slot) {
-  slot.job.reset();
+// Nothing behind this test matters any more, not even what runs already.
+void EventLoop::end_after(ActiveJob& active, uint32_t test) {
+  active.end_test = std::min(active.end_test, test + 1);
+  for (Slot& slot : slots_)
+    if (slot.active.get() == &active && slot.test >= active.end_test) kill_run(slot);
+}
+
+// The last slot that leaves a job finishes it.
+void EventLoop::leave_job(Slot& slot) {
+  const std::shared_ptr<ActiveJob> active = std::exchange(slot.active, nullptr);
+  if (--active->slots > 0) return;
+  std::vector<RunResult>& runs = active->result.runs;
+  std::erase_if(runs, [&](const RunResult& run) { return run.first_test >= active->end_test; });
+  std::stable_sort(runs.begin(), runs.end(), [](const RunResult& left, const RunResult& right) {
+    return left.first_test < right.first_test;
+  });
   {
     std::lock_guard lock(mutex_);
-    finished_.push_back(std::move(slot.result));
+    finished_.push_back(std::move(active->result));
   }
   finished_changed_.notify_one();
 }
@@ -318,7 +383,7 @@ void EventLoop::finish_job(Slot& slot) {
 int EventLoop::timeout_ms() {
   int64_t earliest = INT64_MAX;
   for (const Slot& slot : slots_)
-    if (slot.job) earliest = std::min(earliest, slot.deadline_ns);
+    if (slot.active) earliest = std::min(earliest, slot.deadline_ns);
   if (earliest == INT64_MAX) return -1;
   return static_cast<int>(std::clamp<int64_t>((earliest - now_ns()) / 1'000'000 + 1, 0, 60'000));
 }
@@ -326,7 +391,7 @@ int EventLoop::timeout_ms() {
 void EventLoop::check_deadlines() {
   const int64_t now = now_ns();
   for (Slot& slot : slots_)
-    if (slot.job && now >= slot.deadline_ns) on_crash(slot, "a worker of the sandbox hangs");
+    if (slot.active && now >= slot.deadline_ns) on_crash(slot, "a worker of the sandbox hangs");
 }
 
 }  // namespace stepcoder

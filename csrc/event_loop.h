@@ -46,19 +46,29 @@ class EventLoop {
   uint32_t missing_layers() const { return missing_layers_.load(); }
 
  private:
-  // Runs one job at a time, on the workers that belong to it alone.
+  // A job that some slot works on. Where each test has a run of its own, idle slots take tests of it
+  // too; what it reports does not depend on how many did.
+  struct ActiveJob {
+    Job job;
+    JobResult result;
+    uint32_t next_test = 0;            // the first that no slot has taken
+    uint32_t end_test = 0;             // tests from here on need no run (any more)
+    uint32_t slots = 0;                // that work on it
+    bool cancelled = false;
+  };
+
+  // Makes one run at a time, on the workers that belong to it alone.
   struct Slot {
     uint32_t number = 0;
     std::unique_ptr<WorkerProcess> program_bare;
     std::unique_ptr<WorkerProcess> program_numpy;
     std::unique_ptr<WorkerProcess> tester_bare;
     std::unique_ptr<WorkerProcess> tester_numpy;
-    std::unique_ptr<Job> job;
-    JobResult result;
-    uint32_t next_test = 0;
+    std::shared_ptr<ActiveJob> active;
+    uint32_t test = 0;  // the first of the run
     int attempts = 0;
     bool running = false;
-    bool cancelled = false;
+    bool may_help = true;  // false once a worker died that no run needed
     std::vector<RunResult> reported;
     size_t expected_reports = 0;
     int64_t deadline_ns = 0;
@@ -68,14 +78,18 @@ class EventLoop {
   void wake();
   void take_cancellations();
   void take_jobs();
+  void help();
+  void take_test(Slot& slot, const std::shared_ptr<ActiveJob>& active);
   void advance(Slot& slot);
   void start_run(Slot& slot);
   void on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker);
   void on_crash(Slot& slot, const std::string& why);
   void finish_run(Slot& slot);
-  void finish_job(Slot& slot);
+  void end_after(ActiveJob& active, uint32_t test);
+  void kill_run(Slot& slot);
+  void leave_job(Slot& slot);
   void start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker, bool numpy);
-  std::vector<std::unique_ptr<WorkerProcess>*> needed(Slot& slot);
+  std::vector<std::unique_ptr<WorkerProcess>*> needed(Slot& slot, const Job& job);
   int timeout_ms();
   void check_deadlines();
 

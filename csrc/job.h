@@ -11,7 +11,7 @@ namespace stepcoder {
 
 enum class JobKind {
   kCalls,  // one run, all tests in it; a test that ends the process costs a new run for the others
-  kStdin,  // a run for each test
+  kStdin,  // a run for each test, which finds it on stdin
   kPair,   // a program and, in another process, the tester that talks to it
 };
 
@@ -21,9 +21,12 @@ struct Job {
   bool numpy = false;         // the program needs a worker with numpy
   bool tester_numpy = false;  // the tester does
   std::string request;
+  std::vector<std::string> test_requests;  // of each test, in place of `request`
   std::string tester_request;
   std::vector<std::string> stdins;            // kStdin: of each test
   std::vector<std::string> expected_stdouts;  // kStdin: compared by tokens
+  bool run_for_each_test = false;  // always for kStdin, never for kPair
+  bool compares_stdout = false;    // kStdin: expected_stdouts are there
   uint32_t test_count = 0;
   uint64_t line_count = 0;
   int64_t cpu_ns = 0;
@@ -35,7 +38,7 @@ struct Job {
 
 // How many tests one run of the job's program takes.
 inline uint32_t tests_per_run(const Job& job) {
-  return job.kind == JobKind::kStdin ? 1 : job.test_count;
+  return job.run_for_each_test ? 1 : job.test_count;
 }
 
 struct Finding {

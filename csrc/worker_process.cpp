@@ -187,7 +187,9 @@ void WorkerProcess::wait_or_kill() {
 }
 
 bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel) {
-  replace_content(request_, as_tester ? job.tester_request : job.request);
+  replace_content(request_, as_tester                    ? job.tester_request
+                            : job.test_requests.empty() ? job.request
+                                                        : job.test_requests[first_test]);
   static const std::string kNothing;
   replace_content(stdin_, job.kind == JobKind::kStdin ? job.stdins[first_test] : kNothing);
   replace_content(stdout_, kNothing);
@@ -203,7 +205,7 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   header.bitmap_bytes = layout.bitmap_bytes;
   header.bitmaps_offset = layout.bitmaps_offset;
   header.arena_offset = layout.arena_offset;
-  header.first_test = job.kind == JobKind::kStdin ? 0 : first_test;
+  header.first_test = job.run_for_each_test ? 0 : first_test;
   std::memcpy(board_, &header, sizeof header);
 
   Order order;
@@ -263,7 +265,7 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.output_exceeded = written > job.output_bytes || size_of(stderr_) > job.output_bytes;
   result.stdout_text = content(stdout_, 0, std::min(written, job.output_bytes));
   result.stderr_tail = tail(stderr_);
-  if (job.kind == JobKind::kStdin && first_test < job.expected_stdouts.size())
+  if (job.compares_stdout && first_test < job.expected_stdouts.size())
     result.output_matches = same_tokens(result.stdout_text, job.expected_stdouts[first_test]);
   return result;
 }

@@ -17,6 +17,8 @@ class Job:
     tester_numpy: bool
     request: bytes
     tester_request: bytes
+    run_for_each_test: bool
+    compares_stdout: bool
     test_count: int
     line_count: int
     cpu_ns: int
@@ -25,6 +27,7 @@ class Job:
     output_bytes: int
     stop_at_first_failure: bool
     def add_stdin(self, text: bytes, expected: bytes) -> None: ...
+    def add_test_request(self, request: bytes) -> None: ...
 
 class Finding:
     @property

@@ -253,6 +253,8 @@ class Peer:
             return self._copied(value)
         if isinstance(value, (int, float, str, bytes, list, tuple, dict, set, frozenset)):
             return NotImplemented  # a subclass goes as its base
+        if (number := _transfer.number(value)) is not NotImplemented:
+            return number
         plain = _transfer.without_numpy(value)
         if plain is not NotImplemented:
             return ("plain", plain)

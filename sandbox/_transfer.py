@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import builtins
 import collections
+import importlib
 import sys
 from array import array
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 # Types and functions that mean the same on both sides go by name.
@@ -96,6 +95,17 @@ def without_numpy(value: Any) -> Any:
     return NotImplemented
 
 
+def number(value: Any) -> Any:
+    """Return what stands for a Fraction or a Decimal; both modules are loaded only where used."""
+    kind = type(value)
+    fractions, decimal = sys.modules.get("fractions"), sys.modules.get("decimal")
+    if fractions is not None and kind is fractions.Fraction:
+        return ("Fraction", value.numerator, value.denominator)
+    if decimal is not None and kind is decimal.Decimal:
+        return ("Decimal", str(value))
+    return NotImplemented
+
+
 TO_PAYLOAD: dict[type, Callable[[Any], Any]] = {
     collections.deque: lambda v: ("deque", list(v), v.maxlen),
     collections.Counter: lambda v: ("Counter", dict(v)),
@@ -103,8 +113,6 @@ TO_PAYLOAD: dict[type, Callable[[Any], Any]] = {
     bytearray: lambda v: ("bytearray", bytes(v)),
     range: lambda v: ("range", v.start, v.stop, v.step),
     array: lambda v: ("array", v.typecode, v.tolist()),
-    Fraction: lambda v: ("Fraction", v.numerator, v.denominator),
-    Decimal: lambda v: ("Decimal", str(v)),
     datetime: lambda v: ("datetime", v.isoformat()) if v.tzinfo is None else NotImplemented,
     date: lambda v: ("date", v.isoformat()),
     time: lambda v: ("time", v.isoformat()),
@@ -122,8 +130,8 @@ FROM_PAYLOAD: dict[str, Callable[..., Any]] = {
     "bytearray": bytearray,
     "range": range,
     "array": array,
-    "Fraction": Fraction,
-    "Decimal": Decimal,
+    "Fraction": lambda *parts: importlib.import_module("fractions").Fraction(*parts),
+    "Decimal": lambda text: importlib.import_module("decimal").Decimal(text),
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
     "time": time.fromisoformat,

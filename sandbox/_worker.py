@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-# What programs import most: every child finds these loaded already.
+# What programs import most: every child finds these loaded already. Every page of a module is copied
+# or mapped for each run, so a module has to be common to be here: hashlib (OpenSSL), decimal,
+# statistics and fractions are not, and are imported by the programs that name them.
 # fmt: off
 WARM_MODULES = (
-    "_ast", "abc", "array", "atexit", "base64", "bisect", "calendar", "cmath", "collections",
-    "collections.abc", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum",
-    "fractions", "functools", "gc", "hashlib", "heapq", "inspect", "io", "itertools", "json",
-    "math", "numbers", "operator", "queue", "random", "re", "statistics", "string", "struct", "sys",
-    "textwrap", "threading", "time", "types", "typing",
+    "_ast", "abc", "array", "atexit", "bisect", "cmath", "collections", "collections.abc",
+    "contextlib", "copy", "dataclasses", "datetime", "enum", "functools", "gc", "heapq", "inspect",
+    "io", "itertools", "json", "math", "operator", "queue", "random", "re", "string", "struct",
+    "sys", "textwrap", "threading", "time", "types", "typing",
 )
 
 # Extension modules that would hand a program raw memory or a second interpreter.

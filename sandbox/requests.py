@@ -47,6 +47,7 @@ def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> 
         if len(tests.inputs) != len(tests.outputs):
             raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
         job.kind = _launcher.JobKind.STDIN
+        job.run_for_each_test = job.compares_stdout = True
         kind = "stdin"
         for text, expected in zip(tests.inputs, tests.outputs, strict=True):
             job.add_stdin(_bytes(text), _bytes(expected))
