@@ -97,8 +97,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     group.add_argument("--workers", type=int, help="programs at a time (one per CPU)")
     group.add_argument("--isolation", choices=("warn", "full"), default="warn")
-    group.add_argument("--cpu-s", type=float, default=limits.cpu_s, help="CPU seconds a test")
-    group.add_argument("--wall-s", type=float, default=limits.wall_s, help="seconds a test")
+    group.add_argument("--cpu-s", type=float, default=limits.cpu_s, help="CPU seconds a test (2)")
+    # Decisions must not depend on what else the machine does: CPU time ends programs.
+    group.add_argument("--wall-s", type=float, default=10 * limits.cpu_s, help="(20)")
     group.add_argument("--memory-mib", type=int, default=limits.memory_bytes >> 20)
     arguments = parser.parse_args(argv)
     for name in ("runs", "workers", "cpu_s", "wall_s", "memory_mib"):

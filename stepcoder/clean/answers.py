@@ -29,21 +29,23 @@ class Checker(StrEnum):
     ANY = "any"  # several answers are right: no comparison decides
 
 
-_GIVE = r"(?:return|print|output|find|display|write|give|report|accept)\w*"
+_GIVE = r"\b(?:return|print|output|find|write|give|report|accept|choose)(?:s|ed|ing)?\b"
+_SHOW = r"\b(?:return|print|output|write|give)(?:s|ed|ing)?\b"  # what "in any order" belongs to
 _ANSWERS = r"(?:answer|solution|way|option|output|result|permutation|string|sequence|subsequence)"
 _MANY = rf"(?:multiple|several|many|more than one)\b[^.!?\n]{{0,60}}\b{_ANSWERS}s?"
 # "print any", "return any of them", "any valid answer is accepted", "if there are several answers,
 # you may output any one"; not "in any order", "in any case", "any point of time".
 _ANY_ANSWER = re.compile(
-    rf"\b{_GIVE}\s+(?:\w+\s+){{0,3}}?any(?:\s+(?:one|1))?\s*(?:of\s+(?:them|these|those|the\s+{_ANSWERS}s?)\b|[.,;!)]|$)"
-    rf"|\b{_GIVE}\s+(?:\w+\s+){{0,2}}?any\s+(?:\w+[-\s]+){{0,2}}?(?:valid|suitable|possible|optimal|correct|appropriate|such)\b"
+    rf"{_GIVE}\s+(?:\w+\s+){{0,3}}?any(?:\s+(?:one|1))?\s*(?:of\s+(?:them|these|those|the\s+{_ANSWERS}s?)\b|[.,;!)\[]|$)"
+    rf"|{_GIVE}\s+(?:\w+\s+){{0,4}}?coordinates\s+of\s+any\b"
+    rf"|{_GIVE}\s+(?:\w+\s+){{0,2}}?any\s+(?:\w+[-\s]+){{0,2}}?(?:valid|suitable|possible|optimal|correct|appropriate|such)\b"
     rf"|\bany\s+(?:\w+\s+)?{_ANSWERS}\s+(?:is|are|will\s+be|would\s+be)\s+accept"
     rf"|\b{_MANY}[^.!?\n]{{0,60}}\bany\b"
-    rf"|\b{_GIVE}\s+(?:\w+\s+){{0,3}}?any\s+{_ANSWERS}\b",
+    rf"|{_GIVE}\s+(?:\w+\s+){{0,3}}?any\s+{_ANSWERS}\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _ANY_ORDER = re.compile(
-    rf"\b{_GIVE}\b[^.!?\n]{{0,120}}\bin\s+(?:an\s+)?(?:any|arbitrary)\s+order"
+    rf"{_SHOW}[^.!?\n]{{0,120}}\bin\s+(?:an\s+)?(?:any|arbitrary)\s+order"
     r"|\border\s+of\s+(?:the\s+)?(?:output|result|answer|returned)[^.!?\n]{0,40}"
     r"(?:does\s+not|doesn't|doesn’t)\s+matter"
     r"|\b(?:in|with)\s+any\s+order[^.!?\n]{0,30}\b(?:accept|allowed)",
@@ -65,13 +67,18 @@ def checker_of(problem: Problem) -> Checker:
     A statement's own words decide between the answers that it accepts; the expected outputs decide
     whether they are real numbers.
     """
-    text = _LETTER_CASE.sub(" ", re.sub(r"\s*\n\s*", "\n", problem.prompt))
-    ordered = _ANY_ORDER.search(text)
-    if _ANY_ANSWER.search(_ANY_ORDER.sub(" ", text)) and not _one_word(problem):
-        return Checker.ANY
-    if ordered and _has_order(problem):
-        return Checker.UNORDERED
-    if _ERROR.search(text) or any(map(_is_real, _outputs(problem))):
+    text = problem.prompt
+    words = text.lower()
+    if "any" in words or "order of" in words:  # the patterns below are slow
+        text = _LETTER_CASE.sub(" ", re.sub(r"\s*\n\s*", "\n", text))
+        if _ANY_ANSWER.search(_ANY_ORDER.sub(" ", text)) and not _one_word(problem):
+            return Checker.ANY
+        if _ANY_ORDER.search(text) and _has_order(problem):
+            return Checker.UNORDERED
+    if any(map(_is_real, _outputs(problem))):
+        return Checker.FLOAT
+    told = any(word in words for word in ("error", "within", "exceed", "toleran", "precision"))
+    if told and _ERROR.search(text):
         return Checker.FLOAT
     return Checker.EXACT
 

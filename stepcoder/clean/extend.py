@@ -91,7 +91,7 @@ def _new_tests(problem: Problem, judges: Judges, count: int, rng: random.Random)
     tests = problem.tests
     if isinstance(tests, StdinTests):
         return _stdin_tests(problem, new_stdins(tests.inputs, count, rng), judges)
-    known = [(a, e) for a, e, _ in calls_of(problem)]
+    known = calls_of(problem)
     inputs = tuple(new_inputs([arguments for arguments, _ in known], count, rng))
     if not inputs:
         return []
@@ -166,37 +166,36 @@ def _other_runs(problem: Problem, judges: Judges) -> range:
     return range(1, judges.runs if may_vary(problem.canonical_solution) else min(judges.runs, 1))
 
 
-def calls_of(problem: Problem) -> list[tuple[list[Any], Any, str]]:
-    """Return arguments and expected value of each test that is a call, with its assert's text."""
+def calls_of(problem: Problem) -> list[tuple[list[Any], Any]]:
+    """Return arguments and expected value of each test that is a call of the entry point."""
     tests = problem.tests
     if isinstance(tests, CallTests):
-        return [(a, e, "") for a, e in zip(tests.inputs, tests.outputs, strict=True)]
+        return list(zip(tests.inputs, tests.outputs, strict=True))
     if not isinstance(tests, AssertTests):
         return []
     found = []
     for text in tests.asserts:
-        call = _asserted_call(text, problem.entry_point)
-        if call is not None:
-            found.append((*call, text))
-    return found
+        try:
+            found += [_asserted_call(node, problem.entry_point) for node in parse(text).body]
+        except SyntaxError:
+            continue
+    return [call for call in found if call is not None]
 
 
-def _asserted_call(text: str, entry_point: str | None) -> tuple[list[Any], Any] | None:
+def _asserted_call(node: ast.stmt, entry_point: str | None) -> tuple[list[Any], Any] | None:
     """Return arguments and value of `assert f(...) == ...`; None for everything else."""
-    try:
-        match parse(text).body:
-            case [
-                ast.Assert(
-                    test=ast.Compare(
-                        left=ast.Call(func=ast.Name(id=name), args=args, keywords=[]),
-                        ops=[ast.Eq()],
-                        comparators=[expected],
-                    )
-                )
-            ] if name == entry_point:
+    match node:
+        case ast.Assert(
+            test=ast.Compare(
+                left=ast.Call(func=ast.Name(id=name), args=args, keywords=[]),
+                ops=[ast.Eq()],
+                comparators=[expected],
+            )
+        ) if name == entry_point:
+            try:
                 return [ast.literal_eval(arg) for arg in args], ast.literal_eval(expected)
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        return None
+            except (ValueError, TypeError, MemoryError, RecursionError):
+                return None
     return None
 
 
@@ -269,7 +268,7 @@ def _chosen(
     spans = statement_spans(parse(problem.canonical_solution))
     ran = {i for i, span in enumerate(spans) if not lines.isdisjoint(span)}
     runs = [{i for i, span in enumerate(spans) if not t.lines.isdisjoint(span)} for t in new]
-    answers = {repr(expected) for _, expected, _ in calls_of(problem)}
+    answers = {repr(expected) for _, expected in calls_of(problem)}
     dead: set[int] = set()
     left = set(range(len(new)))
     chosen: list[int] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -31,8 +32,13 @@ _UNLIKELY = frozenset(
 _SYS_NAMES = frozenset({"stdin", "stdout", "stderr", "setrecursionlimit", "maxsize"})
 
 
-def missing_imports(tree: ast.Module, preamble: str) -> list[str]:
-    """Return an import statement for each well-known name that is used and bound nowhere."""
+def missing_imports(source: str, tree: ast.Module, preamble: str) -> list[str]:
+    """Return an import statement for each well-known name that is used and bound nowhere.
+
+    `source` is the text of the tree: most programs have no word that could be one.
+    """
+    if not (set(_WORD.findall(source)) & _known().keys()) - _names_of(preamble):
+        return []
     used: dict[str, set[str]] = {}  # name: the attributes that are taken of it
     bound: set[str] = set()
     for node in ast.walk(tree):
@@ -46,9 +52,7 @@ def missing_imports(tree: ast.Module, preamble: str) -> list[str]:
         else:
             bound.update(_binds(node))
     names = used.keys() - bound - _BUILTINS
-    if not names or not names & _known().keys():
-        return []
-    names -= _names_of(preamble)
+    names = (names & _known().keys()) - _names_of(preamble)
     if "*" in bound:
         return []
     return sorted({statement for name in names if (statement := _statement(name, used[name]))})
@@ -63,6 +67,7 @@ def add_imports(problem: Problem, statements: list[str]) -> dict[str, str]:
     return changes
 
 
+_WORD = re.compile(r"\w+")
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__"}
 
 

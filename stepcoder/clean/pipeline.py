@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,16 +18,15 @@ from typing import Any, Protocol, TypeVar
 from stepcoder.clean.coverage import coverage
 from stepcoder.clean.extend import Extension, extend
 from stepcoder.clean.judges import JudgeFailedError, Judges
-from stepcoder.clean.reasons import Dropped, Reason
+from stepcoder.clean.reasons import Dropped
 from stepcoder.clean.records import Candidate, read_candidates
-from stepcoder.clean.similar import (
-    Shingles,
-    jaccard,
-    program_key,
-    shingles_of,
-    similar_pairs,
-    statement_of,
-    words_of,
+from stepcoder.clean.repeats import (
+    Likeness,
+    duplicates,
+    likenesses,
+    overlaps,
+    solve_each_other,
+    statement_pairs,
 )
 from stepcoder.clean.store import (
     EXTENDED,
@@ -45,7 +44,6 @@ from stepcoder.prompts import starter_part
 from stepcoder.rundir import replace_file
 
 PROBLEMS, DECISIONS = "problems.jsonl", "decisions.jsonl"
-SAME_PROGRAM = 0.4  # how similar statements must be for one and the same program to be a duplicate
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -102,16 +100,20 @@ def clean(
     Raises OSError, EOFError, zlib.error or ValueError if the input cannot be read.
     """
     clock = _Clock()
+    failures = 0  # in comparing solutions
     outcomes: dict[int, Candidate | Verified | Kept | Dropped] = {}
     for outcome in read_candidates(path):
         outcomes[outcome.number] = outcome
     candidates = [c for c in outcomes.values() if isinstance(c, Candidate)]
     clock.end("read")
 
-    for dropped in overlaps(candidates, references, options.similarity):
+    pairs = statement_pairs(candidates, references, options.similarity)
+    for dropped in overlaps(candidates, references, pairs):
         outcomes[dropped.number] = dropped
+    numbers = [-1] * len(references) + [candidate.number for candidate in candidates]
+    pairs = [replace(p, first=numbers[p.first], second=numbers[p.second]) for p in pairs]
     candidates = [c for c in outcomes.values() if isinstance(c, Candidate)]
-    clock.end("overlap")
+    clock.end("compare")
 
     for candidate in candidates:
         if record := store.verified.get(candidate.number):
@@ -127,7 +129,19 @@ def clean(
     clock.end("verify")
 
     kept = [v for v in map(outcomes.get, sorted(outcomes)) if isinstance(v, Verified)]
-    for dropped in duplicates(kept, options.similarity):
+    likes = likenesses(kept, pairs)
+    problems = {verified.number: verified.candidate.problem for verified in kept}
+
+    def same(like: Likeness) -> bool:
+        return solve_each_other(problems[like.first], problems[like.second], judges)
+
+    answers: dict[tuple[int, int], bool] = {}
+    for like, answer in in_parallel(likes, same, judges.workers):
+        if isinstance(answer, JudgeFailedError):
+            notify.failure(problems[like.second].task_id, answer)
+            failures += 1
+        answers[like.first, like.second] = answer is True
+    for dropped in duplicates(kept, likes, lambda like: answers[like.first, like.second]):
         outcomes[dropped.number] = dropped
     kept = [v for v in kept if isinstance(outcomes[v.number], Verified)]
     clock.end("duplicates")
@@ -150,69 +164,7 @@ def clean(
     clock.end("extend")
     done = [outcomes[number] for number in sorted(outcomes)]
     ended = tuple(outcome for outcome in done if isinstance(outcome, (Kept, Dropped)))
-    return Cleaning(ended, len(done) - len(ended), clock.seconds)
-
-
-def overlaps(
-    candidates: Sequence[Candidate], references: Sequence[Problem], threshold: float
-) -> Iterator[Dropped]:
-    """Yield the candidates whose statement or solution is that of a reference problem."""
-    if not references:
-        return
-    texts = [statement_of(problem.prompt) for problem in references]
-    texts += [statement_of(candidate.problem.prompt) for candidate in candidates]
-    found: dict[int, str] = {}
-    count = len(references)
-    for pair in similar_pairs([shingles_of(text) for text in texts], threshold):
-        if pair.first < count <= pair.second:
-            same = f"its statement is {pair.similarity:.0%} that of"
-            found.setdefault(pair.second - count, f"{same} {references[pair.first].task_id}")
-    keys = {program_key(problem.canonical_solution): problem.task_id for problem in references}
-    for place, candidate in enumerate(candidates):
-        key = program_key(candidate.problem.canonical_solution)
-        if key in keys:
-            found.setdefault(place, f"its solution is that of {keys[key]}, names aside")
-    for place, detail in sorted(found.items()):
-        candidate = candidates[place]
-        yield Dropped(candidate.number, candidate.task_id, Reason.OVERLAP, detail)
-
-
-def duplicates(kept: Sequence[Verified], threshold: float) -> Iterator[Dropped]:
-    """Yield the problems that are the same as an earlier one which stays."""
-    texts = [statement_of(verified.candidate.problem.prompt) for verified in kept]
-    sets = [shingles_of(text) for text in texts]
-    same: dict[int, list[tuple[int, Reason, str]]] = {}
-    for pair in similar_pairs(sets, threshold):
-        equal = words_of(texts[pair.first]) == words_of(texts[pair.second])
-        reason = Reason.DUPLICATE if equal else Reason.NEAR_DUPLICATE
-        detail = "the same statement" if equal else f"{pair.similarity:.0%} of its statement"
-        same.setdefault(pair.second, []).append((pair.first, reason, detail))
-    for first, second, similarity in _same_programs(kept, sets):
-        detail = f"the same solution, and {similarity:.0%} of its statement"
-        same.setdefault(second, []).append((first, Reason.NEAR_DUPLICATE, detail))
-    gone: set[int] = set()
-    for place in sorted(same):
-        for first, reason, detail in same[place]:
-            if first not in gone:
-                gone.add(place)
-                verified, other = kept[place], kept[first].candidate.task_id
-                detail = f"{detail} as {other}"
-                yield Dropped(verified.number, verified.candidate.task_id, reason, detail)
-                break
-
-
-def _same_programs(
-    kept: Sequence[Verified], sets: Sequence[Shingles]
-) -> Iterator[tuple[int, int, float]]:
-    """Yield the places of problems with one solution and statements that have much in common."""
-    places: dict[str, list[int]] = {}
-    for second, verified in enumerate(kept):
-        earlier = places.setdefault(program_key(verified.candidate.problem.canonical_solution), [])
-        for first in earlier:
-            similarity = jaccard(sets[first], sets[second])
-            if similarity >= SAME_PROGRAM:
-                yield first, second, similarity
-        earlier.append(second)
+    return Cleaning(ended, len(done) - len(ended) + failures, clock.seconds)
 
 
 def in_parallel(

@@ -154,12 +154,22 @@ def _checked(candidate: Candidate) -> Candidate:
     entry_point, solution = candidate.problem.entry_point, candidate.problem.canonical_solution
     if entry_point is None and candidate.record["tests"]["kind"] == "call":
         candidate = candidate.repaired(Repair.ENTRY_POINT, entry_point=_only_function(tree))
-    elif entry_point is not None:
+    elif entry_point is not None and not _defines(solution, entry_point):
         check_entry_point(entry_point, solution)
-    statements = missing_imports(tree, candidate.problem.preamble)
+    problem = candidate.problem
+    statements = missing_imports(problem.canonical_solution, tree, problem.preamble)
     if not statements:
         return candidate
     return candidate.repaired(Repair.IMPORT, **add_imports(candidate.problem, statements))
+
+
+def _defines(solution: str, entry_point: str) -> bool:
+    """Return whether plain `def` and `class` lines show that a solution has what the tests call."""
+    owner, _, method = entry_point.rpartition("().")
+    if owner:
+        inside = rf"^class {re.escape(owner)}\b.*^[ \t]+def {re.escape(method)}\("
+        return bool(re.search(inside, solution, re.MULTILINE | re.DOTALL))
+    return bool(re.search(rf"^def {re.escape(method)}\(", solution, re.MULTILINE))
 
 
 def _parsed(candidate: Candidate) -> tuple[Candidate, ast.Module]:

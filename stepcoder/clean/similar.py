@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 
 from stepcoder.source import parse
@@ -76,6 +77,7 @@ def jaccard(left: Collection[str], right: Collection[str]) -> float:
     return common / max(len(left) + len(right) - common, 1)
 
 
+@cache
 def program_key(source: str) -> str:
     """Return a text that is equal for programs that differ in names and layout only.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 from functools import cache
 
 # fmt: off
@@ -23,6 +24,8 @@ _NAMES = frozenset(
     | {"eval", "__import__", "getsizeof", "environ", "hash_info", "time", "perf_counter"}
     | {name for name in dir(random) if not name.startswith("_")}
 )
+_TELLING = _NAMES | {"import", "keys", "items"}  # without one of them there is nothing to look for
+_WORD = re.compile(r"\w+")
 _SET_OPERATORS = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.Sub)
 
 
@@ -33,6 +36,9 @@ def may_vary(*sources: str) -> bool:
 
 @cache
 def _may_vary(source: str) -> bool:
+    words = set(_WORD.findall(source))
+    if "{" not in source and words.isdisjoint(_TELLING):
+        return False
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -72,7 +72,7 @@ def verify(candidate: Candidate, judges: Judges) -> Verified | Dropped:
     if not verdict.passed:
         found = _repaired(candidate, verdict, checker, judges)
         if found is None:
-            return _dropped(candidate, verdict)
+            return _dropped(candidate, verdict, judges)
         candidate, verdict = found
         checker = Checker.UNORDERED if Repair.ORDER in candidate.repairs else checker
         checker = Checker.FLOAT if Repair.FLOATS in candidate.repairs else checker
@@ -87,8 +87,11 @@ def submission_of(problem: Problem, source: str | None = None) -> Submission:
     return Submission(program, problem.tests)
 
 
-def _dropped(candidate: Candidate, verdict: Verdict) -> Dropped:
+def _dropped(candidate: Candidate, verdict: Verdict, judges: Judges) -> Dropped:
     reason = _REASONS[verdict.status]
+    erred = verdict.status in (Status.WRONG_ANSWER, Status.RUNTIME_ERROR)
+    if erred and _passes_elsewhere(candidate, judges):
+        reason = Reason.NON_DETERMINISTIC
     if verdict.error_type == "NameError" and _UNKNOWN_NAME.search(verdict.message):
         reason = Reason.MISSING_IMPORT
     place = next((i for i, t in enumerate(verdict.tests) if t.status is verdict.status), 0)
@@ -96,6 +99,14 @@ def _dropped(candidate: Candidate, verdict: Verdict) -> Dropped:
     if verdict.error_line:
         detail += f" (line {verdict.error_line})"
     return Dropped(candidate.number, candidate.task_id, reason, detail)
+
+
+def _passes_elsewhere(candidate: Candidate, judges: Judges) -> bool:
+    """Return whether a solution that failed passes under another seed."""
+    submission = submission_of(candidate.problem)
+    if not may_vary(candidate.problem.canonical_solution):
+        return False
+    return any(judges.run(submission, run).passed for run in range(1, judges.runs))
 
 
 def _repaired(
