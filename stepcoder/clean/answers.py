@@ -29,7 +29,7 @@ class Checker(StrEnum):
     ANY = "any"  # several answers are right: no comparison decides
 
 
-_GIVE = r"\b(?:return|print|output|find|write|give|report|accept|choose)(?:s|ed|ing)?\b"
+_GIVE = r"\b(?:return|print|output|find|write|give|report|accept)(?:s|ed|ing)?\b"
 _SHOW = r"\b(?:return|print|output|write|give)(?:s|ed|ing)?\b"  # what "in any order" belongs to
 _ANSWERS = r"(?:answer|solution|way|option|output|result|permutation|string|sequence|subsequence)"
 _MANY = rf"(?:multiple|several|many|more than one)\b[^.!?\n]{{0,60}}\b{_ANSWERS}s?"
@@ -37,7 +37,8 @@ _MANY = rf"(?:multiple|several|many|more than one)\b[^.!?\n]{{0,60}}\b{_ANSWERS}
 # you may output any one"; not "in any order", "in any case", "any point of time".
 _ANY_ANSWER = re.compile(
     rf"{_GIVE}\s+(?:\w+\s+){{0,3}}?any(?:\s+(?:one|1))?\s*(?:of\s+(?:them|these|those|the\s+{_ANSWERS}s?)\b|[.,;!)\[]|$)"
-    rf"|{_GIVE}\s+(?:\w+\s+){{0,4}}?coordinates\s+of\s+any\b"
+    rf"|{_GIVE}[^.!?\n]{{0,80}}?\bcoordinates\s+of\s+any\b"
+    r"|\ballowed\s+to\s+choose\s+any\s+correct\b"
     rf"|{_GIVE}\s+(?:\w+\s+){{0,2}}?any\s+(?:\w+[-\s]+){{0,2}}?(?:valid|suitable|possible|optimal|correct|appropriate|such)\b"
     rf"|\bany\s+(?:\w+\s+)?{_ANSWERS}\s+(?:is|are|will\s+be|would\s+be)\s+accept"
     rf"|\b{_MANY}[^.!?\n]{{0,60}}\bany\b"

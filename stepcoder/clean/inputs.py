@@ -14,6 +14,8 @@ from itertools import combinations, pairwise, permutations
 from typing import Any
 
 Fact = tuple[str | int, ...]
+ENOUGH = 4  # inputs, for what half of all numbers and lists are to be more than chance
+_CHANCE = frozenset({"even", "odd", "even length", "odd length"})
 TRIES = 12  # changes that are tried for each input that is wanted
 LONGEST = 2000  # characters of an input's repr
 
@@ -216,6 +218,8 @@ def new_inputs(known: Sequence[list[Any]], count: int, rng: random.Random) -> li
         for domain, value in zip(domains, arguments, strict=True):
             domain.add(value)
     shared = frozenset.intersection(*map(facts, known))
+    if len(known) < ENOUGH:
+        shared = frozenset(fact for fact in shared if fact[0] not in _CHANCE)
     seen = {repr(arguments) for arguments in known}
     found: list[list[Any]] = []
     for _ in range(count * TRIES):

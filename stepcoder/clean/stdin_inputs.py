@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
 
 from stepcoder.clean.inputs import LONGEST, TRIES, Domain, changed_value
 
@@ -31,6 +32,7 @@ def new_stdins(known: Sequence[str], count: int, rng: random.Random) -> list[str
             for j, token in enumerate(line):
                 domains.setdefault(role(i, j, line), Domain()).add(token)
     bounds = frozenset.intersection(*(_bounds(lines) for lines in inputs.values()))
+    orders = _orders(inputs.values())
     seen = set(known)
     found: list[str] = []
     for _ in range(count * TRIES):
@@ -39,7 +41,7 @@ def new_stdins(known: Sequence[str], count: int, rng: random.Random) -> list[str
         text = rng.choice(texts)
         lines = _changed(inputs[text], domains, rng)
         made = _written(text, lines)
-        if made not in seen and bounds <= _bounds(lines):
+        if made not in seen and bounds <= _bounds(lines) and _keeps(orders, lines):
             seen.add(made)
             found.append(made)
     return found
@@ -75,6 +77,29 @@ def _bounds(lines: list[Line]) -> frozenset[tuple[int, str]]:
             if highest < token:
                 found.add((j, "below"))
     return frozenset(found)
+
+
+def _orders(inputs: Iterable[list[Line]]) -> dict[Role, set[Role]]:
+    """Return, for lines of two to four numbers, which places hold rising numbers in all of them."""
+    found: dict[Role, set[Role]] = {}
+    for lines in inputs:
+        for i, line in enumerate(lines):
+            if 2 <= len(line) <= 4 and all(isinstance(token, int) for token in line):
+                rising = _rising(line)
+                found[role(i, 0, line)] = found.get(role(i, 0, line), rising) & rising
+    return found
+
+
+def _rising(line: Line) -> set[Role]:
+    return {(j, k) for j, k in permutations(range(len(line)), 2) if _key(line[j]) < _key(line[k])}
+
+
+def _keeps(orders: Mapping[Role, set[Role]], lines: list[Line]) -> bool:
+    return all(
+        orders.get(role(i, 0, line), set()) <= _rising(line)
+        for i, line in enumerate(lines)
+        if 2 <= len(line) <= 4
+    )
 
 
 def counts(lines: list[Line]) -> set[tuple[int, int]]:
