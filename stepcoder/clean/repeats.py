@@ -53,15 +53,15 @@ def overlaps(
         return
     count = len(references)
     found: dict[int, str] = {}
-    for pair in pairs:
-        if pair.first < count <= pair.second:
-            same = f"its statement is {pair.similarity:.0%} that of"
-            found.setdefault(pair.second - count, f"{same} {references[pair.first].task_id}")
     keys = {program_key(problem.canonical_solution): problem.task_id for problem in references}
     for place, candidate in enumerate(candidates):
         key = program_key(candidate.problem.canonical_solution)
         if key in keys:
             found.setdefault(place, f"its solution is that of {keys[key]}, names aside")
+    for pair in pairs:
+        if pair.first < count <= pair.second:
+            same = f"its statement is {pair.similarity:.0%} that of"
+            found.setdefault(pair.second - count, f"{same} {references[pair.first].task_id}")
     for place, detail in sorted(found.items()):
         candidate = candidates[place]
         yield Dropped(candidate.number, candidate.task_id, Reason.OVERLAP, detail)
