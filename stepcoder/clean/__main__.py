@@ -32,6 +32,7 @@ from rich.text import Text
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.page import render
 from stepcoder.clean.pipeline import Cleaning, Options, Record, clean, decisions, write
+from stepcoder.clean.records import read_candidates
 from stepcoder.clean.store import Store, fingerprint_of
 from stepcoder.judge.command import InputError
 from stepcoder.problems import Problem, ProblemError, load_problems
@@ -205,6 +206,12 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[Cleaning, list
         raise InputError(f"{arguments.problems}: no such file or folder of problems")
     settings = settings_of(arguments)
     known = references(arguments)
+    try:
+        records = list(read_candidates(arguments.problems))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{arguments.problems} cannot be read ({error})") from None
+    if not records:
+        raise InputError(f"{arguments.problems} holds no record")
     options = Options(arguments.tests, arguments.similarity, arguments.seed)
     limits = Limits(arguments.cpu_s, arguments.wall_s, arguments.memory_mib << 20)
     store = Store(arguments.output, settings)
@@ -214,15 +221,11 @@ def run(arguments: argparse.Namespace, console: Console) -> tuple[Cleaning, list
         _reporter(console) as reporter,
     ):
         try:
-            cleaning = clean(arguments.problems, known, options, judges, store, reporter)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise InputError(f"{arguments.problems} cannot be read ({error})") from None
+            cleaning = clean(records, known, options, judges, store, reporter)
         except BaseException:
             judges.close()
             raise
     lines = decisions(cleaning)
-    if not lines and not cleaning.failed:
-        raise InputError(f"{arguments.problems} holds no record")
     write(arguments.output, cleaning, lines)
     replace_file(arguments.output / "report.html", render(lines, settings))
     return cleaning, lines

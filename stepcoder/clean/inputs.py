@@ -56,8 +56,7 @@ class Domain:
         if isinstance(value, bool) or value is None:
             return True
         if isinstance(value, (int, float)):
-            low, high = self.bounds()
-            return low <= value <= high
+            return bool(self.numbers) and self.bounds()[0] <= value <= self.bounds()[1]
         if isinstance(value, (str, list, tuple, set, frozenset, dict)):
             seen = self.lengths.get(depth, {0})
             least = (min(seen) + 1) // 2 if len(seen) == 1 else min(seen)
@@ -188,6 +187,12 @@ def _relations(left: Any, right: Any) -> Iterator[str]:
         if isinstance(left, str) and not isinstance(right, str) and left in right:
             yield "in"
         numbers = [] if isinstance(left, str) else list(_numbers(left))
+        others = [] if isinstance(right, str) else list(_numbers(right))
+        if len(numbers) == len(others) > 0:
+            if all(one < other for one, other in zip(numbers, others, strict=True)):
+                yield "each below"
+            if all(one <= other for one, other in zip(numbers, others, strict=True)):
+                yield "each at most"
         if numbers and all(0 <= number < len(right) for number in numbers):
             yield "indices of"
 
@@ -272,6 +277,8 @@ def changed_value(value: Any, domain: Domain, rng: random.Random) -> Any:
         return rng.choice(domain.values)
     if isinstance(value, bool):
         return not value
+    if isinstance(value, (int, float)) and not domain.numbers:
+        return value
     if isinstance(value, int):
         low, high = domain.bounds()
         near = [value - 1, value + 1, low, high, low + (high - low) // 2]

@@ -1,6 +1,6 @@
-"""The pipeline: read, leave out what overlaps, verify, leave out duplicates, extend, write.
+"""The pipeline: leave out what overlaps, verify, leave out duplicates, extend, write.
 
-Takes the input's path and Options, leaves problems.jsonl, decisions.jsonl and report.html in a
+Takes what reading gave and Options, leaves problems.jsonl, decisions.jsonl and report.html in a
 folder. Every step decides in the order of the input, whatever order programs finish in.
 """
 
@@ -19,7 +19,7 @@ from stepcoder.clean.coverage import coverage
 from stepcoder.clean.extend import Extension, extend
 from stepcoder.clean.judges import JudgeFailedError, Judges
 from stepcoder.clean.reasons import Dropped
-from stepcoder.clean.records import Candidate, read_candidates
+from stepcoder.clean.records import Candidate
 from stepcoder.clean.repeats import (
     Likeness,
     duplicates,
@@ -88,24 +88,18 @@ class Cleaning:
 
 
 def clean(
-    path: Path,
+    records: Iterable[Candidate | Dropped],
     references: Sequence[Problem],
     options: Options,
     judges: Judges,
     store: Store,
     notify: Notify,
 ) -> Cleaning:
-    """Run every step that the folder does not hold the results of yet.
-
-    Raises OSError, EOFError, zlib.error or ValueError if the input cannot be read.
-    """
+    """Run every step that the folder does not hold the results of yet."""
     clock = _Clock()
     failures = 0  # in comparing solutions
-    outcomes: dict[int, Candidate | Verified | Kept | Dropped] = {}
-    for outcome in read_candidates(path):
-        outcomes[outcome.number] = outcome
+    outcomes: dict[int, Candidate | Verified | Kept | Dropped] = {r.number: r for r in records}
     candidates = [c for c in outcomes.values() if isinstance(c, Candidate)]
-    clock.end("read")
 
     pairs = statement_pairs(candidates, references, options.similarity)
     for dropped in overlaps(candidates, references, pairs):
