@@ -55,8 +55,8 @@ class Judge:
 
     `workers` None takes one per CPU that this process may use. `limits` hold for submissions that
     bring none of their own. `isolation` says what happens where this machine refuses a layer of the
-    sandbox: "warn" logs which one and goes on, "full" raises IsolationError. `hash_seed` is Python's:
-    another one gives sets of texts another order, which shows programs that depend on it.
+    sandbox: "warn" logs which one and goes on, "full" raises IsolationError. `hash_seed` is that of
+    the programs: another one gives sets of texts another order.
 
     Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the
     child must make a judge of its own: the parent's raises RuntimeError there.

@@ -10,15 +10,20 @@ from stepcoder.clean.similar import jaccard, program_key, shingles_of, similar_p
 from stepcoder.clean.stdin_inputs import new_stdins, parsed
 from stepcoder.clean.vary import may_vary
 
-SCALARS = st.none() | st.booleans() | st.integers(-9, 99) | st.floats(0, 9)
+SCALARS = st.none() | st.booleans() | st.integers(-9, 99) | st.floats()
 VALUES = st.recursive(
     SCALARS | st.text("ab( )", max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.frozensets(st.integers(0, 9), max_size=3)
+        | st.dictionaries(st.text(max_size=2), inner)
+    ),
     max_leaves=8,
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(st.lists(st.lists(VALUES, min_size=2, max_size=2), min_size=1, max_size=4))
 def test_any_inputs_give_new_ones_within_what_was_seen(known):
     for made in new_inputs(known, 3, random.Random(0)):

@@ -7,6 +7,7 @@ inputs holds too (sorted, distinct, a number that is the length of a list, ...).
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ class Domain:
         if isinstance(value, bool) or value is None:
             return
         if isinstance(value, (int, float)):
-            self.numbers.add(value)
+            if math.isfinite(value):
+                self.numbers.add(value)
         elif isinstance(value, (str, list, tuple, set, frozenset, dict)):
             self.lengths.setdefault(depth, set()).add(len(value))
             if isinstance(value, str):
@@ -274,7 +276,8 @@ def _sorted(items: list[Any]) -> list[Any]:
 def changed_value(value: Any, domain: Domain, rng: random.Random) -> Any:
     """Return another value of the same type, never the same object as the old one's parts."""
     if rng.random() < 0.15:
-        return rng.choice(domain.values)
+        alike = [other for other in domain.values if type(other) is type(value)]
+        return rng.choice(alike or [value])
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)) and not domain.numbers:
