@@ -76,7 +76,7 @@ def test_rising_pairs_of_a_line_stay_rising():
         assert all(low < high for low, high in parsed(text)[1:3])
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(st.text("01 -9ab\n.", max_size=30), st.integers(0, 9))
 def test_any_stdin_keeps_its_shape(text, seed):
     for made in new_stdins([text], 3, random.Random(seed)):

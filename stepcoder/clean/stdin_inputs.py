@@ -154,7 +154,7 @@ def _other(token: int | str, domain: Domain, rng: random.Random) -> int | str:
         letters[i], letters[j] = letters[j], letters[i]
     else:
         alike = sorted(c for c in domain.letters if _kind(c) == _kind(letters[i]))
-        letters[i] = rng.choice(alike)
+        letters[i] = rng.choice(alike or [letters[i]])  # a word may have come from another place
     made = "".join(letters)
     return token if _INTEGER.fullmatch(made) else made
 
