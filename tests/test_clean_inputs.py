@@ -27,7 +27,7 @@ VALUES = st.recursive(
 @given(st.lists(st.lists(VALUES, min_size=2, max_size=2), min_size=1, max_size=4))
 def test_any_inputs_give_new_ones_within_what_was_seen(known):
     for made in new_inputs(known, 3, random.Random(0)):
-        assert made not in known
+        assert repr(made) not in map(repr, known)
         for i, value in enumerate(made):
             domain = Domain()
             for arguments in known:

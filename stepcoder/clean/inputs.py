@@ -287,7 +287,7 @@ def changed_value(value: Any, domain: Domain, rng: random.Random) -> Any:
         near = [value - 1, value + 1, low, high, low + (high - low) // 2]
         return rng.choice([*near, rng.randint(low, high), rng.randint(low, high)])
     if isinstance(value, float):
-        return rng.choice(sorted(domain.numbers))
+        return float(rng.choice(sorted(domain.numbers)))
     if isinstance(value, str):
         letters = sorted(domain.letters) or [""]
         return "".join(_changed_items(list(value), lambda _: rng.choice(letters), rng))
