@@ -55,7 +55,8 @@ class Judge:
 
     `workers` None takes one per CPU that this process may use. `limits` hold for submissions that
     bring none of their own. `isolation` says what happens where this machine refuses a layer of the
-    sandbox: "warn" logs which one and goes on, "full" raises IsolationError.
+    sandbox: "warn" logs which one and goes on, "full" raises IsolationError. `hash_seed` is that of
+    the programs: another one gives sets of texts another order.
 
     Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the
     child must make a judge of its own: the parent's raises RuntimeError there.
@@ -66,6 +67,7 @@ class Judge:
         workers: int | None = None,
         limits: Limits = Limits(),  # noqa: B008
         isolation: Literal["warn", "full"] = "warn",
+        hash_seed: int = 0,
     ) -> None:
         """Start the event loop; workers start when there is work for them.
 
@@ -77,7 +79,7 @@ class Judge:
             raise ValueError(f'isolation is {isolation!r}; it must be "warn" or "full"')
         self.workers = workers or len(os.sched_getaffinity(0))
         self.limits = limits
-        self._service = _Service(self.workers, full_isolation=isolation == "full")
+        self._service = _Service(self.workers, hash_seed, full_isolation=isolation == "full")
         self._finalizer = weakref.finalize(self, self._service.close)
         if isolation == "full":
             self._check_isolation()
@@ -209,11 +211,13 @@ def _announce(
 class _Service:
     """What a judge owns; apart from it so that a forgotten judge can be collected and closed."""
 
-    def __init__(self, workers: int, *, full_isolation: bool) -> None:
+    def __init__(self, workers: int, hash_seed: int, *, full_isolation: bool) -> None:
         numpy_folder = _numpy_folder()
         self._numpy_installed = bool(numpy_folder)
         self._loop = _launcher.EventLoop(
-            _worker_command("bare", ""), _worker_command("numpy", numpy_folder), workers
+            _worker_command("bare", "", hash_seed),
+            _worker_command("numpy", numpy_folder, hash_seed),
+            workers,
         )
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[Submission, Future[Verdict]]] = {}
@@ -302,14 +306,16 @@ def _settle(future: Future[Verdict], verdict: Verdict) -> None:
         future.set_result(verdict)
 
 
-def _worker_command(kind: str, numpy_folder: str) -> list[str]:
+def _worker_command(kind: str, numpy_folder: str, hash_seed: int) -> list[str]:
     if not sys.executable:
         raise RuntimeError("sys.executable is empty: the sandbox needs an interpreter to start")
     worker = str(Path(__file__).resolve().parent / "_worker.py")
     extension = str(Path(_launcher.__file__).resolve())
     # The environment is the launcher's own, so -I would only take away its fixed hash seed.
     flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-    return [sys.executable, *flags, worker, extension, kind, numpy_folder]
+    command = [sys.executable, *flags, worker, extension, kind, numpy_folder]
+    # The launcher sets seed 0. posix_spawn takes a path, so env's is written out.
+    return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
 
 
 def _numpy_folder() -> str:

@@ -1,0 +1,1 @@
+"""From raw problems to verified ones: the construction of APPS+, as a pipeline."""

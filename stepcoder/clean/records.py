@@ -1,0 +1,260 @@
+"""Raw records as candidates: read, checked, and written in the one usual way.
+
+Takes a file or folder in any form of `problem_formats`, gives a Candidate, or why there is none,
+for every record. Nothing runs here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stepcoder.clean.imports import add_imports, missing_imports
+from stepcoder.clean.reasons import Dropped, Reason, Repair, Tidied
+from stepcoder.problem_formats import (
+    BrokenRecordError,
+    Record,
+    check_entry_point,
+    form_of,
+    read_records,
+    to_schema,
+)
+from stepcoder.problems import Problem, split_of, tests_of
+from stepcoder.source import parse
+
+REQUIRED = {
+    "stepcoder": ("task_id", "prompt", "canonical_solution", "tests"),
+    "APPS": ("question", "solutions", "input_output"),
+    "APPS+": ("prompt", "canonical_solution", "inputs", "outputs", "starter_code"),
+    "HumanEval": ("task_id", "prompt", "canonical_solution", "test", "entry_point"),
+    "MBPP": ("task_id", "code", "test_list"),
+}
+ALTERNATIVES = 8  # other solutions that are tried where the first fails
+_EMPTY: tuple[object, ...] = (None, "", [], {}, "[]", "{}")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A record of our own schema that may become a problem.
+
+    `record` keeps fields that only others know. `alternatives` are other solutions of the same
+    problem. `repairs` and `tidied` say what was changed so far.
+    """
+
+    number: int
+    record: Record
+    alternatives: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
+    tidied: tuple[str, ...] = ()
+    problem: Problem = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the problem. Raises BrokenRecordError for tests that are none."""
+        object.__setattr__(self, "problem", _problem(self.record))
+
+    @property
+    def task_id(self) -> str:
+        """The problem's name."""
+        return str(self.record["task_id"])
+
+    def repaired(self, repair: Repair, **changes: Any) -> Candidate:
+        """Return the candidate with fields of its record changed."""
+        repairs = (*self.repairs, repair) if repair not in self.repairs else self.repairs
+        return replace(self, record={**self.record, **changes}, repairs=repairs)
+
+
+def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
+    """Yield what each record of a file or folder gives, in order.
+
+    Raises OSError, EOFError, zlib.error or ValueError if the file itself cannot be read.
+    """
+    form: str | None = None
+    seen: set[str] = set()
+    for number, (where, record) in enumerate(read_records(path)):
+        form = (form_of(record) if isinstance(record, dict) else None) or form
+        found = candidate_of(number, where, record, form)
+        if isinstance(found, Candidate):
+            if found.task_id in seen:
+                detail = f"{where}: an earlier record has the same task_id"
+                found = Dropped(number, found.task_id, Reason.REPEATED_ID, detail)
+            else:
+                seen.add(found.task_id)
+        yield found
+
+
+def candidate_of(
+    number: int, where: str, record: Record | BrokenRecordError, form: str | None
+) -> Candidate | Dropped:
+    """Return the candidate that a record gives, or why it gives none."""
+    if isinstance(record, BrokenRecordError):
+        return Dropped(number, where, Reason.MALFORMED, f"{where}: {record}")
+    name = str(record.get("task_id") or record.get("problem_id") or where)
+
+    def dropped(reason: Reason, detail: str) -> Dropped:
+        return Dropped(number, name, reason, f"{where}: {detail}")
+
+    missing = [key for key in REQUIRED.get(form or "", ("tests",)) if record.get(key) in _EMPTY]
+    if missing:
+        return dropped(Reason.MISSING_FIELD, f'field "{missing[0]}" is missing or empty')
+    try:
+        made = Candidate(number, to_schema(record, form or ""), _alternatives(record))
+    except BrokenRecordError as error:
+        reason = Reason.DOES_NOT_PARSE if "not parse" in str(error) else Reason.MALFORMED
+        return dropped(reason, str(error))
+    for key in ("task_id", "prompt", "canonical_solution"):
+        if not isinstance(made.record.get(key), str):
+            return dropped(Reason.MALFORMED, f'field "{key}" is no text')
+    try:
+        return _checked(_tidy(made))
+    except SyntaxError as error:
+        return dropped(Reason.DOES_NOT_PARSE, f"the canonical solution does not parse ({error})")
+    except BrokenRecordError as error:
+        return dropped(Reason.NO_ENTRY_POINT, str(error))
+
+
+def _problem(record: Record) -> Problem:
+    texts = {
+        key: record.get(key) or ""
+        for key in ("task_id", "prompt", "starter_code", "canonical_solution", "preamble")
+    }
+    tests = record["tests"]
+    if not isinstance(tests, dict):
+        raise BrokenRecordError('field "tests" is no object')
+    return Problem(
+        **texts,
+        tests=tests_of(tests),
+        entry_point=record.get("entry_point") or None,
+        source=record.get("source") or "",
+        difficulty=record.get("difficulty") or "unknown",
+        split=record.get("split") or split_of(str(record["task_id"]), 0.0),
+    )
+
+
+def _alternatives(record: Record) -> tuple[str, ...]:
+    """Return the solutions of a record that holds several."""
+    found = record.get("all_solutions") or record.get("solutions") or []
+    if isinstance(found, str):
+        found = json.loads(found)
+    return tuple(str(item) for item in found) if isinstance(found, list) else ()
+
+
+def _checked(candidate: Candidate) -> Candidate:
+    """Repair what can be seen without running anything.
+
+    Raises SyntaxError if the solution does not parse, BrokenRecordError if it lacks what the tests
+    call.
+    """
+    candidate, tree = _parsed(candidate)
+    entry_point, solution = candidate.problem.entry_point, candidate.problem.canonical_solution
+    if entry_point is None and candidate.record["tests"]["kind"] == "call":
+        candidate = candidate.repaired(Repair.ENTRY_POINT, entry_point=_only_function(tree))
+    elif entry_point is not None and not _defines(solution, entry_point):
+        check_entry_point(entry_point, solution)
+    problem = candidate.problem
+    statements = missing_imports(problem.canonical_solution, tree, problem.preamble)
+    if not statements:
+        return candidate
+    return candidate.repaired(Repair.IMPORT, **add_imports(candidate.problem, statements))
+
+
+def _defines(solution: str, entry_point: str) -> bool:
+    """Return whether plain `def` and `class` lines show that a solution has what the tests call."""
+    owner, _, method = entry_point.rpartition("().")
+    if owner:
+        inside = rf"^class {re.escape(owner)}\b.*^[ \t]+def {re.escape(method)}\("
+        return bool(re.search(inside, solution, re.MULTILINE | re.DOTALL))
+    return bool(re.search(rf"^def {re.escape(method)}\(", solution, re.MULTILINE))
+
+
+def _parsed(candidate: Candidate) -> tuple[Candidate, ast.Module]:
+    """Return the candidate and its solution's tree, with the layout mended where that helps."""
+    solution = candidate.problem.canonical_solution
+    try:
+        return candidate, parse(solution)
+    except SyntaxError as error:
+        first = error
+    for text in _layouts(solution):
+        try:
+            tree = parse(text)
+        except SyntaxError:
+            continue
+        return candidate.repaired(Repair.LAYOUT, canonical_solution=text), tree
+    raise first
+
+
+def _layouts(source: str) -> Iterator[str]:
+    """Yield the source without what surrounds or indents it."""
+    bare = source.lstrip("\ufeff").replace("\0", "").replace("\xa0", " ")
+    fenced = re.fullmatch(r"\s*```\w*\n(.*?)```\s*", bare, re.DOTALL)
+    bare = fenced[1] if fenced else bare
+    for text in (bare, bare.expandtabs(4), bare.expandtabs(8)):
+        yield text
+        yield textwrap.dedent(text)
+
+
+def _only_function(tree: ast.Module) -> str:
+    """Return the name of the one function of a program; BrokenRecordError if there are others."""
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if len(names) != 1:
+        raise BrokenRecordError(
+            f'field "entry_point" is missing, and the solution defines {len(names)} functions'
+        )
+    return names[0]
+
+
+def _tidy(candidate: Candidate) -> Candidate:
+    """Make line ends LF, end stdin with one, cut spaces off stdout, leave out repeated tests."""
+    record, tidied = dict(candidate.record), []
+    for key in ("prompt", "starter_code", "canonical_solution", "preamble"):
+        if "\r" in (record.get(key) or ""):
+            record[key] = _line_ends(record[key])
+            tidied.append(Tidied.LINE_ENDS)
+    tests = dict(record["tests"])
+    if tests["kind"] == "assert":
+        if "\r" in tests["code"]:
+            tests["code"] = _line_ends(tests["code"])
+            tidied.append(Tidied.LINE_ENDS)
+    else:
+        inputs, outputs = tests["inputs"], tests["outputs"]
+        if tests["kind"] == "stdin":
+            if any("\r" in text for text in (*inputs, *outputs)):
+                tidied.append(Tidied.LINE_ENDS)
+            trimmed = [_stdin_text(text) for text in inputs], [_stdout_text(t) for t in outputs]
+            if trimmed != ([_line_ends(t) for t in inputs], [_line_ends(t) for t in outputs]):
+                tidied.append(Tidied.SPACE)
+            inputs, outputs = trimmed
+        places = {repr(pair): i for i, pair in enumerate(zip(inputs, outputs, strict=True))}
+        if len(places) < len(inputs):
+            first = {
+                repr(p): i for i, p in reversed([*enumerate(zip(inputs, outputs, strict=True))])
+            }
+            kept = sorted(first.values())
+            inputs, outputs = [inputs[i] for i in kept], [outputs[i] for i in kept]
+            tidied.append(Tidied.REPEATED_TESTS)
+        tests |= {"inputs": inputs, "outputs": outputs}
+    if not tidied:
+        return candidate
+    record["tests"] = tests
+    return replace(candidate, record=record, tidied=tuple(dict.fromkeys(tidied)))
+
+
+def _line_ends(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _stdin_text(text: str) -> str:
+    """Spaces inside may be part of the input; what is missing at its end is only a line end."""
+    text = _line_ends(text)
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _stdout_text(text: str) -> str:
+    lines = [line.rstrip() for line in _line_ends(text).split("\n")]
+    text = "\n".join(lines).rstrip("\n")
+    return text + "\n" if text else ""
