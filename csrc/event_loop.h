@@ -46,14 +46,14 @@ class EventLoop {
   uint32_t missing_layers() const { return missing_layers_.load(); }
 
  private:
-  // A job that some slot works on. Where each test has a run of its own, idle slots take tests of it
-  // too; what it reports does not depend on how many did.
+  // A job that some slot works on. Where each test has a run of its own, idle slots take tests of
+  // it too; what it reports does not depend on how many did.
   struct ActiveJob {
     Job job;
     JobResult result;
-    uint32_t next_test = 0;            // the first that no slot has taken
-    uint32_t end_test = 0;             // tests from here on need no run (any more)
-    uint32_t slots = 0;                // that work on it
+    uint32_t next_test = 0;  // the first that no slot has taken
+    uint32_t end_test = 0;   // tests from here on need no run (any more)
+    uint32_t slots = 0;      // that work on it
     bool cancelled = false;
   };
 

@@ -25,8 +25,8 @@ struct Job {
   std::string tester_request;
   std::vector<std::string> stdins;            // kStdin: of each test
   std::vector<std::string> expected_stdouts;  // kStdin: compared by tokens
-  bool run_for_each_test = false;  // always for kStdin, never for kPair
-  bool compares_stdout = false;    // kStdin: expected_stdouts are there
+  bool run_for_each_test = false;             // always for kStdin, never for kPair
+  bool compares_stdout = false;               // kStdin: expected_stdouts are there
   uint32_t test_count = 0;
   uint64_t line_count = 0;
   int64_t cpu_ns = 0;
@@ -37,9 +37,7 @@ struct Job {
 };
 
 // How many tests one run of the job's program takes.
-inline uint32_t tests_per_run(const Job& job) {
-  return job.run_for_each_test ? 1 : job.test_count;
-}
+inline uint32_t tests_per_run(const Job& job) { return job.run_for_each_test ? 1 : job.test_count; }
 
 struct Finding {
   Outcome outcome = Outcome::kNone;

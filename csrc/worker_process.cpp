@@ -187,7 +187,7 @@ void WorkerProcess::wait_or_kill() {
 }
 
 bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel) {
-  replace_content(request_, as_tester                    ? job.tester_request
+  replace_content(request_, as_tester                   ? job.tester_request
                             : job.test_requests.empty() ? job.request
                                                         : job.test_requests[first_test]);
   static const std::string kNothing;

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-# What programs import most: every child finds these loaded already. Every page of a module is copied
-# or mapped for each run, so a module has to be common to be here: hashlib (OpenSSL), decimal,
-# statistics and fractions are not, and are imported by the programs that name them.
+# What programs import most: every child finds these loaded already. Every page of a module is
+# copied or mapped for each run, so a module has to be common to be here: hashlib (OpenSSL),
+# decimal, statistics and fractions are not, and are imported by the programs that name them.
 # fmt: off
 WARM_MODULES = (
     "_ast", "abc", "array", "atexit", "bisect", "cmath", "collections", "collections.abc",
