@@ -34,7 +34,7 @@ def main() -> None:
     plain = judge._worker_command
     # Workers get no environment: what the extension needs comes before the interpreter.
     before = ["/usr/bin/env", f"LD_PRELOAD={os.environ['LD_PRELOAD']}", "PYTHONMALLOC=malloc"]
-    judge._worker_command = lambda kind, numpy: before + plain(kind, numpy)
+    judge._worker_command = lambda *arguments: before + plain(*arguments)
     fates()
     codec()
     print("judged", flush=True)
