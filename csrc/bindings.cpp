@@ -8,6 +8,7 @@
 
 #include "child.h"
 #include "event_loop.h"
+#include "huge_pages.h"
 #include "seccomp.h"
 #include "syscall_table.h"
 #include "tracer.h"
@@ -163,6 +164,7 @@ int try_filter(long number) {
 
 void bind_worker(py::module_& module) {
   module.def("try_filter", &try_filter);
+  module.def("gather_objects", &huge_pages::gather_objects);
   module.def(
       "serve",
       [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,

@@ -26,6 +26,7 @@
 
 #include "child.h"
 #include "fd.h"
+#include "huge_pages.h"
 #include "protocol.h"
 #include "seccomp.h"
 
@@ -128,6 +129,7 @@ class Worker {
  public:
   Worker(const IsolationConfig& config, PyObject* run, PyObject* rehearse)
       : config_(config), run_(run) {
+    huge_pages::move_code();
     void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
     if (board == MAP_FAILED) throw system_error("map the board");
     shared_.board = board;
@@ -153,6 +155,7 @@ class Worker {
       shared_.filter = filter;
     child::rehearse(shared_, rehearse);
     fill_gaps();
+    huge_pages::collapse_data();
   }
 
   void serve() {

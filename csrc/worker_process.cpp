@@ -33,8 +33,7 @@ UniqueFd memory_file(const char* name) {
       UniqueFd(checked(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), "make a memory file")));
 }
 
-void replace_content(const UniqueFd& file, const std::string& content) {
-  checked(ftruncate(file.get(), 0), "empty a memory file");
+void write_from_start(const UniqueFd& file, const std::string& content) {
   size_t done = 0;
   while (done < content.size())
     done += static_cast<size_t>(checked(
@@ -46,6 +45,12 @@ uint64_t size_of(const UniqueFd& file) {
   struct stat info{};
   checked(fstat(file.get(), &info), "fstat");
   return static_cast<uint64_t>(info.st_size);
+}
+
+void replace_content(const UniqueFd& file, const std::string& content) {
+  if (size_of(file) != content.size())
+    checked(ftruncate(file.get(), static_cast<off_t>(content.size())), "size a memory file");
+  write_from_start(file, content);
 }
 
 std::string content(const UniqueFd& file, uint64_t offset, uint64_t size) {
@@ -194,10 +199,7 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   replace_content(stdin_, job.kind == JobKind::kStdin ? job.stdins[first_test] : kNothing);
   replace_content(stdout_, kNothing);
   replace_content(stderr_, kNothing);
-  // Whatever the last run left on the board is gone, wherever it wrote it.
-  checked(fallocate(board_file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                    static_cast<off_t>(kBoardBytes)),
-          "wipe the board");
+  wipe_board();
   const Layout layout = layout_of(job);
   BoardHeader header;
   header.test_count = tests_per_run(job);
@@ -234,6 +236,20 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
     std::memcpy(CMSG_DATA(rights), &channel, sizeof channel);
   }
   return sendmsg(control_.get(), &message, MSG_NOSIGNAL) == sizeof order;
+}
+
+// Whatever the last run left on the board is gone, wherever it wrote it. The first pages, which
+// every run uses, are kept and cleared; a page given back and got again costs more.
+void WorkerProcess::wipe_board() {
+  constexpr off_t kKept = 64 << 10;
+  const off_t hole = lseek(board_file_.get(), 0, SEEK_HOLE);
+  const size_t used = static_cast<size_t>(std::clamp<off_t>(hole, 0, kKept));
+  std::memset(board_, 0, used);
+  const auto rest = static_cast<off_t>(used);
+  if (lseek(board_file_.get(), rest, SEEK_DATA) < 0) return;  // no page beyond
+  checked(fallocate(board_file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, rest,
+                    static_cast<off_t>(kBoardBytes) - rest),
+          "wipe the board");
 }
 
 bool WorkerProcess::order_kill() {

@@ -37,6 +37,7 @@ class WorkerProcess {
   uint32_t missing_layers = 0;
 
  private:
+  void wipe_board();
   void wait_or_kill();
 
   pid_t pid_ = -1;

@@ -1,0 +1,20 @@
+// Puts what every child shares with its worker on huge pages. A fork copies, and an exit frees, one
+// page table entry for 2 MiB instead of 512, and the interpreter's code is never faulted in.
+//
+// Best effort: where the kernel gives no huge pages everything stays as it was.
+#pragma once
+
+#include <cstddef>
+
+namespace stepcoder::huge_pages {
+
+// Before modules are loaded: from here on the interpreter's small objects lie together.
+void gather_objects();
+
+// Once all is loaded, while /proc is in sight: the code of the interpreter and its libraries.
+void move_code();
+
+// Last: the objects gathered, and the C heap.
+void collapse_data();
+
+}  // namespace stepcoder::huge_pages
