@@ -143,21 +143,36 @@ def run_calls(
     code: types.CodeType,
     module: types.ModuleType,
     entry_point: str,
-    inputs: list[list[Any]],
+    inputs: list[list[Any] | None],
     _channel: int,
+    normalize: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Call the entry point with each test's arguments."""
+    """Call the entry point with each test's arguments; a test without any calls nothing."""
+    normalize = normalize or plain
     if not execute(code, module):
         return
     entry = _compile(entry_point, "<entry point>", "eval")
     for i in range(_launcher.first_test(), len(inputs)):
         _launcher.retrace()
         _launcher.enter_phase(PHASE_FIRST_TEST + i)
+        arguments = inputs[i]
         try:
-            _launcher.record_value(_eval(entry, module.__dict__)(*inputs[i]), plain)
+            value = None if arguments is None else _eval(entry, module.__dict__)(*arguments)
+            _launcher.record_value(value, normalize)
         except BaseException as error:
             _launcher.record_error(describe(error))
     _launcher.enter_phase(PHASE_FIRST_TEST + len(inputs))
+
+
+def run_values(
+    code: types.CodeType,
+    module: types.ModuleType,
+    entry_point: str,
+    inputs: list[list[Any] | None],
+    channel: int,
+) -> None:
+    """Call the entry point for asserts, to which a generator is no list (`by_value`)."""
+    run_calls(code, module, entry_point, inputs, channel, without_numpy)
 
 
 def run_stdin(
@@ -278,6 +293,7 @@ def run_asserts(
 
 RUNS: dict[str, Callable[..., None]] = {
     "calls": run_calls,
+    "values": run_values,
     "stdin": run_stdin,
     "asserts": run_asserts,
     "served": run_served,
@@ -304,8 +320,11 @@ _LAZY_TYPES: tuple[type, ...] = (
 
 def plain(value: Any) -> Any:
     """Return the plain value that a numpy value or a lazy sequence stands for (see `compare`)."""
-    if type(value) in _LAZY_TYPES:
-        return list(value)
+    return list(value) if type(value) in _LAZY_TYPES else without_numpy(value)
+
+
+def without_numpy(value: Any) -> Any:
+    """Return the plain value that a numpy value stands for."""
     if _numpy_types and isinstance(value, _numpy_types):
         generic, array = _numpy_types
         return generic.item(value) if isinstance(value, generic) else array.tolist(value)

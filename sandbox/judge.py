@@ -17,15 +17,17 @@ import threading
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.program import CallTests, Limits, Program, Submission, Tests
+from stepcoder.sandbox.by_value import ValueTests, value_tests
+from stepcoder.sandbox.program import AssertTests, CallTests, Limits, Program, Submission, Tests
 from stepcoder.sandbox.requests import MAX_SOURCE_BYTES, job_of, source_too_large
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
-from stepcoder.sandbox.verdicts import verdict_of
+from stepcoder.sandbox.verdicts import needs_tester, verdict_of
 
 _logger = logging.getLogger("stepcoder.sandbox")
 
@@ -208,6 +210,16 @@ def _announce(
     finished.put((index, future))
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A submission that is judged; `values` while its assert tests seem to need no tester."""
+
+    submission: Submission
+    limits: Limits
+    future: Future[Verdict]
+    values: ValueTests | None = None
+
+
 class _Service:
     """What a judge owns; apart from it so that a forgotten judge can be collected and closed."""
 
@@ -220,7 +232,7 @@ class _Service:
             workers,
         )
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[Submission, Future[Verdict]]] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._ids = itertools.count()
         self._closed = False
         self._warned = False
@@ -236,15 +248,26 @@ class _Service:
         if source_too_large(submission):
             future.set_result(_refused(submission))
             return future
-        job = job_of(submission, limits, numpy_installed=self._numpy_installed)
+        waiting = _Waiting(submission, limits, future)
+        if isinstance(submission.tests, AssertTests):
+            waiting.values = value_tests(submission.program, submission.tests)
+        self._start(waiting)
+        return future
+
+    def _start(self, waiting: _Waiting) -> None:
+        job = job_of(
+            waiting.submission,
+            waiting.limits,
+            numpy_installed=self._numpy_installed,
+            values=waiting.values,
+        )
         job.id = next(self._ids)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the judge is closed")
-            self._waiting[job.id] = (submission, future)
+            self._waiting[job.id] = waiting
         self._loop.submit(job)
-        future.add_done_callback(partial(self._stop_if_cancelled, job.id))
-        return future
+        waiting.future.add_done_callback(partial(self._stop_if_cancelled, job.id))
 
     def _stop_if_cancelled(self, job_id: int, future: Future[Verdict]) -> None:
         if future.cancelled() and os.getpid() == self._owner:
@@ -260,8 +283,10 @@ class _Service:
             self._thread.join()
         with self._lock:
             waiting, self._waiting = self._waiting, {}
-        for _, future in waiting.values():
-            _settle(future, Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed"))
+        for left in waiting.values():
+            _settle(
+                left.future, Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed")
+            )
 
     def missing_layers(self) -> str:
         """Return the layers that some worker could not have, "" if none."""
@@ -279,18 +304,25 @@ class _Service:
             for result in results:
                 self._warn()
                 with self._lock:
-                    submission, future = self._waiting.pop(result.id)
-                if future.cancelled():
-                    continue
-                try:
-                    verdict = verdict_of(submission, result.runs)
-                except Exception as error:
-                    _logger.exception("the judge failed on a submission")
-                    verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
-                if self._full_isolation and (missing := self.missing_layers()):
-                    error_text = str(IsolationError(missing))
-                    verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=error_text)
-                _settle(future, verdict)
+                    waiting = self._waiting.pop(result.id)
+                if not waiting.future.cancelled():
+                    self._settle_or_go_on(waiting, result.runs)
+
+    def _settle_or_go_on(self, waiting: _Waiting, runs: list[_launcher.RunResult]) -> None:
+        submission = waiting.submission
+        try:
+            if waiting.values and needs_tester(runs, len(submission.tests)):
+                waiting.values = None
+                self._start(waiting)
+                return
+            verdict = verdict_of(submission, runs, waiting.values)
+        except Exception as error:
+            if not self._closed:
+                _logger.exception("the judge failed on a submission")
+            verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
+        if self._full_isolation and (missing := self.missing_layers()):
+            verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=str(IsolationError(missing)))
+        _settle(waiting.future, verdict)
 
     def _warn(self) -> None:
         if self._warned or self._full_isolation:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.by_value import ValueTests
 from stepcoder.sandbox.program import CallTests, Limits, StdinTests, Submission
 
 MAX_SOURCE_BYTES = 8 << 20
@@ -18,8 +19,17 @@ MAX_REQUEST_BYTES = 256 << 20
 _IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
-def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
-    """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
+def job_of(
+    submission: Submission,
+    limits: Limits,
+    *,
+    numpy_installed: bool,
+    values: ValueTests | None = None,
+) -> _launcher.Job:
+    """Return the job for a submission, without an id. Raises ValueError if it makes no sense.
+
+    `values` are assert tests that need no tester (`by_value`).
+    """
     program, tests = submission.program, submission.tests
     if len(tests) == 0:
         raise ValueError("the submission has no tests; a program without tests cannot be judged")
@@ -35,8 +45,13 @@ def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> 
     job.stop_at_first_failure = submission.stop_at_first_failure
     job.numpy = numpy_installed and _uses_numpy(program.source, program.preamble)
     kind: str
+    entry_point = program.entry_point
     payload: Any = None
-    if isinstance(tests, CallTests):
+    if values is not None:
+        job.kind = _launcher.JobKind.CALLS
+        entry_point = values.entry_point
+        kind, payload = "values", [test.arguments for test in values.tests]
+    elif isinstance(tests, CallTests):
         if program.entry_point is None:
             raise ValueError("call tests need Program.entry_point, the function to call")
         if len(tests.inputs) != len(tests.outputs):
@@ -72,7 +87,7 @@ def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> 
             ),
             MAX_REQUEST_BYTES,
         )
-    request = (kind, program.source, program.preamble, program.entry_point, payload)
+    request = (kind, program.source, program.preamble, entry_point, payload)
     job.request = _launcher.encode(request, MAX_REQUEST_BYTES)
     return job
 
@@ -80,11 +95,13 @@ def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> 
 def source_too_large(submission: Submission) -> bool:
     """Return whether the source is refused without being compiled."""
     source = submission.program.source
+    if 4 * len(source) <= MAX_SOURCE_BYTES:  # no character takes more bytes
+        return False
     return len(source) > MAX_SOURCE_BYTES or len(_bytes(source)) > MAX_SOURCE_BYTES
 
 
 def _uses_numpy(*texts: str) -> bool:
-    return any(_IMPORTS_NUMPY.search(text) for text in texts)
+    return any("numpy" in text and _IMPORTS_NUMPY.search(text) for text in texts)
 
 
 def _bytes(text: str) -> bytes:

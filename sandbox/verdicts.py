@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.by_value import ValueTests
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import AssertTests, CallTests, StdinTests, Submission
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
@@ -21,6 +22,7 @@ _PHASE_COMPILE, _PHASE_LOAD, _PHASE_FIRST_TEST = 1, 2, 3
 _NONE, _VALUE, _ERROR, _NOT_PLAIN, _TOO_LARGE = range(5)
 _KILLED_CPU, _KILLED_WALL, _KILLED_ORDER = 1, 2, 3
 _SHOWN = 300  # characters of a value or an output in a verdict
+_NO_LINES: frozenset[int] = frozenset()
 
 _LIMITS_AND_ERRORS = (
     Status.RUNTIME_ERROR,
@@ -31,15 +33,27 @@ _LIMITS_AND_ERRORS = (
 )
 
 
-def verdict_of(submission: Submission, runs: list[_launcher.RunResult]) -> Verdict:
-    """Return the verdict that the runs of a submission earn."""
+def verdict_of(
+    submission: Submission, runs: list[_launcher.RunResult], values: ValueTests | None = None
+) -> Verdict:
+    """Return the verdict that the runs of a submission earn. `values`: see `requests.job_of`."""
+    cpu_ns = wall_ns = peak_memory_bytes = 0
+    tampered = False
     for run in runs:
         if run.infrastructure_error:
             message = _text(run.infrastructure_message) or "the sandbox failed"
             return Verdict(Status.INFRASTRUCTURE_ERROR, message=_one_line(message))
-    pair = isinstance(submission.tests, AssertTests) and not submission.tests.shared_process
-    verdict_of_test = pair_test_verdict if pair else _test_verdict
-    tests = [verdict_of_test(submission, runs, i) for i in range(len(submission.tests))]
+        cpu_ns += run.cpu_ns
+        wall_ns += run.wall_ns
+        peak_memory_bytes = max(peak_memory_bytes, run.peak_memory_bytes)
+        tampered = tampered or run.tampered
+    asserts = isinstance(submission.tests, AssertTests)
+    shared_process = isinstance(submission.tests, AssertTests) and submission.tests.shared_process
+    indexes = range(len(submission.tests))
+    if asserts and values is None and not shared_process:
+        tests = [pair_test_verdict(submission, runs, i) for i in indexes]
+    else:
+        tests = [_test_verdict(submission, runs, i, values) for i in indexes]
     if submission.stop_at_first_failure:
         tests = _stopped(tests)
     decisive = decisive_test(tests)
@@ -49,17 +63,29 @@ def verdict_of(submission: Submission, runs: list[_launcher.RunResult]) -> Verdi
         message=decisive.message,
         error_type=decisive.error_type,
         error_line=decisive.error_line,
-        executed_lines=frozenset().union(*(test.executed_lines for test in tests)),
-        cpu_s=sum(run.cpu_ns for run in runs) / 1e9,
-        wall_s=sum(run.wall_ns for run in runs) / 1e9,
-        peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
-        tampered=any(run.tampered for run in runs),
-        shared_process=isinstance(submission.tests, AssertTests) and not pair,
+        executed_lines=_NO_LINES.union(*[test.executed_lines for test in tests]),
+        cpu_s=cpu_ns / 1e9,
+        wall_s=wall_ns / 1e9,
+        peak_memory_bytes=peak_memory_bytes,
+        tampered=tampered,
+        shared_process=shared_process,
+    )
+
+
+def needs_tester(runs: list[_launcher.RunResult], test_count: int) -> bool:
+    """Return whether a value test returned what is no plain data, or very much of it."""
+    return any(
+        not run.infrastructure_error
+        and run.phase >= _PHASE_FIRST_TEST
+        and any(run.test(i).outcome in (_NOT_PLAIN, _TOO_LARGE) for i in range(test_count))
+        for run in runs
     )
 
 
 def decisive_test(tests: list[TestVerdict]) -> TestVerdict:
     """Return the first test of the status that decides (precedence: Verdict)."""
+    if all(test.status is Status.ACCEPTED for test in tests):
+        return tests[0]
     for statuses in (
         (Status.INFRASTRUCTURE_ERROR,),
         (Status.COMPILE_ERROR,),
@@ -82,7 +108,10 @@ def _stopped(tests: list[TestVerdict]) -> list[TestVerdict]:
 
 
 def _test_verdict(
-    submission: Submission, runs: list[_launcher.RunResult], index: int
+    submission: Submission,
+    runs: list[_launcher.RunResult],
+    index: int,
+    values: ValueTests | None,
 ) -> TestVerdict:
     """Return the verdict of one test from the run that it was part of."""
     stdin = isinstance(submission.tests, StdinTests)
@@ -92,35 +121,48 @@ def _test_verdict(
             run = candidate
     if run is None:
         return TestVerdict(Status.NOT_RUN)
+    phase = run.phase
     position = 0 if stdin else index
-    if stdin and run.first_test != index and run.phase != _PHASE_COMPILE:
+    if stdin and run.first_test != index and phase != _PHASE_COMPILE:
         return TestVerdict(Status.NOT_RUN)
-    if run.phase < _PHASE_FIRST_TEST:
+    if phase < _PHASE_FIRST_TEST:
         test = _died(run) if run.loading.outcome != _ERROR else _error(run.loading, run)
-        return replace(
-            test,
-            executed_lines=_lines(run, 0),
-            cpu_s=run.cpu_ns / 1e9,
-            wall_s=run.wall_ns / 1e9,
-        )
+        return _measured(test, _lines(run, 0), run.cpu_ns, run.wall_ns)
     finding = run.test(position)
-    if finding.outcome == _NONE and run.phase < _PHASE_FIRST_TEST + position:
-        return TestVerdict(Status.NOT_RUN)
     died = finding.outcome == _NONE
+    if died and phase < _PHASE_FIRST_TEST + position:
+        return TestVerdict(Status.NOT_RUN)
     test = (
         _stdin_verdict(submission.tests, run, index, finding)
         if isinstance(submission.tests, StdinTests)
         else _died(run)
         if died
-        else _value_verdict(submission, run, index, finding)
+        else _value_verdict(submission, run, index, finding, values)
     )
     if isinstance(submission.tests, StdinTests) and submission.tests.keep_output:
         test = replace(test, stdout=_text(run.stdout), stderr=_text(run.stderr))
-    return replace(
-        test,
-        executed_lines=_lines(run, 0) | _lines(run, 1 + position),
-        cpu_s=(run.cpu_ns if died or stdin else min(finding.cpu_ns, run.cpu_ns)) / 1e9,
-        wall_s=(run.wall_ns if died or stdin else min(finding.wall_ns, run.wall_ns)) / 1e9,
+    cpu_ns, wall_ns = run.cpu_ns, run.wall_ns
+    if not died and not stdin:
+        cpu_ns, wall_ns = min(finding.cpu_ns, cpu_ns), min(finding.wall_ns, wall_ns)
+    lines = _lines(run, 0) | _lines(run, 1 + position)
+    return _measured(test, lines, cpu_ns, wall_ns)
+
+
+def _measured(
+    test: TestVerdict, executed_lines: frozenset[int], cpu_ns: int, wall_ns: int
+) -> TestVerdict:
+    """Return a test's verdict with its evidence. Written out: `replace` takes far longer."""
+    return TestVerdict(
+        test.status,
+        test.message,
+        test.error_type,
+        test.error_line,
+        test.got,
+        executed_lines,
+        cpu_ns / 1e9,
+        wall_ns / 1e9,
+        test.stdout,
+        test.stderr,
     )
 
 
@@ -166,28 +208,44 @@ def _tester_error(finding: _launcher.Finding, tester: _launcher.RunResult) -> Te
 
 
 def _value_verdict(
-    submission: Submission, run: _launcher.RunResult, index: int, finding: _launcher.Finding
+    submission: Submission,
+    run: _launcher.RunResult,
+    index: int,
+    finding: _launcher.Finding,
+    values: ValueTests | None,
 ) -> TestVerdict:
     tests = submission.tests
-    if finding.outcome == _ERROR:
+    outcome = finding.outcome
+    if outcome == _ERROR:
         test = _error(finding, run)
-        return _failed_assert(test) if isinstance(tests, AssertTests) else test
-    if finding.outcome == _NOT_PLAIN:
+        in_tests = isinstance(tests, AssertTests) and values is None
+        return _failed_assert(test) if in_tests else test
+    if outcome == _NOT_PLAIN:
         what = _shown(_text(finding.payload))
         return TestVerdict(
             Status.WRONG_ANSWER, message=f"returned {what}, not plain data", got=what
         )
-    if finding.outcome == _TOO_LARGE:
+    if outcome == _TOO_LARGE:
         return TestVerdict(Status.OUTPUT_LIMIT, message="the returned value is too large")
-    if not isinstance(tests, CallTests):
+    if values is None and not isinstance(tests, CallTests):
         return TestVerdict(Status.ACCEPTED)
-    expected = tests.outputs[index]
     try:
         got = _launcher.decode(finding.payload)
     except ValueError:
         return TestVerdict(Status.WRONG_ANSWER, message="returned a value that cannot be read")
-    if same_value(got, expected, tests.float_tolerance):
-        return TestVerdict(Status.ACCEPTED, got=_repr(got))
+    if values is not None:
+        value_test = values.tests[index]
+        if value_test.holds(got):
+            return TestVerdict(Status.ACCEPTED, got=_repr(got))
+        if value_test.code is not None:
+            message = f"AssertionError: the program returned {_repr(got)}"
+            return TestVerdict(Status.WRONG_ANSWER, message=message, got=_repr(got))
+        expected = value_test.expected
+    else:
+        assert isinstance(tests, CallTests)
+        expected = tests.outputs[index]
+        if same_value(got, expected, tests.float_tolerance):
+            return TestVerdict(Status.ACCEPTED, got=_repr(got))
     message = f"expected {_repr(expected)}, got {_repr(got)}"
     return TestVerdict(Status.WRONG_ANSWER, message=message, got=_repr(got))
 

@@ -164,8 +164,8 @@ def test_the_preamble_s_helpers_are_the_tests_own(judge: Judge) -> None:
 
 def test_a_crash_ends_its_test_and_those_after_it(judge: Judge) -> None:
     source = "import os\ndef f(x):\n    if x: os._exit(0)\n    return x\n"
-    tests = AssertTests(("assert f(0) == 0", "assert f(1) == 1", "assert f(0) == 0"))
-    verdict = judge.run(Program(source, "f"), tests)
+    asserts = ("assert f(f(0)) == 0", "assert f(1) == 1", "assert f(0) == 0")
+    verdict = judge.run(Program(source, "f"), AssertTests(asserts))
     statuses = [t.status for t in verdict.tests]
     assert statuses == [Status.ACCEPTED, Status.RUNTIME_ERROR, Status.NOT_RUN]
 

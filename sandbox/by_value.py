@@ -1,0 +1,333 @@
+"""Assert tests that ask for one value each: `assert f([1, 2]) == 3` and its like.
+
+Such a test needs no tester: the program is called with constants, and what it returns is put into
+the assert here, outside the sandbox, as every value of a call test is. That is one process instead
+of two that talk to each other. Takes AssertTests, gives a ValueTest for each, or nothing where some
+test needs more than that; then all of them go to a tester (`requests`).
+
+Test code is not the program's, but what it computes with is. So only what stays small whatever the
+program returned is computed here: comparisons with constants, and a few functions.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import math
+import re
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from stepcoder.sandbox.program import AssertTests, Program
+
+_LONGEST = 1 << 13  # characters of a test; longer ones are tables of inputs for loops
+_STATEMENTS = re.compile(
+    r"^\s*(for|while|if|try|with|class|from|global|async|raise)\b", re.MULTILINE
+)
+_MAX_ITEMS = 100_000
+_MAX_BITS = 10_000
+_GOT = "_got"
+_FUNCTIONS: dict[str, Any] = {"abs": abs, "int": int, "len": len, "round": round, "tuple": tuple}
+_NAMES = {"__builtins__": {}, "isclose": math.isclose, **_FUNCTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class ValueTest:
+    """One assert. `arguments` None: it calls nothing. `code` None: the value must equal `expected`.
+
+    Otherwise `code` computes the assert's condition from the value `_got`.
+    """
+
+    arguments: list[Any] | None
+    expected: Any = None
+    code: types.CodeType | None = None
+
+    def holds(self, got: Any) -> bool:
+        """Return whether the assert holds for a returned value, which is plain data."""
+        try:
+            if self.code is None:
+                return bool(got == self.expected)
+            return bool(eval(self.code, _NAMES, {_GOT: got}))
+        except Exception:  # what raises in an assert fails it
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class ValueTests:
+    """The asserts of one submission, all of which call `entry_point`."""
+
+    entry_point: str
+    tests: tuple[ValueTest, ...]
+
+
+class _NotSimpleError(Exception):
+    """A test needs more than one call with constants."""
+
+
+def value_tests(program: Program, tests: AssertTests) -> ValueTests | None:
+    """Return what the asserts ask for, None if some of them need a tester."""
+    if tests.shared_process or program.preamble:
+        return None
+    return _parsed(program.entry_point, tests.setup, tests.asserts)
+
+
+# Many programs are judged on the tests of one problem.
+@lru_cache(maxsize=1024)
+def _parsed(entry_point: str | None, setup: str, asserts: tuple[str, ...]) -> ValueTests | None:
+    root = (entry_point or "").partition("(")[0].partition(".")[0]
+    try:
+        _check_setup(setup)
+        found = [_value_test(text, root) for text in asserts]
+    except (_NotSimpleError, SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        return None
+    names = {name for name, _ in found if name is not None}
+    if len(names) != 1:
+        return None
+    return ValueTests(names.pop(), tuple(test for _, test in found))
+
+
+def _check_setup(setup: str) -> None:
+    """Let imports of math, docstrings and assigned constants pass, which no simple assert uses."""
+    if len(setup) > _LONGEST:
+        raise _NotSimpleError
+    for node in ast.parse(setup).body:
+        match node:
+            case ast.Expr(value=ast.Constant()):
+                continue
+            case ast.Import(names=[ast.alias(name="math", asname=None)]):
+                continue
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name.isupper():
+                ast.literal_eval(value)
+            case _:
+                raise _NotSimpleError
+
+
+def _value_test(text: str, root: str) -> tuple[str | None, ValueTest]:
+    """Return the name that a test calls and what it asks for."""
+    if len(text) > _LONGEST or _STATEMENTS.search(text):  # parsing takes longer than this
+        raise _NotSimpleError
+    body = ast.parse(text).body
+    alias: str | None = None
+    name: str | None = None
+    statements = body
+    match body:
+        case [
+            ast.FunctionDef(
+                name=check,
+                args=ast.arguments(
+                    posonlyargs=[],
+                    args=[ast.arg(arg=alias)],
+                    vararg=None,
+                    kwonlyargs=[],
+                    kwarg=None,
+                ),
+                decorator_list=[],
+                body=statements,
+            ),
+            ast.Expr(
+                value=ast.Call(func=ast.Name(id=called), args=[ast.Name(id=name)], keywords=[])
+            ),
+        ] if called == check and name != check:
+            pass
+    conditions = [
+        node for node in statements if not _is_docstring(node) and not _imports_math(node)
+    ]
+    match conditions:
+        case [ast.Assert(test=condition)]:
+            finder = _CallFinder(alias, root)
+            condition = finder.visit(condition)
+            return (name if alias else finder.name), _test_of(condition, finder.arguments)
+    raise _NotSimpleError
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _imports_math(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import) and [(n.name, n.asname) for n in node.names] == [
+        ("math", None)
+    ]
+
+
+class _CallFinder(ast.NodeTransformer):
+    """Puts `_got` in the place of the one call of the program, and looks at all the rest."""
+
+    def __init__(self, alias: str | None, root: str) -> None:
+        self.alias = alias
+        self.root = root
+        self.name: str | None = None
+        self.arguments: list[Any] | None = None
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if node.keywords and not _is_isclose(node.func):
+            raise _NotSimpleError
+        match node.func:
+            case ast.Name(id=name) if self._is_program(name):
+                if self.arguments is not None:
+                    raise _NotSimpleError
+                self.name = name
+                self.arguments = [constant(argument) for argument in node.args]
+                return ast.copy_location(ast.Name(_GOT, ast.Load()), node)
+            case ast.Name(id=name) if name in _FUNCTIONS:
+                function = name
+            case function_node if _is_isclose(function_node):
+                function = "isclose"
+            case _:
+                raise _NotSimpleError
+        node.func = ast.copy_location(ast.Name(function, ast.Load()), node.func)
+        node.args = [self.visit(argument) for argument in node.args]
+        for keyword in node.keywords:
+            constant(keyword.value)
+        return node
+
+    def _is_program(self, name: str) -> bool:
+        if self.alias is not None:
+            return name == self.alias
+        # The tests' own Python comes before a program's function of the same name.
+        return name == self.root or not hasattr(builtins, name)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        node.left = self.visit(node.left)
+        node.comparators = [self.visit(other) for other in node.comparators]
+        for i, (operator, right) in enumerate(zip(node.ops, node.comparators, strict=True)):
+            left = node.comparators[i - 1] if i else node.left
+            if isinstance(operator, (ast.Is, ast.IsNot)) and not (
+                _singleton(left) or _singleton(right)
+            ):
+                raise _NotSimpleError
+            # A search through what the program returned takes as long as the program likes.
+            if isinstance(operator, (ast.In, ast.NotIn)):
+                constant(right)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if not _has_call(node):
+            return _as_constant(node)
+        # Differences of numbers; whatever else - takes, it makes nothing larger.
+        if not isinstance(node.op, ast.Sub):
+            raise _NotSimpleError
+        node.left, node.right = self.visit(node.left), self.visit(node.right)
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        if not _has_call(node):
+            return _as_constant(node)
+        if not isinstance(node.op, (ast.Not, ast.USub)):
+            raise _NotSimpleError
+        node.operand = self.visit(node.operand)
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if not isinstance(node, ast.expr):
+            raise _NotSimpleError
+        return _as_constant(node)
+
+
+def _is_isclose(node: ast.expr) -> bool:
+    match node:
+        case ast.Attribute(value=ast.Name(id="math"), attr="isclose"):
+            return True
+    return False
+
+
+def _singleton(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and any(node.value is x for x in (None, True, False))
+
+
+def _has_call(node: ast.expr) -> bool:
+    return any(isinstance(inner, ast.Call) for inner in ast.walk(node))
+
+
+def _as_constant(node: ast.expr) -> ast.expr:
+    constant(node)  # raises where it is none, or too large a one
+    return node
+
+
+def _test_of(condition: ast.expr, arguments: list[Any] | None) -> ValueTest:
+    match condition:
+        case ast.Compare(left=ast.Name(id="_got"), ops=[ast.Eq()], comparators=[right]) if not (
+            _has_call(right)
+        ):
+            return ValueTest(arguments, expected=constant(right))
+    code = compile(ast.fix_missing_locations(ast.Expression(condition)), "<assert>", "eval")
+    return ValueTest(arguments, code=code)
+
+
+_ARITHMETIC: dict[type[ast.operator], Any] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Mod: lambda a, b: a % b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+
+def constant(node: ast.expr) -> Any:
+    """Return the value of an expression of literals. Raises _NotSimpleError for any other."""
+    match node:
+        case ast.Constant(value=value) if value is not ...:
+            return value
+        case ast.List(elts=items):
+            return [constant(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(constant(item) for item in items)
+        case ast.Set(elts=items):
+            return {constant(item) for item in items}
+        case ast.Dict(keys=keys, values=values):
+            pairs: Sequence[tuple[ast.expr | None, ast.expr]] = list(zip(keys, values, strict=True))
+            return {constant(key): constant(value) for key, value in _whole(pairs)}
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(constant(operand))
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return +_number(constant(operand))
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
+            return _computed(type(operator), constant(left), constant(right))
+    raise _NotSimpleError
+
+
+def _whole(
+    pairs: Sequence[tuple[ast.expr | None, ast.expr]],
+) -> list[tuple[ast.expr, ast.expr]]:
+    whole = [(key, value) for key, value in pairs if key is not None]
+    if len(whole) != len(pairs):  # {**other}
+        raise _NotSimpleError
+    return whole
+
+
+def _number(value: Any) -> int | float | complex:
+    if not isinstance(value, (int, float, complex)):
+        raise _NotSimpleError
+    return value
+
+
+def _computed(operator: type[ast.operator], left: Any, right: Any) -> Any:
+    """Return `left operator right` if that cannot be large."""
+    numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+    if numbers and operator is ast.Pow:
+        if abs(right) > _MAX_BITS or abs(right) * max(_bits(left), 1) > _MAX_BITS:
+            raise _NotSimpleError
+    elif numbers:
+        if max(_bits(left), _bits(right)) > _MAX_BITS:
+            raise _NotSimpleError
+    elif operator is ast.Mult:
+        sequence, count = (right, left) if isinstance(left, int) else (left, right)
+        if not isinstance(sequence, (str, bytes, list, tuple)) or not isinstance(count, int):
+            raise _NotSimpleError
+        if len(sequence) * max(count, 0) > _MAX_ITEMS:
+            raise _NotSimpleError
+    elif operator is not ast.Add or type(left) is not type(right):
+        raise _NotSimpleError
+    try:
+        return _ARITHMETIC[operator](left, right)
+    except (ArithmeticError, TypeError):
+        raise _NotSimpleError from None
+
+
+def _bits(value: float) -> int:
+    return value.bit_length() if isinstance(value, int) else 64
