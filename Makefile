@@ -29,12 +29,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h
+	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/preload/*
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h csrc/preload/*
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench/ $(ARGS)
@@ -53,7 +53,7 @@ $(VENV)/.torch:
 	touch $@
 
 # The extension is rebuilt whenever its sources change: a stale one would pass its tests.
-$(VENV)/.core: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/*)
+$(VENV)/.core: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/* csrc/preload/*)
 	$(PIP) install --no-build-isolation --editable .
 	touch $@
 

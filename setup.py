@@ -6,25 +6,25 @@ import pybind11
 from setuptools import Extension, setup
 
 SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
-HEADERS = sorted(str(path) for path in Path("csrc").glob("*.h"))
+HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
+FLAGS = ["-std=c++20", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 
 launcher = Extension(
     "stepcoder.sandbox._launcher",
     sources=SOURCES,
     depends=HEADERS,
     language="c++",
-    extra_compile_args=[
-        "-std=c++20",
-        "-O2",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        "-Wshadow",
-        "-Werror",
-        # -isystem: pybind11's own headers do not pass -Wshadow.
-        "-isystem",
-        pybind11.get_include(),
-    ],
+    # -isystem: pybind11's own headers do not pass -Wshadow.
+    extra_compile_args=[*FLAGS, "-isystem", pybind11.get_include()],
 )
 
-setup(ext_modules=[launcher] if SOURCES else [])
+# Not a module: a library that workers load before their interpreter.
+gather = Extension(
+    "stepcoder.sandbox._gather",
+    sources=["csrc/preload/gather.cpp"],
+    depends=HEADERS,
+    language="c++",
+    extra_compile_args=[*FLAGS, "-fno-exceptions", "-fno-rtti"],
+)
+
+setup(ext_modules=[launcher, gather])

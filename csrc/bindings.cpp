@@ -8,7 +8,6 @@
 
 #include "child.h"
 #include "event_loop.h"
-#include "huge_pages.h"
 #include "seccomp.h"
 #include "syscall_table.h"
 #include "tracer.h"
@@ -123,12 +122,12 @@ void bind_judge(py::module_& module) {
       .def_readwrite("output_bytes", &Job::output_bytes)
       .def_readwrite("stop_at_first_failure", &Job::stop_at_first_failure);
   py::class_<EventLoop>(module, "EventLoop")
-      .def(py::init(
-               [](std::vector<std::string> bare, std::vector<std::string> numpy, uint32_t slots) {
-                 return std::make_unique<EventLoop>(
-                     WorkerCommands{std::move(bare), std::move(numpy)}, slots);
-               }),
-           py::arg("bare"), py::arg("numpy"), py::arg("slots"))
+      .def(py::init([](std::vector<std::string> bare, std::vector<std::string> numpy,
+                       uint32_t slots, std::string preload) {
+             return std::make_unique<EventLoop>(
+                 WorkerCommands{std::move(bare), std::move(numpy), std::move(preload)}, slots);
+           }),
+           py::arg("bare"), py::arg("numpy"), py::arg("slots"), py::arg("preload") = "")
       .def(
           "submit", [](EventLoop& loop, const Job& job) { loop.submit(job); },
           py::call_guard<py::gil_scoped_release>())
@@ -164,7 +163,6 @@ int try_filter(long number) {
 
 void bind_worker(py::module_& module) {
   module.def("try_filter", &try_filter);
-  module.def("gather_objects", &huge_pages::gather_objects);
   module.def(
       "serve",
       [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,

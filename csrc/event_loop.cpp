@@ -231,7 +231,7 @@ void EventLoop::advance(Slot& slot) {
 void EventLoop::start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker, bool numpy) {
   std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
   argv.push_back(std::to_string(slot.number));
-  worker = std::make_unique<WorkerProcess>(argv);
+  worker = std::make_unique<WorkerProcess>(argv, commands_.preload);
   watch(epoll_, worker->control());
 }
 

@@ -21,6 +21,7 @@ namespace stepcoder {
 struct WorkerCommands {
   std::vector<std::string> bare;
   std::vector<std::string> numpy;
+  std::string preload;  // a library to load before the interpreter, or empty
 };
 
 class EventLoop {

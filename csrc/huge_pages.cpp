@@ -2,6 +2,7 @@
 #include "huge_pages.h"
 
 #include <Python.h>
+#include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "fd.h"
+#include "preload/gather.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -23,7 +25,6 @@ namespace stepcoder::huge_pages {
 namespace {
 
 constexpr uintptr_t kHuge = uintptr_t{2} << 20;
-constexpr size_t kReserved = size_t{128} << 20;
 
 constexpr uintptr_t rounded_down(uintptr_t address) { return address & ~(kHuge - 1); }
 constexpr uintptr_t rounded_up(uintptr_t address) { return rounded_down(address + kHuge - 1); }
@@ -52,18 +53,8 @@ Range reserve(size_t size) {
   return aligned;
 }
 
-Range g_objects;          // reserved for the interpreter's arenas
-uintptr_t g_objects_end;  // of those given out
 uintptr_t g_heap_begin;
-std::vector<Range> g_others;  // what was there before, as far as it is the interpreter's own
-PyObjectArenaAllocator g_usual;
-
-void* new_arena(void* context, size_t size) {
-  if (size > g_objects.end - g_objects_end) return g_usual.alloc(context, size);
-  void* arena = reinterpret_cast<void*>(g_objects_end);
-  g_objects_end += size;
-  return arena;
-}
+std::vector<Range> g_variables;  // anonymous memory from before the interpreter's modules
 
 struct Mapping {
   Range range;
@@ -111,15 +102,6 @@ void copy_over(Range code) {
 
 }  // namespace
 
-void gather_objects() {
-  g_objects = reserve(kReserved);
-  if (g_objects.begin == 0) return;
-  g_objects_end = g_objects.begin;
-  PyObject_GetArenaAllocator(&g_usual);
-  PyObjectArenaAllocator ours{g_usual.ctx, new_arena, g_usual.free};
-  PyObject_SetArenaAllocator(&ours);
-}
-
 void move_code() {
   const std::vector<Mapping> all = mappings();
   const auto goes_on = [&](size_t i) {
@@ -129,7 +111,7 @@ void move_code() {
   for (size_t i = 0; i < all.size(); ++i) {
     const Mapping& mapping = all[i];
     if (mapping.path == "[heap]") g_heap_begin = mapping.range.begin;
-    if (mapping.path.empty() && mapping.permissions == "rw-p") g_others.push_back(mapping.range);
+    if (mapping.path.empty() && mapping.permissions == "rw-p") g_variables.push_back(mapping.range);
     if (!mapping.path.starts_with('/') || mapping.permissions[3] != 'p') continue;
     // What a library's loading wrote and then closed joins its other variables.
     if (mapping.written && mapping.permissions == "r--p" && goes_on(i) &&
@@ -156,16 +138,18 @@ void move_code() {
 }
 
 void collapse_data() {
-  if (g_objects.begin == 0) return;
-  PyObject_SetArenaAllocator(&g_usual);
-  const Range used{g_objects.begin, rounded_up(g_objects_end)};
-  if (used.end < g_objects.end) munmap(reinterpret_cast<void*>(used.end), g_objects.end - used.end);
-  // The C heap ends with a whole page; malloc copes with others that move its end.
+  auto* arenas = static_cast<Arenas*>(dlsym(RTLD_DEFAULT, "stepcoder_arenas"));
+  if (arenas != nullptr && arenas->begin != 0) {
+    PyObject_SetArenaAllocator(reinterpret_cast<PyObjectArenaAllocator*>(&arenas->usual));
+    const Range used{arenas->begin, rounded_up(arenas->next)};
+    if (used.end < arenas->end) munmap(reinterpret_cast<void*>(used.end), arenas->end - used.end);
+    g_variables.push_back(used);
+  }
+  // The C heap ends with a whole page too; malloc copes with others that move its end.
   const auto heap_end = reinterpret_cast<uintptr_t>(sbrk(0));
   sbrk(static_cast<intptr_t>(rounded_up(heap_end) - heap_end));
-  g_others.push_back({g_heap_begin, rounded_up(heap_end)});
-  g_others.push_back(used);
-  for (const Range& range : g_others) {
+  g_variables.push_back({g_heap_begin, rounded_up(heap_end)});
+  for (const Range& range : g_variables) {
     const Range whole = whole_pages(range);
     if (whole.begin != 0) madvise(whole.data(), whole.size(), MADV_COLLAPSE);
   }

@@ -8,13 +8,10 @@
 
 namespace stepcoder::huge_pages {
 
-// Before modules are loaded: from here on the interpreter's small objects lie together.
-void gather_objects();
-
 // Once all is loaded, while /proc is in sight: the code of the interpreter and its libraries.
 void move_code();
 
-// Last: the objects gathered, and the C heap.
+// Last: the interpreter's objects (which preload/gather.cpp has brought together) and the C heap.
 void collapse_data();
 
 }  // namespace stepcoder::huge_pages

@@ -116,7 +116,8 @@ Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t inde
 
 }  // namespace
 
-WorkerProcess::WorkerProcess(const std::vector<std::string>& argv) : owner_(getpid()) {
+WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::string& preload)
+    : owner_(getpid()) {
   std::array<int, 2> pair{};
   checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
   control_ = lifted(UniqueFd(pair[0]));
@@ -162,10 +163,15 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& argv) : owner_(getp
   // Nothing of the caller's environment. A fixed hash seed makes the order of sets, and with it
   // verdicts, the same on every run; numpy's thread pools would forbid the worker to fork.
   // Symbols are bound now: every child would bind them again, each on its own copy of the page.
-  std::array<std::string, 4> variables{"PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1",
-                                       "OMP_NUM_THREADS=1", "LD_BIND_NOW=1"};
-  std::array<char*, 5> environment{variables[0].data(), variables[1].data(), variables[2].data(),
-                                   variables[3].data(), nullptr};
+  std::array<std::string, 5> variables{"PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1",
+                                       "OMP_NUM_THREADS=1", "LD_BIND_NOW=1",
+                                       "LD_PRELOAD=" + preload};
+  std::array<char*, 6> environment{variables[0].data(),
+                                   variables[1].data(),
+                                   variables[2].data(),
+                                   variables[3].data(),
+                                   preload.empty() ? nullptr : variables[4].data(),
+                                   nullptr};
   const int error =
       posix_spawn(&pid_, arguments[0], &actions, &attributes, arguments.data(), environment.data());
   posix_spawn_file_actions_destroy(&actions);

@@ -16,7 +16,7 @@ namespace stepcoder {
 class WorkerProcess {
  public:
   // Starts the process without forking this one. Throws std::system_error.
-  explicit WorkerProcess(const std::vector<std::string>& argv);
+  WorkerProcess(const std::vector<std::string>& argv, const std::string& preload);
   ~WorkerProcess();
   WorkerProcess(const WorkerProcess&) = delete;
   WorkerProcess& operator=(const WorkerProcess&) = delete;

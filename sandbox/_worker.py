@@ -76,7 +76,6 @@ def main() -> None:
     extension, kind, numpy_folder, slot = sys.argv[1:]
     launcher = load_extension(extension)
     sys.modules["_launcher"] = launcher
-    launcher.gather_objects()
     for name in WARM_MODULES:
         importlib.import_module(name)
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))

@@ -75,7 +75,7 @@ def value_tests(program: Program, tests: AssertTests) -> ValueTests | None:
 
 
 # Many programs are judged on the tests of one problem.
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _parsed(entry_point: str | None, setup: str, asserts: tuple[str, ...]) -> ValueTests | None:
     root = (entry_point or "").partition("(")[0].partition(".")[0]
     try:

@@ -230,6 +230,7 @@ class _Service:
             _worker_command("bare", "", hash_seed),
             _worker_command("numpy", numpy_folder, hash_seed),
             workers,
+            _preload(),
         )
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
@@ -348,6 +349,12 @@ def _worker_command(kind: str, numpy_folder: str, hash_seed: int) -> list[str]:
     command = [sys.executable, *flags, worker, extension, kind, numpy_folder]
     # The launcher sets seed 0. posix_spawn takes a path, so env's is written out.
     return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
+
+
+def _preload() -> str:
+    """Return the library that workers load before all others, "" where it was not built."""
+    spec = importlib.util.find_spec("stepcoder.sandbox._gather")
+    return str(Path(spec.origin).resolve()) if spec and spec.origin else ""
 
 
 def _numpy_folder() -> str:
