@@ -6,8 +6,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <sstream>
@@ -25,6 +26,8 @@ namespace stepcoder::huge_pages {
 namespace {
 
 constexpr uintptr_t kHuge = uintptr_t{2} << 20;
+constexpr uintptr_t kSmall = uintptr_t{4} << 10;
+constexpr size_t kLargest = size_t{256} << 20;
 
 constexpr uintptr_t rounded_down(uintptr_t address) { return address & ~(kHuge - 1); }
 constexpr uintptr_t rounded_up(uintptr_t address) { return rounded_down(address + kHuge - 1); }
@@ -60,6 +63,7 @@ struct Mapping {
   Range range;
   std::string permissions;
   std::string path;
+  size_t present = 0;    // bytes of it in this process's page table
   bool written = false;  // holds pages of this process's own
 };
 
@@ -71,11 +75,9 @@ std::vector<Mapping> mappings() {
     std::string first;
     std::string ignored;
     parts >> first;
-    if (first == "Anonymous:") {
-      uint64_t kilobytes = 0;
-      parts >> kilobytes;
-      found.back().written = kilobytes > 0;
-    }
+    size_t kilobytes = 0;
+    if (first == "Rss:" && parts >> kilobytes) found.back().present = kilobytes << 10;
+    if (first == "Anonymous:" && parts >> kilobytes) found.back().written = kilobytes > 0;
     const size_t dash = first.find('-');
     if (dash == std::string::npos) continue;
     Mapping mapping;
@@ -85,6 +87,16 @@ std::vector<Mapping> mappings() {
     found.push_back(std::move(mapping));
   }
   return found;
+}
+
+// Whether so much of a huge page is in use that a whole one is no waste.
+bool well_used(uintptr_t page) {
+  constexpr size_t kEnough = 128;  // of 512
+  std::array<unsigned char, kHuge / kSmall> present{};
+  if (mincore(reinterpret_cast<void*>(page), kHuge, present.data()) != 0) return false;
+  return static_cast<size_t>(std::count_if(present.begin(), present.end(), [](unsigned char byte) {
+           return (byte & 1) != 0;
+         })) >= kEnough;
 }
 
 // A copy of the code on huge pages in the place of the file's own, which may be what runs this.
@@ -102,6 +114,11 @@ void copy_over(Range code) {
 
 }  // namespace
 
+#if defined(__SANITIZE_ADDRESS__)
+// Its shadow of the address space knows nothing of memory that moves.
+void move_code() {}
+void collapse_data() {}
+#else
 void move_code() {
   const std::vector<Mapping> all = mappings();
   const auto goes_on = [&](size_t i) {
@@ -111,7 +128,10 @@ void move_code() {
   for (size_t i = 0; i < all.size(); ++i) {
     const Mapping& mapping = all[i];
     if (mapping.path == "[heap]") g_heap_begin = mapping.range.begin;
-    if (mapping.path.empty() && mapping.permissions == "rw-p") g_variables.push_back(mapping.range);
+    // A sanitizer's shadow takes terabytes of addresses.
+    if (mapping.path.empty() && mapping.permissions == "rw-p" && mapping.present >= kHuge / 4 &&
+        mapping.range.size() <= kLargest)
+      g_variables.push_back(mapping.range);
     if (!mapping.path.starts_with('/') || mapping.permissions[3] != 'p') continue;
     // What a library's loading wrote and then closed joins its other variables.
     if (mapping.written && mapping.permissions == "r--p" && goes_on(i) &&
@@ -124,16 +144,19 @@ void move_code() {
     };
     if (!is_code(i)) continue;
     Range range = mapping.range;
+    size_t present = mapping.present;
     bool executable = mapping.permissions[2] == 'x';
     while (goes_on(i) && is_code(i + 1)) {
       ++i;
       range.end = all[i].range.end;
+      present += all[i].present;
       executable = executable || all[i].permissions[2] == 'x';
     }
     if (!executable) continue;
     checked(mprotect(range.data(), range.size(), PROT_READ | PROT_EXEC), "join code");
     const Range whole = whole_pages(range);
-    if (whole.begin != 0) copy_over(whole);
+    // Of numpy's mathematics hardly anything is used.
+    if (whole.begin != 0 && 2 * present >= range.size()) copy_over(whole);
   }
 }
 
@@ -151,8 +174,10 @@ void collapse_data() {
   g_variables.push_back({g_heap_begin, rounded_up(heap_end)});
   for (const Range& range : g_variables) {
     const Range whole = whole_pages(range);
-    if (whole.begin != 0) madvise(whole.data(), whole.size(), MADV_COLLAPSE);
+    for (uintptr_t page = whole.begin; page < whole.end; page += kHuge)
+      if (well_used(page)) madvise(reinterpret_cast<void*>(page), kHuge, MADV_COLLAPSE);
   }
 }
+#endif
 
 }  // namespace stepcoder::huge_pages
