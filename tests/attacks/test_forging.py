@@ -66,6 +66,31 @@ FORGERIES = {
     "always equal str": ALWAYS_EQUAL.replace("*BASES", "str"),
     "always equal list": ALWAYS_EQUAL.replace("*BASES", "list"),
     "always equal dict": ALWAYS_EQUAL.replace("*BASES", "dict"),
+    "zero difference": """
+class Near:
+    def __sub__(self, other): return 0
+    __rsub__ = __abs__ = __mod__ = __xor__ = __sub__
+    __truediv__ = __rtruediv__ = lambda self, other: 1
+def f(x): return Near()
+""",
+    "difference in two steps": """
+class Near:
+    def __sub__(self, other): return self
+    __rsub__ = __sub__
+    def __abs__(self): return 0
+    def __round__(self, n=0): return 0
+    __float__ = __int__ = __index__ = __abs__
+def f(x): return Near()
+""",
+    "learns from the difference": """
+learnt = []
+class Near:
+    def __sub__(self, other):
+        learnt.append(other)
+        return 0
+    __rsub__ = __sub__
+def f(x): return learnt[0] if learnt else Near()
+""",
     "lying metaclass": """
 class Meta(type):
     def __eq__(self, other): return True
