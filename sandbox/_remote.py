@@ -99,8 +99,8 @@ FORWARDED = frozenset(
         "lshift", "rshift", "radd", "rsub", "rmul", "rtruediv", "round", "enter",
     )
 )
-# Of an object and plain data these are comparisons in disguise, abs(f(x) - 7) < 1: the program would
-# see the expected value and have the last word on it. Two objects of its own it may combine.
+# Of an object and plain data these are comparisons in disguise, abs(f(x) - 7) < 1: the program
+# would see the expected value and have the last word on it. Objects of its own it may combine.
 _COMPARING = frozenset(
     f"__{name}__"
     for name in (

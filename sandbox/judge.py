@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.checking import CHECKER_LIMITS, Asked, asked, asks_checker
 from stepcoder.sandbox.program import CallTests, Limits, Program, Submission, Tests
 from stepcoder.sandbox.requests import MAX_SOURCE_BYTES, job_of, source_too_large
+from stepcoder.sandbox.room import Room
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 from stepcoder.sandbox.verdicts import verdict_of
 
@@ -58,6 +60,9 @@ class Judge:
     sandbox: "warn" logs which one and goes on, "full" raises IsolationError. `hash_seed` is that of
     the programs: another one gives sets of texts another order.
 
+    At most `max_queued` programs wait or run: until there is room `submit` blocks and the async
+    methods wait. Callbacks of futures that run on the judge's own thread are let in at once.
+
     Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the
     child must make a judge of its own: the parent's raises RuntimeError there.
     """
@@ -68,20 +73,24 @@ class Judge:
         limits: Limits = Limits(),  # noqa: B008
         isolation: Literal["warn", "full"] = "warn",
         hash_seed: int = 0,
+        max_queued: int = 10_000,
     ) -> None:
         """Start the event loop; workers start when there is work for them.
 
         Raises:
             IsolationError: `isolation` is "full" and this machine refuses a layer.
-            ValueError: `isolation` is neither "warn" nor "full".
+            ValueError: `isolation` is neither "warn" nor "full", or `max_queued` is not positive.
         """
+        if max_queued < 1:
+            raise ValueError(f"max_queued is {max_queued}; it must be at least 1")
         if isolation not in ("warn", "full"):
             raise ValueError(f'isolation is {isolation!r}; it must be "warn" or "full"')
         self.workers = workers or len(os.sched_getaffinity(0))
         self.limits = limits
-        self._service = _Service(self.workers, hash_seed, full_isolation=isolation == "full")
+        full = isolation == "full"
+        self._service = _Service(self.workers, hash_seed, max_queued, full_isolation=full)
         self._finalizer = weakref.finalize(self, self._service.close)
-        if isolation == "full":
+        if full:
             self._check_isolation()
 
     def _check_isolation(self) -> None:
@@ -111,11 +120,16 @@ class Judge:
     def submit(
         self, program: Program, tests: Tests, limits: Limits | None = None
     ) -> Future[Verdict]:
-        """Queue a program and return the future of its verdict."""
+        """Queue a program and return the future of its verdict. Blocks while the queue is full."""
         return self.submit_all(Submission(program, tests, limits))
 
     def submit_all(self, submission: Submission) -> Future[Verdict]:
-        """Queue a submission, which may say more than `submit` takes. Raises ValueError."""
+        """Queue a submission, which may say more than `submit` takes.
+
+        Raises:
+            ValueError: the submission makes no sense.
+            RuntimeError: the judge is closed, or was while this waited for room.
+        """
         return self._service.submit(submission, submission.limits or self.limits)
 
     def run(self, program: Program, tests: Tests, limits: Limits | None = None) -> Verdict:
@@ -151,7 +165,11 @@ class Judge:
         self, program: Program, tests: Tests, limits: Limits | None = None
     ) -> Verdict:
         """Judge one program without blocking the event loop; cancelling ends it."""
-        return await asyncio.wrap_future(self.submit(program, tests, limits))
+        future = await self._submit_async(Submission(program, tests, limits))
+        return await asyncio.wrap_future(future)
+
+    async def _submit_async(self, submission: Submission) -> Future[Verdict]:
+        return await self._service.submit_async(submission, submission.limits or self.limits)
 
     async def map_async(
         self, submissions: Iterable[Submission] | AsyncIterable[Submission]
@@ -160,24 +178,27 @@ class Judge:
         source = _asynchronous(submissions)
         in_flight: dict[asyncio.Future[Verdict], int] = {}
         arriving: asyncio.Task[Submission] | None = asyncio.create_task(_next(source))
+        entering: asyncio.Task[Future[Verdict]] | None = None
         count = 0
         try:
-            while arriving or in_flight:
-                # A slow source must not hold up the verdicts of what it already gave.
-                room = arriving is not None and len(in_flight) < 4 * self.workers
+            while arriving or entering or in_flight:
+                # A slow source, or a full queue, must not hold up the verdicts that are there.
                 waited: set[asyncio.Future[Any]] = {*in_flight}
-                if arriving and room:
+                if entering:
+                    waited.add(entering)
+                elif arriving and len(in_flight) < 4 * self.workers:
                     waited.add(arriving)
                 done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if entering and entering in done:
+                    in_flight[asyncio.wrap_future(entering.result())] = count
+                    count += 1
+                    entering = None
                 if arriving and arriving in done:
                     try:
-                        future = asyncio.wrap_future(self.submit_all(arriving.result()))
+                        entering = asyncio.create_task(self._submit_async(arriving.result()))
+                        arriving = asyncio.create_task(_next(source))
                     except StopAsyncIteration:
                         arriving = None
-                    else:
-                        in_flight[future] = count
-                        count += 1
-                        arriving = asyncio.create_task(_next(source))
                 for ended in done & in_flight.keys():
                     yield in_flight.pop(ended), ended.result()
         finally:
@@ -185,6 +206,8 @@ class Judge:
                 waiting.cancel()
             if arriving:
                 arriving.cancel()
+            if entering and not entering.cancel() and not entering.exception():
+                entering.result().cancel()
 
 
 async def _next(source: AsyncIterator[Submission]) -> Submission:
@@ -211,7 +234,9 @@ def _announce(
 class _Service:
     """What a judge owns; apart from it so that a forgotten judge can be collected and closed."""
 
-    def __init__(self, workers: int, hash_seed: int, *, full_isolation: bool) -> None:
+    def __init__(
+        self, workers: int, hash_seed: int, max_queued: int, *, full_isolation: bool
+    ) -> None:
         numpy_folder = _numpy_folder()
         self._numpy_installed = bool(numpy_folder)
         self._loop = _launcher.EventLoop(
@@ -220,31 +245,61 @@ class _Service:
             workers,
         )
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[Submission, Future[Verdict]]] = {}
+        self._waiting: dict[int, tuple[Submission | Asked, Future[Verdict]]] = {}
+        self._room = Room(max_queued)
         self._ids = itertools.count()
         self._closed = False
         self._warned = False
         self._full_isolation = full_isolation
         self._owner = os.getpid()
         self._thread = threading.Thread(target=self._finish, name="judge", daemon=True)
+        self._room.exempt = self._thread
         self._thread.start()
 
     def submit(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        self._check_owner()
+        self._room.enter()
+        return self._submit(submission, limits)
+
+    async def submit_async(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        self._check_owner()
+        await self._room.enter_async()
+        return self._submit(submission, limits)
+
+    def _check_owner(self) -> None:
         if os.getpid() != self._owner:
             raise RuntimeError("this judge belongs to the parent process; make one of your own")
+
+    def _submit(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        """Queue a submission that has taken its place."""
         future: Future[Verdict] = Future()
-        if source_too_large(submission):
-            future.set_result(_refused(submission))
-            return future
+        try:
+            if not source_too_large(submission):
+                self._queue(submission, submission, limits, future)
+                return future
+        except BaseException:
+            self._room.leave()
+            raise
+        self._room.leave()
+        future.set_result(_refused(submission))
+        return future
+
+    def _queue(
+        self,
+        whose: Submission | Asked,
+        submission: Submission,
+        limits: Limits,
+        future: Future[Verdict],
+    ) -> None:
+        """Hand a job to the event loop; what it leaves belongs to `whose` verdict."""
         job = job_of(submission, limits, numpy_installed=self._numpy_installed)
         job.id = next(self._ids)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the judge is closed")
-            self._waiting[job.id] = (submission, future)
+            self._waiting[job.id] = (whose, future)
         self._loop.submit(job)
         future.add_done_callback(partial(self._stop_if_cancelled, job.id))
-        return future
 
     def _stop_if_cancelled(self, job_id: int, future: Future[Verdict]) -> None:
         if future.cancelled() and os.getpid() == self._owner:
@@ -255,6 +310,7 @@ class _Service:
             return
         with self._lock:
             self._closed = True
+        self._room.close()
         self._loop.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -281,16 +337,32 @@ class _Service:
                 with self._lock:
                     submission, future = self._waiting.pop(result.id)
                 if future.cancelled():
+                    self._room.leave()
                     continue
                 try:
-                    verdict = verdict_of(submission, result.runs)
+                    if isinstance(submission, Asked):
+                        verdict = submission.verdict(result.runs)
+                    elif self._asks(submission, result.runs, future):
+                        continue
+                    else:
+                        verdict = verdict_of(submission, result.runs)
                 except Exception as error:
                     _logger.exception("the judge failed on a submission")
                     verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
                 if self._full_isolation and (missing := self.missing_layers()):
                     error_text = str(IsolationError(missing))
                     verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=error_text)
+                self._room.leave()
                 _settle(future, verdict)
+
+    def _asks(
+        self, submission: Submission, runs: list[_launcher.RunResult], future: Future[Verdict]
+    ) -> bool:
+        """Queue the question to a checker of its own; False where there is none to ask."""
+        if not asks_checker(submission.tests) or (question := asked(submission, runs)) is None:
+            return False
+        self._queue(question, question.question, CHECKER_LIMITS, future)
+        return True
 
     def _warn(self) -> None:
         if self._warned or self._full_isolation:
