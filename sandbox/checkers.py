@@ -70,10 +70,10 @@ def checker_of(data: object) -> Checker | None:
     """
     if data is None:
         return None
-    if not isinstance(data, dict) or data.get("kind") not in _KINDS:
+    if not isinstance(data, dict) or str(data.get("kind")) not in _KINDS:
         kinds = ", ".join(f'"{kind}"' for kind in _KINDS)
         raise ValueError(f'"checker" is {data!r:.100}; it needs a "kind" of {kinds}')
-    kind = _KINDS[data["kind"]]
+    kind = _KINDS[str(data["kind"])]
     fields = {key: value for key, value in data.items() if key != "kind"}
     for key, value in fields.items():
         given = "number" if type(value) in (int, float) else type(value).__name__

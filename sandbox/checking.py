@@ -7,7 +7,7 @@ crosses as plain data, and the program is gone when the checker starts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
@@ -43,7 +43,8 @@ class Asked:
 
     def verdict(self, runs: list[_launcher.RunResult]) -> Verdict:
         """Return the submission's verdict, given what the checker's own runs left."""
-        answers = verdict_of(self.question, runs)
+        # A False is an answer: those that follow it count too.
+        answers = verdict_of(replace(self.question, stop_at_first_failure=False), runs)
         of_test = dict(zip(self.tests, answers.tests, strict=False))
 
         def check(index: int, _got: Any) -> bool | TestVerdict:

@@ -109,6 +109,18 @@ Tests = CallTests | StdinTests | AssertTests | UnittestTests
 CodeTests = AssertTests | UnittestTests
 
 
+def test_code(tests: Tests) -> tuple[str, ...]:
+    """Return the texts of tests that are code; none for others."""
+    if isinstance(tests, UnittestTests):
+        return (tests.code,)
+    return (tests.setup, *tests.asserts) if isinstance(tests, AssertTests) else ()
+
+
+def test_text(tests: CodeTests, index: int) -> str:
+    """Return what a test is, for people: its code, or its name."""
+    return tests.names[index] if isinstance(tests, UnittestTests) else tests.asserts[index].strip()
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """Untrusted Python source, and how its tests reach it.

@@ -15,8 +15,8 @@ from typing import Any
 
 from stepcoder.problems import Problem
 from stepcoder.sandbox import CallTests
-from stepcoder.sandbox.program import CodeTests
 from stepcoder.sandbox.compare import same_value
+from stepcoder.sandbox.program import CodeTests
 
 TOLERANCE = 1e-6
 
