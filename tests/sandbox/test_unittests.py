@@ -1,4 +1,4 @@
-"""Unittest tests: each method a test of its own, run apart from the program or, on request, in it."""
+"""Unittest tests: each method is a test, run apart from the program or, on request, in it."""
 
 import pytest
 
