@@ -353,10 +353,7 @@ void EventLoop::finish_run(Slot& slot) {
     again = slot.test < job.test_count && !job.stop_at_first_failure;
   }
   for (RunResult& run : slot.reported) active.result.runs.push_back(std::move(run));
-  if (!again) {
-    leave_job(slot);
-    return;
-  }
+  if (!again) return leave_job(slot);
   slot.attempts = 0;
   advance(slot);
 }

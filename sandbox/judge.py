@@ -275,7 +275,7 @@ class _Service:
         future: Future[Verdict] = Future()
         try:
             if not source_too_large(submission):
-                self._queue(submission, submission, limits, future)
+                self._queue(submission, limits, future)
                 return future
         except BaseException:
             self._room.leave()
@@ -284,14 +284,9 @@ class _Service:
         future.set_result(_refused(submission))
         return future
 
-    def _queue(
-        self,
-        whose: Submission | Asked,
-        submission: Submission,
-        limits: Limits,
-        future: Future[Verdict],
-    ) -> None:
-        """Hand a job to the event loop; what it leaves belongs to `whose` verdict."""
+    def _queue(self, whose: Submission | Asked, limits: Limits, future: Future[Verdict]) -> None:
+        """Hand a submission, or the question to its checker, to the event loop."""
+        submission = whose.question if isinstance(whose, Asked) else whose
         job = job_of(submission, limits, numpy_installed=self._numpy_installed)
         job.id = next(self._ids)
         with self._lock:
@@ -361,7 +356,7 @@ class _Service:
         """Queue the question to a checker of its own; False where there is none to ask."""
         if not asks_checker(submission.tests) or (question := asked(submission, runs)) is None:
             return False
-        self._queue(question, question.question, CHECKER_LIMITS, future)
+        self._queue(question, CHECKER_LIMITS, future)
         return True
 
     def _warn(self) -> None:

@@ -32,14 +32,6 @@ ROOT = Path(__file__).parents[1]
 RIGHT = "def f(x): return x + 1\n"
 
 
-UNITTEST = """
-import unittest
-class T(unittest.TestCase):
-    def test_a(self): self.assertEqual(f(1), 2)
-    def test_b(self): self.assertEqual(f(2), 2)
-"""
-
-
 def program(source: str = RIGHT, **more: Any) -> dict[str, Any]:
     tests = {"kind": "call", "inputs": [[1], [2]], "outputs": [2, 3]}
     return {"source": source, "entry_point": "f", "tests": tests, **more}
@@ -96,42 +88,6 @@ def test_a_batch_is_judged_with_every_kind_of_tests(client: TestClient) -> None:
     assert found[5]["error_line"] == 1
 
 
-def test_tests_may_bring_a_checker_and_processes_of_their_own(client: TestClient) -> None:
-    call = {"kind": "call", "inputs": [[[2, 1]]], "outputs": [[1, 2]]}
-    stdin = {"kind": "stdin", "inputs": [""], "outputs": ["a  b"]}
-    custom = {"kind": "custom", "source": "def check(i, e, g): return sorted(g) == e"}
-    alone = {"kind": "call", "inputs": [[1], [1]], "outputs": [1, 1], "process_per_test": True}
-    printing = {"source": "print('a b')", "entry_point": None}
-    found = verdicts(
-        client,
-        [
-            program("def f(x): return x", tests=call),
-            program("def f(x): return x", tests=call | {"checker": {"kind": "unordered"}}),
-            program("def f(x): return x", tests=call | {"checker": custom}),
-            program("def f(x): return x", tests=call | {"checker": custom | {"source": "x"}}),
-            program(**printing, tests=stdin),
-            program(**printing, tests=stdin | {"checker": {"kind": "exact"}}),
-            program(**printing, tests=stdin | {"checker": {"kind": "regex"}, "outputs": ["a.b"]}),
-            program("n = []\ndef f(x):\n    n.append(x)\n    return len(n)", tests=alone),
-            program(tests={"kind": "unittest", "code": UNITTEST}),
-            program(tests={"kind": "unittest", "code": UNITTEST, "names": ["T.test_a"]}),
-        ],
-    )
-    assert [line["status"] for line in found] == [
-        "wrong answer",
-        "accepted",
-        "accepted",
-        "infrastructure error",
-        "accepted",
-        "wrong answer",
-        "accepted",
-        "accepted",
-        "wrong answer",
-        "accepted",
-    ]
-    assert [test["status"] for test in found[8]["tests"]] == ["accepted", "wrong answer"]
-
-
 def test_verdicts_come_as_they_finish(server: str) -> None:
     slow = program("import time\ntime.sleep(5)\n" + RIGHT)
     body = json.dumps({"programs": [slow, program()]}).encode()
@@ -155,21 +111,6 @@ def test_verdicts_come_as_they_finish(server: str) -> None:
         (
             {"programs": [program(tests={"kind": "unittest", "code": "x = 1"})]},
             "programs[0]: the unittest code has no class",
-        ),
-        (
-            {
-                "programs": [
-                    program(
-                        tests={
-                            "kind": "stdin",
-                            "inputs": [""],
-                            "outputs": [""],
-                            "checker": {"kind": "custom"},
-                        }
-                    )
-                ]
-            },
-            "programs[0].tests.stdin.checker.custom.source: ",
         ),
         ({"programs": [program(limits={"cpu_s": 0})]}, "programs[0].limits.cpu_s: "),
         ({"programs": [program(limits={"memory_bytes": 1})]}, "limits.memory_bytes: "),
