@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "child.h"
 #include "event_loop.h"
 #include "seccomp.h"
@@ -75,6 +77,13 @@ void bind_judge(py::module_& module) {
       .def_readonly("tampered", &RunResult::tampered)
       .def_readonly("loading", &RunResult::loading)
       .def("test", [](const RunResult& r, size_t i) { return r.tests.at(i); })
+      .def_property_readonly(
+          "returned_no_value",
+          [](const RunResult& r) {
+            return std::any_of(r.tests.begin(), r.tests.end(), [](const Finding& finding) {
+              return finding.outcome == Outcome::kNotPlain || finding.outcome == Outcome::kTooLarge;
+            });
+          })
       .def_readonly("output_exceeded", &RunResult::output_exceeded)
       .def_readonly("output_matches", &RunResult::output_matches)
       .def_property_readonly("wait_status", [](const RunResult& r) { return r.report.wait_status; })

@@ -175,15 +175,11 @@ void EventLoop::help() {
     for (Slot& slot : slots_) {
       if (active->next_test + starting >= active->end_test) break;
       if (slot.active || !slot.may_help) continue;
-      auto* worker = needed(slot, active->job).front();
-      if (*worker && (*worker)->ready) {
-        take_test(slot, active);
-        continue;
-      }
-      ++starting;
-      if (*worker) continue;
       try {
-        start_worker(slot, *worker, active->job.numpy);
+        if (start_workers(slot, active->job))
+          take_test(slot, active);
+        else
+          ++starting;
       } catch (const std::exception&) {
         slot.may_help = false;
       }
@@ -215,24 +211,28 @@ void EventLoop::advance(Slot& slot) {
     return;
   }
   try {
-    bool all_ready = true;
-    for (auto* worker : needed(slot, slot.active->job)) {
-      if (!*worker)
-        start_worker(slot, *worker, worker == &slot.program_numpy || worker == &slot.tester_numpy);
-      all_ready = all_ready && (*worker)->ready;
-    }
     slot.deadline_ns = now_ns() + kStartup;
-    if (all_ready) start_run(slot);
+    if (start_workers(slot, slot.active->job)) start_run(slot);
   } catch (const std::exception& error) {
     on_crash(slot, error.what());
   }
 }
 
-void EventLoop::start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker, bool numpy) {
-  std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
-  argv.push_back(std::to_string(slot.number));
-  worker = std::make_unique<WorkerProcess>(argv, commands_.preload);
-  watch(epoll_, worker->control());
+// Starts those workers of a job that the slot lacks; true once all are ready.
+bool EventLoop::start_workers(Slot& slot, const Job& job) {
+  bool ready = true;
+  for (auto* worker : needed(slot, job)) {
+    if (!*worker) {
+      const bool numpy = worker == &slot.program_numpy || worker == &slot.tester_numpy;
+      const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
+      std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
+      argv.insert(argv.end(), {std::to_string(slot.number), tester ? "tester" : "program"});
+      *worker = std::make_unique<WorkerProcess>(argv, commands_.preload);
+      watch(epoll_, (*worker)->control());
+    }
+    ready = ready && (*worker)->ready;
+  }
+  return ready;
 }
 
 void EventLoop::start_run(Slot& slot) {
@@ -322,23 +322,26 @@ void EventLoop::finish_run(Slot& slot) {
   slot.running = false;
   ActiveJob& active = *slot.active;
   const Job& job = active.job;
-  const bool setup_failed =
-      std::any_of(slot.reported.begin(), slot.reported.end(),
-                  [](const RunResult& run) { return run.report.phase == kPhaseSetup; });
-  if (setup_failed && slot.test < active.end_test && !active.cancelled) {
+  const auto ended_in = [&slot](uint32_t phase) {
+    return std::any_of(slot.reported.begin(), slot.reported.end(),
+                       [=](const RunResult& run) { return run.report.phase == phase; });
+  };
+  if (ended_in(kPhaseSetup) && slot.test < active.end_test && !active.cancelled) {
     on_crash(slot, "a run could not be set up: " + slot.reported.front().stderr_tail);
     return;
   }
-  const RunResult& first = slot.reported.front();
-  const uint32_t phase = first.report.phase;
-  const bool failed = phase <= kPhaseFirstTest || (job.compares_stdout && !first.output_matches) ||
-                      (job.kind == JobKind::kCalls && !first.tests.empty() &&
-                       first.tests.front().outcome != Outcome::kValue);
-  for (RunResult& run : slot.reported) active.result.runs.push_back(std::move(run));
+  const uint32_t phase = slot.reported.front().report.phase;
+  bool failed = false;
+  for (const RunResult& run : slot.reported) {
+    if (run.is_tester != (job.kind == JobKind::kPair)) continue;  // only the tester finds anything
+    failed = run.report.phase <= kPhaseFirstTest || (job.compares_stdout && !run.output_matches) ||
+             (job.kind != JobKind::kStdin && !run.tests.empty() &&
+              run.tests.front().outcome != Outcome::kValue);
+  }
   bool again = false;
   if (job.run_for_each_test) {
     // What does not compile for one test does not for the next.
-    if (phase == kPhaseCompile || (failed && job.stop_at_first_failure))
+    if (ended_in(kPhaseCompile) || (failed && job.stop_at_first_failure))
       end_after(active, slot.test);
     slot.test = active.next_test;
     again = slot.test < active.end_test;
@@ -349,10 +352,8 @@ void EventLoop::finish_run(Slot& slot) {
     slot.test = std::max(slot.test, phase - kPhaseFirstTest) + 1;
     again = slot.test < job.test_count && !job.stop_at_first_failure;
   }
-  if (!again) {
-    leave_job(slot);
-    return;
-  }
+  for (RunResult& run : slot.reported) active.result.runs.push_back(std::move(run));
+  if (!again) return leave_job(slot);
   slot.attempts = 0;
   advance(slot);
 }

@@ -17,7 +17,7 @@
 
 namespace stepcoder {
 
-// How to start the two kinds of worker; the slot's number is appended.
+// How to start the two kinds of worker; the slot's number and "program" or "tester" are appended.
 struct WorkerCommands {
   std::vector<std::string> bare;
   std::vector<std::string> numpy;
@@ -89,7 +89,7 @@ class EventLoop {
   void end_after(ActiveJob& active, uint32_t test);
   void kill_run(Slot& slot);
   void leave_job(Slot& slot);
-  void start_worker(Slot& slot, std::unique_ptr<WorkerProcess>& worker, bool numpy);
+  bool start_workers(Slot& slot, const Job& job);
   std::vector<std::unique_ptr<WorkerProcess>*> needed(Slot& slot, const Job& job);
   int timeout_ms();
   void check_deadlines();

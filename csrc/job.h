@@ -21,11 +21,12 @@ struct Job {
   bool numpy = false;         // the program needs a worker with numpy
   bool tester_numpy = false;  // the tester does
   std::string request;
-  std::vector<std::string> test_requests;  // of each test, in place of `request`
   std::string tester_request;
+  // Where each test has a run of its own: what follows the request, or the tester's, for each.
+  std::vector<std::string> test_requests;
   std::vector<std::string> stdins;            // kStdin: of each test
   std::vector<std::string> expected_stdouts;  // kStdin: compared by tokens
-  bool run_for_each_test = false;             // always for kStdin, never for kPair
+  bool run_for_each_test = false;             // always for kStdin
   bool compares_stdout = false;               // kStdin: expected_stdouts are there
   uint32_t test_count = 0;
   uint64_t line_count = 0;

@@ -198,9 +198,9 @@ void WorkerProcess::wait_or_kill() {
 }
 
 bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel) {
-  replace_content(request_, as_tester                   ? job.tester_request
-                            : job.test_requests.empty() ? job.request
-                                                        : job.test_requests[first_test]);
+  const std::string& request = as_tester ? job.tester_request : job.request;
+  const bool has_tests = as_tester == (job.kind == JobKind::kPair) && !job.test_requests.empty();
+  replace_content(request_, has_tests ? request + job.test_requests[first_test] : request);
   static const std::string kNothing;
   replace_content(stdin_, job.kind == JobKind::kStdin ? job.stdins[first_test] : kNothing);
   replace_content(stdout_, kNothing);

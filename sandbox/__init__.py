@@ -6,6 +6,7 @@
 Needs neither torch nor numpy.
 """
 
+from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Tolerance, Unordered
 from stepcoder.sandbox.judge import IsolationError, Judge
 from stepcoder.sandbox.program import (
     AssertTests,
@@ -15,20 +16,28 @@ from stepcoder.sandbox.program import (
     StdinTests,
     Submission,
     Tests,
+    UnittestTests,
 )
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 __all__ = [
     "AssertTests",
     "CallTests",
+    "Checker",
+    "Custom",
+    "Exact",
     "IsolationError",
     "Judge",
     "Limits",
     "Program",
+    "Regex",
     "Status",
     "StdinTests",
     "Submission",
     "TestVerdict",
     "Tests",
+    "Tolerance",
+    "UnittestTests",
+    "Unordered",
     "Verdict",
 ]

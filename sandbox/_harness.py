@@ -17,12 +17,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _peer, _tester
+    from stepcoder.sandbox import _launcher, _peer, _tester, _unittester
     from stepcoder.sandbox._describe import FILENAME, describe
 else:
     import _launcher  # loaded by _worker from its file
     import _peer
     import _tester
+    import _unittester
     from _describe import FILENAME, describe
 
 PREAMBLE_FILENAME = "<preamble>"
@@ -93,7 +94,7 @@ def rehearse() -> None:
 
 def run(request: tuple[Any, ...], channel: int) -> None:
     """Run one request in this child. Returns when the run is over; the child then ends."""
-    if request[0] == "tester":
+    if request[0] in ("tester", "unittester"):
         _tester.run_tester(request, channel)
         return
     kind, source, preamble, entry_point, payload = request
@@ -291,11 +292,32 @@ def run_asserts(
     _launcher.enter_phase(PHASE_FIRST_TEST + len(asserts))
 
 
+def run_unittests(
+    code: types.CodeType,
+    module: types.ModuleType,
+    _entry_point: str | None,
+    payload: tuple[str, list[str]],
+    _channel: int,
+) -> None:
+    """Run the tests in the program's own process: only where the tester cannot (see judge)."""
+    if not execute(code, module):
+        return
+    tests, names = payload
+    try:
+        _unittester.prepare(module)
+        _exec(_compile(tests, "<test>", "exec", dont_inherit=True), module.__dict__)
+        runner = _unittester.Runner(module, names, lambda _: _launcher.retrace())
+        runner.run(_launcher.first_test())
+    except BaseException as error:
+        _launcher.record_error(describe(error))
+
+
 RUNS: dict[str, Callable[..., None]] = {
     "calls": run_calls,
     "values": run_values,
     "stdin": run_stdin,
     "asserts": run_asserts,
+    "unittests": run_unittests,
     "served": run_served,
 }
 

@@ -1,4 +1,4 @@
-"""The tester: runs assert tests in a process of its own, away from the program that they test.
+"""The tester: runs test code in a process of its own, away from the program that it tests.
 
 What the test code names and neither it, the preamble nor Python defines, it takes from the program:
 data as a copy, functions and classes as a Remote (`_peer`, `_remote`).
@@ -12,12 +12,13 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _peer, _transfer
+    from stepcoder.sandbox import _launcher, _peer, _transfer, _unittester
     from stepcoder.sandbox._describe import describe
 else:
     import _launcher
     import _peer
     import _transfer
+    import _unittester
     from _describe import describe
 
 PHASE_COMPILE, PHASE_LOAD, PHASE_FIRST_TEST = 1, 2, 3
@@ -25,7 +26,8 @@ PHASE_COMPILE, PHASE_LOAD, PHASE_FIRST_TEST = 1, 2, 3
 
 def run_tester(request: tuple[Any, ...], channel: int) -> None:
     """Run the tests against the program at the other end of the channel."""
-    _, preamble, entry_point, setup, asserts, stop_at_first_failure = request
+    kind, preamble, entry_point, setup, stop_at_first_failure, tests = request
+    asserts = tests if kind == "tester" else []
     _launcher.enter_phase(PHASE_COMPILE)
     try:
         codes = [compile_test(text) for text in (setup, *asserts)]
@@ -41,7 +43,15 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
     try:
         take_names(peer, namespace, codes, entry_point)
         random.seed = seed_both(peer, random.seed)
+        if kind == "unittester":
+            _unittester.prepare(module)
         exec(codes[0], namespace)
+        if kind == "unittester":
+            runner = _unittester.Runner(module, tests, lambda i: peer.ask("test", i))
+            runner.failed = lambda error: record(peer, error)
+            runner.is_over = lambda: peer.gone
+            runner.run(stop_at_first_failure=stop_at_first_failure)
+            return
     except _peer.GoneError:
         return
     except BaseException as error:
@@ -52,6 +62,8 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
         try:
             peer.ask("test", i)
             exec(code, namespace)
+            if peer.gone:  # and the test took that for an exception of the program
+                return
             _launcher.record_value(None, _not_plain)
         except _peer.GoneError:
             return

@@ -17,11 +17,11 @@ import math
 import re
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from stepcoder.sandbox.program import AssertTests, Program
+from stepcoder.sandbox.program import AssertTests, CallTests, Limits, Program, Submission
 
 _LONGEST = 1 << 13  # characters of a test; longer ones are tables of inputs for loops
 _STATEMENTS = re.compile(
@@ -34,16 +34,13 @@ _FUNCTIONS: dict[str, Any] = {"abs": abs, "int": int, "len": len, "round": round
 _NAMES = {"__builtins__": {}, "isclose": math.isclose, **_FUNCTIONS}
 
 
-@dataclass(frozen=True, slots=True)
-class ValueTest:
-    """One assert. `arguments` None: it calls nothing. `code` None: the value must equal `expected`.
+@dataclass(frozen=True, slots=True, repr=False)
+class Condition:
+    """What must hold of a returned value: that it equals `expected`, or `code` of it as `_got`."""
 
-    Otherwise `code` computes the assert's condition from the value `_got`.
-    """
-
-    arguments: list[Any] | None
     expected: Any = None
     code: types.CodeType | None = None
+    text: str = ""  # of `code`, for people
 
     def holds(self, got: Any) -> bool:
         """Return whether the assert holds for a returned value, which is plain data."""
@@ -54,39 +51,67 @@ class ValueTest:
         except Exception:  # what raises in an assert fails it
             return False
 
+    def __repr__(self) -> str:
+        """Return what a message says was expected."""
+        return repr(self.expected) if self.code is None else self.text
+
 
 @dataclass(frozen=True, slots=True)
-class ValueTests:
-    """The asserts of one submission, all of which call `entry_point`."""
+class ValueTests(CallTests):
+    """Asserts as calls. An input None calls nothing; the outputs are Conditions."""
 
-    entry_point: str
-    tests: tuple[ValueTest, ...]
+    def holds(self, index: int, got: Any) -> bool:
+        """Return whether an assert holds for the value that its call returned."""
+        return bool(self.outputs[index].holds(got))
+
+
+@dataclass(frozen=True, slots=True)
+class ByValue:
+    """A submission of assert tests and the question that, it seems, decides them."""
+
+    submission: Submission
+    limits: Limits
+    question: Submission
 
 
 class _NotSimpleError(Exception):
     """A test needs more than one call with constants."""
 
 
-def value_tests(program: Program, tests: AssertTests) -> ValueTests | None:
-    """Return what the asserts ask for, None if some of them need a tester."""
-    if tests.shared_process or program.preamble:
+def by_value(submission: Submission, limits: Limits) -> ByValue | None:
+    """Return what the asserts ask for, None if some of them need a tester.
+
+    The question does not decide where the program returns what is no plain data: a tester can do
+    more with that (`verdicts.has_no_value`).
+    """
+    program, tests = submission.program, submission.tests
+    if not isinstance(tests, AssertTests) or tests.shared_process or program.preamble:
         return None
-    return _parsed(program.entry_point, tests.setup, tests.asserts)
+    parsed = _parsed(program.entry_point, tests.setup, tests.asserts, tests.process_per_test)
+    if parsed is None:
+        return None
+    name, value_tests = parsed
+    question = replace(submission, program=Program(program.source, name), tests=value_tests)
+    return ByValue(submission, limits, question)
 
 
 # Many programs are judged on the tests of one problem.
 @lru_cache(maxsize=8192)
-def _parsed(entry_point: str | None, setup: str, asserts: tuple[str, ...]) -> ValueTests | None:
+def _parsed(
+    entry_point: str | None, setup: str, asserts: tuple[str, ...], process_per_test: bool
+) -> tuple[str, ValueTests] | None:
     root = (entry_point or "").partition("(")[0].partition(".")[0]
     try:
         _check_setup(setup)
         found = [_value_test(text, root) for text in asserts]
     except (_NotSimpleError, SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return None
-    names = {name for name, _ in found if name is not None}
+    names = {name for name, _, _ in found if name is not None}
     if len(names) != 1:
         return None
-    return ValueTests(names.pop(), tuple(test for _, test in found))
+    inputs: tuple[Any, ...] = tuple(arguments for _, arguments, _ in found)
+    outputs = tuple(condition for _, _, condition in found)
+    return names.pop(), ValueTests(inputs, outputs, process_per_test=process_per_test)
 
 
 def _check_setup(setup: str) -> None:
@@ -105,8 +130,8 @@ def _check_setup(setup: str) -> None:
                 raise _NotSimpleError
 
 
-def _value_test(text: str, root: str) -> tuple[str | None, ValueTest]:
-    """Return the name that a test calls and what it asks for."""
+def _value_test(text: str, root: str) -> tuple[str | None, list[Any] | None, Condition]:
+    """Return the name that a test calls, the arguments and what it asks for."""
     if len(text) > _LONGEST or _STATEMENTS.search(text):  # parsing takes longer than this
         raise _NotSimpleError
     body = ast.parse(text).body
@@ -139,7 +164,7 @@ def _value_test(text: str, root: str) -> tuple[str | None, ValueTest]:
         case [ast.Assert(test=condition)]:
             finder = _CallFinder(alias, root)
             condition = finder.visit(condition)
-            return (name if alias else finder.name), _test_of(condition, finder.arguments)
+            return (name if alias else finder.name), finder.arguments, _condition(condition)
     raise _NotSimpleError
 
 
@@ -247,14 +272,14 @@ def _as_constant(node: ast.expr) -> ast.expr:
     return node
 
 
-def _test_of(condition: ast.expr, arguments: list[Any] | None) -> ValueTest:
-    match condition:
+def _condition(node: ast.expr) -> Condition:
+    match node:
         case ast.Compare(left=ast.Name(id="_got"), ops=[ast.Eq()], comparators=[right]) if not (
             _has_call(right)
         ):
-            return ValueTest(arguments, expected=constant(right))
-    code = compile(ast.fix_missing_locations(ast.Expression(condition)), "<assert>", "eval")
-    return ValueTest(arguments, code=code)
+            return Condition(expected=constant(right))
+    code = compile(ast.fix_missing_locations(ast.Expression(node)), "<assert>", "eval")
+    return Condition(code=code, text=ast.unparse(node).replace(_GOT, "value"))
 
 
 _ARITHMETIC: dict[type[ast.operator], Any] = {

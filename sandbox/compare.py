@@ -12,11 +12,22 @@
 | set | frozenset | if their items are |
 | dict | dict | if keys and values are, in any order |
 | str | bytes, number | no |
-| "a " | "a" | no: only stdout is compared by tokens |
+| "a " | "a" | no |
 | bytes | bytes | byte by byte |
 | int of any size | int | exactly; the tolerance is for floats |
 | generator, map, range, deque, dict view, ... | list | as the list of its items |
 | function, object | anything | no |
+
+Checkers (`checkers`) change a line of it, or say what counts for stdout:
+
+| checker | values | stdout |
+|---|---|---|
+| none | the table; floats within 1e-6 | by tokens, which white space parts: "1.0" is not "1" |
+| Exact | the table; floats exactly (1 is 1.0, nan is nan) | by lines, but for space at their ends |
+| Tolerance | the table; floats within the tolerance | by tokens; numbers as numbers: "1.0" is "1" |
+| Unordered | the table; a list's or tuple's items in any order, as often as expected | (none) |
+| Regex | a str that the expression matches from end to end | the same, but for space at its end |
+| Custom | True or False from the checker's own code | the same |
 """
 
 from __future__ import annotations
@@ -27,6 +38,9 @@ from typing import Any
 FLOAT_TOLERANCE = 1e-6
 # Near zero a relative tolerance allows nothing.
 _ABSOLUTE_SHARE = 1e-3
+# Items whose pairs are all tried; longer lists are paired in sorted order only.
+_MOST_TRIED = 300
+_LONGEST_NUMBER = 400  # characters of a token of stdout
 
 
 def same_value(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANCE) -> bool:
@@ -74,3 +88,91 @@ def _same_number(got: int | float, expected: int | float, tolerance: float) -> b
         return math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance * _ABSOLUTE_SHARE)
     except OverflowError:  # an int that no float can hold
         return False
+
+
+def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANCE) -> bool:
+    """Return whether two lists have the same items (the table above), each as often.
+
+    Sorted, items pair up one to one. Only where an item holds several floats may noise in one of
+    them sort it elsewhere: then every pairing is tried, in lists of up to 300 items.
+    """
+    if not isinstance(expected, (list, tuple)) or not isinstance(got, (list, tuple)):
+        return same_value(got, expected, tolerance)
+    if len(got) != len(expected):
+        return False
+    left, right = sorted(got, key=_order), sorted(expected, key=_order)
+    if all(same_value(g, e, tolerance) for g, e in zip(left, right, strict=True)):
+        return True
+    nested = any(isinstance(item, (list, tuple, dict)) for item in expected)
+    return nested and tolerance > 0 and len(right) <= _MOST_TRIED and _match(left, right, tolerance)
+
+
+def _order(value: Any) -> tuple[Any, ...]:
+    """Return a sort key: any two have an order, and equal values (the table) have equal ones.
+
+    Sorting, unlike hashing, takes no longer for values that a program has chosen to be slow.
+    """
+    if isinstance(value, (int, float)):
+        return (1, value) if value == value else (2,)
+    if isinstance(value, (list, tuple)):
+        return (3, len(value), [_order(item) for item in value])
+    if isinstance(value, dict):
+        return (4, len(value), sorted((_order(k), _order(v)) for k, v in value.items()))
+    if isinstance(value, (set, frozenset)):
+        return (5, len(value), sorted(map(_order, value)))
+    if isinstance(value, complex):
+        return (6, _order(value.real), _order(value.imag))
+    return (0, type(value).__name__, value if value is not None else 0)  # None, str, bytes
+
+
+def _match(got: list[Any], expected: list[Any], tolerance: float) -> bool:
+    """Return whether each item can have a partner of its own (augmenting paths)."""
+    partners = [
+        [j for j, item in enumerate(got) if same_value(item, e, tolerance)] for e in expected
+    ]
+    owner: dict[int, int] = {}
+
+    def place(i: int, tried: set[int]) -> bool:
+        for j in partners[i]:
+            if j not in tried:
+                tried.add(j)
+                if j not in owner or place(owner[j], tried):
+                    owner[j] = i
+                    return True
+        return False
+
+    return all(place(i, set()) for i in range(len(expected)))
+
+
+def same_lines(got: str, expected: str) -> bool:
+    """Return whether two texts have the same lines but for white space at their ends."""
+    left, right = got.rstrip().split("\n"), expected.rstrip().split("\n")
+    return len(left) == len(right) and all(
+        g.rstrip() == e.rstrip() for g, e in zip(left, right, strict=True)
+    )
+
+
+def same_number_tokens(got: str, expected: str, tolerance: float) -> bool:
+    """Return whether two texts have the same tokens, numbers within the tolerance."""
+    left, right = got.split(), expected.split()
+    return len(left) == len(right) and all(
+        g == e or _same_token(g, e, tolerance) for g, e in zip(left, right, strict=True)
+    )
+
+
+def _same_token(got: str, expected: str, tolerance: float) -> bool:
+    left, right = _number(got), _number(expected)
+    return left is not None and right is not None and _same_number(left, right, tolerance)
+
+
+def _number(token: str) -> int | float | None:
+    if len(token) > _LONGEST_NUMBER or "_" in token:
+        return None
+    try:
+        return int(token)
+    except ValueError:
+        pass
+    try:
+        return float(token)
+    except ValueError:
+        return None

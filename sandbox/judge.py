@@ -17,17 +17,18 @@ import threading
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.by_value import ValueTests, value_tests
-from stepcoder.sandbox.program import AssertTests, CallTests, Limits, Program, Submission, Tests
+from stepcoder.sandbox.by_value import ByValue, by_value
+from stepcoder.sandbox.checking import CHECKER_LIMITS, Asked, asked, asks_checker
+from stepcoder.sandbox.program import CallTests, Limits, Program, Submission, Tests
 from stepcoder.sandbox.requests import MAX_SOURCE_BYTES, job_of, source_too_large
+from stepcoder.sandbox.room import Room
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
-from stepcoder.sandbox.verdicts import needs_tester, verdict_of
+from stepcoder.sandbox.verdicts import has_no_value, verdict_of
 
 _logger = logging.getLogger("stepcoder.sandbox")
 
@@ -60,6 +61,9 @@ class Judge:
     sandbox: "warn" logs which one and goes on, "full" raises IsolationError. `hash_seed` is that of
     the programs: another one gives sets of texts another order.
 
+    At most `max_queued` programs wait or run: until there is room `submit` blocks and the async
+    methods wait. Callbacks of futures that run on the judge's own thread are let in at once.
+
     Cancelling a future, or the task that awaits a verdict, ends its program. After a fork, the
     child must make a judge of its own: the parent's raises RuntimeError there.
     """
@@ -70,20 +74,24 @@ class Judge:
         limits: Limits = Limits(),  # noqa: B008
         isolation: Literal["warn", "full"] = "warn",
         hash_seed: int = 0,
+        max_queued: int = 10_000,
     ) -> None:
         """Start the event loop; workers start when there is work for them.
 
         Raises:
             IsolationError: `isolation` is "full" and this machine refuses a layer.
-            ValueError: `isolation` is neither "warn" nor "full".
+            ValueError: `isolation` is neither "warn" nor "full", or `max_queued` is not positive.
         """
+        if max_queued < 1:
+            raise ValueError(f"max_queued is {max_queued}; it must be at least 1")
         if isolation not in ("warn", "full"):
             raise ValueError(f'isolation is {isolation!r}; it must be "warn" or "full"')
         self.workers = workers or len(os.sched_getaffinity(0))
         self.limits = limits
-        self._service = _Service(self.workers, hash_seed, full_isolation=isolation == "full")
+        full = isolation == "full"
+        self._service = _Service(self.workers, hash_seed, max_queued, full_isolation=full)
         self._finalizer = weakref.finalize(self, self._service.close)
-        if isolation == "full":
+        if full:
             self._check_isolation()
 
     def _check_isolation(self) -> None:
@@ -113,11 +121,16 @@ class Judge:
     def submit(
         self, program: Program, tests: Tests, limits: Limits | None = None
     ) -> Future[Verdict]:
-        """Queue a program and return the future of its verdict."""
+        """Queue a program and return the future of its verdict. Blocks while the queue is full."""
         return self.submit_all(Submission(program, tests, limits))
 
     def submit_all(self, submission: Submission) -> Future[Verdict]:
-        """Queue a submission, which may say more than `submit` takes. Raises ValueError."""
+        """Queue a submission, which may say more than `submit` takes.
+
+        Raises:
+            ValueError: the submission makes no sense.
+            RuntimeError: the judge is closed, or was while this waited for room.
+        """
         return self._service.submit(submission, submission.limits or self.limits)
 
     def run(self, program: Program, tests: Tests, limits: Limits | None = None) -> Verdict:
@@ -153,7 +166,11 @@ class Judge:
         self, program: Program, tests: Tests, limits: Limits | None = None
     ) -> Verdict:
         """Judge one program without blocking the event loop; cancelling ends it."""
-        return await asyncio.wrap_future(self.submit(program, tests, limits))
+        future = await self._submit_async(Submission(program, tests, limits))
+        return await asyncio.wrap_future(future)
+
+    async def _submit_async(self, submission: Submission) -> Future[Verdict]:
+        return await self._service.submit_async(submission, submission.limits or self.limits)
 
     async def map_async(
         self, submissions: Iterable[Submission] | AsyncIterable[Submission]
@@ -162,24 +179,27 @@ class Judge:
         source = _asynchronous(submissions)
         in_flight: dict[asyncio.Future[Verdict], int] = {}
         arriving: asyncio.Task[Submission] | None = asyncio.create_task(_next(source))
+        entering: asyncio.Task[Future[Verdict]] | None = None
         count = 0
         try:
-            while arriving or in_flight:
-                # A slow source must not hold up the verdicts of what it already gave.
-                room = arriving is not None and len(in_flight) < 4 * self.workers
+            while arriving or entering or in_flight:
+                # A slow source, or a full queue, must not hold up the verdicts that are there.
                 waited: set[asyncio.Future[Any]] = {*in_flight}
-                if arriving and room:
+                if entering:
+                    waited.add(entering)
+                elif arriving and len(in_flight) < 4 * self.workers:
                     waited.add(arriving)
                 done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if entering and entering in done:
+                    in_flight[asyncio.wrap_future(entering.result())] = count
+                    count += 1
+                    entering = None
                 if arriving and arriving in done:
                     try:
-                        future = asyncio.wrap_future(self.submit_all(arriving.result()))
+                        entering = asyncio.create_task(self._submit_async(arriving.result()))
+                        arriving = asyncio.create_task(_next(source))
                     except StopAsyncIteration:
                         arriving = None
-                    else:
-                        in_flight[future] = count
-                        count += 1
-                        arriving = asyncio.create_task(_next(source))
                 for ended in done & in_flight.keys():
                     yield in_flight.pop(ended), ended.result()
         finally:
@@ -187,6 +207,8 @@ class Judge:
                 waiting.cancel()
             if arriving:
                 arriving.cancel()
+            if entering and not entering.cancel() and not entering.exception():
+                entering.result().cancel()
 
 
 async def _next(source: AsyncIterator[Submission]) -> Submission:
@@ -210,20 +232,16 @@ def _announce(
     finished.put((index, future))
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """A submission that is judged; `values` while its assert tests seem to need no tester."""
-
-    submission: Submission
-    limits: Limits
-    future: Future[Verdict]
-    values: ValueTests | None = None
+# A submission, or what is asked in its place.
+_Whose = Submission | Asked | ByValue
 
 
 class _Service:
     """What a judge owns; apart from it so that a forgotten judge can be collected and closed."""
 
-    def __init__(self, workers: int, hash_seed: int, *, full_isolation: bool) -> None:
+    def __init__(
+        self, workers: int, hash_seed: int, max_queued: int, *, full_isolation: bool
+    ) -> None:
         numpy_folder = _numpy_folder()
         self._numpy_installed = bool(numpy_folder)
         self._loop = _launcher.EventLoop(
@@ -233,42 +251,56 @@ class _Service:
             _preload(),
         )
         self._lock = threading.Lock()
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, tuple[_Whose, Future[Verdict]]] = {}
+        self._room = Room(max_queued)
         self._ids = itertools.count()
         self._closed = False
         self._warned = False
         self._full_isolation = full_isolation
         self._owner = os.getpid()
         self._thread = threading.Thread(target=self._finish, name="judge", daemon=True)
+        self._room.exempt = self._thread
         self._thread.start()
 
     def submit(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        self._check_owner()
+        self._room.enter()
+        return self._submit(submission, limits)
+
+    async def submit_async(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        self._check_owner()
+        await self._room.enter_async()
+        return self._submit(submission, limits)
+
+    def _check_owner(self) -> None:
         if os.getpid() != self._owner:
             raise RuntimeError("this judge belongs to the parent process; make one of your own")
+
+    def _submit(self, submission: Submission, limits: Limits) -> Future[Verdict]:
+        """Queue a submission that has taken its place."""
         future: Future[Verdict] = Future()
-        if source_too_large(submission):
-            future.set_result(_refused(submission))
-            return future
-        waiting = _Waiting(submission, limits, future)
-        if isinstance(submission.tests, AssertTests):
-            waiting.values = value_tests(submission.program, submission.tests)
-        self._start(waiting)
+        try:
+            if not source_too_large(submission):
+                self._queue(by_value(submission, limits) or submission, limits, future)
+                return future
+        except BaseException:
+            self._room.leave()
+            raise
+        self._room.leave()
+        future.set_result(_refused(submission))
         return future
 
-    def _start(self, waiting: _Waiting) -> None:
-        job = job_of(
-            waiting.submission,
-            waiting.limits,
-            numpy_installed=self._numpy_installed,
-            values=waiting.values,
-        )
+    def _queue(self, whose: _Whose, limits: Limits, future: Future[Verdict]) -> None:
+        """Hand a submission, or the question that stands for it now, to the event loop."""
+        submission = whose if isinstance(whose, Submission) else whose.question
+        job = job_of(submission, limits, numpy_installed=self._numpy_installed)
         job.id = next(self._ids)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the judge is closed")
-            self._waiting[job.id] = waiting
+            self._waiting[job.id] = (whose, future)
         self._loop.submit(job)
-        waiting.future.add_done_callback(partial(self._stop_if_cancelled, job.id))
+        future.add_done_callback(partial(self._stop_if_cancelled, job.id))
 
     def _stop_if_cancelled(self, job_id: int, future: Future[Verdict]) -> None:
         if future.cancelled() and os.getpid() == self._owner:
@@ -279,15 +311,14 @@ class _Service:
             return
         with self._lock:
             self._closed = True
+        self._room.close()
         self._loop.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         with self._lock:
             waiting, self._waiting = self._waiting, {}
-        for left in waiting.values():
-            _settle(
-                left.future, Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed")
-            )
+        for _, future in waiting.values():
+            _settle(future, Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed"))
 
     def missing_layers(self) -> str:
         """Return the layers that some worker could not have, "" if none."""
@@ -305,25 +336,40 @@ class _Service:
             for result in results:
                 self._warn()
                 with self._lock:
-                    waiting = self._waiting.pop(result.id)
-                if not waiting.future.cancelled():
-                    self._settle_or_go_on(waiting, result.runs)
+                    whose, future = self._waiting.pop(result.id)
+                if future.cancelled():
+                    self._room.leave()
+                    continue
+                try:
+                    if isinstance(whose, Asked):
+                        verdict = whose.verdict(result.runs)
+                    elif isinstance(whose, ByValue):
+                        if has_no_value(result.runs):
+                            self._queue(whose.submission, whose.limits, future)
+                            continue
+                        verdict = verdict_of(whose.question, result.runs)
+                    elif self._asks(whose, result.runs, future):
+                        continue
+                    else:
+                        verdict = verdict_of(whose, result.runs)
+                except Exception as error:
+                    if not self._closed:
+                        _logger.exception("the judge failed on a submission")
+                    verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
+                if self._full_isolation and (missing := self.missing_layers()):
+                    error_text = str(IsolationError(missing))
+                    verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=error_text)
+                self._room.leave()
+                _settle(future, verdict)
 
-    def _settle_or_go_on(self, waiting: _Waiting, runs: list[_launcher.RunResult]) -> None:
-        submission = waiting.submission
-        try:
-            if waiting.values and needs_tester(runs, len(submission.tests)):
-                waiting.values = None
-                self._start(waiting)
-                return
-            verdict = verdict_of(submission, runs, waiting.values)
-        except Exception as error:
-            if not self._closed:
-                _logger.exception("the judge failed on a submission")
-            verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
-        if self._full_isolation and (missing := self.missing_layers()):
-            verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=str(IsolationError(missing)))
-        _settle(waiting.future, verdict)
+    def _asks(
+        self, submission: Submission, runs: list[_launcher.RunResult], future: Future[Verdict]
+    ) -> bool:
+        """Queue the question to a checker of its own; False where there is none to ask."""
+        if not asks_checker(submission.tests) or (question := asked(submission, runs)) is None:
+            return False
+        self._queue(question, CHECKER_LIMITS, future)
+        return True
 
     def _warn(self) -> None:
         if self._warned or self._full_isolation:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepcoder.sandbox.checkers import Checker
+from stepcoder.sandbox.unittests import test_names
+
 
 @dataclass(frozen=True, slots=True)
 class CallTests:
@@ -17,12 +20,15 @@ class CallTests:
     `inputs[i]` is the list of positional arguments of test i, `outputs[i]` the expected value.
     Only plain data (None, bool, int, float, str, bytes, list, tuple, set, dict) can be an input or
     an output. The outputs never enter the process that runs the program. `float_tolerance` is
-    relative; 0 compares exactly (the table in `compare`).
+    relative; 0 compares exactly (the table in `compare`). A `checker` compares in its place. With
+    `process_per_test` no test finds what another left in the program.
     """
 
     inputs: tuple[list[Any], ...]
     outputs: tuple[Any, ...]
     float_tolerance: float = 1e-6
+    checker: Checker | None = None
+    process_per_test: bool = False
 
     def __len__(self) -> int:
         """Return the number of tests."""
@@ -33,13 +39,14 @@ class CallTests:
 class StdinTests:
     """Run the program (or its zero-argument entry point) on each stdin and compare its stdout.
 
-    Stdout is compared by whitespace-separated tokens. With `keep_output` the verdicts of the tests
-    hold all of stdout and the end of stderr.
+    Stdout is compared by whitespace-separated tokens, or by a `checker`. With `keep_output` the
+    verdicts of the tests hold all of stdout and the end of stderr.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     keep_output: bool = False
+    checker: Checker | None = None
 
     def __len__(self) -> int:
         """Return the number of tests."""
@@ -54,19 +61,64 @@ class AssertTests:
     The code runs in a process of its own that calls the program's functions over a pipe, so that
     the program sees neither the expected values nor the comparison. `shared_process` runs it in the
     program's own process and namespace instead, for tests that need more than calls; a program can
-    lie to such tests, and the verdict says so.
+    lie to such tests, and the verdict says so. With `process_per_test` each runs with a program and
+    a setup of its own.
     """
 
     asserts: tuple[str, ...]
     setup: str = ""
     shared_process: bool = False
+    process_per_test: bool = False
 
     def __len__(self) -> int:
         """Return the number of tests."""
         return len(self.asserts)
 
 
-Tests = CallTests | StdinTests | AssertTests
+@dataclass(frozen=True, slots=True)
+class UnittestTests:
+    """A module of unittest.TestCase classes; each test method is a test with its own verdict.
+
+    `names` are the tests ("TestStack.test_push"); where there are none they are read off the code,
+    which raises ValueError if it has none or does not parse. A name that the module turns out to
+    lack is an infrastructure error. Tests run in unittest's order, with their fixtures, apart from
+    the program as those of AssertTests do; `shared_process` and `process_per_test` are as there.
+
+    A test that its decorator skips passes, with the reason as message; if all are skipped that is
+    an infrastructure error. One that skips itself while it runs did not pass: the program may be
+    why. Expected failures must fail.
+    """
+
+    code: str
+    names: tuple[str, ...] = ()
+    shared_process: bool = False
+    process_per_test: bool = False
+
+    def __post_init__(self) -> None:
+        """Read the names off the code."""
+        if not self.names:
+            object.__setattr__(self, "names", test_names(self.code))
+
+    def __len__(self) -> int:
+        """Return the number of tests."""
+        return len(self.names)
+
+
+Tests = CallTests | StdinTests | AssertTests | UnittestTests
+# Those that are code, and that a tester may run apart from the program.
+CodeTests = AssertTests | UnittestTests
+
+
+def test_code(tests: Tests) -> tuple[str, ...]:
+    """Return the texts of tests that are code; none for others."""
+    if isinstance(tests, UnittestTests):
+        return (tests.code,)
+    return (tests.setup, *tests.asserts) if isinstance(tests, AssertTests) else ()
+
+
+def test_text(tests: CodeTests, index: int) -> str:
+    """Return what a test is, for people: its code, or its name."""
+    return tests.names[index] if isinstance(tests, UnittestTests) else tests.asserts[index].strip()
 
 
 @dataclass(frozen=True, slots=True)

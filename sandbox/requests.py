@@ -7,29 +7,31 @@ the test code of assert tests goes to the tester, not to the program (`harness`)
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.by_value import ValueTests
-from stepcoder.sandbox.program import CallTests, Limits, StdinTests, Submission
+from stepcoder.sandbox.checkers import Regex, Unordered
+from stepcoder.sandbox.program import (
+    CallTests,
+    CodeTests,
+    Limits,
+    Program,
+    StdinTests,
+    Submission,
+    UnittestTests,
+)
 
 MAX_SOURCE_BYTES = 8 << 20
 MAX_REQUEST_BYTES = 256 << 20
 
+_ENCODED_NONE = _launcher.encode(None, 8)
 _IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
-def job_of(
-    submission: Submission,
-    limits: Limits,
-    *,
-    numpy_installed: bool,
-    values: ValueTests | None = None,
-) -> _launcher.Job:
-    """Return the job for a submission, without an id. Raises ValueError if it makes no sense.
-
-    `values` are assert tests that need no tester (`by_value`).
-    """
+def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
+    """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
     program, tests = submission.program, submission.tests
     if len(tests) == 0:
         raise ValueError("the submission has no tests; a program without tests cannot be judged")
@@ -44,52 +46,88 @@ def job_of(
     job.output_bytes = limits.output_bytes
     job.stop_at_first_failure = submission.stop_at_first_failure
     job.numpy = numpy_installed and _uses_numpy(program.source, program.preamble)
-    kind: str
-    entry_point = program.entry_point
-    payload: Any = None
-    if values is not None:
-        job.kind = _launcher.JobKind.CALLS
-        entry_point = values.entry_point
-        kind, payload = "values", [test.arguments for test in values.tests]
-    elif isinstance(tests, CallTests):
-        if program.entry_point is None:
-            raise ValueError("call tests need Program.entry_point, the function to call")
-        if len(tests.inputs) != len(tests.outputs):
-            raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
-        job.kind = _launcher.JobKind.CALLS
-        kind, payload = "calls", list(tests.inputs)
+    if isinstance(tests, CallTests):
+        _add_calls(job, program, tests)
     elif isinstance(tests, StdinTests):
-        if len(tests.inputs) != len(tests.outputs):
-            raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
-        job.kind = _launcher.JobKind.STDIN
-        job.run_for_each_test = job.compares_stdout = True
-        kind = "stdin"
-        for text, expected in zip(tests.inputs, tests.outputs, strict=True):
-            job.add_stdin(_bytes(text), _bytes(expected))
-    elif tests.shared_process:
+        _add_stdins(job, program, tests)
+    else:
+        _add_test_code(job, submission, tests, numpy_installed=numpy_installed)
+    return job
+
+
+def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
+    if program.entry_point is None:
+        raise ValueError("call tests need Program.entry_point, the function to call")
+    if len(tests.inputs) != len(tests.outputs):
+        raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
+    if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
+        raise ValueError("an expected output of a Regex checker is no text")
+    job.kind = _launcher.JobKind.CALLS
+    kind = "values" if isinstance(tests, ValueTests) else "calls"
+    if tests.process_per_test:
+        job.request = _without_end(_request(kind, program, None))
+        _add_runs(job, tests.inputs)
+    else:
+        job.request = _request(kind, program, list(tests.inputs))
+
+
+def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None:
+    if len(tests.inputs) != len(tests.outputs):
+        raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
+    if isinstance(tests.checker, Unordered):
+        raise ValueError("stdout has no items: Unordered is for call tests")
+    job.kind = _launcher.JobKind.STDIN
+    job.run_for_each_test = True
+    job.compares_stdout = tests.checker is None
+    job.request = _request("stdin", program, None)
+    for text, expected in zip(tests.inputs, tests.outputs, strict=True):
+        job.add_stdin(_bytes(text), _bytes(expected))
+
+
+def _add_test_code(
+    job: _launcher.Job, submission: Submission, tests: CodeTests, *, numpy_installed: bool
+) -> None:
+    program = submission.program
+    if isinstance(tests, UnittestTests):
+        shared, apart, code, items = "unittests", "unittester", tests.code, list(tests.names)
+    else:
+        shared, apart, code, items = "asserts", "tester", tests.setup, list(tests.asserts)
+    given = None if tests.process_per_test else items
+    if tests.shared_process:
         job.kind = _launcher.JobKind.CALLS
-        job.numpy = job.numpy or (numpy_installed and _uses_numpy(tests.setup, *tests.asserts))
-        kind, payload = "asserts", (tests.setup, list(tests.asserts))
+        job.numpy = job.numpy or (numpy_installed and _uses_numpy(code, *items))
+        encoded = _request(shared, program, (code, given))
+        job.request = encoded if given else _without_end(encoded)
     else:
         job.kind = _launcher.JobKind.PAIR
-        job.tester_numpy = numpy_installed and _uses_numpy(
-            program.preamble, tests.setup, *tests.asserts
-        )
-        kind, payload = "served", len(tests)
-        job.tester_request = _launcher.encode(
-            (
-                "tester",
-                program.preamble,
-                program.entry_point,
-                tests.setup,
-                list(tests.asserts),
-                submission.stop_at_first_failure,
-            ),
-            MAX_REQUEST_BYTES,
-        )
-    request = (kind, program.source, program.preamble, entry_point, payload)
-    job.request = _launcher.encode(request, MAX_REQUEST_BYTES)
-    return job
+        job.tester_numpy = numpy_installed and _uses_numpy(program.preamble, code, *items)
+        job.request = _request("served", program, len(items) if given else 1)
+        stops = submission.stop_at_first_failure
+        tester = (apart, program.preamble, program.entry_point, code, stops, given)
+        encoded = _launcher.encode(tester, MAX_REQUEST_BYTES)
+        job.tester_request = encoded if given else _without_end(encoded)
+    if given is None:
+        _add_runs(job, items)
+
+
+def _add_runs(job: _launcher.Job, items: Sequence[Any]) -> None:
+    """Give each test a run of its own, whose request ends with it alone."""
+    job.run_for_each_test = True
+    for item in items:
+        job.add_test_request(_launcher.encode([item], MAX_REQUEST_BYTES))
+
+
+def _request(kind: str, program: Program, payload: Any) -> bytes:
+    request = (kind, program.source, program.preamble, program.entry_point, payload)
+    return _launcher.encode(request, MAX_REQUEST_BYTES)
+
+
+def _without_end(encoded: bytes) -> bytes:
+    """Leave out the None that a request ends with; what each test has in its place follows it.
+
+    The items of a tuple are encoded one behind the other.
+    """
+    return encoded[: -len(_ENCODED_NONE)]
 
 
 def source_too_large(submission: Submission) -> bool:

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.by_value import ValueTests
+from stepcoder.sandbox.checkers import Custom, Regex, same_answer, same_output
 from stepcoder.sandbox.compare import same_value
-from stepcoder.sandbox.program import AssertTests, CallTests, StdinTests, Submission
+from stepcoder.sandbox.program import (
+    CallTests,
+    CodeTests,
+    StdinTests,
+    Submission,
+    UnittestTests,
+)
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 _PHASE_COMPILE, _PHASE_LOAD, _PHASE_FIRST_TEST = 1, 2, 3
@@ -33,10 +41,18 @@ _LIMITS_AND_ERRORS = (
 )
 
 
+# Judges a value of test i that its checker has to see: a verdict of the checker's own failing, or
+# whether the value is right.
+Check = Callable[[int, Any], "bool | TestVerdict"]
+
+
 def verdict_of(
-    submission: Submission, runs: list[_launcher.RunResult], values: ValueTests | None = None
+    submission: Submission, runs: list[_launcher.RunResult], check: Check | None = None
 ) -> Verdict:
-    """Return the verdict that the runs of a submission earn. `values`: see `requests.job_of`."""
+    """Return the verdict that the runs of a submission earn.
+
+    `check` answers for checkers that run in the sandbox (`checking`).
+    """
     cpu_ns = wall_ns = peak_memory_bytes = 0
     tampered = False
     for run in runs:
@@ -47,13 +63,14 @@ def verdict_of(
         wall_ns += run.wall_ns
         peak_memory_bytes = max(peak_memory_bytes, run.peak_memory_bytes)
         tampered = tampered or run.tampered
-    asserts = isinstance(submission.tests, AssertTests)
-    shared_process = isinstance(submission.tests, AssertTests) and submission.tests.shared_process
-    indexes = range(len(submission.tests))
-    if asserts and values is None and not shared_process:
-        tests = [pair_test_verdict(submission, runs, i) for i in indexes]
+    shared = isinstance(submission.tests, CodeTests) and submission.tests.shared_process
+    pair = isinstance(submission.tests, CodeTests) and not shared
+    if pair:
+        tests = [pair_test_verdict(submission, runs, i) for i in range(len(submission.tests))]
     else:
-        tests = [_test_verdict(submission, runs, i, values) for i in indexes]
+        tests = [_test_verdict(submission, runs, i, check) for i in range(len(submission.tests))]
+    if isinstance(submission.tests, UnittestTests) and all(map(_is_skipped, tests)):
+        tests[0] = replace(tests[0], status=Status.INFRASTRUCTURE_ERROR)
     if submission.stop_at_first_failure:
         tests = _stopped(tests)
     decisive = decisive_test(tests)
@@ -68,18 +85,13 @@ def verdict_of(
         wall_s=wall_ns / 1e9,
         peak_memory_bytes=peak_memory_bytes,
         tampered=tampered,
-        shared_process=shared_process,
+        shared_process=shared,
     )
 
 
-def needs_tester(runs: list[_launcher.RunResult], test_count: int) -> bool:
-    """Return whether a value test returned what is no plain data, or very much of it."""
-    return any(
-        not run.infrastructure_error
-        and run.phase >= _PHASE_FIRST_TEST
-        and any(run.test(i).outcome in (_NOT_PLAIN, _TOO_LARGE) for i in range(test_count))
-        for run in runs
-    )
+def has_no_value(runs: list[_launcher.RunResult]) -> bool:
+    """Return whether some test returned what is no plain data, or very much of it."""
+    return any(run.returned_no_value for run in runs)
 
 
 def decisive_test(tests: list[TestVerdict]) -> TestVerdict:
@@ -108,13 +120,10 @@ def _stopped(tests: list[TestVerdict]) -> list[TestVerdict]:
 
 
 def _test_verdict(
-    submission: Submission,
-    runs: list[_launcher.RunResult],
-    index: int,
-    values: ValueTests | None,
+    submission: Submission, runs: list[_launcher.RunResult], index: int, check: Check | None
 ) -> TestVerdict:
     """Return the verdict of one test from the run that it was part of."""
-    stdin = isinstance(submission.tests, StdinTests)
+    alone = isinstance(submission.tests, StdinTests) or submission.tests.process_per_test
     run = None
     for candidate in runs:
         if candidate.first_test <= index:
@@ -122,8 +131,8 @@ def _test_verdict(
     if run is None:
         return TestVerdict(Status.NOT_RUN)
     phase = run.phase
-    position = 0 if stdin else index
-    if stdin and run.first_test != index and phase != _PHASE_COMPILE:
+    position = 0 if alone else index
+    if alone and run.first_test != index and phase != _PHASE_COMPILE:
         return TestVerdict(Status.NOT_RUN)
     if phase < _PHASE_FIRST_TEST:
         test = _died(run) if run.loading.outcome != _ERROR else _error(run.loading, run)
@@ -133,19 +142,18 @@ def _test_verdict(
     if died and phase < _PHASE_FIRST_TEST + position:
         return TestVerdict(Status.NOT_RUN)
     test = (
-        _stdin_verdict(submission.tests, run, index, finding)
+        _stdin_verdict(submission.tests, run, index, finding, check)
         if isinstance(submission.tests, StdinTests)
         else _died(run)
         if died
-        else _value_verdict(submission, run, index, finding, values)
+        else _value_verdict(submission, run, index, finding, check)
     )
     if isinstance(submission.tests, StdinTests) and submission.tests.keep_output:
         test = replace(test, stdout=_text(run.stdout), stderr=_text(run.stderr))
     cpu_ns, wall_ns = run.cpu_ns, run.wall_ns
-    if not died and not stdin:
+    if not died and not alone:
         cpu_ns, wall_ns = min(finding.cpu_ns, cpu_ns), min(finding.wall_ns, wall_ns)
-    lines = _lines(run, 0) | _lines(run, 1 + position)
-    return _measured(test, lines, cpu_ns, wall_ns)
+    return _measured(test, _lines(run, 0) | _lines(run, 1 + position), cpu_ns, wall_ns)
 
 
 def _measured(
@@ -167,9 +175,14 @@ def _measured(
 
 
 def pair_test_verdict(
-    _submission: Submission, runs: list[_launcher.RunResult], index: int
+    submission: Submission, runs: list[_launcher.RunResult], index: int
 ) -> TestVerdict:
-    """Return the verdict of one assert test from the runs of the program and of its tester."""
+    """Return the verdict of one test from the runs of the program and of its tester."""
+    if isinstance(submission.tests, CodeTests) and submission.tests.process_per_test:
+        runs = [run for run in runs if run.first_test == index] or runs[-2:]
+        if runs[0].first_test != index and all(run.phase != _PHASE_COMPILE for run in runs):
+            return TestVerdict(Status.NOT_RUN)
+        index = 0
     program = next(run for run in runs if not run.is_tester)
     tester = next(run for run in runs if run.is_tester)
     if tester.phase == _PHASE_COMPILE:
@@ -187,7 +200,7 @@ def pair_test_verdict(
     elif finding.outcome == _ERROR:
         test = _tester_error(finding, tester)
     elif finding.outcome == _VALUE:
-        test = TestVerdict(Status.ACCEPTED)
+        test = _passed_test(finding)
     elif program.phase == here and program.killed_for != _KILLED_ORDER:
         test = _died(program)
     elif tester.phase == here or tester.phase < _PHASE_FIRST_TEST:
@@ -201,10 +214,25 @@ def pair_test_verdict(
 def _tester_error(finding: _launcher.Finding, tester: _launcher.RunResult) -> TestVerdict:
     test = _error(finding, tester)
     try:
-        by_program = _launcher.decode(finding.payload)[3] is True
+        by_whom = _launcher.decode(finding.payload)[3]
     except (ValueError, IndexError):
-        by_program = False
-    return test if by_program else _failed_assert(test)
+        by_whom = False
+    if by_whom == "broken":
+        return replace(test, status=Status.INFRASTRUCTURE_ERROR)
+    return test if by_whom is True else _failed_assert(test)
+
+
+def _is_skipped(test: TestVerdict) -> bool:
+    return test.status is Status.ACCEPTED and test.message.startswith("skipped: ")
+
+
+def _passed_test(finding: _launcher.Finding) -> TestVerdict:
+    """Return a pass with what the tests' own process has to say, such as "skipped: ..."."""
+    try:
+        said = _launcher.decode(finding.payload)
+    except ValueError:
+        said = None
+    return TestVerdict(Status.ACCEPTED, message=_one_line(said) if isinstance(said, str) else "")
 
 
 def _value_verdict(
@@ -212,40 +240,37 @@ def _value_verdict(
     run: _launcher.RunResult,
     index: int,
     finding: _launcher.Finding,
-    values: ValueTests | None,
+    check: Check | None,
 ) -> TestVerdict:
     tests = submission.tests
-    outcome = finding.outcome
-    if outcome == _ERROR:
-        test = _error(finding, run)
-        in_tests = isinstance(tests, AssertTests) and values is None
-        return _failed_assert(test) if in_tests else test
-    if outcome == _NOT_PLAIN:
+    if finding.outcome == _ERROR:
+        return _error(finding, run) if isinstance(tests, CallTests) else _tester_error(finding, run)
+    if finding.outcome == _NOT_PLAIN:
         what = _shown(_text(finding.payload))
         return TestVerdict(
             Status.WRONG_ANSWER, message=f"returned {what}, not plain data", got=what
         )
-    if outcome == _TOO_LARGE:
+    if finding.outcome == _TOO_LARGE:
         return TestVerdict(Status.OUTPUT_LIMIT, message="the returned value is too large")
-    if values is None and not isinstance(tests, CallTests):
-        return TestVerdict(Status.ACCEPTED)
+    if not isinstance(tests, CallTests):
+        return _passed_test(finding)
+    expected = tests.outputs[index]
     try:
         got = _launcher.decode(finding.payload)
     except ValueError:
         return TestVerdict(Status.WRONG_ANSWER, message="returned a value that cannot be read")
-    if values is not None:
-        value_test = values.tests[index]
-        if value_test.holds(got):
-            return TestVerdict(Status.ACCEPTED, got=_repr(got))
-        if value_test.code is not None:
-            message = f"AssertionError: the program returned {_repr(got)}"
-            return TestVerdict(Status.WRONG_ANSWER, message=message, got=_repr(got))
-        expected = value_test.expected
+    if isinstance(tests, ValueTests):
+        right: bool | TestVerdict = tests.holds(index, got)
+    elif tests.checker is None:
+        right = same_value(got, expected, tests.float_tolerance)
+    elif isinstance(tests.checker, (Regex, Custom)):
+        right = check is not None and check(index, got)
     else:
-        assert isinstance(tests, CallTests)
-        expected = tests.outputs[index]
-        if same_value(got, expected, tests.float_tolerance):
-            return TestVerdict(Status.ACCEPTED, got=_repr(got))
+        right = same_answer(tests.checker, got, expected)
+    if isinstance(right, TestVerdict):
+        return replace(right, got=_repr(got))
+    if right:
+        return TestVerdict(Status.ACCEPTED, got=_repr(got))
     message = f"expected {_repr(expected)}, got {_repr(got)}"
     return TestVerdict(Status.WRONG_ANSWER, message=message, got=_repr(got))
 
@@ -262,7 +287,11 @@ def _failed_assert(test: TestVerdict) -> TestVerdict:
 
 
 def _stdin_verdict(
-    tests: StdinTests, run: _launcher.RunResult, index: int, finding: _launcher.Finding
+    tests: StdinTests,
+    run: _launcher.RunResult,
+    index: int,
+    finding: _launcher.Finding,
+    check: Check | None,
 ) -> TestVerdict:
     if finding.outcome == _ERROR:
         return _error(finding, run)
@@ -271,7 +300,15 @@ def _stdin_verdict(
     if not ended_well or run.output_exceeded or run.violation >= 0:
         return _died(run)
     got = _shown(_text(run.stdout)[-_SHOWN:])
-    if run.output_matches:
+    if tests.checker is None:
+        right: bool | TestVerdict = run.output_matches
+    elif isinstance(tests.checker, (Regex, Custom)):
+        right = check is not None and check(index, _text(run.stdout))
+    else:
+        right = same_output(tests.checker, _text(run.stdout), tests.outputs[index])
+    if isinstance(right, TestVerdict):
+        return replace(right, got=got)
+    if right:
         return TestVerdict(Status.ACCEPTED, got=got)
     message = f"expected stdout {_repr(tests.outputs[index])}, got {_repr(got)}"
     return TestVerdict(Status.WRONG_ANSWER, message=message, got=got)

@@ -34,7 +34,8 @@ from typing import *
 """
 _APPS_FILES = ("question.txt", "starter_code.py", "solutions.json", "input_output.json")
 TESTS_SCHEMA = (
-    '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or {"kind": "assert", ...}'
+    '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or '
+    '{"kind": "assert" or "unittest", "code": "..."}'
 )
 
 

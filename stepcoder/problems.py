@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from stepcoder.problem_formats import (
     read_records,
     to_schema,
 )
-from stepcoder.sandbox.program import CallTests, Program, StdinTests, Tests
+from stepcoder.sandbox.checkers import Checker, checker_of
+from stepcoder.sandbox.compare import FLOAT_TOLERANCE
+from stepcoder.sandbox.program import CallTests, Program, StdinTests, Tests, UnittestTests
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,22 @@ def _problem(record: Record, form: str | None, validation_share: float) -> Probl
 def tests_of(record: Record) -> Tests:
     """Return the tests of a record of our own schema. Raises BrokenRecordError, a ValueError."""
     kind = record.get("kind")
+    alone = _flag(record, "process_per_test")
     if kind == "assert":
         try:
-            return split_asserts(field(record, "code", str))
+            tests = split_asserts(field(record, "code", str))
         except SyntaxError as error:
             raise BrokenRecordError(f"the tests do not parse ({error})") from None
+        return replace(tests, process_per_test=True) if alone else tests
+    if kind == "unittest":
+        names = record.get("names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BrokenRecordError('field "names" of the tests is no list of texts')
+        shared = _flag(record, "shared_process")
+        try:
+            return UnittestTests(field(record, "code", str), tuple(names), shared, alone)
+        except ValueError as error:
+            raise BrokenRecordError(str(error)) from None
     if kind not in ("call", "stdin"):
         raise BrokenRecordError(f'field "tests" has kind {kind!r} (expected {TESTS_SCHEMA})')
     inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
@@ -136,10 +149,27 @@ def tests_of(record: Record) -> Tests:
     if kind == "call":
         if not all(isinstance(value, list) for value in inputs):
             raise BrokenRecordError("an input of a call test is no list of arguments")
-        return CallTests(tuple(inputs), tuple(outputs))
+        tolerance = record.get("float_tolerance", FLOAT_TOLERANCE)
+        if type(tolerance) not in (int, float):
+            raise BrokenRecordError('field "float_tolerance" of the tests is no number')
+        return CallTests(tuple(inputs), tuple(outputs), tolerance, _checker(record), alone)
     if not all(isinstance(value, str) for value in inputs + outputs):
         raise BrokenRecordError("an input or output of a stdin test is no text")
-    return StdinTests(tuple(inputs), tuple(outputs))
+    return StdinTests(tuple(inputs), tuple(outputs), checker=_checker(record))
+
+
+def _flag(record: Record, name: str) -> bool:
+    value = record.get(name, False)
+    if not isinstance(value, bool):
+        raise BrokenRecordError(f'field "{name}" of the tests is neither true nor false')
+    return value
+
+
+def _checker(record: Record) -> Checker | None:
+    try:
+        return checker_of(record.get("checker"))
+    except ValueError as error:
+        raise BrokenRecordError(str(error)) from None
 
 
 def program_of(problem: Problem, source: str) -> Program:
@@ -155,6 +185,10 @@ def split_of(task_id: str, validation_share: float) -> str:
     """
     digest = hashlib.sha256(task_id.encode()).digest()
     return "validation" if int.from_bytes(digest[:8]) < validation_share * 2**64 else "train"
+
+
+# Fields that the tests of older problems did not have: without them their fingerprints stay.
+_UNSAID = {"checker": None, "process_per_test": False}
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
@@ -177,5 +211,7 @@ def _stable(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}[{','.join(map(_stable, value))}]"
     if hasattr(value, "__dataclass_fields__"):
-        return type(value).__name__ + _stable([getattr(value, f.name) for f in fields(value)])
+        said = [f.name for f in fields(value) if f.name not in _UNSAID]
+        said += [name for name, unsaid in _UNSAID.items() if getattr(value, name, unsaid) != unsaid]
+        return type(value).__name__ + _stable([getattr(value, name) for name in said])
     return repr(value)

@@ -108,6 +108,10 @@ def test_verdicts_come_as_they_finish(server: str) -> None:
         ({"programs": [program(), program(source=1)]}, "programs[1].source: "),
         ({"programs": [program(tests={"kind": "magic"})]}, "programs[0].tests: "),
         ({"programs": [program(entry_point=None)]}, "programs[0]: call tests need"),
+        (
+            {"programs": [program(tests={"kind": "unittest", "code": "x = 1"})]},
+            "programs[0]: the unittest code has no class",
+        ),
         ({"programs": [program(limits={"cpu_s": 0})]}, "programs[0].limits.cpu_s: "),
         ({"programs": [program(limits={"memory_bytes": 1})]}, "limits.memory_bytes: "),
     ],

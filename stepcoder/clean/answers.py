@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import Any
 
 from stepcoder.problems import Problem
-from stepcoder.sandbox import AssertTests, CallTests
+from stepcoder.sandbox import CallTests
 from stepcoder.sandbox.compare import same_value
+from stepcoder.sandbox.program import CodeTests
 
 TOLERANCE = 1e-6
 
@@ -85,7 +86,7 @@ def checker_of(problem: Problem) -> Checker:
 
 
 def _outputs(problem: Problem) -> Iterable[Any]:
-    return () if isinstance(problem.tests, AssertTests) else problem.tests.outputs
+    return () if isinstance(problem.tests, CodeTests) else problem.tests.outputs
 
 
 def _one_word(problem: Problem) -> bool:
@@ -97,7 +98,7 @@ def _one_word(problem: Problem) -> bool:
 
 def _has_order(problem: Problem) -> bool:
     """Return whether some expected output has items that could stand in another order."""
-    if isinstance(problem.tests, AssertTests):
+    if isinstance(problem.tests, CodeTests):
         return True
     if isinstance(problem.tests, CallTests):
         return any(isinstance(value, (list, tuple)) for value in problem.tests.outputs)

@@ -216,7 +216,7 @@ def _tidy(candidate: Candidate) -> Candidate:
             record[key] = _line_ends(record[key])
             tidied.append(Tidied.LINE_ENDS)
     tests = dict(record["tests"])
-    if tests["kind"] == "assert":
+    if tests["kind"] in ("assert", "unittest"):
         if "\r" in tests["code"]:
             tests["code"] = _line_ends(tests["code"])
             tidied.append(Tidied.LINE_ENDS)

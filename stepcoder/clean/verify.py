@@ -20,7 +20,6 @@ from stepcoder.clean.vary import may_vary
 from stepcoder.problem_formats import BrokenRecordError
 from stepcoder.problems import Problem, program_of
 from stepcoder.sandbox import (
-    AssertTests,
     CallTests,
     Program,
     Status,
@@ -28,6 +27,7 @@ from stepcoder.sandbox import (
     Submission,
     Verdict,
 )
+from stepcoder.sandbox.program import CodeTests, test_code
 
 _REASONS = {
     Status.WRONG_ANSWER: Reason.FAILS_TESTS,
@@ -216,7 +216,7 @@ def _unquoted(value: Any) -> Any:
 def _differs(problem: Problem, checker: Checker, judges: Judges) -> str:
     """Return how the solution answers otherwise under another seed; "" if it does not."""
     tests = problem.tests
-    code = (tests.setup, *tests.asserts) if isinstance(tests, AssertTests) else ()
+    code = test_code(tests)
     if not may_vary(problem.canonical_solution, *code):
         return ""
     for run in range(1, judges.runs):
@@ -231,7 +231,7 @@ def _differs(problem: Problem, checker: Checker, judges: Judges) -> str:
 
 def _same_but_for_order(problem: Problem, verdict: Verdict, judges: Judges, run: int) -> bool:
     tests = problem.tests
-    if isinstance(tests, AssertTests):
+    if isinstance(tests, CodeTests):
         return False
     if isinstance(tests, StdinTests):
         got: list[Any] = stdout_of(problem, problem.canonical_solution, judges, run)

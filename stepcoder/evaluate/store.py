@@ -22,7 +22,8 @@ from stepcoder.judge.command import InputError
 from stepcoder.problems import Problem
 from stepcoder.prompts import extract_completion
 from stepcoder.rundir import replace_file
-from stepcoder.sandbox import AssertTests, Status, Verdict
+from stepcoder.sandbox import Status, Verdict
+from stepcoder.sandbox.program import CodeTests, test_text
 
 SETTINGS, SAMPLES, VERDICTS = "settings.json", "samples.jsonl", "verdicts.jsonl"
 EXPECTED = '{"task_id": ..., "answer" or "completion" or "solution": ...}'
@@ -212,8 +213,8 @@ def verdict_record(sample: Sample, verdict: Verdict) -> Record:
     if failing is not None:
         test, tests = verdict.tests[failing], sample.problem.tests
         shown: Record = {"number": failing + 1, "status": str(test.status), "message": test.message}
-        if isinstance(tests, AssertTests):
-            shown["test"] = tests.asserts[failing].strip()
+        if isinstance(tests, CodeTests):
+            shown["test"] = test_text(tests, failing)
         else:
             shown |= {
                 "input": repr(tests.inputs[failing]),

@@ -32,7 +32,6 @@ from rich.text import Text
 from stepcoder.judge.record import verdict_record
 from stepcoder.problems import Problem, ProblemError, load_problems, program_of
 from stepcoder.sandbox import (
-    AssertTests,
     IsolationError,
     Judge,
     Limits,
@@ -40,6 +39,7 @@ from stepcoder.sandbox import (
     Submission,
     Verdict,
 )
+from stepcoder.sandbox.program import CodeTests, test_text
 from stepcoder.source import split_lines
 
 EPILOG = """\
@@ -203,8 +203,8 @@ def explain(problem: Problem, sample: Sample, verdict: Verdict) -> str:
             continue
         lines.append(f"test {i + 1} of {len(verdict.tests)}: {test.status}: {test.message}")
         tests = problem.tests
-        if isinstance(tests, AssertTests):
-            lines.append(f"  test     {tests.asserts[i].strip()}")
+        if isinstance(tests, CodeTests):
+            lines.append(f"  test     {test_text(tests, i)}")
         else:
             lines.append(f"  input    {tests.inputs[i]!r}")
             lines.append(f"  expected {tests.outputs[i]!r}")

@@ -2,7 +2,21 @@
 
 import pytest
 
-from stepcoder.sandbox import AssertTests, CallTests, Judge, Limits, Program, StdinTests, Verdict
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Custom,
+    Exact,
+    Judge,
+    Limits,
+    Program,
+    Regex,
+    StdinTests,
+    Tolerance,
+    UnittestTests,
+    Unordered,
+    Verdict,
+)
 
 LIMITS = Limits(cpu_s=1.0, wall_s=3.0)
 # What no program could guess, so that a pass can only be forged.
@@ -32,7 +46,58 @@ def attack(judge: Judge, source: str) -> list[Verdict]:
         judge.run(program, AssertTests(indirect), LIMITS),
         judge.run(Program(source), StdinTests(("2\n",), (f"{SECRET}\n",)), LIMITS),
         judge.run(program, StdinTests(("2\n",), (f"{SECRET}\n",)), LIMITS),
+        *(judge.run(program, tests, LIMITS) for tests in CHECKED),
+        *(judge.run(Program(source), tests, LIMITS) for tests in CHECKED_STDIN),
+        judge.run(program, UnittestTests(UNITTEST), LIMITS),
+        judge.run(program, UnittestTests(UNITTEST, process_per_test=True), LIMITS),
+        judge.run(program, AssertTests(asserts, process_per_test=True), LIMITS),
     ]
+
+
+SAME = Custom("def check(input, expected, got):\n    return got == expected")
+CHECKED = (
+    CallTests(([2],), (SECRET,), checker=SAME),
+    CallTests(([2],), ([SECRET, "x"],), checker=Unordered()),
+    CallTests(([2],), (f"{SECRET}",), checker=Regex()),
+    CallTests(([2], [3]), (SECRET, SECRET), process_per_test=True),
+)
+CHECKED_STDIN = (
+    StdinTests(("2\n",), (f"{SECRET}\n",), checker=SAME),
+    StdinTests(("2\n",), (f".*{SECRET}.*",), checker=Regex()),
+    StdinTests(("2\n",), (f"{SECRET}",), checker=Exact()),
+    StdinTests(("2\n",), (f"{SECRET}",), checker=Tolerance()),
+)
+UNITTEST = f"""
+import unittest
+class TestSecret(unittest.TestCase):
+    def setUp(self):
+        self.got = f(2)
+    def test_equal(self):
+        self.assertEqual(f(2), {SECRET})
+    def test_equal_the_other_way(self):
+        self.assertEqual({SECRET}, self.got)
+    def test_almost_equal(self):
+        self.assertAlmostEqual(f(2), {SECRET})
+    def test_true(self):
+        self.assertTrue(f(2) == {SECRET})
+    def test_false(self):
+        self.assertFalse(f(2) != {SECRET})
+    def test_in(self):
+        self.assertIn(f(2), [{SECRET}])
+    def test_in_subtests(self):
+        for x in (2, 3):
+            with self.subTest(x=x):
+                self.assertEqual(f(x), {SECRET})
+    def test_list(self):
+        self.assertListEqual([f(2)], [{SECRET}])
+    def test_count(self):
+        self.assertCountEqual([f(2)], [{SECRET}])
+    def test_between(self):
+        self.assertTrue({SECRET - 1} < f(2) < {SECRET + 1})
+    def test_hands_itself_over(self):
+        self.helper = f(self)
+        self.assertEqual(f(2), {SECRET})
+"""
 
 
 ALWAYS_EQUAL = """
@@ -66,6 +131,31 @@ FORGERIES = {
     "always equal str": ALWAYS_EQUAL.replace("*BASES", "str"),
     "always equal list": ALWAYS_EQUAL.replace("*BASES", "list"),
     "always equal dict": ALWAYS_EQUAL.replace("*BASES", "dict"),
+    "zero difference": """
+class Near:
+    def __sub__(self, other): return 0
+    __rsub__ = __abs__ = __mod__ = __xor__ = __sub__
+    __truediv__ = __rtruediv__ = lambda self, other: 1
+def f(x): return Near()
+""",
+    "difference in two steps": """
+class Near:
+    def __sub__(self, other): return self
+    __rsub__ = __sub__
+    def __abs__(self): return 0
+    def __round__(self, n=0): return 0
+    __float__ = __int__ = __index__ = __abs__
+def f(x): return Near()
+""",
+    "learns from the difference": """
+learnt = []
+class Near:
+    def __sub__(self, other):
+        learnt.append(other)
+        return 0
+    __rsub__ = __sub__
+def f(x): return learnt[0] if learnt else Near()
+""",
     "lying metaclass": """
 class Meta(type):
     def __eq__(self, other): return True
@@ -225,6 +315,36 @@ class Context:
     def __enter__(self): return 7
     def __exit__(self, *error): return True
 def f(x): return Context()
+""",
+    "skips the test": """
+import unittest
+def f(x): raise unittest.SkipTest("nothing to see")
+""",
+    "replaces the asserts of the test": """
+def f(test):
+    yes = lambda *a, **k: None
+    for name in ("assertEqual", "assertTrue", "fail", "failureException", "_outcome"):
+        try: setattr(test, name, yes)
+        except BaseException: pass
+    return 1
+""",
+    "its own unittest": """
+import sys, types
+class unittest:
+    class TestCase:
+        def assertEqual(self, *a): pass
+sys.modules["unittest"] = unittest
+def f(x): return 1
+""",
+    "its own checker": """
+import builtins, sys
+def check(*arguments): return True
+builtins.check = sys.modules["__main__"].check = check
+class Check(int):
+    __eq__ = lambda *a: True
+    __hash__ = int.__hash__
+def f(x): return Check()
+print(True)
 """,
     "future of bool": "def f(x): return True\n",
     "nan": "def f(x): return float('nan')\n",

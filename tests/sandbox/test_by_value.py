@@ -6,12 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepcoder.sandbox import AssertTests, Judge, Program, Status
-from stepcoder.sandbox.by_value import constant, value_tests
+from stepcoder.sandbox import AssertTests, Judge, Limits, Program, Status, Submission
+from stepcoder.sandbox.by_value import by_value, constant
 
 ECHO = Program("def f(*a):\n    return a[0] if len(a) == 1 else a\n", "f")
 # With a second call an assert goes to a tester: the two ways must agree.
 WITH_TESTER = " and f(0) == 0"
+
+
+def is_simple(program: Program, tests: AssertTests) -> bool:
+    return by_value(Submission(program, tests), Limits()) is not None
+
 
 SIMPLE = [
     "assert f(3) == 3",
@@ -84,16 +89,16 @@ def test_an_assert_is_judged_as_python_runs_it(judge: Judge, test: str) -> None:
     ],
 )
 def test_only_one_call_with_constants_is_simple(test: str, simple: bool) -> None:
-    found = value_tests(Program("", "f"), AssertTests((test,)))
-    assert (found is not None) is simple
+    assert is_simple(Program("", "f"), AssertTests((test,))) is simple
 
 
 def test_one_test_that_needs_a_tester_brings_all_to_it() -> None:
     asserts = ("assert f(1) == 1", "assert f(f(1)) == 1")
-    assert value_tests(ECHO, AssertTests(asserts)) is None
-    assert value_tests(ECHO, AssertTests(asserts[:1], setup="f = min")) is None
-    assert value_tests(ECHO, AssertTests(asserts[:1], setup="import math\nMETADATA = {}"))
-    assert value_tests(Program("", "f", preamble="f = 1"), AssertTests(asserts[:1])) is None
+    assert not is_simple(ECHO, AssertTests(asserts))
+    assert not is_simple(ECHO, AssertTests(asserts[:1], setup="f = min"))
+    assert not is_simple(Program("", "f", preamble="f = 1"), AssertTests(asserts[:1]))
+    assert not is_simple(ECHO, AssertTests(asserts[:1], shared_process=True))
+    assert is_simple(ECHO, AssertTests(asserts[:1], setup="import math\nMETADATA = {}"))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +144,19 @@ def test_the_tests_after_a_crash_run_in_a_new_process(judge: Judge) -> None:
     verdict = judge.run(Program(source, "f"), AssertTests(asserts))
     statuses = [t.status for t in verdict.tests]
     assert statuses == [Status.ACCEPTED, Status.RUNTIME_ERROR, Status.ACCEPTED]
+
+
+def test_each_assert_has_a_process_of_its_own_on_request(judge: Judge) -> None:
+    program = Program("n = 0\ndef f():\n    global n\n    n += 1\n    return n\n", "f")
+    asserts = ("assert f() == 1", "assert f() == 1")
+    together = judge.run(program, AssertTests(asserts))
+    assert [t.status for t in together.tests] == [Status.ACCEPTED, Status.WRONG_ANSWER]
+    assert judge.run(program, AssertTests(asserts, process_per_test=True)).passed
+
+
+def test_a_failed_condition_is_named(judge: Judge) -> None:
+    verdict = judge.run(ECHO, AssertTests(("assert abs(f(3) - 1) < 0.5",)))
+    assert verdict.message == "expected abs(value - 1) < 0.5, got 3"
 
 
 def test_a_missing_function_is_an_error_of_the_program(judge: Judge) -> None:

@@ -1,0 +1,104 @@
+"""How the answer of a test is compared with what it should be, where the usual way does not do.
+
+A checker is plain data in CallTests or StdinTests. `same_answer` holds those that the judge applies
+itself; Regex and Custom run in the sandbox (`checking`), apart from the program that they judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stepcoder.sandbox.compare import (
+    FLOAT_TOLERANCE,
+    same_in_any_order,
+    same_lines,
+    same_number_tokens,
+    same_value,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Values without tolerance; stdout line by line, up to white space at the ends of lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Numbers within a relative tolerance: in values, or among the tokens of stdout."""
+
+    float_tolerance: float = FLOAT_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Unordered:
+    """The items of a returned list in any order; what lies within an item keeps its order."""
+
+    float_tolerance: float = FLOAT_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """Expected outputs are regular expressions for all of stdout, or all of the returned str.
+
+    White space at the end of stdout counts for nothing. Flags stand in the expression: `(?is)...`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Python source that defines `check(input, expected, got) -> bool`.
+
+    It gets plain data: a call test's list of arguments, expected and returned value, or the three
+    texts of a stdin test. It runs in a sandbox of its own after the program has ended. Whatever it
+    does but return True or False is an infrastructure error, never a verdict on the program.
+    """
+
+    source: str
+
+
+Checker = Exact | Tolerance | Unordered | Regex | Custom
+_KINDS: dict[str, type[Checker]] = {
+    kind.__name__.lower(): kind for kind in (Exact, Tolerance, Unordered, Regex, Custom)
+}
+
+
+def checker_of(data: object) -> Checker | None:
+    """Return the checker that JSON data describes, such as {"kind": "unordered"}; None for None.
+
+    Raises ValueError.
+    """
+    if data is None:
+        return None
+    if not isinstance(data, dict) or str(data.get("kind")) not in _KINDS:
+        kinds = ", ".join(f'"{kind}"' for kind in _KINDS)
+        raise ValueError(f'"checker" is {data!r:.100}; it needs a "kind" of {kinds}')
+    kind = _KINDS[str(data["kind"])]
+    fields = {key: value for key, value in data.items() if key != "kind"}
+    for key, value in fields.items():
+        given = "number" if type(value) in (int, float) else type(value).__name__
+        if key not in kind.__slots__ or given != ("str" if key == "source" else "number"):
+            raise ValueError(f'"checker" of kind "{data["kind"]}" takes no {key} = {value!r:.100}')
+    if kind is Custom and "source" not in fields:
+        raise ValueError('"checker" of kind "custom" needs its "source"')
+    return kind(**fields)
+
+
+def checker_data(checker: Checker) -> dict[str, Any]:
+    """Return a checker as the JSON data that `checker_of` reads."""
+    return {"kind": type(checker).__name__.lower(), **asdict(checker)}
+
+
+def same_answer(checker: Exact | Tolerance | Unordered, got: Any, expected: Any) -> bool:
+    """Return whether a returned value is the expected one."""
+    if isinstance(checker, Unordered):
+        return same_in_any_order(got, expected, checker.float_tolerance)
+    tolerance = checker.float_tolerance if isinstance(checker, Tolerance) else 0.0
+    return same_value(got, expected, tolerance)
+
+
+def same_output(checker: Exact | Tolerance | Unordered, got: str, expected: str) -> bool:
+    """Return whether stdout, which has no items in any order, is the expected one."""
+    if isinstance(checker, Tolerance):
+        return same_number_tokens(got, expected, checker.float_tolerance)
+    return same_lines(got, expected)

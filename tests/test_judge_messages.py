@@ -1,0 +1,87 @@
+"""Requests of the server as submissions: every kind of tests, with its checker and its options."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pydantic", reason="the extra `server` is not installed")
+
+from pydantic import ValidationError
+
+from stepcoder.judge.messages import ProgramMessage
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Custom,
+    Exact,
+    Limits,
+    Regex,
+    StdinTests,
+    Tests,
+    Tolerance,
+    UnittestTests,
+    Unordered,
+)
+
+CALL = {"kind": "call", "inputs": [[1]], "outputs": ["a"]}
+STDIN = {"kind": "stdin", "inputs": ["1"], "outputs": ["a"]}
+CHECKERS: list[tuple[dict[str, Any], Any]] = [
+    ({"kind": "exact"}, Exact()),
+    ({"kind": "tolerance", "float_tolerance": 0.5}, Tolerance(0.5)),
+    ({"kind": "unordered"}, Unordered()),
+    ({"kind": "regex"}, Regex()),
+    ({"kind": "custom", "source": "x"}, Custom("x")),
+]
+CODE = "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): pass\n"
+
+
+def read_tests(message: dict[str, Any]) -> Tests:
+    program = ProgramMessage.model_validate({"source": "", "entry_point": "f", "tests": message})
+    return program.submission(Limits()).tests
+
+
+@pytest.mark.parametrize(("message", "checker"), CHECKERS)
+def test_a_request_may_bring_any_checker(message: dict[str, Any], checker: Any) -> None:
+    assert read_tests(CALL | {"checker": message}) == CallTests(([1],), ("a",), checker=checker)
+    if checker != Unordered():
+        expected = StdinTests(("1",), ("a",), checker=checker)
+        assert read_tests(STDIN | {"checker": message}) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "tests"),
+    [
+        (CALL | {"process_per_test": True}, CallTests(([1],), ("a",), process_per_test=True)),
+        (
+            {"kind": "assert", "asserts": ["a"], "process_per_test": True},
+            AssertTests(("a",), process_per_test=True),
+        ),
+        ({"kind": "unittest", "code": CODE}, UnittestTests(CODE, ("T.test_a",))),
+        (
+            {"kind": "unittest", "code": "", "names": ["A.b"], "shared_process": True},
+            UnittestTests("", ("A.b",), shared_process=True),
+        ),
+    ],
+)
+def test_a_request_says_how_tests_run(message: dict[str, Any], tests: Tests) -> None:
+    assert read_tests(message) == tests
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        CALL | {"checker": "exact"},
+        CALL | {"checker": {"kind": "magic"}},
+        CALL | {"checker": {"kind": "custom"}},
+        CALL | {"checker": {"kind": "exact", "source": "x"}},
+        CALL | {"checker": {"kind": "tolerance", "float_tolerance": -1.0}},
+        CALL | {"process_per_test": 1},
+        STDIN | {"checker": {"kind": "unordered"}},
+        STDIN | {"process_per_test": True},
+        {"kind": "unittest", "code": "x = 1"},
+        {"kind": "unittest", "code": CODE, "names": "T.test_a"},
+    ],
+)
+def test_a_request_that_says_it_wrongly_is_refused(message: dict[str, Any]) -> None:
+    with pytest.raises((ValidationError, ValueError)):
+        read_tests(message)
