@@ -2,14 +2,10 @@
 // run's functions for workers.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include "bindings_walls.h"
 #include "child.h"
 #include "event_loop.h"
-#include "seccomp.h"
-#include "syscall_table.h"
 #include "tracer.h"
 #include "wire.h"
 #include "worker.h"
@@ -75,6 +71,7 @@ void bind_judge(py::module_& module) {
       .def_readonly("tampered", &RunResult::tampered)
       .def_readonly("loading", &RunResult::loading)
       .def("test", [](const RunResult& r, size_t i) { return r.tests.at(i); })
+      .def_readonly("out_of_memory", &RunResult::out_of_memory)
       .def_readonly("output_exceeded", &RunResult::output_exceeded)
       .def_readonly("output_matches", &RunResult::output_matches)
       .def_property_readonly("wait_status", [](const RunResult& r) { return r.report.wait_status; })
@@ -134,35 +131,12 @@ void bind_judge(py::module_& module) {
       .def("cancel", &EventLoop::cancel, py::call_guard<py::gil_scoped_release>())
       .def("next", &EventLoop::next, py::call_guard<py::gil_scoped_release>())
       .def("close", &EventLoop::close, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("missing_layers", &EventLoop::missing_layers);
-  module.def("syscall_name", &syscall_name);
+      .def_property_readonly("missing_layers", &EventLoop::missing_layers)
+      .def_property_readonly("cgroups", &EventLoop::cgroups);
   module.attr("MAX_TESTS") = kMaxTests;
 }
 
-// Makes one system call behind the filter, in a process of its own; returns the number that was
-// reported as a violation, or -1. For tests: Python code inside has no way to make most calls.
-int try_filter(long number) {
-  void* shared =
-      mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (shared == MAP_FAILED) throw system_error("mmap");
-  int* violation = static_cast<int*>(shared);
-  *violation = -1;
-  const auto filter = build_filter(true, false);
-  const pid_t pid = checked(fork(), "fork");
-  if (pid == 0) {
-    report_violations_to(violation);
-    install_filter(filter);
-    syscall(number, 0, 0, 0, 0, 0, 0);
-    _exit(0);
-  }
-  waitpid(pid, nullptr, 0);
-  const int result = *violation;
-  munmap(shared, sizeof(int));
-  return result;
-}
-
 void bind_worker(py::module_& module) {
-  module.def("try_filter", &try_filter);
   module.def(
       "serve",
       [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,
@@ -200,4 +174,5 @@ PYBIND11_MODULE(_launcher, module) {
   module.def("decode", &stepcoder::decode, py::arg("data"), py::arg("hook") = py::none());
   stepcoder::bind_judge(module);
   stepcoder::bind_worker(module);
+  stepcoder::bind_walls(module);
 }
