@@ -85,7 +85,8 @@ std::optional<fs::path> own_folder(const std::string& cgroups, const std::string
     const bool right = controller.empty() ? type == "cgroup2"
                                           : type == "cgroup" && has_word(options, controller, ',');
     if (!right) continue;
-    if (root == "/") return fs::path(target + path).lexically_normal();
+    if (path == "/" && root == "/") return fs::path(target);
+    if (root == "/") return fs::path(target + path);
     if (path == root) return fs::path(target);
     if (path.starts_with(root + "/")) return fs::path(target + path.substr(root.size()));
   }

@@ -23,7 +23,8 @@ struct Isolation {
 // Throws std::system_error only where a wall stands half: a wall that cannot be had is reported.
 Isolation isolate(const IsolationConfig& config);
 
-// In a child of the worker: gives up the capabilities that its user namespace gave it.
+// In a child of the worker: gives up the capabilities that its user namespace gave it, or that it
+// has where it could not stop being root.
 void drop_capabilities();
 
 }  // namespace stepcoder
