@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <exception>
 #include <filesystem>
+#include <utility>
 
 #include "fd.h"
 #include "landlock.h"
@@ -83,6 +84,15 @@ void show_read_only(const std::string& path, const std::string& root) {
           "read-only remount");
 }
 
+void hide(const std::string& target) {
+  if (fs::is_directory(target))
+    checked(mount("tmpfs", target.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                  "size=64k,nr_inodes=64,mode=755"),
+            "hide a folder");
+  else
+    checked(mount("/dev/null", target.c_str(), nullptr, MS_BIND, nullptr), "hide a file");
+}
+
 // A root that holds the interpreter, read-only, and an empty scratch folder; nothing else.
 void change_root(const IsolationConfig& config) {
   const std::string root = kStage;
@@ -91,11 +101,22 @@ void change_root(const IsolationConfig& config) {
   checked(
       mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=4k,mode=755"),
       "mount the new root");
-  for (const std::string& path : config.readable)
-    if (fs::exists(path)) show_read_only(path, root);
+  // Parents before what lies in them: numpy is shown in a folder of packages that is hidden.
+  std::vector<std::pair<std::string, bool>> paths;
+  for (const std::string& path : config.readable) paths.emplace_back(path, true);
+  for (const std::string& path : config.hidden) paths.emplace_back(path, false);
+  std::stable_sort(paths.begin(), paths.end(), [](const auto& left, const auto& right) {
+    return left.first.size() < right.first.size();
+  });
+  for (const auto& [path, shown] : paths) {
+    if (shown && fs::exists(path)) show_read_only(path, root);
+    if (!shown && fs::exists(root + path)) hide(root + path);
+  }
   for (const std::string& path : config.hidden)
-    if (fs::exists(root + path))
-      checked(mount("/dev/null", (root + path).c_str(), nullptr, MS_BIND, nullptr), "hide a file");
+    if (fs::is_directory(root + path))
+      checked(mount(nullptr, (root + path).c_str(), nullptr,
+                    MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr),
+              "make a hidden folder read-only");
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
   const std::string options =
@@ -211,7 +232,8 @@ Isolation isolate(const IsolationConfig& config) {
   if (!network) result.missing_layers |= kNetworkNamespace;
   // The machine's files are in sight: then at least none of them can be opened. Landlock also keeps
   // the memory of other processes of this user out of reach.
-  if (!mounts && !allow_reading_only(config.readable)) result.missing_layers |= kReadableFiles;
+  if (!mounts && !allow_reading_only(config.readable, config.hidden))
+    result.missing_layers |= kReadableFiles;
   if (!can_make_pid_namespace()) result.missing_layers |= kPidNamespace;
 
   // Nobody with the same user id may read or trace this process or its children.

@@ -9,7 +9,7 @@ namespace stepcoder {
 
 struct IsolationConfig {
   std::vector<std::string> readable;  // folders and files that programs may read, as they are named
-  std::vector<std::string> hidden;    // files within those that they may not
+  std::vector<std::string> hidden;    // files and folders within those that they may not
   std::string scratch;                // where a run may write; its working folder
   uint64_t scratch_bytes = 0;
   uint32_t own_uid = 0;  // the user to become where the judge runs as root

@@ -36,6 +36,7 @@ HIDDEN_MODULES = (
 # fmt: on
 
 SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/dev/null")
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 SCRATCH = "/tmp"
 SCRATCH_BYTES = 16 << 20
 FIRST_UID = 64_000
@@ -60,15 +61,28 @@ def readable_folders(numpy_folder: str) -> list[str]:
     return sorted(folders, key=len)
 
 
-def hidden_files() -> list[str]:
-    """Return the files of HIDDEN_MODULES."""
-    return [
+def hidden_paths() -> list[str]:
+    """Return what lies within the readable folders and is not for programs.
+
+    That is HIDDEN_MODULES; packages that someone has installed, which may do the same as those; and
+    other interpreters of the system, whose copies of them this one could load from their files.
+    """
+    found = [
         os.path.join(folder, name + suffix)
         for folder in sys.path
         for name in HIDDEN_MODULES
         for suffix in importlib.machinery.EXTENSION_SUFFIXES
-        if os.path.exists(os.path.join(folder, name + suffix))
     ]
+    found += [f"{folder}/{name}" for folder in sys.path for name in PACKAGE_FOLDERS]
+    own = [os.path.realpath(folder) for folder in sys.path]
+    for library in SYSTEM_LIBRARIES:
+        if os.path.realpath(library) == library and os.path.isdir(library):
+            for name in os.listdir(library):
+                folder = f"{library}/{name}"
+                is_own = any(path == folder or path.startswith(folder + "/") for path in own)
+                if name.startswith(("python", "pypy")) and not is_own:
+                    found.append(folder)
+    return [path for path in found if os.path.exists(path)]
 
 
 def main() -> None:
@@ -82,7 +96,7 @@ def main() -> None:
     harness = importlib.import_module("_harness")
     sys.path.pop()
     readable = readable_folders(numpy_folder if kind == "numpy" else "")
-    hidden = hidden_files()
+    hidden = hidden_paths()
     if kind == "numpy":
         sys.path.append(numpy_folder)
         importlib.import_module("numpy")

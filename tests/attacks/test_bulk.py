@@ -23,7 +23,7 @@ HOSTILE = {
     **dict(zip(OUTSIDE, OUTSIDE, strict=True)),
 }
 # Those that use up their wall limit are in test_exhaustion one by one.
-SLEEPERS = {"sleep", "signal pause", "stop signal", "thread bomb"}
+SLEEPERS = {"sleep", "signal pause", "stop signal", "thread bomb", "many small threads"}
 
 
 def test_a_mix_of_hostile_and_honest_programs() -> None:

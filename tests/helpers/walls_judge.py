@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from stepcoder.sandbox import (  # noqa: E402
+from stepcoder.sandbox import (
     CallTests,
     IsolationError,
     Judge,
@@ -24,7 +24,7 @@ from stepcoder.sandbox import (  # noqa: E402
 )
 
 HONEST = Program("def f(x): return x + 1", "f"), CallTests(([1],), (2,))
-LIMITS = Limits(cpu_s=2.0, wall_s=20.0, memory_bytes=128 << 20, output_bytes=1 << 16)
+LIMITS = Limits(cpu_s=0.5, wall_s=15.0, memory_bytes=128 << 20, output_bytes=1 << 16)
 
 
 class Lines(logging.Handler):
