@@ -6,6 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <string>
+#include <tuple>
+#include <vector>
+
 #include "cgroup.h"
 #include "fd.h"
 #include "seccomp.h"
@@ -42,6 +46,19 @@ int try_filter(long number) {
 
 void bind_walls(py::module_& module) {
   module.def("try_filter", &try_filter);
+  // The filter's instructions (code, jt, jf, k), and the table that it was made from.
+  module.def("filter_program", [](bool own_pid_namespace, bool read_only_files) {
+    std::vector<std::tuple<uint16_t, uint8_t, uint8_t, uint32_t>> program;
+    for (const sock_filter& one : build_filter(own_pid_namespace, read_only_files))
+      program.emplace_back(one.code, one.jt, one.jf, one.k);
+    return program;
+  });
+  module.def("filter_rules", [] {
+    std::vector<std::tuple<int, int, std::string>> rules;
+    for (const SyscallRule& rule : syscall_rules())
+      rules.emplace_back(rule.number, static_cast<int>(rule.rule), rule.name);
+    return rules;
+  });
   module.def("syscall_name", &syscall_name);
   py::class_<CgroupParent>(module, "CgroupParent")
       .def_readonly("version", &CgroupParent::version)

@@ -111,8 +111,10 @@ def f():
             found += [name for name in os.listdir(folder) if not name.startswith('numpy')]
     return found
 """
-    assert value_of(judge, source, []) == ""
-    assert value_of(judge, "import numpy\n" + source, []) == ""
+    patient = Limits(cpu_s=30.0, wall_s=120.0)
+    for program in (source, "import numpy\n" + source):
+        verdict = judge.run(Program(program, "f"), CallTests(([],), ([],)), patient)
+        assert verdict.passed, verdict
 
 
 def test_a_crash_dumps_no_core(judge: Judge) -> None:
