@@ -230,7 +230,7 @@ ESCAPES = {
     ),
     "write beside the tests": refused(f"open({str(HELPERS / 'x')!r}, 'w')\nreturn 'opened'"),
 }
-# Without Landlock and a file system of its own, a program reads what this user can read, ctypes too.
+# Without Landlock and a file system of its own, what this user can read can be read, ctypes too.
 READS = {name for name in ESCAPES if "read()" in name or "ctypes" in name}
 READS.add("files of the judge's user")
 

@@ -24,12 +24,6 @@ def of_judge(pid: int | None = None) -> list[Path]:
     return sorted(path for folder in folders for path in folder.glob(pattern))
 
 
-def memory_group() -> Path:
-    """Return the one memory group of this process's judges."""
-    (group,) = (path for path in of_judge() if list(path.glob("memory.*")))
-    return group
-
-
 def limit_file(group: Path) -> Path:
     """Return the file with the memory limit of a group."""
     return group / ("memory.max" if parent().version == 2 else "memory.limit_in_bytes")

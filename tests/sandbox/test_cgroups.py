@@ -26,10 +26,25 @@ needs_groups = pytest.mark.skipif(
 
 
 @pytest.fixture
-def judge() -> Iterator[Judge]:
+def others() -> set[Path]:
+    """The groups of other tests' judges, in the same process."""
+    return set(cgroups.of_judge())
+
+
+@pytest.fixture
+def judge(others: set[Path]) -> Iterator[Judge]:
     with Judge(1, LIMITS) as judge:
         assert judge.run(*HONEST).passed
+        assert cgroups.parent().version == 0 or set(cgroups.of_judge()) - others
         yield judge
+
+
+@pytest.fixture
+def group(judge: Judge, others: set[Path]) -> Path:
+    """The memory group of the judge's one worker."""
+    assert judge.workers == 1
+    (path,) = (path for path in set(cgroups.of_judge()) - others if list(path.glob("memory.*")))
+    return path
 
 
 def lower_limit(group: Path, room: int) -> None:
@@ -37,9 +52,8 @@ def lower_limit(group: Path, room: int) -> None:
 
 
 @needs_groups
-def test_a_worker_and_its_run_are_in_a_group_of_their_own(judge: Judge) -> None:
+def test_a_worker_and_its_run_are_in_a_group_of_their_own(judge: Judge, group: Path) -> None:
     future = judge.submit(Program("import time\ndef f(x): time.sleep(1)", "f"), ONE)
-    group = cgroups.memory_group()
     seen: set[int] = set()
     while not future.done():
         seen |= set(cgroups.processes(group))
@@ -49,8 +63,9 @@ def test_a_worker_and_its_run_are_in_a_group_of_their_own(judge: Judge) -> None:
 
 
 @needs_groups
-def test_the_limit_follows_the_runs_and_is_written_only_where_it_differs(judge: Judge) -> None:
-    group = cgroups.memory_group()
+def test_the_limit_follows_the_runs_and_is_written_only_where_it_differs(
+    judge: Judge, group: Path
+) -> None:
     limit = cgroups.limit_file(group)
     first = int(limit.read_text())
     assert first > LIMITS.memory_bytes
@@ -65,8 +80,7 @@ def test_the_limit_follows_the_runs_and_is_written_only_where_it_differs(judge: 
 
 
 @needs_groups
-def test_a_run_that_the_kernel_ends_for_memory_is_a_memory_limit(judge: Judge) -> None:
-    group = cgroups.memory_group()
+def test_a_run_that_the_kernel_ends_for_memory_is_a_memory_limit(judge: Judge, group: Path) -> None:
     worker = cgroups.processes(group)
     lower_limit(group, 24 << 20)
     for _ in range(2):
@@ -80,9 +94,8 @@ def test_a_run_that_the_kernel_ends_for_memory_is_a_memory_limit(judge: Judge) -
 @needs_groups
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the kernel choose the worker")
 def test_a_worker_that_the_kernel_ends_for_memory_is_the_programs_memory_limit(
-    judge: Judge,
+    judge: Judge, group: Path, others: set[Path]
 ) -> None:
-    group = cgroups.memory_group()
     (worker,) = cgroups.processes(group)
     lower_limit(group, 24 << 20)
     source = "import time\ndef f(x):\n    time.sleep(0.5)\n    return len(b'x' * (100 << 20))"
@@ -92,12 +105,15 @@ def test_a_worker_that_the_kernel_ends_for_memory_is_the_programs_memory_limit(
     assert future.result().status is Status.MEMORY_LIMIT
     assert not Path(f"/proc/{worker}").exists()
     assert judge.run(*HONEST).passed
-    assert len(cgroups.of_judge()) <= 2  # the old worker's group is gone
+    assert not group.exists()
+    assert set(cgroups.of_judge()) - others
 
 
 @needs_groups
-def test_a_worker_killed_otherwise_is_replaced_and_its_run_repeated(judge: Judge) -> None:
-    (worker,) = cgroups.processes(cgroups.memory_group())
+def test_a_worker_killed_otherwise_is_replaced_and_its_run_repeated(
+    judge: Judge, group: Path
+) -> None:
+    (worker,) = cgroups.processes(group)
     future = judge.submit(Program("import time\ndef f(x): time.sleep(0.5); return x", "f"), ONE)
     time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
@@ -105,14 +121,14 @@ def test_a_worker_killed_otherwise_is_replaced_and_its_run_repeated(judge: Judge
 
 
 @needs_groups
-def test_closing_removes_the_groups() -> None:
+def test_closing_removes_the_groups(others: set[Path]) -> None:
     with Judge(2, LIMITS) as judge:
         spin = Program("def f(x):\n    while True: pass", "f")
         futures = [judge.submit(spin, ONE) for _ in range(2)]
-        while len(cgroups.of_judge()) < 2:
+        while len(set(cgroups.of_judge()) - others) < 2:
             time.sleep(0.01)
     assert all(future.result().status is Status.INFRASTRUCTURE_ERROR for future in futures)
-    assert not cgroups.of_judge()
+    assert set(cgroups.of_judge()) == others
 
 
 @needs_groups
@@ -138,9 +154,10 @@ def test_the_next_judge_removes_the_groups_of_one_that_was_killed() -> None:
         time.sleep(0.02)
     with Judge(1, LIMITS) as mine:
         assert mine.run(*HONEST).passed
-        assert cgroups.of_judge()
+        before = cgroups.of_judge()
         with Judge(1, LIMITS):  # a second judge takes nothing from one that lives
-            assert cgroups.of_judge()
+            assert before
+            assert cgroups.of_judge() == before
         assert mine.run(*HONEST).passed
     assert not cgroups.of_judge(killed.pid)
 
