@@ -36,6 +36,8 @@ HIDDEN_MODULES = (
 # fmt: on
 
 SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/dev/null")
+# Of the folders in those, the ones that the C library itself looks into.
+LIBRARY_FOLDERS = ("locale", "gconv")
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 SCRATCH = "/tmp"
 SCRATCH_BYTES = 16 << 20
@@ -65,7 +67,7 @@ def hidden_paths() -> list[str]:
     """Return what lies within the readable folders and is not for programs.
 
     That is HIDDEN_MODULES; packages that someone has installed, which may do the same as those; and
-    other interpreters of the system, whose copies of them this one could load from their files.
+    the system's folders of other software, which may bring interpreters with copies of them.
     """
     found = [
         os.path.join(folder, name + suffix)
@@ -74,14 +76,15 @@ def hidden_paths() -> list[str]:
         for suffix in importlib.machinery.EXTENSION_SUFFIXES
     ]
     found += [f"{folder}/{name}" for folder in sys.path for name in PACKAGE_FOLDERS]
-    own = [os.path.realpath(folder) for folder in sys.path]
-    for library in SYSTEM_LIBRARIES:
-        if os.path.realpath(library) == library and os.path.isdir(library):
-            for name in os.listdir(library):
-                folder = f"{library}/{name}"
-                is_own = any(path == folder or path.startswith(folder + "/") for path in own)
-                if name.startswith(("python", "pypy")) and not is_own:
-                    found.append(folder)
+    kept = {*LIBRARY_FOLDERS, getattr(sys.implementation, "_multiarch", "")}
+    own = [os.path.realpath(folder) + "/" for folder in sys.path]
+    for library in filter(os.path.isdir, SYSTEM_LIBRARIES):
+        if os.path.islink(library):  # /lib -> usr/lib
+            continue
+        for entry in os.scandir(library):
+            is_own = any(path.startswith(entry.path + "/") for path in own)
+            if entry.is_dir(follow_symlinks=False) and entry.name not in kept and not is_own:
+                found.append(entry.path)
     return [path for path in found if os.path.exists(path)]
 
 
