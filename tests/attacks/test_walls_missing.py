@@ -73,6 +73,11 @@ MACHINES = {
     "root who may not mount": Machine(("setpriv", "--bounding-set=-sys_admin")),
     "root where mounts are refused": Machine((), "mounts", frozenset({FILES})),
     "root of a container": Machine(CONTAINER, "namespaces", NAMESPACES),
+    "root of a container who can become nobody else": Machine(
+        ("setpriv", "--bounding-set=-all,+chown,+dac_override,+kill"),
+        "namespaces",
+        NAMESPACES | {UID},
+    ),
     "root without capabilities": Machine(
         ("setpriv", "--bounding-set=-all"), "namespaces", NAMESPACES | {UID}
     ),
@@ -170,6 +175,17 @@ def test_full_isolation_is_refused_exactly_where_a_layer_is_missing(name: str) -
     refused = judged(name, isolation="full").get("refused")
     assert bool(refused) == bool(missing)
     assert not missing or missing in refused
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_run_has_no_capability_and_is_not_root(name: str) -> None:
+    run = judged(name)["run"]
+    for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+        assert int(run[kind], 16) == 0
+    assert run["NoNewPrivs"] == "1"
+    users = set(run["Uid"].split())
+    assert len(users) == 1
+    assert UID in MACHINES[name].missing or "0" not in users
 
 
 def test_the_command_refuses_with_its_own_exit_status(tmp_path: Path) -> None:
