@@ -53,7 +53,7 @@ def main() -> int:
         if state["seed"] != arguments.seed:
             parser.error(f"{arguments.output} is of seed {state['seed']}; choose another -o")
     until = time.monotonic() + 60 * arguments.minutes
-    closed_before = bulk.footprint().processes
+    closed_before = bulk.footprint()
     with Judge(arguments.workers) as judge:
         bulk.run(judge, bulk.programs("warm-up", 200, FORGERIES, HOSTILE))
         before = bulk.footprint()
@@ -68,9 +68,15 @@ def main() -> int:
                 f"{len(state['broken'])} broken promises, {len(state['leaks'])} leaks",
                 flush=True,
             )
-    left_over = bulk.footprint().processes - closed_before
+    closed = bulk.footprint()
+    left_over = closed.processes - closed_before.processes + closed.cgroups - closed_before.cgroups
     print(json.dumps(state["statuses"]), f"longest hostile program: {state['longest_s']:.1f} s")
-    print(*state["broken"], *state["leaks"], f"processes left behind: {left_over}", sep="\n")
+    print(
+        *state["broken"],
+        *state["leaks"],
+        f"processes and cgroups left behind: {left_over}",
+        sep="\n",
+    )
     return int(bool(state["broken"] or state["leaks"] or left_over > 0))
 
 
@@ -97,6 +103,7 @@ def _leaks(before: bulk.Footprint) -> list[str]:
             after.processes <= before.processes
             and after.descriptors <= before.descriptors
             and after.scratch_files == 0
+            and after.cgroups <= before.cgroups
             and after.memory_bytes <= before.memory_bytes + LEAK_BYTES
         ):
             return []

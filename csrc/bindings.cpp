@@ -2,16 +2,12 @@
 // run's functions for workers.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 
+#include "bindings_walls.h"
 #include "child.h"
 #include "event_loop.h"
-#include "seccomp.h"
-#include "syscall_table.h"
 #include "tracer.h"
 #include "wire.h"
 #include "worker.h"
@@ -84,6 +80,7 @@ void bind_judge(py::module_& module) {
               return finding.outcome == Outcome::kNotPlain || finding.outcome == Outcome::kTooLarge;
             });
           })
+      .def_readonly("out_of_memory", &RunResult::out_of_memory)
       .def_readonly("output_exceeded", &RunResult::output_exceeded)
       .def_readonly("output_matches", &RunResult::output_matches)
       .def_property_readonly("wait_status", [](const RunResult& r) { return r.report.wait_status; })
@@ -143,35 +140,12 @@ void bind_judge(py::module_& module) {
       .def("cancel", &EventLoop::cancel, py::call_guard<py::gil_scoped_release>())
       .def("next", &EventLoop::next, py::call_guard<py::gil_scoped_release>())
       .def("close", &EventLoop::close, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("missing_layers", &EventLoop::missing_layers);
-  module.def("syscall_name", &syscall_name);
+      .def_property_readonly("missing_layers", &EventLoop::missing_layers)
+      .def_property_readonly("cgroups", &EventLoop::cgroups);
   module.attr("MAX_TESTS") = kMaxTests;
 }
 
-// Makes one system call behind the filter, in a process of its own; returns the number that was
-// reported as a violation, or -1. For tests: Python code inside has no way to make most calls.
-int try_filter(long number) {
-  void* shared =
-      mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (shared == MAP_FAILED) throw system_error("mmap");
-  int* violation = static_cast<int*>(shared);
-  *violation = -1;
-  const auto filter = build_filter(true, false);
-  const pid_t pid = checked(fork(), "fork");
-  if (pid == 0) {
-    report_violations_to(violation);
-    install_filter(filter);
-    syscall(number, 0, 0, 0, 0, 0, 0);
-    _exit(0);
-  }
-  waitpid(pid, nullptr, 0);
-  const int result = *violation;
-  munmap(shared, sizeof(int));
-  return result;
-}
-
 void bind_worker(py::module_& module) {
-  module.def("try_filter", &try_filter);
   module.def(
       "serve",
       [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,
@@ -209,4 +183,5 @@ PYBIND11_MODULE(_launcher, module) {
   module.def("decode", &stepcoder::decode, py::arg("data"), py::arg("hook") = py::none());
   stepcoder::bind_judge(module);
   stepcoder::bind_worker(module);
+  stepcoder::bind_walls(module);
 }

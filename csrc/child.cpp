@@ -76,7 +76,7 @@ void confine(const Shared& shared, const Order& order, int channel) {
   set_limit(RLIMIT_CPU, static_cast<uint64_t>(order.cpu_ns) * phases / 1'000'000'000 + 2);
   set_limit(RLIMIT_AS, shared.address_space_bytes + order.memory_bytes);
   set_limit(RLIMIT_FSIZE, order.output_bytes + 1);
-  if (shared.user_namespace) drop_capabilities();
+  drop_capabilities();
   if (!shared.filter.empty()) install_filter(shared.filter);
   // The worker blocks the signals that it reads from a descriptor.
   sigset_t none;

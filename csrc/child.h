@@ -14,7 +14,6 @@ namespace stepcoder::child {
 // What every run of a worker shares.
 struct Shared {
   void* board = nullptr;
-  bool user_namespace = false;       // its capabilities must be dropped in each child
   std::vector<sock_filter> filter;   // empty where the worker's own filter is inherited
   uint64_t address_space_bytes = 0;  // of the worker itself
 };

@@ -14,16 +14,8 @@ namespace stepcoder {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-constexpr int64_t kGrace = 2 * kSecond;     // for a worker to end its child and report
 constexpr int64_t kStartup = 60 * kSecond;  // for a worker to become ready
 constexpr int kAttempts = 2;                // a run whose worker crashed is repeated once
-
-// Longest time that a worker may take: compiling, loading, the tests, the end.
-int64_t patience(const Job& job) {
-  const int64_t phases = int64_t{tests_per_run(job)} + 3;
-  const int64_t own = job.kind == JobKind::kPair ? 10 * kSecond : 0;
-  return phases * (job.wall_ns + own) + kGrace;
-}
 
 void watch(const UniqueFd& epoll, int fd) {
   epoll_event event{};
@@ -36,11 +28,13 @@ void watch(const UniqueFd& epoll, int fd) {
 
 EventLoop::EventLoop(WorkerCommands commands, uint32_t slots)
     : commands_(std::move(commands)),
+      cgroups_(find_cgroup_parent()),
       slots_(slots),
       epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       wake_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
       owner_(getpid()) {
   for (uint32_t i = 0; i < slots; ++i) slots_[i].number = i;
+  remove_leftovers(cgroups_);
   watch(epoll_, wake_.get());
   thread_ = std::thread([this] { thread(); });
 }
@@ -227,7 +221,7 @@ bool EventLoop::start_workers(Slot& slot, const Job& job) {
       const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
       std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
       argv.insert(argv.end(), {std::to_string(slot.number), tester ? "tester" : "program"});
-      *worker = std::make_unique<WorkerProcess>(argv, commands_.preload);
+      *worker = std::make_unique<WorkerProcess>(argv, commands_.preload, cgroups_);
       watch(epoll_, (*worker)->control());
     }
     ready = ready && (*worker)->ready;
@@ -239,7 +233,7 @@ void EventLoop::start_run(Slot& slot) {
   const Job& job = slot.active->job;
   slot.reported.clear();
   slot.running = true;
-  slot.deadline_ns = now_ns() + patience(job);
+  slot.deadline_ns = now_ns() + patience_ns(job);
   UniqueFd program_end;
   UniqueFd tester_end;
   if (job.kind == JobKind::kPair) {
@@ -272,7 +266,11 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
     if (slot.active && !slot.running) advance(slot);
     return;
   }
-  if (got != sizeof(Report) || !slot.running) {
+  // The kernel may have taken the worker for what its run used: that is the run's own end.
+  const bool ended = got != sizeof(Report) || !slot.running;
+  const auto of_memory = ended && slot.running ? worker->report_of_memory() : std::nullopt;
+  if (of_memory) message.report = *of_memory;
+  if (ended && !of_memory) {
     const std::string why = "a worker of the sandbox ended: " + worker->last_words();
     bool in_use = false;  // one that waits for other jobs takes nothing from this one
     if (slot.active)
@@ -293,6 +291,7 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
     on_crash(slot, error.what());
     return;
   }
+  if (of_memory) worker.reset();
   if (slot.reported.size() == slot.expected_reports) {
     finish_run(slot);
   } else if (as_tester) {
@@ -326,7 +325,9 @@ void EventLoop::finish_run(Slot& slot) {
     return std::any_of(slot.reported.begin(), slot.reported.end(),
                        [=](const RunResult& run) { return run.report.phase == phase; });
   };
-  if (ended_in(kPhaseSetup) && slot.test < active.end_test && !active.cancelled) {
+  const bool setup_failed = std::any_of(slot.reported.begin(), slot.reported.end(),
+                                        [](const RunResult& run) { return run.was_not_set_up(); });
+  if (setup_failed && slot.test < active.end_test && !active.cancelled) {
     on_crash(slot, "a run could not be set up: " + slot.reported.front().stderr_tail);
     return;
   }

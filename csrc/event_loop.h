@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "cgroup.h"
 #include "fd.h"
 #include "job.h"
 #include "worker_process.h"
@@ -45,6 +46,8 @@ class EventLoop {
 
   // Layers that some worker could not have; known once a worker is ready.
   uint32_t missing_layers() const { return missing_layers_.load(); }
+  // Where the workers' cgroups are made, or why there are none.
+  const CgroupParent& cgroups() const { return cgroups_; }
 
  private:
   // A job that some slot works on. Where each test has a run of its own, idle slots take tests of
@@ -95,6 +98,7 @@ class EventLoop {
   void check_deadlines();
 
   WorkerCommands commands_;
+  CgroupParent cgroups_;
   std::vector<Slot> slots_;
   UniqueFd epoll_;
   UniqueFd wake_;

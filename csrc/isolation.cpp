@@ -16,7 +16,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <exception>
 #include <filesystem>
+#include <utility>
 
 #include "fd.h"
 #include "landlock.h"
@@ -38,6 +40,8 @@ bool write_file(const char* path, const std::string& text) {
 
 // A user namespace in which one id stands for the caller's own.
 bool enter_user_namespace(int more_namespaces) {
+  // The maps of a process that has changed its user belong to root, until it says otherwise.
+  prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
   const std::string uid = std::to_string(geteuid());
   const std::string gid = std::to_string(getegid());
   const std::string inner = std::to_string(kInnerId);
@@ -80,6 +84,15 @@ void show_read_only(const std::string& path, const std::string& root) {
           "read-only remount");
 }
 
+void hide(const std::string& target) {
+  if (fs::is_directory(target))
+    checked(mount("tmpfs", target.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
+                  "size=64k,nr_inodes=64,mode=755"),
+            "hide a folder");
+  else
+    checked(mount("/dev/null", target.c_str(), nullptr, MS_BIND, nullptr), "hide a file");
+}
+
 // A root that holds the interpreter, read-only, and an empty scratch folder; nothing else.
 void change_root(const IsolationConfig& config) {
   const std::string root = kStage;
@@ -88,11 +101,22 @@ void change_root(const IsolationConfig& config) {
   checked(
       mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=4k,mode=755"),
       "mount the new root");
-  for (const std::string& path : config.readable)
-    if (fs::exists(path)) show_read_only(path, root);
+  // Parents before what lies in them: numpy is shown in a folder of packages that is hidden.
+  std::vector<std::pair<std::string, bool>> paths;
+  for (const std::string& path : config.readable) paths.emplace_back(path, true);
+  for (const std::string& path : config.hidden) paths.emplace_back(path, false);
+  std::stable_sort(paths.begin(), paths.end(), [](const auto& left, const auto& right) {
+    return left.first.size() < right.first.size();
+  });
+  for (const auto& [path, shown] : paths) {
+    if (shown && fs::exists(path)) show_read_only(path, root);
+    if (!shown && fs::exists(root + path)) hide(root + path);
+  }
   for (const std::string& path : config.hidden)
-    if (fs::exists(root + path))
-      checked(mount("/dev/null", (root + path).c_str(), nullptr, MS_BIND, nullptr), "hide a file");
+    if (fs::is_directory(root + path))
+      checked(mount(nullptr, (root + path).c_str(), nullptr,
+                    MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr),
+              "make a hidden folder read-only");
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
   const std::string options =
@@ -120,10 +144,37 @@ bool become(uint32_t uid) {
 // True if any user can read the path: another uid would otherwise lose the standard library.
 bool readable_by_all(const std::string& path) {
   std::error_code error;
-  for (fs::path part = path; part != part.root_path(); part = part.parent_path())
-    if ((fs::status(part, error).permissions() & fs::perms::others_exec) == fs::perms::none)
-      return false;
+  const auto others_may = [&](const fs::path& part, fs::perms what) {
+    return (fs::status(part, error).permissions() & what) == what && !error;
+  };
+  if (!fs::exists(path, error)) return true;
+  const bool folder = fs::is_directory(path, error);
+  if (!others_may(path, fs::perms::others_read | (folder ? fs::perms::others_exec : fs::perms{})))
+    return false;
+  for (fs::path part = fs::path(path).parent_path(); part != part.root_path();
+       part = part.parent_path())
+    if (!others_may(part, fs::perms::others_exec)) return false;
   return true;
+}
+
+// Takes steps that may fail halfway: only where they all succeed in a process that tries them
+// first. Containers and AppArmor allow namespaces and then refuse the mounts in them.
+template <typename Steps>
+bool all_or_nothing(Steps steps) {
+  const pid_t child = fork();
+  if (child < 0) return false;
+  if (child == 0) {
+    bool done = false;
+    try {
+      done = steps();
+    } catch (const std::exception&) {
+      done = false;
+    }
+    _exit(done ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status == 0 && steps();
 }
 
 // A pid namespace needs a capability that only some machines give: try one.
@@ -146,28 +197,43 @@ void set_limit(__rlimit_resource_t resource, rlim_t value) {
 }  // namespace
 
 Isolation isolate(const IsolationConfig& config) {
-  constexpr int kSpaces = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+  constexpr int kOtherSpaces = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
   Isolation result;
   bool mounts = false;
+  bool network = false;
+  bool users = false;
   if (geteuid() == 0) {
     // As root: the namespaces first, then an unprivileged user, who then gets a user namespace of
     // its own, which is what pid namespaces for the runs need. Mounts stay out of its reach.
-    mounts = unshare(kSpaces) == 0;
-    if (mounts) change_root(config);
+    mounts = all_or_nothing([&] {
+      if (unshare(CLONE_NEWNS | kOtherSpaces) != 0) return false;
+      change_root(config);
+      return true;
+    });
+    network = mounts || unshare(kOtherSpaces) == 0;
     bool can_read = mounts;
     if (!mounts)
       can_read = std::all_of(config.readable.begin(), config.readable.end(), readable_by_all);
     if (!can_read || !become(config.own_uid)) result.missing_layers |= kOwnUid;
-    if (unshare(CLONE_NEWUSER) != 0) result.missing_layers |= kUserNamespace;
-  } else {
-    mounts = enter_user_namespace(kSpaces);
-    if (mounts) change_root(config);
-    if (!mounts) result.missing_layers |= kUserNamespace;
+    users = mounts && unshare(CLONE_NEWUSER) == 0;
   }
-  if (!mounts) result.missing_layers |= kMountNamespace | kNetworkNamespace;
+  // As an ordinary user, or as a root who may not mount: with what a user namespace gives.
+  if (!mounts) {
+    mounts = all_or_nothing([&] {
+      if (!enter_user_namespace(CLONE_NEWNS | kOtherSpaces)) return false;
+      change_root(config);
+      return true;
+    });
+    users = mounts || all_or_nothing([] { return enter_user_namespace(0); });
+    network = network || mounts || unshare(kOtherSpaces) == 0;
+  }
+  if (!users) result.missing_layers |= kUserNamespace;
+  if (!mounts) result.missing_layers |= kMountNamespace;
+  if (!network) result.missing_layers |= kNetworkNamespace;
   // The machine's files are in sight: then at least none of them can be opened. Landlock also keeps
   // the memory of other processes of this user out of reach.
-  if (!mounts && !allow_reading_only(config.readable)) result.missing_layers |= kReadableFiles;
+  if (!mounts && !allow_reading_only(config.readable, config.hidden))
+    result.missing_layers |= kReadableFiles;
   if (!can_make_pid_namespace()) result.missing_layers |= kPidNamespace;
 
   // Nobody with the same user id may read or trace this process or its children.
@@ -178,6 +244,8 @@ Isolation isolate(const IsolationConfig& config) {
   set_limit(RLIMIT_MSGQUEUE, 0);
   set_limit(RLIMIT_NOFILE, 64);
   set_limit(RLIMIT_STACK, rlim_t{64} << 20);
+  // Counted in the user namespace, so for this worker alone; without one, for all of the user's.
+  if (users) set_limit(RLIMIT_NPROC, kMaxTasks);
   return result;
 }
 

@@ -40,6 +40,14 @@ struct Job {
 // How many tests one run of the job's program takes.
 inline uint32_t tests_per_run(const Job& job) { return job.run_for_each_test ? 1 : job.test_count; }
 
+// Longest time that a worker may take: compiling, loading, the tests, the end and its report.
+inline int64_t patience_ns(const Job& job) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  const int64_t phases = int64_t{tests_per_run(job)} + 3;
+  const int64_t own = job.kind == JobKind::kPair ? 10 * kSecond : 0;
+  return phases * (job.wall_ns + own) + 2 * kSecond;
+}
+
 struct Finding {
   Outcome outcome = Outcome::kNone;
   std::string payload;
@@ -61,8 +69,12 @@ struct RunResult {
   std::vector<std::string> bitmaps;  // of loading, then of each test; or one for all
   std::string stdout_text;
   std::string stderr_tail;
+  bool out_of_memory = false;  // ended by the kernel for the memory of its cgroup
   bool output_exceeded = false;
   bool output_matches = false;  // kStdin
+
+  // The machine's fault; a request that did not fit into the run's memory is the program's.
+  bool was_not_set_up() const { return report.phase == kPhaseSetup && !out_of_memory; }
 };
 
 struct JobResult {

@@ -8,10 +8,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "fd.h"
 
 namespace stepcoder {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr long kCreateRuleset = 444;
 constexpr long kAddRule = 445;
@@ -24,23 +29,45 @@ constexpr uint64_t kHandled =
     LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |
     LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM;
 
+// A rule holds for all that lies below it, so a folder with something hidden in it is allowed entry
+// by entry, and itself only to be listed.
+void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::path>& hidden) {
+  if (std::find(hidden.begin(), hidden.end(), path) != hidden.end()) return;
+  const UniqueFd file(open(path.c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));
+  struct stat info{};
+  if (!file || fstat(file.get(), &info) != 0 || S_ISLNK(info.st_mode)) return;
+  const bool has_hidden = std::any_of(hidden.begin(), hidden.end(), [&](const fs::path& inner) {
+    return inner.native().starts_with(path.native() + "/");
+  });
+  landlock_path_beneath_attr rule{};
+  rule.allowed_access = has_hidden              ? LANDLOCK_ACCESS_FS_READ_DIR
+                        : S_ISDIR(info.st_mode) ? kRead
+                                                : LANDLOCK_ACCESS_FS_READ_FILE;
+  rule.parent_fd = file.get();
+  checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0),
+          "allow a path to be read");
+  if (!has_hidden) return;
+  std::error_code error;
+  for (fs::directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error))
+    allow(ruleset, entry->path(), hidden);
+}
+
 }  // namespace
 
-bool allow_reading_only(const std::vector<std::string>& readable) {
+bool allow_reading_only(const std::vector<std::string>& readable,
+                        const std::vector<std::string>& hidden) {
   landlock_ruleset_attr attributes{};
   attributes.handled_access_fs = kHandled;
   const UniqueFd ruleset(
       static_cast<int>(syscall(kCreateRuleset, &attributes, sizeof attributes, 0)));
   if (!ruleset) return false;
+  std::error_code error;
+  std::vector<fs::path> hidden_paths;
+  for (const std::string& path : hidden) hidden_paths.push_back(fs::canonical(path, error));
   for (const std::string& path : readable) {
-    const UniqueFd file(open(path.c_str(), O_PATH | O_CLOEXEC));
-    struct stat info{};
-    if (!file || fstat(file.get(), &info) != 0) continue;
-    landlock_path_beneath_attr rule{};
-    rule.allowed_access = S_ISDIR(info.st_mode) ? kRead : LANDLOCK_ACCESS_FS_READ_FILE;
-    rule.parent_fd = file.get();
-    checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0),
-            "allow a path to be read");
+    const fs::path real = fs::canonical(path, error);
+    if (!error) allow(ruleset, real, hidden_paths);
   }
   checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
   return syscall(kRestrictSelf, ruleset.get(), 0) == 0;

@@ -8,6 +8,7 @@ namespace stepcoder {
 
 // From here on this process and its children can read `readable` and nothing else by path, write
 // nothing, and look into no process outside. False where the kernel has no Landlock.
-bool allow_reading_only(const std::vector<std::string>& readable);
+bool allow_reading_only(const std::vector<std::string>& readable,
+                        const std::vector<std::string>& hidden);
 
 }  // namespace stepcoder

@@ -20,6 +20,9 @@ constexpr int kFirstFreeFd = 6;
 // In a child that talks to another child, its end of the channel.
 constexpr int kChannelFd = 3;
 
+// Processes and threads of a worker and its run together.
+constexpr uint64_t kMaxTasks = 256;
+
 enum class Command : uint32_t { kRun = 1, kKill = 2 };
 
 // judge -> worker, on a SOCK_SEQPACKET pair. The request itself lies in the request file.

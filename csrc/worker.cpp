@@ -139,7 +139,6 @@ class Worker {
     isolation_ = isolate(config);
     const bool own_pids = isolation_.has(kPidNamespace);
     const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
-    shared_.user_namespace = isolation_.has(kUserNamespace);
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);

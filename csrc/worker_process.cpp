@@ -95,6 +95,10 @@ Layout layout_of(const Job& job) {
   return layout;
 }
 
+// What a run may use beside the memory of its own limit and its output: the board, the scratch
+// folder, and what the kernel keeps for it (page tables, stacks of threads, pipes, sockets).
+constexpr uint64_t kOutsideLimits = kBoardBytes + (uint64_t{48} << 20);
+
 static_assert(kRecordsOffset + sizeof(Record) * (kMaxTests + 1) + kMaxBitmapBytes + 4096 +
                   kArenaBytes <=
               kBoardBytes);
@@ -116,8 +120,9 @@ Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t inde
 
 }  // namespace
 
-WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::string& preload)
-    : owner_(getpid()) {
+WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::string& preload,
+                             const CgroupParent& cgroups)
+    : owner_(getpid()), cgroup_(cgroups) {
   std::array<int, 2> pair{};
   checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
   control_ = lifted(UniqueFd(pair[0]));
@@ -181,6 +186,7 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::st
     throw std::system_error(error, std::generic_category(), "start " + argv[0]);
   }
   pidfd_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
+  cgroup_.add(pid_);  // before it has used memory worth the name; without a group, rlimits hold
 }
 
 WorkerProcess::~WorkerProcess() {
@@ -227,6 +233,7 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
     order.wall_ns = job.wall_ns + 10'000'000'000;
     order.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
   }
+  cgroup_.allow_memory(order.memory_bytes + 2 * order.output_bytes + kOutsideLimits);
   iovec part{&order, sizeof order};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
   msghdr message{};
@@ -287,9 +294,20 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.output_exceeded = written > job.output_bytes || size_of(stderr_) > job.output_bytes;
   result.stdout_text = content(stdout_, 0, std::min(written, job.output_bytes));
   result.stderr_tail = tail(stderr_);
+  if (WIFSIGNALED(report.wait_status) && WTERMSIG(report.wait_status) == SIGKILL)
+    result.out_of_memory = died_for_memory_ || cgroup_.ran_out_of_memory();
   if (job.compares_stdout && first_test < job.expected_stdouts.size())
     result.output_matches = same_tokens(result.stdout_text, job.expected_stdouts[first_test]);
   return result;
+}
+
+std::optional<Report> WorkerProcess::report_of_memory() {
+  if (!cgroup_.ran_out_of_memory()) return std::nullopt;
+  died_for_memory_ = true;
+  Report report;
+  report.wait_status = SIGKILL;
+  std::memcpy(&report.phase, board_ + offsetof(BoardHeader, phase), sizeof report.phase);
+  return report;
 }
 
 std::string WorkerProcess::last_words() const { return tail(stderr_); }

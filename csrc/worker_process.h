@@ -4,9 +4,11 @@
 #include <sys/types.h>
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cgroup.h"
 #include "fd.h"
 #include "job.h"
 #include "protocol.h"
@@ -16,7 +18,8 @@ namespace stepcoder {
 class WorkerProcess {
  public:
   // Starts the process without forking this one. Throws std::system_error.
-  WorkerProcess(const std::vector<std::string>& argv, const std::string& preload);
+  WorkerProcess(const std::vector<std::string>& argv, const std::string& preload,
+                const CgroupParent& cgroups);
   ~WorkerProcess();
   WorkerProcess(const WorkerProcess&) = delete;
   WorkerProcess& operator=(const WorkerProcess&) = delete;
@@ -30,6 +33,9 @@ class WorkerProcess {
   // Copies what the run left. Only when its Report is there: nothing writes any more.
   RunResult collect(const Job& job, uint32_t first_test, bool as_tester, const Report& report);
 
+  // Where the worker itself was killed for the memory of its run: what it would have reported.
+  std::optional<Report> report_of_memory();
+
   // The end of what the process wrote to stderr, to explain why it is gone.
   std::string last_words() const;
 
@@ -40,8 +46,10 @@ class WorkerProcess {
   void wipe_board();
   void wait_or_kill();
 
+  bool died_for_memory_ = false;
   pid_t pid_ = -1;
-  pid_t owner_;  // a fork of the judge owns no process
+  pid_t owner_;    // a fork of the judge owns no process
+  Cgroup cgroup_;  // removed after the process has ended
   UniqueFd pidfd_;
   UniqueFd control_;
   UniqueFd request_;

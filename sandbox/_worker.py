@@ -39,6 +39,9 @@ HIDDEN_MODULES = (
 # fmt: on
 
 SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/dev/null")
+# Of the folders in those, the ones that the C library itself looks into.
+LIBRARY_FOLDERS = ("locale", "gconv")
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 SCRATCH = "/tmp"
 SCRATCH_BYTES = 16 << 20
 FIRST_UID = 64_000
@@ -63,15 +66,29 @@ def readable_folders(numpy_folder: str) -> list[str]:
     return sorted(folders, key=len)
 
 
-def hidden_files() -> list[str]:
-    """Return the files of HIDDEN_MODULES."""
-    return [
+def hidden_paths() -> list[str]:
+    """Return what lies within the readable folders and is not for programs.
+
+    That is HIDDEN_MODULES; packages that someone has installed, which may do the same as those; and
+    the system's folders of other software, which may bring interpreters with copies of them.
+    """
+    found = [
         os.path.join(folder, name + suffix)
         for folder in sys.path
         for name in HIDDEN_MODULES
         for suffix in importlib.machinery.EXTENSION_SUFFIXES
-        if os.path.exists(os.path.join(folder, name + suffix))
     ]
+    found += [f"{folder}/{name}" for folder in sys.path for name in PACKAGE_FOLDERS]
+    kept = {*LIBRARY_FOLDERS, getattr(sys.implementation, "_multiarch", "")}
+    own = [os.path.realpath(folder) + "/" for folder in sys.path]
+    for library in filter(os.path.isdir, SYSTEM_LIBRARIES):
+        if os.path.islink(library):  # /lib -> usr/lib
+            continue
+        for entry in os.scandir(library):
+            is_own = any(path.startswith(entry.path + "/") for path in own)
+            if entry.is_dir(follow_symlinks=False) and entry.name not in kept and not is_own:
+                found.append(entry.path)
+    return [path for path in found if os.path.exists(path)]
 
 
 def main() -> None:
@@ -85,7 +102,7 @@ def main() -> None:
     harness = importlib.import_module("_harness")
     sys.path.pop()
     readable = readable_folders(numpy_folder if kind == "numpy" else "")
-    hidden = hidden_files()
+    hidden = hidden_paths()
     if kind == "numpy":
         sys.path.append(numpy_folder)
         importlib.import_module("numpy")

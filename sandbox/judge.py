@@ -375,6 +375,9 @@ class _Service:
         if self._warned or self._full_isolation:
             return
         self._warned = True
+        if why := self._loop.cgroups.missing:
+            # No layer that is missing: the resource limits hold alone.
+            _logger.info("the sandbox's workers have no cgroups of their own: %s", why)
         if layers := self.missing_layers():
             _logger.warning("the sandbox runs without %s, which this machine refuses", layers)
 

@@ -358,7 +358,8 @@ def _cause_of_death(run: _launcher.RunResult) -> TestVerdict:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
-            return TestVerdict(Status.MEMORY_LIMIT, message="killed by the kernel")
+            message = "memory limit exceeded" if run.out_of_memory else "killed by the kernel"
+            return TestVerdict(Status.MEMORY_LIMIT, message=message)
         name = signal.Signals(number).name if number in _SIGNALS else f"signal {number}"
         return TestVerdict(Status.RUNTIME_ERROR, message=f"crashed ({name})", error_type=name)
     code = os.WEXITSTATUS(status)

@@ -23,11 +23,11 @@ HOSTILE = {
     **dict(zip(OUTSIDE, OUTSIDE, strict=True)),
 }
 # Those that use up their wall limit are in test_exhaustion one by one.
-SLEEPERS = {"sleep", "signal pause", "stop signal", "thread bomb"}
+SLEEPERS = {"sleep", "signal pause", "stop signal", "thread bomb", "many small threads"}
 
 
 def test_a_mix_of_hostile_and_honest_programs() -> None:
-    others = bulk.footprint().processes  # judges of other tests
+    others = bulk.footprint()  # judges of other tests
     awake = {name: source for name, source in HOSTILE.items() if name not in SLEEPERS}
     with Judge(workers=2) as judge:
         bulk.run(judge, bulk.programs(1, 60, FORGERIES, awake))  # both kinds of workers are up
@@ -39,6 +39,9 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
     assert not found.statuses[Status.NOT_RUN]  # each has a verdict of its own
     assert after.processes <= before.processes
     assert after.descriptors <= before.descriptors
+    assert after.cgroups <= before.cgroups
     assert after.scratch_files == before.scratch_files == 0
     assert after.memory_bytes < before.memory_bytes + (48 << 20)
-    assert bulk.footprint().processes <= others
+    left = bulk.footprint()
+    assert left.processes <= others.processes
+    assert left.cgroups <= others.cgroups

@@ -22,6 +22,29 @@ ATTACKS: dict[str, tuple[str, set[Status]]] = {
         "import threading as t, time\nwhile True: t.Thread(target=time.sleep, args=(99,)).start()",
         {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT, S.WALL_TIME_LIMIT},
     ),
+    "many small threads": (
+        "import threading as t, time\nt.stack_size(32768)\n"
+        "while True: t.Thread(target=time.sleep, args=(99,), daemon=True).start()",
+        # A thread that finds no memory to begin with leaves the one that started it waiting.
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT, S.WALL_TIME_LIMIT},
+    ),
+    "thread stacks": (
+        "import sys, threading as t\nsys.setrecursionlimit(10**6)\nt.stack_size(16 << 20)\n"
+        "gate = t.Event()\ndef deep(n): return deep(n - 1) if n else gate.wait()\n"
+        "while True: t.Thread(target=deep, args=(9000,), daemon=True).start()",
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT},
+    ),
+    "scratch files and memory": (
+        "keep = []\nfor i in range(200):\n    try: open(str(i), 'wb').write(b'x' * 65536)\n"
+        "    except OSError: break\nwhile True: keep.append(b'x' * 65536)",
+        {S.MEMORY_LIMIT},
+    ),
+    "pipes and memory": (
+        "import os\nkeep = []\nfor _ in range(28):\n    r, w = os.pipe()\n"
+        "    os.set_blocking(w, False)\n    os.write(w, b'x' * 65536)\n"
+        "while True: keep.append(b'x' * 65536)",
+        {S.MEMORY_LIMIT},
+    ),
     "memory by list": ("a = [0]\nwhile True: a += a", {S.MEMORY_LIMIT}),
     "memory by mmap": (
         "import mmap\nkeep = []\nwhile True:\n    m = mmap.mmap(-1, 1 << 24)\n"

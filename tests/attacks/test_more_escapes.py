@@ -97,6 +97,26 @@ def f():
     assert value_of(judge, source, []) == ""
 
 
+def test_what_hands_out_raw_memory_is_nowhere_to_be_found(judge: Judge) -> None:
+    # Not in the interpreter's own folders, other interpreters' or those of installed packages.
+    source = """
+import os
+def f():
+    found = []
+    for folder, _, files in os.walk('/'):
+        found += [os.path.join(folder, name) for name in files
+                  if name.startswith(('_ctypes', '_cffi_backend', '_testcapi'))
+                  and name.endswith('.so') and os.stat(os.path.join(folder, name)).st_size]
+        if os.path.basename(folder) in ('site-packages', 'dist-packages'):
+            found += [name for name in os.listdir(folder) if not name.startswith('numpy')]
+    return found
+"""
+    patient = Limits(cpu_s=30.0, wall_s=120.0)
+    for program in (source, "import numpy\n" + source):
+        verdict = judge.run(Program(program, "f"), CallTests(([],), ([],)), patient)
+        assert verdict.passed, verdict
+
+
 def test_a_crash_dumps_no_core(judge: Judge) -> None:
     source = "import resource\ndef f(): return resource.getrlimit(resource.RLIMIT_CORE)"
     assert value_of(judge, source, (0, 0)) == ""

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import cgroups
+
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,
@@ -162,12 +164,13 @@ def run(judge: Judge, mix: Iterator[Mixed]) -> Found:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What this process holds: its descendants, descriptors, memory, and files in scratch."""
+    """What this process holds: its descendants, descriptors, memory, scratch files, cgroups."""
 
     processes: int
     descriptors: int
     memory_bytes: int
     scratch_files: int
+    cgroups: int
 
 
 def footprint() -> Footprint:
@@ -176,7 +179,11 @@ def footprint() -> Footprint:
     pages = sum(_resident_pages(pid) for pid in (os.getpid(), *below))
     descriptors = sum(_entries(f"/proc/{pid}/fd") for pid in (os.getpid(), *below))
     return Footprint(
-        len(below), descriptors, pages * os.sysconf("SC_PAGE_SIZE"), _scratch_files(below)
+        processes=len(below),
+        descriptors=descriptors,
+        memory_bytes=pages * os.sysconf("SC_PAGE_SIZE"),
+        scratch_files=_scratch_files(below),
+        cgroups=len(cgroups.of_judge()),
     )
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers import cgroups
 
 from stepcoder.sandbox import (
     AssertTests,
@@ -47,7 +48,7 @@ def children() -> set[str]:
     return found
 
 
-def test_a_closed_judge_leaves_no_process_descriptor_or_thread() -> None:
+def test_a_closed_judge_leaves_no_process_descriptor_thread_or_cgroup() -> None:
     def use() -> None:
         with Judge(workers=2) as judge:
             spin = Program("while True: pass")
@@ -55,10 +56,15 @@ def test_a_closed_judge_leaves_no_process_descriptor_or_thread() -> None:
             assert judge.run(PROGRAM, CallTests(([1],), (2,))).passed
 
     use()  # whatever is loaded once is loaded now
-    before = children(), len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    def held() -> tuple[object, ...]:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        return children(), descriptors, threading.active_count(), cgroups.of_judge()
+
+    before = held()
     for _ in range(3):
         use()
-    assert (children(), len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert held() == before
 
 
 def test_what_is_waiting_when_the_judge_closes_is_not_judged() -> None:
