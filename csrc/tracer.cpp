@@ -1,7 +1,5 @@
-// See tracer.h.
+// See tracer.h: the bitmap, and what runs from Python 3.12 on (3.11: tracer_311.cpp).
 #include "tracer.h"
-
-#include <frameobject.h>
 
 #include <initializer_list>
 
@@ -11,68 +9,19 @@ namespace {
 uint8_t* g_bitmap = nullptr;
 uint64_t g_lines = 0;
 
+}  // namespace
+
 void note(int64_t line) {
   if (line > 0 && static_cast<uint64_t>(line) < g_lines)
     g_bitmap[line >> 3] = static_cast<uint8_t>(g_bitmap[line >> 3] | (1U << (line & 7)));
 }
-
-}  // namespace
 
 void set_bitmap(uint8_t* bitmap, uint64_t bytes) {
   g_bitmap = bitmap;
   g_lines = bytes * 8;
 }
 
-#if PY_VERSION_HEX < 0x030C0000
-
-namespace {
-
-PyObject* g_filename = nullptr;
-bool g_intact = true;
-
-int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*argument*/) {
-  if (what == PyTrace_LINE) {
-    PyCodeObject* code = PyFrame_GetCode(frame);
-    if (code->co_filename == g_filename) note(PyFrame_GetLineNumber(frame));
-    Py_DECREF(code);
-  }
-  return 0;
-}
-
-// Stands for sys.settrace in a child: a program cannot take the tracer away, and threads, whose
-// start calls it, get it too.
-PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
-  if (g_filename != nullptr) PyEval_SetTrace(on_event, nullptr);
-  Py_RETURN_NONE;
-}
-
-PyMethodDef g_settrace{"settrace", replace_settrace, METH_O, nullptr};
-
-}  // namespace
-
-bool prepare() {
-  PyObject* threading = PyImport_ImportModule("threading");
-  if (threading == nullptr) return false;
-  PyObject* function = PyCFunction_New(&g_settrace, nullptr);
-  // threading calls sys.settrace(_trace_hook) in each new thread if the hook is set.
-  bool done = function != nullptr && PySys_SetObject("settrace", function) == 0 &&
-              PyObject_SetAttrString(threading, "_trace_hook", function) == 0;
-  Py_XDECREF(function);
-  Py_DECREF(threading);
-  return done;
-}
-
-bool start(PyObject* /*code*/, PyObject* filename) {
-  g_filename = Py_NewRef(filename);
-  PyEval_SetTrace(on_event, nullptr);
-  return true;
-}
-
-bool restart() { return true; }
-
-bool intact() { return g_intact && PyThreadState_Get()->c_tracefunc == on_event; }
-
-#else
+#if PY_VERSION_HEX >= 0x030C0000
 
 namespace {
 
@@ -151,7 +100,7 @@ bool prepare() {
   return true;
 }
 
-bool start(PyObject* code, PyObject* /*filename*/) { return watch(code); }
+PyObject* start(PyObject* code) { return watch(code) ? Py_NewRef(code) : nullptr; }
 
 bool restart() {
   PyObject* done = PyObject_CallNoArgs(g_restart);
