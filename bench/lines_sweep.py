@@ -42,8 +42,9 @@ class Comparison:
         if not verdict.passed:
             self.left_out.append(f"{problem.task_id}: {verdict.status} {verdict.message[:100]}")
             return
-        if run is None:
-            self.left_out.append(f"{problem.task_id}: the reference is too slow or fails")
+        if run is None or run.passed < len(verdict.tests):
+            why = "is too slow" if run is None else f"passes {run.passed} of {len(verdict.tests)}"
+            self.left_out.append(f"{problem.task_id}: under the reference it {why}")
             return
         self.solutions += 1
         self.tests += len(verdict.tests)

@@ -11,9 +11,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
-#include <string_view>
+
+#include "code_tables.h"
 
 #define Py_BUILD_CORE 1
 #include <internal/pycore_code.h>
@@ -21,6 +23,10 @@
 
 namespace stepcoder::probes {
 namespace {
+
+using code_tables::Handler;
+using code_tables::kNoLine;
+using code_tables::Location;
 
 constexpr int kNone = -1;
 constexpr int kProbeUnits = 2;
@@ -33,9 +39,13 @@ struct Decref {
 };
 using Owned = std::unique_ptr<PyObject, Decref>;
 
+Owned to_bytes(const std::string& bytes) {
+  return Owned(PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size())));
+}
+
 struct Instruction {
   int start = 0;  // in code units, its EXTENDED_ARGs included
-  int line = kNone;
+  int line = kNoLine;
   int opcode = 0;
   int prefixes = 0;  // EXTENDED_ARGs
   int caches = 0;
@@ -48,96 +58,6 @@ struct Instruction {
 
   int units() const { return prefixes + 1 + caches; }
 };
-
-// A stretch of the code with one handler, or with one place in the source. Both tables consist of
-// bytes with six bits each and one for "more to come".
-struct Handled {
-  int start, end, target, depth;
-};
-struct Located {
-  int units;
-  int kind;
-  int line;
-  std::string_view columns;
-};
-
-class Reader {
- public:
-  explicit Reader(PyObject* bytes)
-      : at_(PyBytes_AS_STRING(bytes)), end_(at_ + PyBytes_GET_SIZE(bytes)) {}
-  bool more() const { return at_ < end_; }
-  const char* at() const { return at_; }
-  int byte() { return at_ < end_ ? static_cast<uint8_t>(*at_++) : 0; }
-  int high_bits_first() {
-    int next = byte();
-    int value = next & 63;
-    while ((next & 64) != 0) {
-      next = byte();
-      value = value << 6 | (next & 63);
-    }
-    return value;
-  }
-  int low_bits_first() {
-    int next = byte();
-    uint32_t value = next & 63;
-    for (int shift = 6; (next & 64) != 0; shift += 6) {
-      next = byte();
-      value |= static_cast<uint32_t>(next & 63) << shift;
-    }
-    return static_cast<int>(value);
-  }
-
- private:
-  const char* at_;
-  const char* end_;
-};
-
-void put_high_bits_first(std::string& out, int value, int first_flag = 0) {
-  int shift = 0;
-  while (value >> (shift + 6) != 0) shift += 6;
-  for (int flag = first_flag; shift >= 0; shift -= 6, flag = 0)
-    out.push_back(static_cast<char>((value >> shift & 63) | (shift > 0 ? 64 : 0) | flag));
-}
-
-void put_signed(std::string& out, int number) {
-  uint32_t value =
-      number < 0 ? (static_cast<uint32_t>(-number) << 1 | 1) : static_cast<uint32_t>(number) << 1;
-  for (; value >= 64; value >>= 6) out.push_back(static_cast<char>((value & 63) | 64));
-  out.push_back(static_cast<char>(value));
-}
-
-bool has_line_delta(int kind) {
-  return kind == PY_CODE_LOCATION_INFO_NO_COLUMNS || kind == PY_CODE_LOCATION_INFO_LONG;
-}
-
-std::vector<Located> read_locations(PyCodeObject* code) {
-  std::vector<Located> locations;
-  Reader table(code->co_linetable);
-  int line = code->co_firstlineno;
-  while (table.more()) {
-    const int first = table.byte();
-    const int kind = first >> 3 & 15;
-    int columns = 0;
-    if (has_line_delta(kind)) {
-      const int delta = table.low_bits_first();
-      line += (delta & 1) != 0 ? -(delta >> 1) : delta >> 1;
-    } else if (kind >= PY_CODE_LOCATION_INFO_ONE_LINE0 && kind <= PY_CODE_LOCATION_INFO_ONE_LINE2) {
-      line += kind - PY_CODE_LOCATION_INFO_ONE_LINE0;
-      columns = 2;
-    } else if (kind < PY_CODE_LOCATION_INFO_ONE_LINE0) {
-      columns = 1;
-    }
-    const char* start = table.at();
-    if (kind == PY_CODE_LOCATION_INFO_LONG)  // the last line and both columns
-      for (int i = 0; i < 3; ++i) table.low_bits_first();
-    for (int i = 0; i < columns; ++i) table.byte();
-    locations.push_back({.units = (first & 7) + 1,
-                         .kind = kind,
-                         .line = kind == PY_CODE_LOCATION_INFO_NONE ? kNone : line,
-                         .columns = {start, static_cast<size_t>(table.at() - start)}});
-  }
-  return locations;
-}
 
 bool jumps_back(int opcode) {
   switch (opcode) {
@@ -187,37 +107,39 @@ bool falls_through(int opcode) {
 // One code object on its way to a copy with probes.
 class Rewriter {
  public:
-  explicit Rewriter(PyCodeObject* code) : code_(code), locations_(read_locations(code)) {
+  explicit Rewriter(PyCodeObject* code)
+      : code_(code),
+        locations_(code_tables::read_locations(code)),
+        handlers_(code_tables::read_handlers(code)) {
     decode();
+    place();
   }
 
-  // Chooses where probes go. False if they cannot be exact.
-  bool place();
+  bool is_built_as_usual() const;
+  bool is_ambiguous() const;
   // The copy, or nullptr with a Python error.
-  PyCodeObject* build(PyObject* constants, std::vector<Probe>& probes);
+  PyObject* build(PyObject* constants, std::vector<Probe>& probes);
 
  private:
   void decode();
-  // What comes after instruction `i`, each with `visit(successor)`.
+  void place();
+  // Visits what can come after instruction `i`.
   template <typename Visit>
   void each_successor(int i, Visit visit) const;
   bool reports(int from, int to) const;
   void follow_resumed(int from);
   void lay_out();
+  // Where what began at, or ended before, a code unit of the original begins or ends in the copy.
+  int moved(int unit) const;
   Owned bytecode() const;
-  Owned location_table() const;
-  Owned exception_table() const;
-
-  // Where what began at a code unit of the original, or ended before it, begins or ends now.
-  int moved(int unit) const {
-    return unit < units_ ? instructions_[index_of_[unit]].new_start : new_units_;
-  }
+  Owned location_table();
+  Owned exception_table();
 
   PyCodeObject* code_;
-  std::vector<Located> locations_;
-  std::vector<Handled> handled_;
+  std::vector<Location> locations_;
+  std::vector<Handler> handlers_;
   std::vector<Instruction> instructions_;
-  std::vector<int> index_of_;  // of a code unit's instruction
+  std::vector<int> index_of_;  // the instruction that a code unit belongs to
   int units_ = 0;
   int new_units_ = 0;
 };
@@ -227,34 +149,29 @@ void Rewriter::decode() {
   const _Py_CODEUNIT* unit = _PyCode_CODE(code_);
   units_ = static_cast<int>(Py_SIZE(code_));
   index_of_.resize(units_);
-  std::vector<int> line_of(units_, kNone);
-  int covered = 0;
-  for (const Located& part : locations_)
-    for (int i = 0; i < part.units && covered < units_; ++i) line_of[covered++] = part.line;
+  instructions_.reserve(units_);
+  auto location = locations_.begin();
   for (int at = 0; at < units_;) {
-    Instruction instruction{.start = at, .line = line_of[at]};
-    for (; _Py_OPCODE(unit[at]) == EXTENDED_ARG; ++at, ++instruction.prefixes)
-      instruction.argument = (instruction.argument | _Py_OPARG(unit[at])) << 8;
-    instruction.opcode = _Py_OPCODE(unit[at]);
-    instruction.argument |= _Py_OPARG(unit[at]);
-    for (++at; at < units_ && _Py_OPCODE(unit[at]) == CACHE; ++at) ++instruction.caches;
-    std::fill(index_of_.begin() + instruction.start, index_of_.begin() + at,
+    Instruction one{.start = at};
+    while (location != locations_.end() && location->end <= at) ++location;
+    if (location != locations_.end()) one.line = location->line;
+    for (; _Py_OPCODE(unit[at]) == EXTENDED_ARG; ++at, ++one.prefixes)
+      one.argument = (one.argument | _Py_OPARG(unit[at])) << 8;
+    one.opcode = _Py_OPCODE(unit[at]);
+    one.argument |= _Py_OPARG(unit[at]);
+    for (++at; at < units_ && _Py_OPCODE(unit[at]) == CACHE; ++at) ++one.caches;
+    std::fill(index_of_.begin() + one.start, index_of_.begin() + at,
               static_cast<int>(instructions_.size()));
-    instructions_.push_back(instruction);
+    instructions_.push_back(one);
   }
   for (Instruction& one : instructions_) {
     const int next = one.start + one.units();
     if (jumps_forward(one.opcode)) one.target = index_of_[next + static_cast<int>(one.argument)];
     if (jumps_back(one.opcode)) one.target = index_of_[next - static_cast<int>(one.argument)];
   }
-  for (Reader table(code_->co_exceptiontable); table.more();) {
-    const int start = table.high_bits_first();  // its flag is above the six bits
-    const int end = start + table.high_bits_first();
-    const int target = table.high_bits_first();
-    handled_.push_back({start, end, target, table.high_bits_first()});
-    for (int at = start; at < end && at < units_; ++at)
-      instructions_[index_of_[at]].handler = index_of_[target];
-  }
+  for (const Handler& handler : handlers_)
+    for (int at = handler.start; at < handler.end; ++at)
+      instructions_[index_of_[at]].handler = index_of_[handler.target];
 }
 
 template <typename Visit>
@@ -286,7 +203,7 @@ void Rewriter::follow_resumed(int from) {
   }
 }
 
-bool Rewriter::place() {
+void Rewriter::place() {
   const int count = static_cast<int>(instructions_.size());
   for (int i = 0; i < count; ++i)
     each_successor(i, [&](int next) {
@@ -295,19 +212,28 @@ bool Rewriter::place() {
   for (int i = 1; i < count; ++i)
     if (instructions_[i].opcode == RESUME && instructions_[i].start > code_->_co_firsttraceable) {
       follow_resumed(i);
-      follow_resumed(i - 1);  // the yield: throw() raises there
+      // throw() raises at the yield before it.
+      const int handler = instructions_[i - 1].handler;
+      if (handler != kNone && !reports(i - 1, handler)) follow_resumed(handler);
     }
+}
+
+bool Rewriter::is_built_as_usual() const {
+  const int count = static_cast<int>(instructions_.size());
   for (int i = 0; i < count; ++i) {
     const Instruction& one = instructions_[i];
-    if (one.probed && one.resumed) return false;
     // The interpreter takes a specialised PRECALL for the CALL after it too, and a generator's
     // throw() counts on what SEND jumps over.
-    if (one.opcode == PRECALL && instructions_[i + 1].probed) return false;
-    if (one.opcode == SEND)
-      for (int j = i + 1; j < one.target; ++j)
-        if (instructions_[j].probed) return false;
+    const int last = one.opcode == PRECALL ? i + 1 : one.opcode == SEND ? one.target - 1 : i;
+    for (int j = i + 1; j <= last; ++j)
+      if (j == count || instructions_[j].probed) return false;
   }
   return true;
+}
+
+bool Rewriter::is_ambiguous() const {
+  return std::any_of(instructions_.begin(), instructions_.end(),
+                     [](const Instruction& one) { return one.probed && one.resumed; });
 }
 
 void Rewriter::lay_out() {
@@ -350,48 +276,36 @@ Owned Rewriter::bytecode() const {
   return bytes;
 }
 
-Owned Rewriter::location_table() const {
-  std::string out;
-  int line = code_->co_firstlineno;
-  int start = 0;
-  for (const Located& part : locations_) {
-    const int end = start + part.units;
-    // An entry may begin within an instruction, which is longer than an entry can be; then what
-    // was put before the instruction counts to the entry where it begins.
-    const auto new_place = [&](int unit) {
-      if (unit >= units_) return new_units_;
-      const Instruction& one = instructions_[index_of_[unit]];
-      if (one.start == unit) return one.new_start;
-      const int left = one.start + one.units() - unit;
-      return moved(std::min(one.start + one.units(), units_)) - left;
-    };
-    for (int left = new_place(end) - new_place(start); left > 0; left -= 8) {
-      int kind = part.kind;
-      if (kind >= PY_CODE_LOCATION_INFO_ONE_LINE0 && kind <= PY_CODE_LOCATION_INFO_ONE_LINE2)
-        kind = PY_CODE_LOCATION_INFO_ONE_LINE0 + part.line - line;
-      out.push_back(static_cast<char>(128 | kind << 3 | (std::min(left, 8) - 1)));
-      if (has_line_delta(kind)) put_signed(out, part.line - line);
-      out.append(part.columns);
-      if (part.line != kNone) line = part.line;
-    }
-    start = end;
-  }
-  return Owned(PyBytes_FromStringAndSize(out.data(), static_cast<Py_ssize_t>(out.size())));
+int Rewriter::moved(int unit) const {
+  if (unit >= units_) return new_units_;
+  const size_t i = index_of_[unit];
+  const Instruction& one = instructions_[i];
+  if (one.start == unit) return one.new_start;
+  // An entry of the location table can begin within an instruction that is longer than an entry
+  // can be. Whatever was put before the instruction belongs to the entry before.
+  const int end = i + 1 < instructions_.size() ? instructions_[i + 1].new_start : new_units_;
+  const int old_end = i + 1 < instructions_.size() ? instructions_[i + 1].start : units_;
+  return end - (old_end - unit);
 }
 
-Owned Rewriter::exception_table() const {
-  std::string out;
-  for (const Handled& part : handled_) {
-    const int start = moved(part.start);
-    put_high_bits_first(out, start, 128);
-    put_high_bits_first(out, moved(part.end) - start);
-    put_high_bits_first(out, moved(part.target));
-    put_high_bits_first(out, part.depth);
+Owned Rewriter::location_table() {
+  for (Location& one : locations_) {
+    one.start = moved(one.start);
+    one.end = moved(one.end);
   }
-  return Owned(PyBytes_FromStringAndSize(out.data(), static_cast<Py_ssize_t>(out.size())));
+  return to_bytes(code_tables::write_locations(locations_, code_->co_firstlineno));
 }
 
-PyCodeObject* Rewriter::build(PyObject* constants, std::vector<Probe>& probes) {
+Owned Rewriter::exception_table() {
+  for (Handler& one : handlers_) {
+    one.start = moved(one.start);
+    one.end = moved(one.end);
+    one.target = moved(one.target);
+  }
+  return to_bytes(code_tables::write_handlers(handlers_));
+}
+
+PyObject* Rewriter::build(PyObject* constants, std::vector<Probe>& probes) {
   lay_out();
   const Owned units = bytecode();
   const Owned locations = location_table();
@@ -418,29 +332,27 @@ PyCodeObject* Rewriter::build(PyObject* constants, std::vector<Probe>& probes) {
   if (copy == nullptr) return nullptr;
   for (const Instruction& one : instructions_)
     if (one.probed) probes.push_back({_PyCode_CODE(copy) + one.new_start, one.line});
-  return copy;
+  return reinterpret_cast<PyObject*>(copy);
 }
 
 }  // namespace
 
-Exactness add(PyCodeObject* code, PyCodeObject*& copy, std::vector<Probe>& probes) {
+PyObject* add(PyCodeObject* code, Probed& probed) {
   Rewriter rewriter(code);
-  if (!rewriter.place()) return Exactness::kInexact;
+  if (!rewriter.is_built_as_usual()) return nullptr;
   const Py_ssize_t count = PyTuple_GET_SIZE(code->co_consts);
   Owned constants(PyTuple_New(count));
-  if (constants == nullptr) return Exactness::kPythonError;
+  if (constants == nullptr) return nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* constant = PyTuple_GET_ITEM(code->co_consts, i);
-    PyCodeObject* inner = nullptr;
-    if (PyCode_Check(constant)) {
-      const Exactness found = add(reinterpret_cast<PyCodeObject*>(constant), inner, probes);
-      if (found != Exactness::kExact) return found;
-    }
-    PyTuple_SET_ITEM(constants.get(), i,
-                     inner == nullptr ? Py_NewRef(constant) : reinterpret_cast<PyObject*>(inner));
+    PyObject* kept = PyCode_Check(constant) ? add(reinterpret_cast<PyCodeObject*>(constant), probed)
+                                            : Py_NewRef(constant);
+    if (kept == nullptr) return nullptr;
+    PyTuple_SET_ITEM(constants.get(), i, kept);
   }
-  copy = rewriter.build(constants.get(), probes);
-  return copy == nullptr ? Exactness::kPythonError : Exactness::kExact;
+  PyObject* copy = rewriter.build(constants.get(), probed.probes);
+  if (copy != nullptr && rewriter.is_ambiguous()) probed.ambiguous.push_back(copy);
+  return copy;
 }
 
 void arm(const Probe& probe) { *probe.unit = kArmed; }

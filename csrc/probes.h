@@ -20,14 +20,17 @@ struct Probe {
   int line;
 };
 
-// Whether settrace's lines can be told by probes alone: see add().
-enum class Exactness { kExact, kInexact, kPythonError };
+struct Probed {
+  // In the order of their addresses once sorted; all armed.
+  std::vector<Probe> probes;
+  // Copies in which a frame, suspended and then resumed, can come to a probe on the line that it
+  // was suspended on. settrace would not report that line, if it does not enter it anew.
+  std::vector<PyObject*> ambiguous;
+};
 
-// Gives in `copy` the code with probes, all armed, and adds them to `probes`.
-//
-// kInexact if a suspended generator could reach a probe within the line on which it was suspended:
-// settrace reports that line only if the program comes to it anew, and a probe cannot tell.
-Exactness add(PyCodeObject* code, PyCodeObject*& copy, std::vector<Probe>& probes);
+// Returns the copy (a new reference); nullptr with a Python error set, or without one if the code
+// is not built as the compiler builds it.
+PyObject* add(PyCodeObject* code, Probed& probed);
 
 void arm(const Probe& probe);
 void disarm(const Probe& probe);

@@ -24,16 +24,16 @@ namespace stepcoder::tracer {
 namespace {
 
 PyObject* g_code = nullptr;
-PyObject* g_filename = nullptr;       // of the program's code: this very object
-bool g_everything = false;            // the trace hook is on
-std::vector<probes::Probe> g_probes;  // by address
+PyObject* g_filename = nullptr;  // of the program's code: this very object
+bool g_everything = false;       // the trace hook is on
+probes::Probed g_probed;         // its probes in the order of their addresses
 std::vector<const probes::Probe*> g_disarmed;
 
 void reach(const _Py_CODEUNIT* unit) {
   const auto probe = std::lower_bound(
-      g_probes.begin(), g_probes.end(), unit,
+      g_probed.probes.begin(), g_probed.probes.end(), unit,
       [](const probes::Probe& one, const _Py_CODEUNIT* at) { return one.unit < at; });
-  if (probe == g_probes.end() || probe->unit != unit) return;
+  if (probe == g_probed.probes.end() || probe->unit != unit) return;
   note(probe->line);
   probes::disarm(*probe);
   g_disarmed.push_back(&*probe);
@@ -69,7 +69,7 @@ int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*arg
 // Switches from probes to the trace hook, in every thread.
 void trace_everything() {
   g_everything = true;
-  for (const probes::Probe& probe : g_probes) probes::disarm(probe);
+  for (const probes::Probe& probe : g_probed.probes) probes::disarm(probe);
   PyEval_SetTrace(on_event, nullptr);
   PyThreadState* thread = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
   for (; thread != nullptr; thread = PyThreadState_Next(thread)) {
@@ -111,8 +111,11 @@ bool same_file(PyObject* code) {
   return true;
 }
 
-// Whether a frame of the program's is on this thread's stack, or there are other threads.
-bool is_running() {
+// Whether a frame of the program's may have begun already, in a way that makes a difference.
+bool is_amid() {
+  // Elsewhere than in the constants, ambiguous code is held by its functions or by its frames.
+  for (PyObject* code : g_probed.ambiguous)
+    if (Py_REFCNT(code) > 1) return true;
   PyThreadState* thread = PyThreadState_Get();
   if (PyInterpreterState_ThreadHead(thread->interp) != thread ||
       PyThreadState_Next(thread) != nullptr)
@@ -141,21 +144,16 @@ bool prepare() {
 PyObject* start(PyObject* code) {
   if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
   g_filename = Py_NewRef(reinterpret_cast<PyCodeObject*>(code)->co_filename);
-  PyCodeObject* copy = nullptr;
-  switch (probes::add(reinterpret_cast<PyCodeObject*>(code), copy, g_probes)) {
-    case probes::Exactness::kPythonError:
-      return nullptr;
-    case probes::Exactness::kInexact:
-      g_probes.clear();
-      g_code = Py_NewRef(code);
-      trace_everything();
-      return Py_NewRef(code);
-    case probes::Exactness::kExact:
-      break;
-  }
   // Kept for good: probes point into it.
-  g_code = reinterpret_cast<PyObject*>(copy);
-  std::sort(g_probes.begin(), g_probes.end(),
+  g_code = probes::add(reinterpret_cast<PyCodeObject*>(code), g_probed);
+  if (g_code == nullptr) {
+    g_probed = {};
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    g_code = Py_NewRef(code);
+    trace_everything();
+    return Py_NewRef(code);
+  }
+  std::sort(g_probed.probes.begin(), g_probed.probes.end(),
             [](const probes::Probe& a, const probes::Probe& b) { return a.unit < b.unit; });
   if (PySys_AddAuditHook(on_audit, nullptr) != 0) return nullptr;
   return Py_NewRef(g_code);
@@ -163,7 +161,7 @@ PyObject* start(PyObject* code) {
 
 bool restart() {
   if (g_code == nullptr || g_everything) return true;
-  if (is_running()) {
+  if (is_amid()) {
     trace_everything();
     return true;
   }

@@ -95,7 +95,7 @@ def traced(job: dict[str, Any]) -> tuple[list[set[int]], int]:
     def tracer(frame: Any, *_: object) -> Any:
         return local if frame.f_code.co_filename == FILE else None
 
-    code = compile(job["source"], FILE, "exec")
+    code = compile(job["source"], FILE, "exec", dont_inherit=True)
     sys.settrace(tracer)
     try:
         passed = run_tests(
@@ -182,7 +182,7 @@ def probed(job: dict[str, Any]) -> tuple[set[int], set[int]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        code = compile(tree, FILE, "exec")
+        code = compile(tree, FILE, "exec", dont_inherit=True)
     run_tests(code, job, {"__name__": "__main__", "__hit__": hit})
     lines = {n for k in hits for n in probes.lines[k]}
     covered = {n for span in probes.lines for n in span}
