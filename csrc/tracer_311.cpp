@@ -24,9 +24,10 @@ namespace stepcoder::tracer {
 namespace {
 
 PyObject* g_code = nullptr;
-PyObject* g_filename = nullptr;  // of the program's code: this very object
-bool g_everything = false;       // the trace hook is on
-probes::Probed g_probed;         // its probes in the order of their addresses
+PyObject* g_filename = nullptr;
+bool g_intact = true;
+bool g_everything = false;  // the trace hook is on
+probes::Probed g_probed;    // its probes in the order of their addresses
 std::vector<const probes::Probe*> g_disarmed;
 
 void reach(const _Py_CODEUNIT* unit) {
@@ -57,17 +58,30 @@ int is_true(PyObject* self) {
   return found > 0 ? 1 : static_cast<int>(found);
 }
 
+// By value, as settrace's users compare it: code from marshal has a name of its own.
+bool is_the_programs(PyObject* filename) {
+  return filename == g_filename ||
+         (PyUnicode_Check(filename) && PyUnicode_Compare(filename, g_filename) == 0);
+}
+
 int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*argument*/) {
   if (what == PyTrace_LINE) {
     PyCodeObject* code = PyFrame_GetCode(frame);
-    if (code->co_filename == g_filename) note(PyFrame_GetLineNumber(frame));
+    if (is_the_programs(code->co_filename)) note(PyFrame_GetLineNumber(frame));
     Py_DECREF(code);
   }
   return 0;
 }
 
+// Whether the program's code itself calls what runs now, and not the library.
+bool calls_now() {
+  const _PyInterpreterFrame* frame = PyThreadState_Get()->cframe->current_frame;
+  return frame != nullptr && is_the_programs(frame->f_code->co_filename);
+}
+
 // Switches from probes to the trace hook, in every thread.
 void trace_everything() {
+  if (g_everything) return;
   g_everything = true;
   for (const probes::Probe& probe : g_probed.probes) probes::disarm(probe);
   PyEval_SetTrace(on_event, nullptr);
@@ -81,13 +95,15 @@ void trace_everything() {
 // Code that comes to be in other ways than by compiling the program has no probes, but counts if
 // it has the program's file name.
 int on_audit(const char* event, PyObject* arguments, void* /*data*/) {
-  if (g_everything) return 0;
-  if (std::strcmp(event, "compile") == 0 || std::strcmp(event, "code.__new__") == 0) {
-    if (PyTuple_GET_SIZE(arguments) > 1 && PyTuple_GET_ITEM(arguments, 1) == g_filename)
+  const bool copies = std::strcmp(event, "code.__new__") == 0;
+  if (copies || std::strcmp(event, "compile") == 0) {
+    if (PyTuple_GET_SIZE(arguments) < 2) return 0;
+    if (is_the_programs(PyTuple_GET_ITEM(arguments, 1)))
       trace_everything();
-  } else if (std::strcmp(event, "marshal.loads") == 0) {
-    // It makes a new file name, unless that is to be interned and the program's is.
-    if (PyUnicode_CHECK_INTERNED(g_filename)) trace_everything();
+    else if (copies && calls_now())
+      g_intact = false;  // its own code under another name, for all that can be seen here
+  } else if (std::strcmp(event, "marshal.loads") == 0 && calls_now()) {
+    trace_everything();
   }
   return 0;
 }
@@ -122,7 +138,7 @@ bool is_amid() {
     return true;
   const _PyInterpreterFrame* frame = thread->cframe->current_frame;
   for (; frame != nullptr; frame = frame->previous)
-    if (frame->f_code->co_filename == g_filename) return true;
+    if (is_the_programs(frame->f_code->co_filename)) return true;
   return false;
 }
 
@@ -172,7 +188,8 @@ bool restart() {
 
 bool intact() {
   if (g_code == nullptr) return true;
-  return same_file(g_code) && (!g_everything || PyThreadState_Get()->c_tracefunc == on_event);
+  return g_intact && same_file(g_code) &&
+         (!g_everything || PyThreadState_Get()->c_tracefunc == on_event);
 }
 
 }  // namespace stepcoder::tracer
