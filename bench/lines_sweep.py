@@ -119,7 +119,9 @@ def main() -> int:
         for difference in one.differences:
             print(f"{one.name}: {json.dumps(difference)}")
     if arguments.output:
-        rows = [{"set": o.name, "differences": o.differences, "left_out": o.left_out} for o in found]
+        rows = [
+            {"set": o.name, "differences": o.differences, "left_out": o.left_out} for o in found
+        ]
         arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
     return int(any(one.differences for one in found))
 

@@ -3,6 +3,8 @@
 
 #include <initializer_list>
 
+#include "copied_code.h"
+
 namespace stepcoder::tracer {
 namespace {
 
@@ -29,11 +31,17 @@ constexpr int kTool = 4;  // the ids 0-3 and 5 have conventional owners
 PyObject* g_restart = nullptr;
 PyObject* g_set_local_events = nullptr;
 PyObject* g_get_tool = nullptr;
+PyObject* g_set_events = nullptr;
+PyObject* g_code = nullptr;
+bool g_everything = false;  // not only the program's code is watched
 PyObject* g_disable = nullptr;
 PyObject* g_line_event = nullptr;
 
 PyObject* on_line(PyObject* /*self*/, PyObject* const* arguments, Py_ssize_t count) {
-  if (count == 2) note(PyLong_AsLongLong(arguments[1]));
+  if (count != 2 || !PyCode_Check(arguments[0])) return Py_NewRef(g_disable);
+  PyObject* filename = reinterpret_cast<PyCodeObject*>(arguments[0])->co_filename;
+  if (!g_everything || copied_code::is_the_programs(filename))
+    note(PyLong_AsLongLong(arguments[1]));
   return Py_NewRef(g_disable);
 }
 
@@ -48,6 +56,14 @@ PyObject* refuse(PyObject* /*self*/, PyObject* const* /*arguments*/, Py_ssize_t 
 
 PyMethodDef g_refuse{"refused", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(refuse)),
                      METH_FASTCALL, nullptr};
+
+// Copies of the program's code are not watched, so from here on all code is.
+void watch_everything() {
+  g_everything = true;
+  PyObject* done = PyObject_CallFunction(g_set_events, "iO", kTool, g_line_event);
+  Py_XDECREF(done);
+  PyErr_Clear();
+}
 
 bool watch(PyObject* code) {
   PyObject* done = PyObject_CallFunction(g_set_local_events, "iOO", kTool, code, g_line_event);
@@ -81,8 +97,9 @@ bool prepare() {
   g_restart = PyObject_GetAttrString(monitoring, "restart_events");
   g_set_local_events = PyObject_GetAttrString(monitoring, "set_local_events");
   g_get_tool = PyObject_GetAttrString(monitoring, "get_tool");
+  g_set_events = PyObject_GetAttrString(monitoring, "set_events");
   if (g_line_event == nullptr || g_disable == nullptr || g_restart == nullptr ||
-      g_set_local_events == nullptr || g_get_tool == nullptr)
+      g_set_local_events == nullptr || g_get_tool == nullptr || g_set_events == nullptr)
     return false;
   PyObject* previous =
       PyObject_CallMethod(monitoring, "register_callback", "iOO", kTool, g_line_event, function);
@@ -100,7 +117,13 @@ bool prepare() {
   return true;
 }
 
-PyObject* start(PyObject* code) { return watch(code) ? Py_NewRef(code) : nullptr; }
+PyObject* start(PyObject* code) {
+  if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
+  g_code = Py_NewRef(code);
+  PyObject* filename = reinterpret_cast<PyCodeObject*>(code)->co_filename;
+  if (!copied_code::watch(filename, watch_everything) || !watch(code)) return nullptr;
+  return Py_NewRef(code);
+}
 
 bool restart() {
   PyObject* done = PyObject_CallNoArgs(g_restart);
@@ -113,7 +136,7 @@ bool intact() {
   bool ours = tool != nullptr && tool != Py_None;
   Py_XDECREF(tool);
   PyErr_Clear();
-  return ours;
+  return ours && !copied_code::renamed();
 }
 
 #endif

