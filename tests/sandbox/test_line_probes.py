@@ -1,4 +1,4 @@
-"""Executed lines of each test equal those of sys.settrace, whatever the program does with itself."""
+"""Executed lines of each test equal those of sys.settrace, whatever a program does to itself."""
 
 from __future__ import annotations
 
