@@ -164,8 +164,10 @@ void bind_worker(py::module_& module) {
   });
   module.def("record_error",
              [](const py::object& error) { require(child::record_error(error.ptr())); });
-  module.def("trace", [](const py::object& code, const py::object& filename) {
-    require(tracer::start(code.ptr(), filename.ptr()));
+  module.def("trace", [](const py::object& code) {
+    PyObject* traced = tracer::start(code.ptr());
+    require(traced != nullptr);
+    return py::reinterpret_steal<py::object>(traced);
   });
   module.def("retrace", [] { require(tracer::restart()); });
   module.def("note_tampering", [] {

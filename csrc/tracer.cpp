@@ -1,9 +1,9 @@
-// See tracer.h.
+// See tracer.h: the bitmap, and what runs from Python 3.12 on (3.11: tracer_311.cpp).
 #include "tracer.h"
 
-#include <frameobject.h>
-
 #include <initializer_list>
+
+#include "copied_code.h"
 
 namespace stepcoder::tracer {
 namespace {
@@ -11,68 +11,19 @@ namespace {
 uint8_t* g_bitmap = nullptr;
 uint64_t g_lines = 0;
 
+}  // namespace
+
 void note(int64_t line) {
   if (line > 0 && static_cast<uint64_t>(line) < g_lines)
     g_bitmap[line >> 3] = static_cast<uint8_t>(g_bitmap[line >> 3] | (1U << (line & 7)));
 }
-
-}  // namespace
 
 void set_bitmap(uint8_t* bitmap, uint64_t bytes) {
   g_bitmap = bitmap;
   g_lines = bytes * 8;
 }
 
-#if PY_VERSION_HEX < 0x030C0000
-
-namespace {
-
-PyObject* g_filename = nullptr;
-bool g_intact = true;
-
-int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*argument*/) {
-  if (what == PyTrace_LINE) {
-    PyCodeObject* code = PyFrame_GetCode(frame);
-    if (code->co_filename == g_filename) note(PyFrame_GetLineNumber(frame));
-    Py_DECREF(code);
-  }
-  return 0;
-}
-
-// Stands for sys.settrace in a child: a program cannot take the tracer away, and threads, whose
-// start calls it, get it too.
-PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
-  if (g_filename != nullptr) PyEval_SetTrace(on_event, nullptr);
-  Py_RETURN_NONE;
-}
-
-PyMethodDef g_settrace{"settrace", replace_settrace, METH_O, nullptr};
-
-}  // namespace
-
-bool prepare() {
-  PyObject* threading = PyImport_ImportModule("threading");
-  if (threading == nullptr) return false;
-  PyObject* function = PyCFunction_New(&g_settrace, nullptr);
-  // threading calls sys.settrace(_trace_hook) in each new thread if the hook is set.
-  bool done = function != nullptr && PySys_SetObject("settrace", function) == 0 &&
-              PyObject_SetAttrString(threading, "_trace_hook", function) == 0;
-  Py_XDECREF(function);
-  Py_DECREF(threading);
-  return done;
-}
-
-bool start(PyObject* /*code*/, PyObject* filename) {
-  g_filename = Py_NewRef(filename);
-  PyEval_SetTrace(on_event, nullptr);
-  return true;
-}
-
-bool restart() { return true; }
-
-bool intact() { return g_intact && PyThreadState_Get()->c_tracefunc == on_event; }
-
-#else
+#if PY_VERSION_HEX >= 0x030C0000
 
 namespace {
 
@@ -80,11 +31,17 @@ constexpr int kTool = 4;  // the ids 0-3 and 5 have conventional owners
 PyObject* g_restart = nullptr;
 PyObject* g_set_local_events = nullptr;
 PyObject* g_get_tool = nullptr;
+PyObject* g_set_events = nullptr;
+PyObject* g_code = nullptr;
+bool g_everything = false;  // not only the program's code is watched
 PyObject* g_disable = nullptr;
 PyObject* g_line_event = nullptr;
 
 PyObject* on_line(PyObject* /*self*/, PyObject* const* arguments, Py_ssize_t count) {
-  if (count == 2) note(PyLong_AsLongLong(arguments[1]));
+  if (count != 2 || !PyCode_Check(arguments[0])) return Py_NewRef(g_disable);
+  PyObject* filename = reinterpret_cast<PyCodeObject*>(arguments[0])->co_filename;
+  if (!g_everything || copied_code::is_the_programs(filename))
+    note(PyLong_AsLongLong(arguments[1]));
   return Py_NewRef(g_disable);
 }
 
@@ -99,6 +56,14 @@ PyObject* refuse(PyObject* /*self*/, PyObject* const* /*arguments*/, Py_ssize_t 
 
 PyMethodDef g_refuse{"refused", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(refuse)),
                      METH_FASTCALL, nullptr};
+
+// Copies of the program's code are not watched, so from here on all code is.
+void watch_everything() {
+  g_everything = true;
+  PyObject* done = PyObject_CallFunction(g_set_events, "iO", kTool, g_line_event);
+  Py_XDECREF(done);
+  PyErr_Clear();
+}
 
 bool watch(PyObject* code) {
   PyObject* done = PyObject_CallFunction(g_set_local_events, "iOO", kTool, code, g_line_event);
@@ -132,8 +97,9 @@ bool prepare() {
   g_restart = PyObject_GetAttrString(monitoring, "restart_events");
   g_set_local_events = PyObject_GetAttrString(monitoring, "set_local_events");
   g_get_tool = PyObject_GetAttrString(monitoring, "get_tool");
+  g_set_events = PyObject_GetAttrString(monitoring, "set_events");
   if (g_line_event == nullptr || g_disable == nullptr || g_restart == nullptr ||
-      g_set_local_events == nullptr || g_get_tool == nullptr)
+      g_set_local_events == nullptr || g_get_tool == nullptr || g_set_events == nullptr)
     return false;
   PyObject* previous =
       PyObject_CallMethod(monitoring, "register_callback", "iOO", kTool, g_line_event, function);
@@ -151,7 +117,13 @@ bool prepare() {
   return true;
 }
 
-bool start(PyObject* code, PyObject* /*filename*/) { return watch(code); }
+PyObject* start(PyObject* code) {
+  if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
+  g_code = Py_NewRef(code);
+  PyObject* filename = reinterpret_cast<PyCodeObject*>(code)->co_filename;
+  if (!copied_code::watch(filename, watch_everything) || !watch(code)) return nullptr;
+  return Py_NewRef(code);
+}
 
 bool restart() {
   PyObject* done = PyObject_CallNoArgs(g_restart);
@@ -164,7 +136,7 @@ bool intact() {
   bool ours = tool != nullptr && tool != Py_None;
   Py_XDECREF(tool);
   PyErr_Clear();
-  return ours;
+  return ours && !copied_code::renamed();
 }
 
 #endif

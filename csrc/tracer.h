@@ -1,8 +1,9 @@
 // Notes which lines of the program run, on the board.
 //
 // The reference is sys.settrace: a line counts if a 'line' event names it in a code object that was
-// compiled from the program's source. 3.11 uses the interpreter's C trace hook; from 3.12 on
-// sys.monitoring, whose LINE events switch themselves off after the first hit.
+// compiled from the program's source. From 3.12 on this is done by sys.monitoring, whose LINE
+// events switch themselves off after the first hit; on 3.11 by probes in the bytecode, which do the
+// same (see probes.h and tracer_311.cpp).
 #pragma once
 
 #include <Python.h>
@@ -14,9 +15,12 @@ namespace stepcoder::tracer {
 // Where lines are noted: bit n of the bitmap is line n; higher lines are dropped.
 void set_bitmap(uint8_t* bitmap, uint64_t bytes);
 
-// Traces code whose co_filename is this very object, in this thread and those started later.
-// Returns false with a Python error set.
-bool start(PyObject* code, PyObject* filename);
+// Notes a line; for this folder's tracers.
+void note(int64_t line);
+
+// Traces a code object that has not run yet, and the code in it, in this thread and those started
+// later. Returns what to run in its place (a new reference), or nullptr with a Python error set.
+PyObject* start(PyObject* code);
 
 // Makes every line report again, for the next bitmap.
 bool restart();

@@ -131,7 +131,7 @@ def load(
 
 def execute(code: types.CodeType, module: types.ModuleType) -> bool:
     """Run the program's module body, traced. False if it raised, which is then recorded."""
-    _launcher.trace(code, code.co_filename)
+    code = _launcher.trace(code)
     try:
         _exec(code, module.__dict__)
     except BaseException as error:
@@ -186,7 +186,7 @@ def run_stdin(
     """Run the program, or its zero-argument entry point, on the stdin that the judge laid out."""
     if entry_point is None:
         _launcher.enter_phase(PHASE_FIRST_TEST)
-        _launcher.trace(code, code.co_filename)
+        code = _launcher.trace(code)
         body: Callable[[], Any] = lambda: _exec(code, module.__dict__)  # noqa: E731
     else:
         if not execute(code, module):

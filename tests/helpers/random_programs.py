@@ -159,3 +159,52 @@ def random_program(seed: int) -> str:
     newline = writer.random.choice(["\n", "\n", "\r\n", "\r"])
     end = writer.random.choice(["", "\n", "\n\n"])
     return "\n".join(writer.lines).replace("\n", newline) + end
+
+
+class _GeneratorWriter(_Writer):
+    """Writes generators, with yields in the middle of lines, that last beyond a call."""
+
+    def simple(self, inside: str) -> str:
+        if "f" not in inside or self.random.random() < 0.5:
+            return super().simple(inside)
+        return self.random.choice(
+            [
+                "yield 2",
+                "x = (yield 3) or 4",
+                "x = [(yield 1),\n  2]",
+                "x = (1,\n  (yield 1))",
+                "yield from (1, 2)",
+                "yield from (n\n  for n in (1, 2)\n  if n and coin())",
+                "for x in (yield) or (1, 2): yield x",
+                "for x in (1, 2): yield x",
+                "while (yield 5) or coin(): pass",
+                "with Manager(True): yield 6",
+                "with Manager(\n  (yield 7)): x = (yield)",
+                "kept.append(n\n  for n in range(5)\n  if n and n - 1)",
+                "kept.append(n for n in range(3) if n)",
+            ]
+        )
+
+
+GENERATOR_CALLS = 8
+
+
+def random_generators(seed: int) -> str:
+    """Return a program whose `f(i)`, called with 0, 1, ..., goes on with what it began before."""
+    writer = _GeneratorWriter(seed)
+    writer.write(0, "kept = []")
+    writer.write(0, "def generate():")
+    writer.block(1, "f")
+    writer.write(1, "yield 8")
+    writer.lines += [
+        "kept.append(generate())",
+        "def f(i):",
+        "    if i == 3: kept.append(generate())",
+        "    for one in list(kept):",
+        "        try:",
+        "            if i == 5: one.throw(KeyError)",
+        "            next(one)",
+        "        except Exception: pass",
+        "    return i",
+    ]
+    return "\n".join(writer.lines) + "\n"

@@ -22,12 +22,16 @@ SCRIPT = Path(__file__).with_name("reference_tracer.py")
 
 @dataclass(frozen=True)
 class Run:
-    """What one program did: lines seen by settrace, lines of started statements, open questions."""
+    """What one program did: lines seen by settrace, lines of started statements, open questions.
+
+    `seen_by_test` has the lines of loading and of that test.
+    """
 
     seen: frozenset[int]
     probed: frozenset[int]
     unclear: frozenset[int]
     passed: int
+    seen_by_test: tuple[frozenset[int], ...] = ()
 
 
 def job_of_problem(problem: Problem, max_s: int = 10) -> dict[str, Any]:
@@ -70,8 +74,11 @@ def run_jobs(python: str, jobs: Iterable[dict[str, Any]]) -> dict[str, Run]:
         if answer.get("error") == "slow":
             continue
         assert "error" not in answer, answer
-        seen, probed, unclear = (frozenset(answer[key]) for key in ("seen", "probed", "unclear"))
-        runs[answer["id"]] = Run(seen, probed, unclear, answer["passed"])
+        seen, probed, unclear = (
+            frozenset(answer.get(key, ())) for key in ("seen", "probed", "unclear")
+        )
+        by_test = tuple(frozenset(lines) for lines in answer["seen_by_test"])
+        runs[answer["id"]] = Run(seen, probed, unclear, answer["passed"], by_test)
     return runs
 
 

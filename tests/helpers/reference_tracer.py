@@ -2,7 +2,8 @@
 
 A script for any Python from 3.11 on, standard library only: one JSON job a line on stdin (`source`,
 `preamble`, `entry_point`, `tests`), one JSON answer a line on stdout. `seen` are the line events of
-`sys.settrace`; `probed` are the lines of every statement that a probe, put before it in the syntax
+`sys.settrace`, `seen_by_test` those of loading and of each test; `probed` (left out if the job says
+`only_seen`) are the lines of every statement that a probe, put before it in the syntax
 tree, saw start; `unclear` are lines for which probes cannot tell.
 """
 
@@ -34,7 +35,11 @@ def _stop(*_: object) -> None:
 
 
 def run_tests(
-    code: Any, job: dict[str, Any], namespace: dict[str, Any], only_program: bool = False
+    code: Any,
+    job: dict[str, Any],
+    namespace: dict[str, Any],
+    only_program: bool = False,
+    begin_test: Callable[[], None] = lambda: None,
 ) -> int:
     """Run the program and its tests in a namespace; return how many tests passed."""
     random.seed(0)
@@ -47,6 +52,7 @@ def run_tests(
                 fresh = dict(namespace)
                 exec(preamble, fresh)
                 sys.stdin, out = io.StringIO(stdin), io.StringIO()
+                begin_test()
                 with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit, Exception):
                     exec(code, fresh)
                     if job["entry_point"]:
@@ -61,36 +67,40 @@ def run_tests(
                 return 0
             if tests["kind"] == "call":
                 for args, expected in zip(tests["inputs"], tests["outputs"], strict=True):
+                    begin_test()
                     with contextlib.suppress(Exception):
                         got = eval(job["entry_point"], namespace)(*copy.deepcopy(args))
-                        plain = json.loads(json.dumps(got))
+                        plain = json.loads(json.dumps(got, default=list))  # lazy ones too
                         passed += plain == expected
             else:
                 with contextlib.suppress(Exception):
                     exec(tests["setup"], namespace)
                 for piece in tests["asserts"]:
+                    begin_test()
                     with contextlib.suppress(Exception):
                         exec(piece, namespace)
                         passed += 1
     return passed
 
 
-def traced(job: dict[str, Any]) -> tuple[set[int], int]:
-    """Return the line events of the program while its tests run, and how many passed."""
-    seen: set[int] = set()
+def traced(job: dict[str, Any]) -> tuple[list[set[int]], int]:
+    """Return the line events while the program loads and in each test, and how many passed."""
+    seen: list[set[int]] = [set()]
 
     def local(frame: Any, event: str, _: object) -> Any:
         if event == "line":
-            seen.add(frame.f_lineno)
+            seen[-1].add(frame.f_lineno)
         return local
 
     def tracer(frame: Any, *_: object) -> Any:
         return local if frame.f_code.co_filename == FILE else None
 
-    code = compile(job["source"], FILE, "exec")
+    code = compile(job["source"], FILE, "exec", dont_inherit=True)
     sys.settrace(tracer)
     try:
-        passed = run_tests(code, job, {"__name__": "__main__"})
+        passed = run_tests(
+            code, job, {"__name__": "__main__"}, begin_test=lambda: seen.append(set())
+        )
     finally:
         sys.settrace(None)
     return seen, passed
@@ -172,7 +182,7 @@ def probed(job: dict[str, Any]) -> tuple[set[int], set[int]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        code = compile(tree, FILE, "exec")
+        code = compile(tree, FILE, "exec", dont_inherit=True)
     run_tests(code, job, {"__name__": "__main__", "__hit__": hit})
     lines = {n for k in hits for n in probes.lines[k]}
     covered = {n for span in probes.lines for n in span}
@@ -196,9 +206,11 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     signal.alarm(job.get("max_s", MAX_S))
     try:
         seen, passed = traced(job)
-        result |= {"seen": sorted(seen), "passed": passed}
-        lines, unclear = probed(job)
-        result |= {"probed": sorted(lines), "unclear": sorted(unclear)}
+        result |= {"seen": sorted(set().union(*seen)), "passed": passed}
+        result["seen_by_test"] = [sorted(seen[0] | lines) for lines in seen[1:]]
+        if not job.get("only_seen"):
+            lines, unclear = probed(job)
+            result |= {"probed": sorted(lines), "unclear": sorted(unclear)}
     except Slow:
         result["error"] = "slow"
     except BaseException as error:
