@@ -150,13 +150,13 @@ void bind_worker(py::module_& module) {
       "serve",
       [](std::vector<std::string> readable, std::vector<std::string> hidden, std::string scratch,
          uint64_t scratch_bytes, uint32_t own_uid, const py::object& run,
-         const py::object& rehearse) {
+         const py::object& rehearse, const py::object& rehearse_small) {
         require(tracer::prepare());
         serve({std::move(readable), std::move(hidden), std::move(scratch), scratch_bytes, own_uid},
-              run.ptr(), rehearse.ptr());
+              run.ptr(), rehearse.ptr(), rehearse_small.ptr());
       },
       py::arg("readable"), py::arg("hidden"), py::arg("scratch"), py::arg("scratch_bytes"),
-      py::arg("own_uid"), py::arg("run"), py::arg("rehearse"));
+      py::arg("own_uid"), py::arg("run"), py::arg("rehearse"), py::arg("rehearse_small"));
   module.def("enter_phase", &child::enter_phase);
   module.def("first_test", &child::first_test);
   module.def("record_value", [](const py::object& value, const py::object& normalize) {

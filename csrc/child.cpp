@@ -12,12 +12,15 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "fd.h"
 #include "isolation.h"
+#include "orders.h"
 #include "seccomp.h"
+#include "touch.h"
 #include "tracer.h"
 #include "wire.h"
 
@@ -60,14 +63,24 @@ std::string read_request() {
   return bytes;
 }
 
-// The checklist of a run. What the worker hands down (namespaces, empty root, no new privileges,
-// filter, fixed limits, not dumpable) is not repeated here.
-void confine(const Shared& shared, const Order& order, int channel) {
+// The checklist of a run, as far as it needs no order. What the worker hands down (namespaces,
+// empty root, no new privileges, filter, fixed limits, not dumpable) is not repeated here.
+void confine() {
   // The end of the worker ends its children, wherever they are.
   checked(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "parent death signal");
   // A process group of its own: kill(0) would otherwise reach the worker.
   checked(setpgid(0, 0), "setpgid");
-  // The control socket, the request, the board and the worker's signals: none is the program's.
+  checked(close(kControlFd), "close the control socket");
+  drop_capabilities();
+  // The worker blocks the signals that it reads from a descriptor.
+  sigset_t none;
+  sigemptyset(&none);
+  checked(sigprocmask(SIG_SETMASK, &none, nullptr), "sigprocmask");
+}
+
+// The rest of it.
+void confine_to(const Shared& shared, const Order& order, int channel) {
+  // The request, the board and the worker's end of the line: none is the program's.
   if (channel >= 0) checked(dup2(channel, kChannelFd), "dup2");
   checked(syscall(SYS_close_range, channel >= 0 ? kChannelFd + 1 : kChannelFd, ~0U, 0),
           "close descriptors");
@@ -76,12 +89,7 @@ void confine(const Shared& shared, const Order& order, int channel) {
   set_limit(RLIMIT_CPU, static_cast<uint64_t>(order.cpu_ns) * phases / 1'000'000'000 + 2);
   set_limit(RLIMIT_AS, shared.address_space_bytes + order.memory_bytes);
   set_limit(RLIMIT_FSIZE, order.output_bytes + 1);
-  drop_capabilities();
   if (!shared.filter.empty()) install_filter(shared.filter);
-  // The worker blocks the signals that it reads from a descriptor.
-  sigset_t none;
-  sigemptyset(&none);
-  checked(sigprocmask(SIG_SETMASK, &none, nullptr), "sigprocmask");
 }
 
 // Puts a value's bytes on the board, behind those that are there.
@@ -106,14 +114,22 @@ void stamp(Record& record) {
 
 }  // namespace
 
-void run(const Shared& shared, const Order& order, int channel, PyObject* run) {
-  prctl(PR_SET_NAME, "sc-child");
+void run(const Shared& shared, int orders, PyObject* run) {
+  prctl(PR_SET_NAME, "sc-ready");
   g_board = static_cast<std::byte*>(shared.board);
   PyObject* request = nullptr;
+  int channel = -1;
   try {
+    confine();
+    touch::write_to(shared.written_pages);
+    std::optional<Received> received = receive_order(orders);
+    if (!received) _exit(0);  // the worker is gone
+    prctl(PR_SET_NAME, "sc-child");
     const std::string bytes = read_request();
     request = decode_value(bytes);
-    confine(shared, order, channel);
+    // From here on it is kChannelFd, whatever number it came with.
+    channel = received->channel.release();
+    confine_to(shared, received->order, channel);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cannot confine the run: %s\n", error.what());
     std::fflush(stderr);

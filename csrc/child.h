@@ -14,12 +14,14 @@ namespace stepcoder::child {
 // What every run of a worker shares.
 struct Shared {
   void* board = nullptr;
-  std::vector<sock_filter> filter;   // empty where the worker's own filter is inherited
-  uint64_t address_space_bytes = 0;  // of the worker itself
+  std::vector<sock_filter> filter;       // empty where the worker's own filter is inherited
+  uint64_t address_space_bytes = 0;      // of the worker itself
+  std::vector<uintptr_t> written_pages;  // those that every run writes to
 };
 
-// Confines this process, calls run(request, channel) and ends. `channel` is -1 or a descriptor.
-[[noreturn]] void run(const Shared& shared, const Order& order, int channel, PyObject* run);
+// Confines this process, waits for its order on the socket `orders`, calls run(request, channel)
+// and ends. `channel` is -1 or a descriptor.
+[[noreturn]] void run(const Shared& shared, int orders, PyObject* run);
 
 // In the worker: calls rehearse() with a board of one test, which the next run finds wiped.
 void rehearse(const Shared& shared, PyObject* rehearse);

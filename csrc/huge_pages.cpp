@@ -27,17 +27,13 @@ namespace {
 
 constexpr uintptr_t kHuge = uintptr_t{2} << 20;
 constexpr uintptr_t kSmall = uintptr_t{4} << 10;
+constexpr size_t kManyVariables = size_t{256} << 10;
 constexpr size_t kLargest = size_t{256} << 20;
 
 constexpr uintptr_t rounded_down(uintptr_t address) { return address & ~(kHuge - 1); }
 constexpr uintptr_t rounded_up(uintptr_t address) { return rounded_down(address + kHuge - 1); }
 
-struct Range {
-  uintptr_t begin = 0;
-  uintptr_t end = 0;
-  size_t size() const { return end - begin; }
-  void* data() const { return reinterpret_cast<void*>(begin); }
-};
+using touch::Range;
 
 // The whole huge pages within a range.
 Range whole_pages(Range range) {
@@ -57,7 +53,7 @@ Range reserve(size_t size) {
 }
 
 uintptr_t g_heap_begin;
-std::vector<Range> g_variables;  // anonymous memory from before the interpreter's modules
+std::vector<Range> g_variables;  // the interpreter's, where there are many
 
 struct Mapping {
   Range range;
@@ -129,10 +125,12 @@ void move_code() {
     const Mapping& mapping = all[i];
     if (mapping.path == "[heap]") g_heap_begin = mapping.range.begin;
     // A sanitizer's shadow takes terabytes of addresses.
-    if (mapping.path.empty() && mapping.permissions == "rw-p" && mapping.present >= kHuge / 4 &&
-        mapping.range.size() <= kLargest)
+    if (mapping.path.empty() && mapping.permissions == "rw-p" &&
+        mapping.present >= kManyVariables && mapping.range.size() <= kLargest)
       g_variables.push_back(mapping.range);
     if (!mapping.path.starts_with('/') || mapping.permissions[3] != 'p') continue;
+    if (mapping.permissions == "rw-p" && mapping.present >= kManyVariables)
+      g_variables.push_back(mapping.range);
     // What a library's loading wrote and then closed joins its other variables.
     if (mapping.written && mapping.permissions == "r--p" && goes_on(i) &&
         all[i + 1].permissions == "rw-p")
@@ -179,5 +177,7 @@ void collapse_data() {
   }
 }
 #endif
+
+const std::vector<Range>& variables() { return g_variables; }
 
 }  // namespace stepcoder::huge_pages

@@ -4,7 +4,9 @@
 // Best effort: where the kernel gives no huge pages everything stays as it was.
 #pragma once
 
-#include <cstddef>
+#include <vector>
+
+#include "touch.h"
 
 namespace stepcoder::huge_pages {
 
@@ -13,5 +15,8 @@ void move_code();
 
 // Last: the interpreter's objects (which preload/gather.cpp has brought together) and the C heap.
 void collapse_data();
+
+// Where the interpreter's objects and variables lie, and the C heap.
+const std::vector<touch::Range>& variables();
 
 }  // namespace stepcoder::huge_pages

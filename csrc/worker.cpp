@@ -17,18 +17,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <stdexcept>
 
 #include "child.h"
 #include "fd.h"
 #include "huge_pages.h"
+#include "orders.h"
 #include "protocol.h"
 #include "seccomp.h"
+#include "touch.h"
 
 namespace stepcoder {
 namespace {
@@ -68,36 +70,19 @@ void fill_gaps() {
   }
 }
 
-struct Received {
-  Order order;
-  UniqueFd channel;
-};
-
-// An order with at most one descriptor; nothing where the judge is gone.
-std::optional<Received> receive_order() {
-  Received received;
-  iovec part{&received.order, sizeof received.order};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t got = recvmsg(kControlFd, &message, MSG_CMSG_CLOEXEC);
-  if (got != static_cast<ssize_t>(sizeof received.order)) return std::nullopt;
-  for (cmsghdr* part_header = CMSG_FIRSTHDR(&message); part_header != nullptr;
-       part_header = CMSG_NXTHDR(&message, part_header))
-    if (part_header->cmsg_type == SCM_RIGHTS)
-      received.channel = UniqueFd(*reinterpret_cast<int*>(CMSG_DATA(part_header)));
-  return received;
-}
-
 // How long the child's current phase has run. The child says when it began, and is believed only
 // between the last look and now, so it gains nothing by lying; phases only go forward.
 class PhaseClock {
  public:
-  PhaseClock(const BoardHeader& header, clockid_t cpu_clock, int64_t start)
-      : header_(header), cpu_clock_(cpu_clock), wall_start_(start), last_wall_(start) {}
+  // Both clocks of a child that has waited for its order begin now.
+  PhaseClock(const BoardHeader& header, clockid_t cpu_clock)
+      : header_(header),
+        cpu_clock_(cpu_clock),
+        wall_start_(now_ns()),
+        cpu_start_(now_ns(cpu_clock)),
+        last_wall_(wall_start_),
+        last_cpu_(cpu_start_),
+        cpu_(cpu_start_) {}
 
   void look() {
     const int64_t wall = now_ns();
@@ -111,6 +96,7 @@ class PhaseClock {
     last_wall_ = wall;
     last_cpu_ = cpu_;
   }
+  int64_t cpu_start() const { return cpu_start_; }
   int64_t wall_spent() const { return last_wall_ - wall_start_; }
   int64_t cpu_spent() const { return cpu_ - cpu_start_; }
 
@@ -119,15 +105,15 @@ class PhaseClock {
   clockid_t cpu_clock_;
   uint32_t phase_ = kPhaseSetup;
   int64_t wall_start_;
-  int64_t cpu_start_ = 0;
+  int64_t cpu_start_;
   int64_t last_wall_;
-  int64_t last_cpu_ = 0;
-  int64_t cpu_ = 0;
+  int64_t last_cpu_;
+  int64_t cpu_;
 };
 
 class Worker {
  public:
-  Worker(const IsolationConfig& config, PyObject* run, PyObject* rehearse)
+  Worker(const IsolationConfig& config, PyObject* run, PyObject* rehearse, PyObject* rehearse_small)
       : config_(config), run_(run) {
     huge_pages::move_code();
     void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
@@ -155,30 +141,74 @@ class Worker {
     child::rehearse(shared_, rehearse);
     fill_gaps();
     huge_pages::collapse_data();
+    learn_written_pages(rehearse_small);
   }
 
   void serve() {
     prctl(PR_SET_NAME, "sc-worker");
     const Hello hello{isolation_.missing_layers};
     checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
-    while (auto received = receive_order()) {
+    make_child_ready();
+    while (auto received = receive_order(kControlFd)) {
       if (received->order.command != Command::kRun) continue;  // a kill that came too late
-      if (!run_one(received->order, received->channel.get())) return;
+      if (!run_one(received->order, received->channel.get())) break;
     }
+    kill(ready_child_, SIGKILL);
+    waitpid(ready_child_, nullptr, 0);
   }
 
  private:
   const BoardHeader& header() const { return *static_cast<const BoardHeader*>(shared_.board); }
 
+  // The child's pid, 0 in the child.
+  long fork_child() const {
+    const unsigned long spaces = isolation_.has(kPidNamespace) ? CLONE_NEWPID : 0;
+    return checked(spaces != 0 ? syscall(SYS_clone, spaces | SIGCHLD, 0, 0, 0, 0) : fork(),
+                   "fork a child");
+  }
+
+  void learn_written_pages(PyObject* rehearse_small) {
+    auto* written = reinterpret_cast<touch::Written*>(static_cast<std::byte*>(shared_.board) +
+                                                      kBoardBytes - sizeof(touch::Written));
+    const long pid = fork_child();
+    if (pid == 0)
+      touch::watch(
+          huge_pages::variables(), written,
+          [](void* function) { PyObject_CallNoArgs(static_cast<PyObject*>(function)); },
+          rehearse_small);
+    waitpid(static_cast<pid_t>(pid), nullptr, 0);
+    shared_.written_pages.assign(written->pages, written->pages + written->count);
+  }
+
+  // Forks the child that the next order goes to, so that no order waits for a fork.
+  void make_child_ready() {
+    std::array<int, 2> pair{};
+    checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
+    to_child_ = UniqueFd(pair[0]);
+    const UniqueFd from_worker(pair[1]);
+    const long pid = fork_child();
+    if (pid == 0) {
+      to_child_.reset();  // the worker's end alone: the child sees the worker go
+      child::run(shared_, from_worker.get(), run_);
+    }
+    ready_child_ = static_cast<pid_t>(pid);
+  }
+
   bool run_one(const Order& order, int channel) {
     for (int fd : {0, 1, 2}) checked(lseek(fd, 0, SEEK_SET), "rewind");
+    // Whatever may have ended it while it waited.
+    if (waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
+    const pid_t pid = ready_child_;
+    clockid_t cpu_clock{};
+    checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
     const int64_t start = now_ns();
-    const unsigned long spaces = isolation_.has(kPidNamespace) ? CLONE_NEWPID : 0;
-    long pid = spaces != 0 ? syscall(SYS_clone, spaces | SIGCHLD, 0, 0, 0, 0) : fork();
-    checked(pid, "fork a child");
-    if (pid == 0) child::run(shared_, order, channel, run_);
+    PhaseClock clock(header(), cpu_clock);
+    if (!send_order(to_child_.get(), order, channel)) throw system_error("order a child to run");
+    make_child_ready();
     Report report;
-    if (!supervise(static_cast<pid_t>(pid), order, start, report)) return false;
+    const int64_t cpu_before = clock.cpu_start();
+    if (!supervise(pid, order, clock, report)) return false;
+    report.cpu_ns = std::max<int64_t>(0, report.cpu_ns - cpu_before);
     report.wall_ns = now_ns() - start;
     report.phase = header().phase;
     clean_scratch();
@@ -186,10 +216,7 @@ class Worker {
   }
 
   // Waits for the child and ends it where it exceeds a limit. False if the judge is gone.
-  bool supervise(pid_t pid, const Order& order, int64_t start, Report& report) {
-    clockid_t cpu_clock{};
-    checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
-    PhaseClock clock(header(), cpu_clock, start);
+  bool supervise(pid_t pid, const Order& order, PhaseClock& clock, Report& report) {
     pollfd waits[2]{{signals_.get(), POLLIN, 0}, {kControlFd, POLLIN, 0}};
     bool judge_is_here = true;
     int64_t left = std::min(order.wall_ns, order.cpu_ns);
@@ -208,7 +235,7 @@ class Worker {
         }
       }
       if (judge_is_here && waits[1].revents != 0) {
-        auto received = receive_order();
+        auto received = receive_order(kControlFd);
         judge_is_here = received.has_value();
         report.killed_for = KilledFor::kOrder;
         kill(pid, SIGKILL);
@@ -260,13 +287,16 @@ class Worker {
   child::Shared shared_;
   Isolation isolation_;
   UniqueFd signals_;
+  UniqueFd to_child_;
+  pid_t ready_child_ = -1;
   off_t empty_scratch_size_ = -1;
 };
 
 }  // namespace
 
-void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse) {
-  Worker(config, run, rehearse).serve();
+void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse,
+           PyObject* rehearse_small) {
+  Worker(config, run, rehearse, rehearse_small).serve();
 }
 
 }  // namespace stepcoder

@@ -11,6 +11,8 @@ namespace stepcoder {
 // child, with the decoded request and the descriptor of its channel or -1. rehearse() is called
 // once before: what every run touches is then in place, and children need not make it each for
 // itself. Throws std::system_error where the worker cannot go on.
-void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse);
+// rehearse_small(), a smallest run, is called in a process of its own.
+void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse,
+           PyObject* rehearse_small);
 
 }  // namespace stepcoder

@@ -16,6 +16,7 @@
 #include <array>
 #include <cstring>
 
+#include "orders.h"
 #include "tokens.h"
 
 namespace stepcoder {
@@ -234,21 +235,7 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
     order.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
   }
   cgroup_.allow_memory(order.memory_bytes + 2 * order.output_bytes + kOutsideLimits);
-  iovec part{&order, sizeof order};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (channel >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &channel, sizeof channel);
-  }
-  return sendmsg(control_.get(), &message, MSG_NOSIGNAL) == sizeof order;
+  return send_order(control_.get(), order, channel);
 }
 
 // Whatever the last run left on the board is gone, wherever it wrote it. The first pages, which

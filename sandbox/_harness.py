@@ -6,6 +6,7 @@ the judge values, never verdicts. Takes a request (see `requests`), writes to th
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import collections
 import gc
@@ -90,6 +91,12 @@ def rehearse() -> None:
     random.seed(0)
     gc.collect()
     gc.freeze()
+
+
+def rehearse_small() -> None:
+    """Do what every child does with the smallest of programs."""
+    source = "def f(n):\n    return n\n"
+    run(("calls", source, "", "f", [[1]]), -1)
 
 
 def run(request: tuple[Any, ...], channel: int) -> None:
@@ -203,7 +210,8 @@ def run_stdin(
             if end.code not in (None, 0):
                 raise
         # What the interpreter does at its end, as far as a program can see it.
-        threading._shutdown()  # type: ignore[attr-defined]
+        if _thread._count():
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
     except BaseException as error:
         _launcher.record_error(describe(error))

@@ -120,6 +120,7 @@ def main() -> None:
         own_uid=FIRST_UID + int(slot),
         run=harness.run,
         rehearse=harness.rehearse,
+        rehearse_small=harness.rehearse_small,
     )
 
 
