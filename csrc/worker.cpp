@@ -151,7 +151,7 @@ class Worker {
     make_child_ready();
     while (auto received = receive_order(kControlFd)) {
       if (received->order.command != Command::kRun) continue;  // a kill that came too late
-      if (!run_one(received->order, received->channel.get())) break;
+      if (!run_one(received->order, received->channel)) break;
     }
     kill(ready_child_, SIGKILL);
     waitpid(ready_child_, nullptr, 0);
@@ -181,7 +181,8 @@ class Worker {
   }
 
   // Forks the child that the next order goes to, so that no order waits for a fork.
-  void make_child_ready() {
+  // It must not hold the channel of the one before open.
+  void make_child_ready(UniqueFd* channel = nullptr) {
     std::array<int, 2> pair{};
     checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
     to_child_ = UniqueFd(pair[0]);
@@ -189,12 +190,15 @@ class Worker {
     const long pid = fork_child();
     if (pid == 0) {
       to_child_.reset();  // the worker's end alone: the child sees the worker go
+      if (channel != nullptr) channel->reset();
       child::run(shared_, from_worker.get(), run_);
     }
     ready_child_ = static_cast<pid_t>(pid);
   }
 
-  bool run_one(const Order& order, int channel) {
+  // The channel stays open here until the child has ended: its other end learns of that not before
+  // it can be told why.
+  bool run_one(const Order& order, UniqueFd& channel) {
     for (int fd : {0, 1, 2}) checked(lseek(fd, 0, SEEK_SET), "rewind");
     // Whatever may have ended it while it waited.
     if (waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
@@ -203,8 +207,9 @@ class Worker {
     checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
     const int64_t start = now_ns();
     PhaseClock clock(header(), cpu_clock);
-    if (!send_order(to_child_.get(), order, channel)) throw system_error("order a child to run");
-    make_child_ready();
+    if (!send_order(to_child_.get(), order, channel.get()))
+      throw system_error("order a child to run");
+    make_child_ready(&channel);
     Report report;
     const int64_t cpu_before = clock.cpu_start();
     if (!supervise(pid, order, clock, report)) return false;
