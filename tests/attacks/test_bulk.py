@@ -30,7 +30,7 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
     others = bulk.footprint()  # judges of other tests
     awake = {name: source for name, source in HOSTILE.items() if name not in SLEEPERS}
     with Judge(workers=2) as judge:
-        bulk.run(judge, bulk.programs(1, 60, FORGERIES, awake))  # both kinds of workers are up
+        bulk.run(judge, bulk.programs(1, 400, FORGERIES, awake))  # all kinds of workers are up
         before = bulk.footprint()
         found = bulk.run(judge, bulk.programs(0, 2000, FORGERIES, awake))
         after = bulk.footprint()

@@ -170,19 +170,28 @@ def test_a_run_is_seen_while_it_runs(judge: Judge) -> None:
 
 
 def runs_of_this_process() -> set[int]:
-    """Return the processes below this one's workers, its children: other judges' are not ours."""
+    """Return the processes below this one's workers, its children: other judges' are not ours.
+
+    Each worker has one more, which has not seen any program and waits for the next.
+    """
     parents: dict[int, int] = {}
+    waiting: set[int] = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as stat:
                 # The name in parentheses may hold anything.
-                parents[int(pid)] = int(stat.read().rpartition(")")[2].split()[1])
+                name, _, rest = stat.read().rpartition(")")
+                parents[int(pid)] = int(rest.split()[1])
+                if name.partition("(")[2] == "sc-ready":
+                    waiting.add(int(pid))
         except OSError:
             continue
     workers = {pid for pid, parent in parents.items() if parent == os.getpid()}
+    for worker in workers:
+        assert len([pid for pid in waiting if parents[pid] == worker]) <= 1
     runs: set[int] = set()
     below = workers
     while below:
         below = {pid for pid, parent in parents.items() if parent in below}
         runs |= below
-    return runs
+    return runs - waiting
