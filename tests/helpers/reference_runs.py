@@ -66,8 +66,16 @@ def job_of_program(name: str, source: str) -> dict[str, Any]:
 def run_jobs(python: str, jobs: Iterable[dict[str, Any]]) -> dict[str, Run]:
     """Return the run of each job by id, without those that took too long."""
     lines = "".join(json.dumps(job) + "\n" for job in jobs)
+    # The seed of the sandbox: another one gives sets another order, and programs other lines.
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
-        [python, str(SCRIPT)], input=lines, capture_output=True, text=True, timeout=300, check=True
+        [python, str(SCRIPT)],
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        env=environment,
     )
     runs = {}
     for answer in map(json.loads, done.stdout.splitlines()):

@@ -95,12 +95,15 @@ def traced(job: dict[str, Any]) -> tuple[list[set[int]], int]:
     def tracer(frame: Any, *_: object) -> Any:
         return local if frame.f_code.co_filename == FILE else None
 
+    def begin_test() -> None:
+        seen.append(set())
+        # A RecursionError inside the tracer itself makes the interpreter take it away.
+        sys.settrace(tracer)
+
     code = compile(job["source"], FILE, "exec", dont_inherit=True)
     sys.settrace(tracer)
     try:
-        passed = run_tests(
-            code, job, {"__name__": "__main__"}, begin_test=lambda: seen.append(set())
-        )
+        passed = run_tests(code, job, {"__name__": "__main__"}, begin_test=begin_test)
     finally:
         sys.settrace(None)
     return seen, passed
