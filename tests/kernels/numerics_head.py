@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -125,13 +126,23 @@ def test_more_than_65536_rows(device, monkeypatch):
     assert (entropy - exact[1]).abs().max() < 1e-4
 
 
+def products_depend_on_the_row_alone(device: torch.device) -> bool:
+    """True on a GPU. The interpreter multiplies with numpy, whose BLAS rounds by a row's place on
+    some processors (those without AVX-512)."""
+    if device.type == "cuda":
+        return True
+    left, right = (np.random.default_rng(i).standard_normal((64, 64), np.float32) for i in (0, 1))
+    return bool((np.roll(left @ right, 17, axis=0) == np.roll(left, 17, axis=0) @ right).all())
+
+
 def test_a_row_is_the_same_bits_alone_and_among_others(device):
     head = make_head(device, 300, 1003, 48)
     whole = logprob_entropy(*head.inputs)
+    tolerance = 0.0 if products_depend_on_the_row_alone(device) else 1e-5
     for rows in (slice(0, 1), slice(17, 150), slice(299, 300)):
         part = logprob_entropy(head.hidden[rows], head.weight, head.targets[rows])
-        assert torch.equal(part[0], whole[0][rows])
-        assert torch.equal(part[1], whole[1][rows])
+        for found, expected in zip(part, whole, strict=True):
+            torch.testing.assert_close(found, expected[rows], rtol=tolerance, atol=tolerance)
 
 
 def test_the_stride_of_a_single_row_does_not_matter(device):
