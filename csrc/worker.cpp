@@ -2,6 +2,7 @@
 // stands behind it with a later deadline for both.
 #include "worker.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
 #include <sched.h>
@@ -21,7 +22,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <stdexcept>
 
 #include "child.h"
@@ -37,11 +37,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-uint64_t address_space_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  uint64_t pages = 0;
-  statm >> pages;
-  return pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+// `statm` is /proc/self/statm, opened while /proc was in sight.
+uint64_t address_space_bytes(const UniqueFd& statm) {
+  std::array<char, 64> text{};
+  checked(pread(statm.get(), text.data(), text.size() - 1, 0), "read the size of this process");
+  return std::strtoull(text.data(), nullptr, 10) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
 // Takes all free memory between this process's objects, for good. A child's own objects then lie
@@ -119,9 +119,9 @@ class Worker {
     void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
     if (board == MAP_FAILED) throw system_error("map the board");
     shared_.board = board;
-    shared_.address_space_bytes = address_space_bytes();
     // Fewer than the kernel's own limits, and before the walls rise: /proc is outside.
     checked(syscall(SYS_close_range, kFirstFreeFd, ~0U, 0), "close inherited descriptors");
+    const UniqueFd statm(checked(open("/proc/self/statm", O_RDONLY | O_CLOEXEC), "open statm"));
     isolation_ = isolate(config);
     const bool own_pids = isolation_.has(kPidNamespace);
     const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
@@ -141,6 +141,8 @@ class Worker {
     child::rehearse(shared_, rehearse);
     fill_gaps();
     huge_pages::collapse_data();
+    // Only now: memory reserved for the interpreter's objects has been given back.
+    shared_.address_space_bytes = address_space_bytes(statm);
     learn_written_pages(rehearse_small);
   }
 

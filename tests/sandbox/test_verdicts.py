@@ -37,6 +37,16 @@ def test_a_right_function_is_accepted(judge: Judge) -> None:
     assert not verdict.shared_process
 
 
+def test_a_run_gets_its_memory_limit_and_no_more(judge: Judge) -> None:
+    source = (
+        "import mmap\ndef f(x):\n    keep = []\n    while True:\n"
+        "        keep.append(mmap.mmap(-1, 1 << 20))\n        keep[-1].write(b'x' * (1 << 20))\n"
+    )
+    verdict = call(judge, source, limits=SHORT)
+    assert verdict.status is Status.RUNTIME_ERROR
+    assert 120 << 20 < verdict.peak_memory_bytes < 160 << 20
+
+
 def test_a_wrong_value_says_what_was_expected(judge: Judge) -> None:
     verdict = call(judge, "def f(x):\n    return x\n")
     assert verdict.status is Status.WRONG_ANSWER
