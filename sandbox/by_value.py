@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from stepcoder.sandbox import syntax
 from stepcoder.sandbox.program import AssertTests, CallTests, Limits, Program, Submission
 
 _LONGEST = 1 << 13  # characters of a test; longer ones are tables of inputs for loops
@@ -118,7 +119,7 @@ def _check_setup(setup: str) -> None:
     """Let imports of math, docstrings and assigned constants pass, which no simple assert uses."""
     if len(setup) > _LONGEST:
         raise _NotSimpleError
-    for node in ast.parse(setup).body:
+    for node in syntax.parse(setup).body:
         match node:
             case ast.Expr(value=ast.Constant()):
                 continue
@@ -134,7 +135,7 @@ def _value_test(text: str, root: str) -> tuple[str | None, list[Any] | None, Con
     """Return the name that a test calls, the arguments and what it asks for."""
     if len(text) > _LONGEST or _STATEMENTS.search(text):  # parsing takes longer than this
         raise _NotSimpleError
-    body = ast.parse(text).body
+    body = syntax.parse(text).body
     alias: str | None = None
     name: str | None = None
     statements = body

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import warnings
 
+from stepcoder.sandbox import syntax
+
 MAX_TEST_CODE_BYTES = 1 << 20
 
 
@@ -21,7 +23,7 @@ def test_names(code: str) -> tuple[str, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            body = ast.parse(code).body
+            body = syntax.parse(code).body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = str(error) or type(error).__name__
             raise ValueError(f"the unittest code does not parse: {reason}") from None

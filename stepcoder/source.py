@@ -13,6 +13,8 @@ import tokenize
 import warnings
 from dataclasses import dataclass
 
+from stepcoder.sandbox import syntax
+
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _LAYOUT = frozenset(
     {
@@ -54,7 +56,7 @@ def parse(source: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return ast.parse(source)
+            return syntax.parse(source)
         except (ValueError, RecursionError, MemoryError) as error:
             raise SyntaxError(str(error) or type(error).__name__) from None
 

@@ -11,6 +11,8 @@ import random
 import re
 from functools import cache
 
+from stepcoder.sandbox import syntax
+
 # fmt: off
 _MODULES = frozenset({
     "math", "cmath", "collections", "collections.abc", "heapq", "itertools", "functools", "bisect",
@@ -40,7 +42,7 @@ def _may_vary(source: str) -> bool:
     if "{" not in source and words.isdisjoint(_TELLING):
         return False
     try:
-        tree = ast.parse(source)
+        tree = syntax.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return True
     return any(map(_varies, ast.walk(tree)))

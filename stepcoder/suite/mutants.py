@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 
+from stepcoder.sandbox import syntax
+
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
@@ -84,7 +86,7 @@ def _expression_edits(node: ast.AST) -> Iterator[Edit]:
 
 def mutants(source: str) -> Iterator[tuple[str, str]]:
     """Yield (kind, source) of each program that differs from `source` by one fault."""
-    tree = ast.parse(source)
+    tree = syntax.parse(source)
     for node in list(ast.walk(tree)):
         for kind, edit, undo in [*_statement_edits(node), *_expression_edits(node)]:
             if isinstance(node, ast.Module):
