@@ -23,7 +23,7 @@ train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)
 	$(BIN)/python -m stepcoder.train $(ARGS) $(if $(filter-out hf,$(ENGINE)),rollout.engine=$(ENGINE))
 
 test: $(VENV)/.dev $(VLLM_CPU)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -53,8 +53,18 @@ $(VENV)/.torch:
 	touch $@
 
 # The extension is rebuilt whenever its sources change: a stale one would pass its tests.
-$(VENV)/.core: $(VENV)/.torch pyproject.toml setup.py $(wildcard csrc/* csrc/preload/*)
+SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/preload/*)
+
+$(VENV)/.core: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .
+	touch $@
+
+# In place of .core, which would build the extension once more.
+$(VENV)/.dev: $(VENV)/.torch $(SOURCES) tests/setup_browser.sh
+	$(PIP) install --no-build-isolation --editable ".[dev]"
+	touch $(VENV)/.core
+	$(PIP) install --no-deps "verl==$(VERL)"
+	sh tests/setup_browser.sh
 	touch $@
 
 # vLLM for this machine. pip cannot leave out some of a package's requirements, hence the list. It
@@ -67,12 +77,6 @@ $(VENV)/.vllm: Makefile tools/vllm_requirements.py | $(VENV)/.core
 	  && $(BIN)/python tools/vllm_requirements.py > $@.txt \
 	  && $(PIP) install --no-warn-conflicts --requirement $@.txt; \
 	fi
-	touch $@
-
-$(VENV)/.dev: $(VENV)/.core tests/setup_browser.sh
-	$(PIP) install --no-build-isolation --editable ".[dev]"
-	$(PIP) install --no-deps "verl==$(VERL)"
-	sh tests/setup_browser.sh
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

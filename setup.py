@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pybind11
+from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, setup
 
 SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
@@ -27,4 +28,5 @@ gather = Extension(
     extra_compile_args=[*FLAGS, "-fno-exceptions", "-fno-rtti"],
 )
 
+ParallelCompile().install()  # a file on each core
 setup(ext_modules=[launcher, gather])
