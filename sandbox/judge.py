@@ -205,7 +205,7 @@ class Judge:
                         arriving = asyncio.create_task(_next(source))
                     except StopAsyncIteration:
                         arriving = None
-                for ended in done & in_flight.keys():
+                for ended in sorted(done & in_flight.keys(), key=in_flight.__getitem__):
                     yield in_flight.pop(ended), ended.result()
         finally:
             for waiting in in_flight:
