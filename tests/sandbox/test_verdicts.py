@@ -1,5 +1,7 @@
 """Every status, for every kind of test, with the evidence that comes with it."""
 
+from dataclasses import replace
+
 import pytest
 
 from stepcoder.sandbox import (
@@ -42,7 +44,7 @@ def test_a_run_gets_its_memory_limit_and_no_more(judge: Judge) -> None:
         "import mmap\ndef f(x):\n    keep = []\n    while True:\n"
         "        keep.append(mmap.mmap(-1, 1 << 20))\n        keep[-1].write(b'x' * (1 << 20))\n"
     )
-    verdict = call(judge, source, limits=SHORT)
+    verdict = call(judge, source, limits=replace(SHORT, cpu_s=5.0))
     assert verdict.status is Status.RUNTIME_ERROR
     assert 120 << 20 < verdict.peak_memory_bytes < 160 << 20
 
