@@ -28,8 +28,11 @@ from stepcoder.sandbox import (
     Status,
     StdinTests,
     Submission,
+    UnittestTests,
+    Unordered,
     _launcher,
 )
+from stepcoder.sandbox.by_value import by_value
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.requests import job_of
 from stepcoder.sandbox.verdicts import verdict_of
@@ -50,11 +53,26 @@ def value(data: bytes) -> None:
     assert found == "never" or not same_value(found, "never"), found
 
 
+_BY_VALUE = by_value(
+    Submission(
+        Program("", "f"),
+        AssertTests(("assert f(1) == 'never'", "assert f(2) == ('never', [2])")),
+    ),
+    LIMITS,
+)
+assert _BY_VALUE is not None
+
 # What the judge expects is never in the inputs: a pass would be forged.
 _TESTS = (
     CallTests(([1], [2]), ("never", "never more")),
     StdinTests(("1", "2"), ("never", "never more")),
     AssertTests(("assert f(1) == 1", "assert f(2) == 2")),
+    CallTests(([1], [2]), ("never", ["never more"]), checker=Unordered(), process_per_test=True),
+    UnittestTests(
+        "import unittest\nclass T(unittest.TestCase):\n"
+        "    def test_a(self): assert f(1) == 1\n    def test_b(self): assert f(2) == 2\n"
+    ),
+    _BY_VALUE.question.tests,
 )
 
 
@@ -88,8 +106,9 @@ def run(data: bytes) -> None:
     runs = _judge.runs(submission, script)
     assert len(runs) <= 2 * len(tests), len(runs)
     verdict = verdict_of(submission, runs)
-    # The tester of assert tests is the judge's own: its word counts.
-    assert isinstance(tests, AssertTests) or not verdict.passed or b"never" in data, verdict
+    # The tester is the judge's own: its word counts.
+    trusted = isinstance(tests, (AssertTests, UnittestTests))
+    assert trusted or not verdict.passed or b"never" in data, verdict
     assert len(verdict.tests) == len(tests) or verdict.status is Status.INFRASTRUCTURE_ERROR
     str(verdict)
 
@@ -135,7 +154,12 @@ def problems(data: bytes) -> None:
         for problem in load_problems(path).problems:
             job = Submission(Program(problem.canonical_solution, "f"), problem.tests)
             with contextlib.suppress(ValueError, TypeError):  # TypeError: nested too deeply
-                job_of(job, LIMITS, numpy_installed=False)
+                _ask(job)
+
+
+def _ask(submission: Submission) -> None:
+    values = by_value(submission, LIMITS)
+    job_of(values.question if values else submission, LIMITS, numpy_installed=False)
 
 
 def samples(data: bytes) -> None:
@@ -164,10 +188,9 @@ def requests(data: bytes) -> None:
     with contextlib.suppress(ValidationError):
         for program in Batch.model_validate_json(data).programs:
             with contextlib.suppress(ValueError, TypeError):  # answered with 422
-                program.submission(LIMITS)
+                _ask(program.submission(LIMITS))
     with contextlib.suppress(ValidationError, ValueError):
-        submission = submission_of(RunCodeRequest.model_validate_json(data), LIMITS)
-        job_of(submission, LIMITS, numpy_installed=False)
+        _ask(submission_of(RunCodeRequest.model_validate_json(data), LIMITS))
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
