@@ -230,10 +230,12 @@ Isolation isolate(const IsolationConfig& config) {
   if (!users) result.missing_layers |= kUserNamespace;
   if (!mounts) result.missing_layers |= kMountNamespace;
   if (!network) result.missing_layers |= kNetworkNamespace;
-  // The machine's files are in sight: then at least none of them can be opened. Landlock also keeps
-  // the memory of other processes of this user out of reach.
-  if (!mounts && !allow_reading_only(config.readable, config.hidden))
-    result.missing_layers |= kReadableFiles;
+  // Where the machine's files are in sight, at least none of them can be opened. In a root of its
+  // own what is hidden is not there, or covered. Landlock also keeps the memory of other processes
+  // of this user out of reach.
+  const bool files = mounts ? allow_files(config.readable, {}, config.scratch)
+                            : allow_files(config.readable, config.hidden, "");
+  if (!mounts && !files) result.missing_layers |= kReadableFiles;
   if (!can_make_pid_namespace()) result.missing_layers |= kPidNamespace;
 
   // Nobody with the same user id may read or trace this process or its children.

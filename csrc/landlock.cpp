@@ -1,4 +1,4 @@
-// See landlock.h. First version of the kernel's interface, which every Landlock kernel speaks.
+// See landlock.h.
 #include "landlock.h"
 
 #include <fcntl.h>
@@ -21,6 +21,10 @@ namespace fs = std::filesystem;
 constexpr long kCreateRuleset = 444;
 constexpr long kAddRule = 445;
 constexpr long kRestrictSelf = 446;
+constexpr int kVersion = 1;  // LANDLOCK_CREATE_RULESET_VERSION
+// Not in every header: renames from one folder to another (version 2), truncating (version 3).
+constexpr uint64_t kRefer = 1ULL << 13;
+constexpr uint64_t kTruncate = 1ULL << 14;
 
 constexpr uint64_t kRead = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
 constexpr uint64_t kHandled =
@@ -55,10 +59,14 @@ void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::
 
 }  // namespace
 
-bool allow_reading_only(const std::vector<std::string>& readable,
-                        const std::vector<std::string>& hidden) {
+bool allow_files(const std::vector<std::string>& readable, const std::vector<std::string>& hidden,
+                 const std::string& scratch) {
+  const long version = syscall(kCreateRuleset, nullptr, 0, kVersion);
+  // Version 1 refuses every rename from one folder to another, in scratch too.
+  if (version < (scratch.empty() ? 1 : 2)) return false;
   landlock_ruleset_attr attributes{};
-  attributes.handled_access_fs = kHandled;
+  attributes.handled_access_fs =
+      kHandled | (version >= 2 ? kRefer : 0) | (version >= 3 ? kTruncate : 0);
   const UniqueFd ruleset(
       static_cast<int>(syscall(kCreateRuleset, &attributes, sizeof attributes, 0)));
   if (!ruleset) return false;
@@ -68,6 +76,16 @@ bool allow_reading_only(const std::vector<std::string>& readable,
   for (const std::string& path : readable) {
     const fs::path real = fs::canonical(path, error);
     if (!error) allow(ruleset, real, hidden_paths);
+  }
+  if (!scratch.empty()) {
+    const UniqueFd folder(checked(open(scratch.c_str(), O_PATH | O_CLOEXEC), "open scratch"));
+    landlock_path_beneath_attr rule{};
+    rule.allowed_access = attributes.handled_access_fs &
+                          ~uint64_t{LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
+                                    LANDLOCK_ACCESS_FS_MAKE_BLOCK};
+    rule.parent_fd = folder.get();
+    checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0),
+            "allow the scratch folder");
   }
   checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
   return syscall(kRestrictSelf, ruleset.get(), 0) == 0;

@@ -1,5 +1,6 @@
 """Programs that try to reach anything outside: the network, files, processes, the kernel."""
 
+import ctypes
 import os
 import platform
 import time
@@ -35,6 +36,21 @@ def test_an_abstract_unix_name_cannot_be_reached_through_a_pair(judge: Judge) ->
         "import _socket\na, b = _socket.socketpair(1, 2)\na.sendto(b'x', '\\0name')\nreturn 'sent'"
     )
     assert outcome(judge, body) == "refused"
+
+
+def landlock_version() -> int:
+    """Return the version of this kernel's Landlock, below 1 if it has none."""
+    return int(ctypes.CDLL(None).syscall(444, None, 0, 1))  # the same number on every machine
+
+
+@pytest.mark.skipif(landlock_version() < 2, reason="no Landlock that lets files be moved")
+def test_landlock_stands_behind_the_file_system_of_its_own(judge: Judge) -> None:
+    assert outcome(judge, "import os\nreturn os.listdir('/')") == "refused"
+    body = (
+        "import os\nopen('a', 'w').close()\nos.mkdir('d')\nos.rename('a', 'd/b')\n"
+        "os.truncate('d/b', 9)\nreturn os.stat('d/b').st_size, os.listdir('d')"
+    )
+    assert "(9, ['b'])" in outcome(judge, body)
 
 
 OUTSIDE = (
