@@ -173,7 +173,7 @@ class Decoder {
   }
 
   PyObject* get(int depth) {
-    if (rest_.empty() || depth > kMaxValueDepth + 1 || !afford(kSmallBytes)) return malformed();
+    if (rest_.empty() || depth > kMaxValueDepth || !afford(kSmallBytes)) return malformed();
     char tag = rest_.front();
     rest_.remove_prefix(1);
     std::string_view data;
