@@ -96,18 +96,9 @@ def _slice(judge: Judge, state: dict[str, Any], count: int) -> None:
 
 
 def _leaks(before: bulk.Footprint) -> list[str]:
-    # A worker closes a run's channel a moment after it has reported.
-    for _ in range(50):
-        after = bulk.footprint()
-        if (
-            after.processes <= before.processes
-            and after.descriptors <= before.descriptors
-            and after.scratch_files == 0
-            and after.cgroups <= before.cgroups
-            and after.memory_bytes <= before.memory_bytes + LEAK_BYTES
-        ):
-            return []
-        time.sleep(0.1)
+    after = bulk.footprint_since(before, LEAK_BYTES)
+    if after.is_within(before, LEAK_BYTES):
+        return []
     return [f"leak: {asdict(before)} became {asdict(after)}"]
 
 

@@ -27,6 +27,8 @@ from stepcoder.sandbox import CallTests, Judge, Limits, Program, StdinTests, Sub
 
 pytestmark = pytest.mark.filterwarnings("default")
 
+# Peers that start an interpreter would compile at each start what others have cached.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("STEPCODER_DATA", ROOT.parent / "shared" / "data"))
@@ -176,7 +178,7 @@ def test_import_and_first_verdict(rows: Rows) -> None:
         "with Judge(workers=1) as judge:\n"
         "    assert judge.run(Program('def f(x): return x', 'f'), CallTests(([1],), (1,))).passed\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for who, code in (("ours", script), ("python -c pass", "pass")):
         times = []
         for _ in range(11):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -172,6 +173,16 @@ class Footprint:
     scratch_files: int
     cgroups: int
 
+    def is_within(self, before: Footprint, leak_bytes: int) -> bool:
+        """Return whether this is no more than before, but for some bytes; scratch is empty."""
+        return (
+            self.processes <= before.processes
+            and self.descriptors <= before.descriptors
+            and self.memory_bytes <= before.memory_bytes + leak_bytes
+            and self.scratch_files == 0
+            and self.cgroups <= before.cgroups
+        )
+
 
 def footprint() -> Footprint:
     """Return what this process and those below it hold now."""
@@ -185,6 +196,19 @@ def footprint() -> Footprint:
         scratch_files=_scratch_files(below),
         cgroups=len(cgroups.of_judge()),
     )
+
+
+def footprint_since(before: Footprint, leak_bytes: int) -> Footprint:
+    """Return what is held now, as soon as it is no more than before; else what is after 5 s.
+
+    A worker closes a run's channel a moment after it has reported.
+    """
+    for _ in range(50):
+        after = footprint()
+        if after.is_within(before, leak_bytes):
+            break
+        time.sleep(0.1)
+    return after
 
 
 def _scratch_files(pids: list[int]) -> int:
