@@ -33,6 +33,11 @@ constexpr uint64_t kHandled =
     LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |
     LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM;
 
+void add_rule(const UniqueFd& ruleset, const UniqueFd& file, uint64_t access) {
+  const landlock_path_beneath_attr rule{access, file.get()};
+  checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0), "allow a path");
+}
+
 // A rule holds for all that lies below it, so a folder with something hidden in it is allowed entry
 // by entry, and itself only to be listed.
 void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::path>& hidden) {
@@ -43,13 +48,10 @@ void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::
   const bool has_hidden = std::any_of(hidden.begin(), hidden.end(), [&](const fs::path& inner) {
     return inner.native().starts_with(path.native() + "/");
   });
-  landlock_path_beneath_attr rule{};
-  rule.allowed_access = has_hidden              ? LANDLOCK_ACCESS_FS_READ_DIR
-                        : S_ISDIR(info.st_mode) ? kRead
-                                                : LANDLOCK_ACCESS_FS_READ_FILE;
-  rule.parent_fd = file.get();
-  checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0),
-          "allow a path to be read");
+  add_rule(ruleset, file,
+           has_hidden              ? LANDLOCK_ACCESS_FS_READ_DIR
+           : S_ISDIR(info.st_mode) ? kRead
+                                   : LANDLOCK_ACCESS_FS_READ_FILE);
   if (!has_hidden) return;
   std::error_code error;
   for (fs::directory_iterator entry(path, error), end; !error && entry != end;
@@ -79,13 +81,10 @@ bool allow_files(const std::vector<std::string>& readable, const std::vector<std
   }
   if (!scratch.empty()) {
     const UniqueFd folder(checked(open(scratch.c_str(), O_PATH | O_CLOEXEC), "open scratch"));
-    landlock_path_beneath_attr rule{};
-    rule.allowed_access = attributes.handled_access_fs &
-                          ~uint64_t{LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
-                                    LANDLOCK_ACCESS_FS_MAKE_BLOCK};
-    rule.parent_fd = folder.get();
-    checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0),
-            "allow the scratch folder");
+    add_rule(ruleset, folder,
+             attributes.handled_access_fs &
+                 ~uint64_t{LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
+                           LANDLOCK_ACCESS_FS_MAKE_BLOCK});
   }
   checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
   return syscall(kRestrictSelf, ruleset.get(), 0) == 0;
