@@ -18,7 +18,7 @@ from stepcoder.sandbox import (
     Verdict,
 )
 
-LIMITS = Limits(cpu_s=1.0, wall_s=1.0)
+LIMITS = Limits(cpu_s=1.0, wall_s=3.0)
 # What no program could guess, so that a pass can only be forged.
 SECRET = 7_426_119_205
 

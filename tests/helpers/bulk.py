@@ -178,7 +178,7 @@ class Footprint:
         return (
             self.processes <= before.processes
             and self.descriptors <= before.descriptors
-            and self.memory_bytes <= before.memory_bytes + leak_bytes
+            and self.memory_bytes < before.memory_bytes + leak_bytes
             and self.scratch_files == 0
             and self.cgroups <= before.cgroups
         )
