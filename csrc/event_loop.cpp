@@ -42,11 +42,13 @@ EventLoop::EventLoop(WorkerCommands commands, uint32_t slots)
 EventLoop::~EventLoop() { close(); }
 
 void EventLoop::submit(Job job) {
+  bool awaited = false;
   {
     std::lock_guard lock(mutex_);
     pending_.push_back(std::move(job));
+    awaited = std::exchange(job_awaited_, false);
   }
-  wake();
+  if (awaited) wake();  // else every slot is busy, and takes it when it is done
 }
 
 void EventLoop::cancel(uint64_t id) {
@@ -148,7 +150,8 @@ void EventLoop::take_jobs() {
     auto active = std::make_shared<ActiveJob>();
     {
       std::lock_guard lock(mutex_);
-      if (pending_.empty()) break;
+      job_awaited_ = pending_.empty();
+      if (job_awaited_) break;
       active->job = std::move(pending_.front());
       pending_.pop_front();
     }

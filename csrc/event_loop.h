@@ -108,6 +108,7 @@ class EventLoop {
   std::mutex mutex_;
   std::condition_variable finished_changed_;
   std::deque<Job> pending_;
+  bool job_awaited_ = true;  // by a slot that has none
   std::vector<uint64_t> cancelled_;
   std::vector<JobResult> finished_;
   bool closing_ = false;
