@@ -17,6 +17,8 @@ launcher = Extension(
     language="c++",
     # -isystem: pybind11's own headers do not pass -Wshadow.
     extra_compile_args=[*FLAGS, "-isystem", pybind11.get_include()],
+    # Each library that a worker maps costs every fork of it.
+    extra_link_args=["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"],
 )
 
 # Not a module: a library that workers load before their interpreter.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # decimal, statistics and fractions are not, and are imported by the programs that name them.
 # fmt: off
 WARM_MODULES = (
-    "_ast", "abc", "array", "atexit", "bisect", "cmath", "collections", "collections.abc",
+    "_ast", "abc", "atexit", "bisect", "collections", "collections.abc",
     "contextlib", "copy", "dataclasses", "datetime", "enum", "functools", "gc", "heapq", "inspect",
     "io", "itertools", "json", "math", "operator", "queue", "random", "re", "string", "struct",
     "sys", "textwrap", "threading", "time", "types", "typing",
