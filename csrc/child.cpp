@@ -151,12 +151,17 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
                          .bitmap_bytes = 8,
                          .bitmaps_offset = kRecordsOffset + records_bytes(1),
                          .arena_offset = 2 * kRecordsOffset};
-  PyObject* result = PyObject_CallNoArgs(rehearse);
-  if (result == nullptr) {
-    PyErr_WriteUnraisable(rehearse);
-    throw std::runtime_error("the rehearsal failed");
+  PyObject* runs = PyObject_CallNoArgs(rehearse);
+  if (runs != nullptr) {
+    while (PyObject* run = PyIter_Next(runs)) {
+      Py_DECREF(run);
+      tracer::forget();
+    }
+    Py_DECREF(runs);
   }
-  Py_DECREF(result);
+  if (PyErr_Occurred() == nullptr) return;
+  PyErr_WriteUnraisable(rehearse);
+  throw std::runtime_error("the rehearsal failed");
 }
 
 void enter_phase(uint32_t phase) {

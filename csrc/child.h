@@ -23,7 +23,8 @@ struct Shared {
 // and ends. `channel` is -1 or a descriptor.
 [[noreturn]] void run(const Shared& shared, int orders, PyObject* run);
 
-// In the worker: calls rehearse() with a board of one test, which the next run finds wiped.
+// In the worker: iterates over rehearse(), which makes runs and yields after each, with a board of
+// one test, which the next run finds wiped.
 void rehearse(const Shared& shared, PyObject* rehearse);
 
 // What `run` calls. Those that return bool set a Python error where they return false.

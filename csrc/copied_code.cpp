@@ -4,6 +4,7 @@
 #include <frameobject.h>
 
 #include <cstring>
+#include <utility>
 
 namespace stepcoder::copied_code {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 PyObject* g_filename = nullptr;
 void (*g_found)() = nullptr;
 bool g_renamed = false;
+bool g_hooked = false;
 
 // Whether the program's own code calls what runs now, rather than the library for it.
 bool calls_now() {
@@ -40,10 +42,13 @@ int on_audit(const char* event, PyObject* arguments, void* /*data*/) {
 }  // namespace
 
 bool watch(PyObject* filename, void (*found)()) {
-  g_filename = Py_NewRef(filename);
+  Py_XSETREF(g_filename, Py_NewRef(filename));
   g_found = found;
-  return PySys_AddAuditHook(on_audit, nullptr) == 0;
+  if (!std::exchange(g_hooked, true)) return PySys_AddAuditHook(on_audit, nullptr) == 0;
+  return true;
 }
+
+void forget() { Py_CLEAR(g_filename); }
 
 bool is_the_programs(PyObject* filename) {
   return filename == g_filename || (g_filename != nullptr && PyUnicode_Check(filename) &&

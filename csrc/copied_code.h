@@ -6,9 +6,12 @@
 
 namespace stepcoder::copied_code {
 
-// Calls `found` when code with this file name is about to be made. Once a process; False with a
-// Python error set.
+// Calls `found` when code with this file name is about to be made. False with a Python error
+// set.
 bool watch(PyObject* filename, void (*found)());
+
+// Ends that.
+void forget();
 
 // Whether a code object's file name is the program's: by value, as those who use settrace compare
 // it, since code from marshal has a name of its own.

@@ -125,6 +125,11 @@ PyObject* start(PyObject* code) {
   return Py_NewRef(code);
 }
 
+void forget() {
+  Py_CLEAR(g_code);
+  copied_code::forget();
+}
+
 bool restart() {
   PyObject* done = PyObject_CallNoArgs(g_restart);
   Py_XDECREF(done);

@@ -22,6 +22,9 @@ void note(int64_t line);
 // later. Returns what to run in its place (a new reference), or nullptr with a Python error set.
 PyObject* start(PyObject* code);
 
+// After a rehearsal: forgets what start() was given. It takes one code object in a process.
+void forget();
+
 // Makes every line report again, for the next bitmap.
 bool restart();
 

@@ -114,18 +114,6 @@ bool is_amid() {
   return false;
 }
 
-// So that children find the functions that this takes bound, and their pages present.
-bool rehearse() {
-  PyObject* code =
-      Py_CompileString("def f():\n  try: pass\n  except f: f()", "<rehearsal>", Py_file_input);
-  if (code == nullptr) return false;
-  probes::Probed probed;
-  PyObject* copy = probes::add(reinterpret_cast<PyCodeObject*>(code), probed);
-  Py_DECREF(code);
-  Py_XDECREF(copy);
-  return copy != nullptr;
-}
-
 }  // namespace
 
 bool prepare() {
@@ -138,7 +126,7 @@ bool prepare() {
   Py_XDECREF(function);
   Py_DECREF(threading);
   PyType_Type.tp_as_number->nb_bool = is_true;
-  return done && rehearse();
+  return done;
 }
 
 PyObject* start(PyObject* code) {
@@ -157,6 +145,13 @@ PyObject* start(PyObject* code) {
   std::sort(g_probed.probes.begin(), g_probed.probes.end(),
             [](const probes::Probe& a, const probes::Probe& b) { return a.unit < b.unit; });
   return Py_NewRef(g_code);
+}
+
+void forget() {
+  g_disarmed.clear();
+  g_probed = {};
+  Py_CLEAR(g_code);
+  copied_code::forget();
 }
 
 bool restart() {

@@ -54,7 +54,8 @@ void fill_gaps() {
     while (void* block = std::malloc(size)) {
       const auto address = reinterpret_cast<uintptr_t>(block);
       if (address + 8192 < end) continue;
-      std::free(block);
+      // A small one would not go back to the end, but come first and lie apart.
+      if (size > 1024) std::free(block);
       break;
     }
   // The interpreter's own allocator: pools of 16 KiB for each size up to 512 bytes.

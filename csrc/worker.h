@@ -8,9 +8,9 @@
 namespace stepcoder {
 
 // Serves orders until the judge closes the control socket. run(request, channel) is called in each
-// child, with the decoded request and the descriptor of its channel or -1. rehearse() is called
-// once before: what every run touches is then in place, and children need not make it each for
-// itself. Throws std::system_error where the worker cannot go on.
+// child, with the decoded request and the descriptor of its channel or -1. rehearse() is iterated
+// over once before: it makes runs, so that what every run touches is in place, and children need
+// not make it each for itself. Throws std::system_error where the worker cannot go on.
 // rehearse_small(), a smallest run, is called in a process of its own.
 void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse,
            PyObject* rehearse_small);

@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,34 +60,34 @@ class Solution:
             return [x ** 2 for x in nums if x], sum(best.values()), " ".join(text)[::-1]
         except (ValueError, KeyError) as error:
             raise RuntimeError("no") from error
+
+if __name__ == "__main__":
+    import sys
+    print(*map(int, sys.stdin.readline().split()), end="")
+    1 / 0
 '''
 
+# The interpreter adapts code to its use once it has run eight times: too late for a child.
+REHEARSALS = 12
 
-def rehearse() -> None:
-    """Last step before the fork server starts: do once, in it, what every child does.
 
-    Children then find the interpreter's caches filled, a fixed seed, and no garbage.
+def rehearse() -> Iterator[None]:
+    """Last step before the fork server starts: do in it what every child does.
+
+    Children then find the interpreter's caches filled, its code adapted, a fixed seed, and no
+    garbage. The launcher forgets each run that this yields after.
     """
     global _numpy_types
     if "numpy" in sys.modules:
         numpy = sys.modules["numpy"]
         _numpy_types = (numpy.generic, numpy.ndarray)
-    for _ in range(3):
-        program = load(_REHEARSAL, "import math", as_main=False)
-        assert program is not None
-        code, module = program
-        _exec(code, module.__dict__)
-        entry = _compile("Solution().f", "<entry point>", "eval")
-        _launcher.enter_phase(PHASE_FIRST_TEST)
-        _launcher.record_value(_eval(entry, module.__dict__)([3, 1, 2], 4), plain)
-        print(sys.stdin.readline(), end="")  # noqa: T201 (as programs do)
-        flush()
-        try:
-            _eval("1 / 0")
-        except ZeroDivisionError as error:
-            _launcher.record_error(describe(error))
-        sys.modules.pop("program")
-        del program, code, module, entry
+    main = sys.modules["__main__"]
+    for _ in range(REHEARSALS):
+        for kind, entry_point in (("calls", "Solution().f"), ("stdin", None)):
+            run((kind, _REHEARSAL, "import math", entry_point, [[[3, 1, 2], 4]]), -1)
+            yield
+    sys.modules["__main__"] = main
+    del sys.modules["program"]
     random.seed(0)
     gc.collect()
     gc.freeze()

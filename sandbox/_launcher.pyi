@@ -1,6 +1,6 @@
 # The C++ extension built from csrc/.
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
@@ -137,7 +137,7 @@ def serve(
     scratch_bytes: int,
     own_uid: int,
     run: Callable[[tuple[Any, ...], int], None],
-    rehearse: Callable[[], None],
+    rehearse: Callable[[], Iterator[None]],
     rehearse_small: Callable[[], None],
 ) -> None: ...
 def enter_phase(phase: int) -> None: ...
