@@ -105,6 +105,14 @@ def test_a_bad_line_is_named(
     assert words in error
 
 
+def test_an_output_that_cannot_be_written_is_named(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = files / "missing" / "verdicts.jsonl"
+    assert main(command(files, [{"task_id": "t/0", "solution": ""}], "-o", str(output))) == 2
+    assert capsys.readouterr().err.startswith(f"{output} cannot be written")
+
+
 def test_explain_shows_lines_that_ran_expected_and_got(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,7 +204,7 @@ def explain(problem: Problem, sample: Sample, verdict: Verdict) -> str:
         lines.append(f"test {i + 1} of {len(verdict.tests)}: {test.status}: {test.message}")
         tests = problem.tests
         if isinstance(tests, CodeTests):
-            lines.append(f"  test     {test_text(tests, i)}")
+            lines.append("  test     " + test_text(tests, i).replace("\n", "\n" + 11 * " "))
         else:
             lines.append(f"  input    {tests.inputs[i]!r}")
             lines.append(f"  expected {tests.outputs[i]!r}")
@@ -276,8 +276,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 statuses = judge_file(samples, problems, arguments.output, judge, fingerprint)
                 passed = statuses.count(Status.ACCEPTED)
                 print(f"{passed} of {len(statuses)} samples passed")  # noqa: T201
-    except (InputError, ProblemError, OSError) as error:
+    except (InputError, ProblemError) as error:
         print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    except OSError as error:  # what is read has errors of its own
+        print(f"{arguments.output} cannot be written ({error})", file=sys.stderr)  # noqa: T201
         return 2
     except IsolationError as error:
         print(error, file=sys.stderr)  # noqa: T201
