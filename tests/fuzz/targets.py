@@ -23,8 +23,10 @@ from stepcoder.problems import Problem, ProblemError, load_problems
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,
+    Custom,
     Limits,
     Program,
+    Regex,
     Status,
     StdinTests,
     Submission,
@@ -33,6 +35,7 @@ from stepcoder.sandbox import (
     _launcher,
 )
 from stepcoder.sandbox.by_value import by_value
+from stepcoder.sandbox.checking import asked, asks_checker
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.requests import job_of
 from stepcoder.sandbox.verdicts import verdict_of
@@ -73,6 +76,8 @@ _TESTS = (
         "    def test_a(self): assert f(1) == 1\n    def test_b(self): assert f(2) == 2\n"
     ),
     _BY_VALUE.question.tests,
+    CallTests(([1], [2]), ("never", "never more"), checker=Custom("def check(*_): return True")),
+    StdinTests(("1", "2"), ("never", "never more"), checker=Regex()),
 )
 
 
@@ -103,11 +108,19 @@ def run(data: bytes) -> None:
     kind, script = data[:1] or b"\0", data[1:]
     tests = _TESTS[kind[0] % len(_TESTS)]
     submission = Submission(Program("x = 1\n" * 20, "f"), tests, LIMITS)
+    answer = b""
+    if asks_checker(tests):  # the checker is a process like the program's
+        cut = 2 + int.from_bytes(script[:2], "little")
+        script, answer = script[2:cut], script[cut:]
     runs = _judge.runs(submission, script)
     assert len(runs) <= 2 * len(tests), len(runs)
-    verdict = verdict_of(submission, runs)
-    # The tester is the judge's own: its word counts.
-    trusted = isinstance(tests, (AssertTests, UnittestTests))
+    question = asked(submission, runs) if asks_checker(tests) else None
+    if question is None:
+        verdict = verdict_of(submission, runs)
+    else:
+        verdict = question.verdict(_judge.runs(question.question, answer))
+    # The tester and the checker are the judge's own: their word counts.
+    trusted = isinstance(tests, (AssertTests, UnittestTests)) or answer != b""
     assert trusted or not verdict.passed or b"never" in data, verdict
     assert len(verdict.tests) == len(tests) or verdict.status is Status.INFRASTRUCTURE_ERROR
     str(verdict)
