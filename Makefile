@@ -79,8 +79,11 @@ $(VENV)/.vllm: Makefile tools/vllm_requirements.py | $(VENV)/.core
 	fi
 	touch $@
 
+# Not as an extra of the package, which would compile the extension once more.
 $(VENV)/.bench: $(VENV)/.dev
-	$(PIP) install --no-build-isolation --editable ".[bench]"
+	$(BIN)/python -c 'import tomllib; file = open("pyproject.toml", "rb"); \
+	  print(*tomllib.load(file)["project"]["optional-dependencies"]["bench"], sep="\n")' > $@.txt
+	$(PIP) install --requirement $@.txt
 	touch $@
 
 clean:

@@ -1,5 +1,8 @@
 """Builds stepcoder.sandbox._launcher, the C++20 launcher of csrc/ (the rest: pyproject.toml)."""
 
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pybind11
@@ -10,6 +13,22 @@ SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 FLAGS = ["-std=c++20", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 
+
+def static_runtime() -> list[str]:
+    """Return how to link the C++ library in: each library that a worker maps costs every fork.
+
+    Nothing where the compiler has no archive of it (Fedora: libstdc++-static).
+    """
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    asked = [*compiler, "-print-file-name=libstdc++.a"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    linked = ["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"]
+    return linked if os.path.isabs(found) else []
+
+
 launcher = Extension(
     "stepcoder.sandbox._launcher",
     sources=SOURCES,
@@ -17,8 +36,7 @@ launcher = Extension(
     language="c++",
     # -isystem: pybind11's own headers do not pass -Wshadow.
     extra_compile_args=[*FLAGS, "-isystem", pybind11.get_include()],
-    # Each library that a worker maps costs every fork of it.
-    extra_link_args=["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"],
+    extra_link_args=static_runtime(),
 )
 
 # Not a module: a library that workers load before their interpreter.
