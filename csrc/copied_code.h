@@ -6,8 +6,7 @@
 
 namespace stepcoder::copied_code {
 
-// Calls `found` when code with this file name is about to be made. False with a Python error
-// set.
+// Calls `found` when code with this file name is about to be made. False: a Python error is set.
 bool watch(PyObject* filename, void (*found)());
 
 // Ends that.

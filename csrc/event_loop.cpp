@@ -146,18 +146,19 @@ void EventLoop::kill_run(Slot& slot) {
 
 void EventLoop::take_jobs() {
   for (Slot& slot : slots_) {
-    if (slot.active) continue;
-    auto active = std::make_shared<ActiveJob>();
-    {
-      std::lock_guard lock(mutex_);
-      job_awaited_ = pending_.empty();
-      if (job_awaited_) break;
-      active->job = std::move(pending_.front());
-      pending_.pop_front();
+    while (!slot.active) {  // again after a job that ended at once, such as one without a worker
+      auto active = std::make_shared<ActiveJob>();
+      {
+        std::lock_guard lock(mutex_);
+        job_awaited_ = pending_.empty();
+        if (job_awaited_) break;
+        active->job = std::move(pending_.front());
+        pending_.pop_front();
+      }
+      active->result.id = active->job.id;
+      active->end_test = active->job.test_count;
+      take_test(slot, active);
     }
-    active->result.id = active->job.id;
-    active->end_test = active->job.test_count;
-    take_test(slot, active);
   }
   help();
 }

@@ -130,6 +130,14 @@ def test_a_worker_that_cannot_start_is_an_infrastructure_error(
     assert not verdict.passed
 
 
+def test_no_program_waits_for_a_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/missing/python")
+    with Judge(workers=2) as judge:
+        futures = [judge.submit(PROGRAM, CallTests(([1],), (2,))) for _ in range(50)]
+        statuses = {future.result(timeout=20).status for future in futures}
+    assert statuses == {Status.INFRASTRUCTURE_ERROR}
+
+
 def test_a_fork_of_the_caller_is_told_to_make_its_own_judge() -> None:
     script = f"""
 import os, sys
