@@ -42,7 +42,7 @@ int on_audit(const char* event, PyObject* arguments, void* /*data*/) {
 }  // namespace
 
 bool watch(PyObject* filename, void (*found)()) {
-  Py_XSETREF(g_filename, Py_NewRef(filename));
+  g_filename = Py_NewRef(filename);
   g_found = found;
   if (!std::exchange(g_hooked, true)) return PySys_AddAuditHook(on_audit, nullptr) == 0;
   return true;

@@ -280,7 +280,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     except OSError as error:  # what is read has errors of its own
-        print(f"{arguments.output} cannot be written ({error})", file=sys.stderr)  # noqa: T201
+        written = arguments.output or "standard output"
+        print(f"{written} cannot be written ({error})", file=sys.stderr)  # noqa: T201
         return 2
     except IsolationError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -109,12 +109,13 @@ def run(data: bytes) -> None:
     tests = _TESTS[kind[0] % len(_TESTS)]
     submission = Submission(Program("x = 1\n" * 20, "f"), tests, LIMITS)
     answer = b""
-    if asks_checker(tests):  # the checker is a process like the program's
+    checked = asks_checker(tests)
+    if checked:  # the checker is a process like the program's
         cut = 2 + int.from_bytes(script[:2], "little")
         script, answer = script[2:cut], script[cut:]
     runs = _judge.runs(submission, script)
     assert len(runs) <= 2 * len(tests), len(runs)
-    question = asked(submission, runs) if asks_checker(tests) else None
+    question = asked(submission, runs) if checked else None
     if question is None:
         verdict = verdict_of(submission, runs)
     else:

@@ -4,8 +4,9 @@ import os
 import time
 from pathlib import Path
 
+from helpers.processes import children_of
+
 from stepcoder.sandbox import CallTests, Judge, Program
-from tests.helpers.processes import children_of
 
 # Without that a child has seven faults before it waits (its own stack, the code that confines it).
 FEW = 20
