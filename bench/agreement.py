@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from stepcoder.problems import Problem, load_problems, program_of
+from stepcoder.problems.problem import Problem, load_problems, program_of
 from stepcoder.sandbox import Judge, Limits
 from stepcoder.suite.mutants import mutants
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepcoder.problems import Problem, ProblemError, load_problems, program_of
+from stepcoder.problems.problem import Problem, ProblemError, load_problems, program_of
 from stepcoder.sandbox import Judge, Limits, Submission, Verdict
 
 

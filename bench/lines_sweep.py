@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / 
 from canonical_sweep import sets_in  # noqa: E402
 from helpers.reference_runs import Run, job_of_problem, run_jobs  # noqa: E402
 
-from stepcoder.problems import Problem, ProblemError, load_problems, program_of  # noqa: E402
+from stepcoder.problems.problem import Problem, ProblemError, load_problems, program_of  # noqa: E402
 from stepcoder.sandbox import Judge, Limits, Submission, Verdict  # noqa: E402
 
 BATCH = 20

@@ -11,8 +11,8 @@ import sys
 import torch
 
 from stepcoder.config import DataConfig, ModelConfig
-from stepcoder.data import load_data
-from stepcoder.embedded import small_decoder, train_tokenizer
+from stepcoder.models.embedded import small_decoder, train_tokenizer
+from stepcoder.run.data import load_data
 
 SHAPE = (34, 2048, 16, 4)
 

@@ -22,7 +22,7 @@ import pytest
 import sandbox_peers
 import sandbox_report
 
-from stepcoder.problems import load_problems, program_of
+from stepcoder.problems.problem import load_problems, program_of
 from stepcoder.sandbox import CallTests, Judge, Limits, Program, StdinTests, Submission
 
 pytestmark = pytest.mark.filterwarnings("default")

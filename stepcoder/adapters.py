@@ -13,8 +13,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepcoder.problems import tests_of
-from stepcoder.rewards import reward
+from stepcoder.method.rewards import reward
+from stepcoder.problems.problem import tests_of
 from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
 
 _FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)

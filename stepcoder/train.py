@@ -16,17 +16,17 @@ from typing import Any
 
 from rich.console import Console
 
-from stepcoder.batch import pack
 from stepcoder.config import parse_args, to_yaml
-from stepcoder.curriculum import Task
 from stepcoder.errors import RunError
-from stepcoder.ppo import score
+from stepcoder.method.curriculum import Task
+from stepcoder.method.ppo import score
+from stepcoder.method.sft import supervise
+from stepcoder.models.batch import pack
 from stepcoder.rollout.engine import Completion, Sampling
 from stepcoder.rollout.pipeline import Generated, merged
-from stepcoder.rollout.recorded import dump
-from stepcoder.rollout.rollouts import Rollout, collect, requests_of, submit
-from stepcoder.run import Run, open_run
-from stepcoder.supervised import supervise
+from stepcoder.rollout.replay import dump
+from stepcoder.rollout.rollout import Rollout, collect, requests_of, submit
+from stepcoder.run.run import Run, open_run
 
 # Messages hold paths and brackets that rich must not interpret or break.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}

@@ -12,7 +12,7 @@ import torch
 from helpers.finished_runs import states_equal, untimed
 from helpers.small_runs import SMALL, constant_problems, run
 
-from stepcoder.rundir import read_records
+from stepcoder.report.run_dir import read_records
 from stepcoder.train import main
 
 

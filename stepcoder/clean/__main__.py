@@ -35,8 +35,8 @@ from stepcoder.clean.pipeline import Cleaning, Options, Record, clean, decisions
 from stepcoder.clean.records import read_candidates
 from stepcoder.clean.store import Store, fingerprint_of
 from stepcoder.judge.command import InputError
-from stepcoder.problems import Problem, ProblemError, load_problems
-from stepcoder.rundir import replace_file
+from stepcoder.problems.problem import Problem, ProblemError, load_problems
+from stepcoder.report.run_dir import replace_file
 from stepcoder.sandbox import IsolationError, Limits
 
 EPILOG = """\

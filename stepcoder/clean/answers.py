@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any
 
-from stepcoder.problems import Problem
+from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import CodeTests

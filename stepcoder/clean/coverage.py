@@ -10,7 +10,7 @@ import ast
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from stepcoder.source import parse
+from stepcoder.problems.source import parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ from stepcoder.clean.judges import Judges
 from stepcoder.clean.stdin_inputs import new_stdins
 from stepcoder.clean.vary import may_vary
 from stepcoder.clean.verify import Verified, called_with, submission_of, values_of
-from stepcoder.problem_formats import Record
-from stepcoder.problems import Problem, program_of, tests_of
+from stepcoder.problems.formats import Record
+from stepcoder.problems.problem import Problem, program_of, tests_of
+from stepcoder.problems.source import parse
 from stepcoder.sandbox import AssertTests, CallTests, Limits, Status, StdinTests, Submission
 from stepcoder.sandbox.checking import asks_checker
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import test_code
-from stepcoder.source import parse
 from stepcoder.suite.mutants import mutants
 
 MUTANTS = 12  # of a solution, spread over all

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from stepcoder.problems import Problem
-from stepcoder.prompts import starter_part
-from stepcoder.source import parse
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import starter_part
+from stepcoder.problems.source import parse
 
 # In this order: a name of two modules is taken from the first.
 MODULES = (

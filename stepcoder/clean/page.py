@@ -13,8 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from stepcoder.charts import GRID, INK, LINE, PALE, QUIET, Chart, Figure
-from stepcoder.report import chart_section, document
+from stepcoder.report.charts import GRID, INK, LINE, PALE, QUIET, Chart, Figure
+from stepcoder.report.page import chart_section, document
 
 SHOWN = 400  # of the dropped problems, and of the repaired ones
 DECISIONS = {"kept": "#3a9e74", "repaired": "#f0c04f", "dropped": "#c8453f"}

@@ -38,10 +38,10 @@ from stepcoder.clean.store import (
     verified_record,
 )
 from stepcoder.clean.verify import Verified, verify
-from stepcoder.curriculum import stage_count, start_points
-from stepcoder.problems import Problem
-from stepcoder.prompts import starter_part
-from stepcoder.rundir import replace_file
+from stepcoder.method.curriculum import stage_count, start_points
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import starter_part
+from stepcoder.report.run_dir import replace_file
 
 PROBLEMS, DECISIONS = "problems.jsonl", "decisions.jsonl"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from stepcoder.clean.imports import add_imports, missing_imports
 from stepcoder.clean.reasons import Dropped, Reason, Repair, Tidied
-from stepcoder.problem_formats import (
+from stepcoder.problems.formats import (
     BrokenRecordError,
     Record,
     check_entry_point,
@@ -25,8 +25,8 @@ from stepcoder.problem_formats import (
     read_records,
     to_schema,
 )
-from stepcoder.problems import Problem, split_of, tests_of
-from stepcoder.source import parse
+from stepcoder.problems.problem import Problem, split_of, tests_of
+from stepcoder.problems.source import parse
 
 REQUIRED = {
     "stepcoder": ("task_id", "prompt", "canonical_solution", "tests"),

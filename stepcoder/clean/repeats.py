@@ -24,7 +24,7 @@ from stepcoder.clean.similar import (
     words_of,
 )
 from stepcoder.clean.verify import Verified
-from stepcoder.problems import Problem, program_of
+from stepcoder.problems.problem import Problem, program_of
 from stepcoder.sandbox import CallTests, StdinTests, Submission
 
 SAME_PROGRAM = 0.5  # how similar statements must be for one and the same program to be a duplicate

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 
-from stepcoder.source import parse
+from stepcoder.problems.source import parse
 
 WORDS = 3  # a shingle
 _WORD = re.compile(r"\w+")

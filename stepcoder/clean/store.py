@@ -20,7 +20,7 @@ from stepcoder.clean.records import Candidate
 from stepcoder.clean.verify import Verified
 from stepcoder.evaluate.store import read_lines
 from stepcoder.judge.command import InputError
-from stepcoder.rundir import replace_file
+from stepcoder.report.run_dir import replace_file
 
 SETTINGS, JOURNAL = "settings.json", "journal"
 VERIFIED, EXTENDED = "verified.jsonl", "extended.jsonl"

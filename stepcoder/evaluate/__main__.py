@@ -56,8 +56,8 @@ from stepcoder.evaluate.store import (
 )
 from stepcoder.judge.command import InputError
 from stepcoder.options import ConfigError
-from stepcoder.problems import Problem, ProblemError, fingerprint, load_problems, program_of
-from stepcoder.rundir import replace_file
+from stepcoder.problems.problem import Problem, ProblemError, fingerprint, load_problems, program_of
+from stepcoder.report.run_dir import replace_file
 from stepcoder.sandbox import IsolationError, Judge, Limits, Status, Submission
 
 EPILOG = """\

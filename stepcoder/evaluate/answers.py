@@ -13,8 +13,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stepcoder.problems import Problem
-from stepcoder.source import parse
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.source import parse
 
 # An opening fence may follow words on its line; a closing one begins its line.
 _OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]*)[^\n`]*(?:\n|\Z)")

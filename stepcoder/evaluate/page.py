@@ -12,10 +12,10 @@ from typing import Any
 
 from plotly.offline.offline import get_plotlyjs
 
-from stepcoder.charts import GRID, INK, LINE, PALE, QUIET, VERDICTS, Chart, Figure
 from stepcoder.evaluate.results import Result, cells
 from stepcoder.evaluate.store import Record
-from stepcoder.report import SCRIPT, STYLE
+from stepcoder.report.charts import GRID, INK, LINE, PALE, QUIET, VERDICTS, Chart, Figure
+from stepcoder.report.page import SCRIPT, STYLE
 
 FAILURES_SHOWN = 200
 

@@ -17,12 +17,11 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from stepcoder.checkpoint import POLICY, STATE, newest_checkpoint
 from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
 from stepcoder.errors import RunError
-from stepcoder.policy import choose_device, load_policy
-from stepcoder.problems import Problem
-from stepcoder.prompts import (
+from stepcoder.models.policy import choose_device, load_policy
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import (
     CHAT,
     TEMPLATE,
     answer_template,
@@ -32,9 +31,10 @@ from stepcoder.prompts import (
     starter_part,
     token_spans,
 )
+from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
-from stepcoder.rollout.engines import open_engine
-from stepcoder.rundir import CONFIG
+from stepcoder.rollout.open_engine import open_engine
+from stepcoder.run.checkpoint import POLICY, STATE, newest_checkpoint
 
 Form = Literal["auto", "chat", "answer", "plain"]
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from stepcoder.evaluate.passk import Estimate, estimate, pass_at_k
 from stepcoder.evaluate.store import Key, Record
-from stepcoder.problems import Problem
+from stepcoder.problems.problem import Problem
 
 ORDER = ("introductory", "easy", "interview", "medium", "competition", "hard")
 

@@ -19,9 +19,9 @@ from typing import IO, Any
 from stepcoder.errors import RunError
 from stepcoder.evaluate.answers import program_of_answer
 from stepcoder.judge.command import InputError
-from stepcoder.problems import Problem
-from stepcoder.prompts import extract_completion
-from stepcoder.rundir import replace_file
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import extract_completion
+from stepcoder.report.run_dir import replace_file
 from stepcoder.sandbox import Status, Verdict
 from stepcoder.sandbox.program import CodeTests, test_text
 

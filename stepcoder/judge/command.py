@@ -30,7 +30,8 @@ from rich.progress import (
 from rich.text import Text
 
 from stepcoder.judge.record import verdict_record
-from stepcoder.problems import Problem, ProblemError, load_problems, program_of
+from stepcoder.problems.problem import Problem, ProblemError, load_problems, program_of
+from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import (
     IsolationError,
     Judge,
@@ -40,7 +41,6 @@ from stepcoder.sandbox import (
     Verdict,
 )
 from stepcoder.sandbox.program import CodeTests, test_text
-from stepcoder.source import split_lines
 
 EPILOG = """\
 exit status:

@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from stepcoder import ppo
-from stepcoder.batch import Batch, Row
-from stepcoder.policy import OutcomeCritic
+from stepcoder.method import ppo
+from stepcoder.method.rewards import Outcome, reward_of
+from stepcoder.models.batch import Batch, Row
+from stepcoder.models.policy import OutcomeCritic
 from stepcoder.recipes.greedy import with_baselines
 from stepcoder.recipes.imitation import imitate
 from stepcoder.recipes.recipe import Recipe
 from stepcoder.recipes.rloo import UNCLIPPED
-from stepcoder.rewards import Outcome, reward_of
-from stepcoder.rollout.rollouts import Rollout, row_of
+from stepcoder.rollout.rollout import Rollout, row_of
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 
 def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:  # noqa: ARG001

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stepcoder.rollout.engine import Sampling
-from stepcoder.rollout.rollouts import Rollout, collect, judged, requests_of, submit
+from stepcoder.rollout.rollout import Rollout, collect, judged, requests_of, submit
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 
 def with_baselines(run: Run, rollouts: Sequence[Rollout]) -> list[tuple[Rollout, Rollout]]:

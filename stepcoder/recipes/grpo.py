@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stepcoder import ppo
-from stepcoder.batch import Batch, Row
+from stepcoder.method import ppo
+from stepcoder.method.rewards import reward_of
+from stepcoder.models.batch import Batch, Row
 from stepcoder.recipes.recipe import Recipe, no_critic
-from stepcoder.rewards import reward_of
-from stepcoder.rollout.rollouts import Rollout, judged, row_of
+from stepcoder.rollout.rollout import Rollout, judged, row_of
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 
 def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:  # noqa: ARG001

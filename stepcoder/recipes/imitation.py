@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stepcoder.batch import pack
-from stepcoder.supervised import supervised_rows, supervised_step
+from stepcoder.method.sft import supervised_rows, supervised_step
+from stepcoder.models.batch import pack
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 
 def imitate(run: Run, step: int) -> float:

@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stepcoder import ppo
-from stepcoder.batch import Batch, Row
+from stepcoder.method import ppo
+from stepcoder.method.rewards import reward_of
+from stepcoder.models.batch import Batch, Row
 from stepcoder.recipes import stepcoder
 from stepcoder.recipes.grpo import per_row
 from stepcoder.recipes.structure import ast_match, data_flow_match
-from stepcoder.rewards import reward_of
-from stepcoder.rollout.rollouts import Rollout, judged
+from stepcoder.rollout.rollout import Rollout, judged
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 KL_TARGET = 1.0  # nats a program
 KL_HORIZON = 10_000.0  # programs

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from stepcoder.batch import Batch, Row
-from stepcoder.policy import Critic, OutcomeCritic
-from stepcoder.rollout.rollouts import Rollout
+from stepcoder.models.batch import Batch, Row
+from stepcoder.models.policy import Critic, OutcomeCritic
+from stepcoder.rollout.rollout import Rollout
 
 if TYPE_CHECKING:  # run.py holds a recipe
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 
 @dataclass(frozen=True)

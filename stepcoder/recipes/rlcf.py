@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stepcoder.batch import Batch, Row, microbatches, pack
-from stepcoder.policy import OutcomeCritic
-from stepcoder.prompts import encode_target, target_text
+from stepcoder.models.batch import Batch, Row, microbatches, pack
+from stepcoder.models.policy import OutcomeCritic
+from stepcoder.problems.prompts import encode_target, target_text
+from stepcoder.problems.source import line_starts
 from stepcoder.recipes import stepcoder
 from stepcoder.recipes.static_checks import static_error
-from stepcoder.rollout.rollouts import Rollout, judged, row_of
-from stepcoder.source import line_starts
+from stepcoder.rollout.rollout import Rollout, judged, row_of
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 STATIC_ERROR = -1.0
 GENERATED, REFERENCE = 0, 1  # the discriminator's classes

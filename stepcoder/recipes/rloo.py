@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stepcoder import ppo
-from stepcoder.batch import Batch
+from stepcoder.method import ppo
+from stepcoder.models.batch import Batch
 from stepcoder.recipes.grpo import per_row, rows
 from stepcoder.recipes.recipe import Recipe, no_critic
-from stepcoder.rollout.rollouts import Rollout
+from stepcoder.rollout.rollout import Rollout
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 UNCLIPPED = 1e9  # a clip range that no ratio leaves
 

@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from stepcoder import ppo
-from stepcoder.batch import Batch, Row
 from stepcoder.config import FGOConfig
+from stepcoder.method import ppo
+from stepcoder.method.rewards import WRONG_ANSWER, reward_of
+from stepcoder.models.batch import Batch, Row
+from stepcoder.problems.source import line_starts, split_lines
 from stepcoder.recipes.greedy import with_baselines
 from stepcoder.recipes.imitation import imitate
 from stepcoder.recipes.recipe import Recipe, no_critic
 from stepcoder.recipes.rloo import UNCLIPPED
-from stepcoder.rewards import WRONG_ANSWER, reward_of
-from stepcoder.rollout.rollouts import Rollout, row_of
+from stepcoder.rollout.rollout import Rollout, row_of
 from stepcoder.sandbox import Status, Verdict
-from stepcoder.source import line_starts, split_lines
 
 if TYPE_CHECKING:
-    from stepcoder.run import Run
+    from stepcoder.run.run import Run
 
 FINE = -0.3
 BUFFER_STEPS = 4  # the buffer holds the programs of so many steps

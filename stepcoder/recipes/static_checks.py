@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import builtins
 
-from stepcoder.source import parse
+from stepcoder.problems.source import parse
 
 _ALWAYS_BOUND = {*dir(builtins), "__name__", "__file__", "__doc__"}
 

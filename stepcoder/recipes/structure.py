@@ -10,7 +10,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 
-from stepcoder.source import parse
+from stepcoder.problems.source import parse
 
 Edge = tuple[str, str, tuple[str, ...]]  # variable, relation, the variables that it comes from
 

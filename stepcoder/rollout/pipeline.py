@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from stepcoder.lora import merged_model
-from stepcoder.policy import frozen_copy
+from stepcoder.models.lora import merged_model
+from stepcoder.models.policy import frozen_copy
 from stepcoder.rollout.engine import Engine
-from stepcoder.rollout.rollouts import Rollout
+from stepcoder.rollout.rollout import Rollout
 
 T = TypeVar("T")
 Interval = tuple[float, float]  # of time.perf_counter, in seconds

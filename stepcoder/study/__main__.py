@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stepcoder.errors import RunError
 from stepcoder.options import ConfigError
-from stepcoder.progress import clock
+from stepcoder.report.progress import clock
 from stepcoder.study.page import write_page
 from stepcoder.study.plan import Plan, bundled, read_plan
 from stepcoder.study.results import results

@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
-from stepcoder.charts import evaluations
 from stepcoder.errors import RunError
-from stepcoder.rundir import Record, read_records
+from stepcoder.report.charts import evaluations
+from stepcoder.report.run_dir import Record, read_records
 from stepcoder.study.plan import START, Plan, Run
 from stepcoder.study.runner import is_done
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stepcoder.config import to_yaml
 from stepcoder.errors import RunError
-from stepcoder.rundir import CONFIG, read_records
+from stepcoder.report.run_dir import CONFIG, read_records
 from stepcoder.study.plan import Plan, Run
 
 DONE = "done"

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from stepcoder.problems import Problem
+from stepcoder.problems.problem import Problem
 from stepcoder.sandbox.program import CallTests
 from stepcoder.suite import problems
 

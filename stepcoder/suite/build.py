@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stepcoder.problems import Problem
+from stepcoder.problems.problem import Problem
 from stepcoder.sandbox.program import CallTests
 from stepcoder.suite.families import FAMILIES
 from stepcoder.suite.family import Instance, conditionals, instance

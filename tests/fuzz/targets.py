@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from stepcoder.judge.command import InputError, read_samples
 from stepcoder.judge.fusion import RunCodeRequest, submission_of
 from stepcoder.judge.messages import Batch
-from stepcoder.problems import Problem, ProblemError, load_problems
+from stepcoder.problems.problem import Problem, ProblemError, load_problems
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,

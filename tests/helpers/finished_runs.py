@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from stepcoder.checkpoint import load_state, newest_checkpoint
-from stepcoder.rundir import read_records
+from stepcoder.report.run_dir import read_records
+from stepcoder.run.checkpoint import load_state, newest_checkpoint
 
 
 def states_equal(one: Path, two: Path) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from helpers.random_programs import PREAMBLE
 
-from stepcoder.problems import Problem
+from stepcoder.problems.problem import Problem
 from stepcoder.sandbox.program import AssertTests, CallTests
 
 SCRIPT = Path(__file__).with_name("reference_tracer.py")

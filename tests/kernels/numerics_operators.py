@@ -133,10 +133,10 @@ def training_step(device):
     """Score, advantages and one update of tiny bfloat16 models; statistics and gradients."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from stepcoder.batch import Row, pack
     from stepcoder.config import PPOConfig
-    from stepcoder.policy import Critic, frozen_copy, prepare
-    from stepcoder.ppo import Learner, advantages, score, update
+    from stepcoder.method.ppo import Learner, advantages, score, update
+    from stepcoder.models.batch import Row, pack
+    from stepcoder.models.policy import Critic, frozen_copy, prepare
 
     torch.manual_seed(0)
     shape = LlamaConfig(

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stepcoder import policy, ppo
 from stepcoder.kernels import dispatch, reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
 from stepcoder.kernels.gae import gae
 from stepcoder.kernels.lm_head import score_tiles
 from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.method import ppo
+from stepcoder.models import policy
 
 ROOT = Path(__file__).parents[2]
 

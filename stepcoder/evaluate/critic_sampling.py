@@ -1,0 +1,213 @@
+"""python -m stepcoder.evaluate.critic_sampling RUN: CodeRL's critic at inference (section 3.3).
+
+Takes the folder of a run with `recipe=coderl`. For each test problem it samples programs, looks at
+their example tests (the first ones) and samples again: from the most promising beginnings of those
+that pass (refining), or with the failed program and its error in the prompt if none does
+(repairing). The program that is answered passes the examples, if one does, and has the critic's
+highest probability of passing all. Ours: the policy itself repairs, where the paper trains a second
+model for it; so an untrained small policy gains nothing from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from stepcoder.config import Config, load_config
+from stepcoder.errors import RunError
+from stepcoder.method.curriculum import Task
+from stepcoder.method.rewards import Outcome, reward
+from stepcoder.models.batch import microbatches, pack
+from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
+from stepcoder.options import ConfigError
+from stepcoder.problems.prompts import FENCE, prompt_text, starter_part
+from stepcoder.report.run_dir import CONFIG
+from stepcoder.rollout.engine import Engine, Sampling
+from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.rollout import Rollout, collect, requests_of, row_of, submit
+from stepcoder.run.checkpoint import POLICY, load_state, newest_checkpoint
+from stepcoder.run.data import load_data, spread
+from stepcoder.run.held_out import pass_at_1
+from stepcoder.run.run import judge
+from stepcoder.sandbox import Judge, Status, Verdict
+
+SEEDS = 2  # programs of a problem that are refined or repaired
+SECOND_ROUND = 1 << 30  # keeps the seeds of both rounds apart
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """What sampling needs."""
+
+    config: Config
+    engine: Engine
+    judge: Judge
+    critic: OutcomeCritic
+    tokenizer: PreTrainedTokenizerBase
+
+    def sample(self, tasks: Sequence[Task], samples: int) -> list[Rollout]:
+        """Return judged programs, `samples` a task."""
+        config = self.config
+        requests = requests_of(tasks, self.tokenizer, samples, config.prompt.max_prompt_tokens)
+        sampling = Sampling(config.rollout.temperature, config.rollout.max_new_tokens)
+        completions = self.engine.generate(requests, sampling)
+        return collect(submit(completions, tasks, requests, self.tokenizer, self.judge))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A program and what the critic thinks of it: p(passed), of all and after each token."""
+
+    rollout: Rollout
+    passing: float
+    by_token: tuple[float, ...]
+
+
+def critic_sampling(
+    sampler: Sampler, tasks: Sequence[Task], samples: int, examples: int
+) -> tuple[list[Rollout], list[Rollout]]:
+    """Return all programs of the first round, and the one that is answered for each task."""
+    first = sampler.sample(tasks, samples)
+    by_task = [scored(sampler, first[i : i + samples]) for i in range(0, len(first), samples)]
+    seeds = [next_tasks(candidates, examples, sampler.config) for candidates in by_task]
+    again = sampler.sample([task for group in seeds for task in group], samples // SEEDS)
+    answers, begin = [], 0
+    for candidates, group in zip(by_task, seeds, strict=True):
+        end = begin + len(group) * (samples // SEEDS)
+        pool = [*candidates, *scored(sampler, again[begin:end])]
+        if pool:  # the judge may have failed on all of a problem's programs
+            answers.append(answer(pool, examples).rollout)
+        begin = end
+    return first, answers
+
+
+@torch.no_grad()
+def scored(sampler: Sampler, rollouts: Sequence[Rollout]) -> list[Scored]:
+    """Ask the critic about programs; those that the judge failed on are left out."""
+    kept = [r for r in rollouts if reward(r.verdict) is not None]
+    if not kept:
+        return []
+    device = sampler.critic.head.weight.device
+    batch = pack([row_of(r, 0.0, sampler.config.fgo) for r in kept]).to(device)
+    found: dict[int, Scored] = {}
+    for rows, piece in microbatches(batch, sampler.config.ppo.tokens_per_microbatch):
+        passing = torch.softmax(sampler.critic.logits(piece), -1)[:, Outcome.PASSED].tolist()
+        by_token = sampler.critic.token_probabilities(piece)[:, Outcome.PASSED]
+        lengths = [len(kept[row].completion.token_ids) for row in rows]
+        for row, p, tokens in zip(rows, passing, by_token.split(lengths), strict=True):
+            found[row] = Scored(kept[row], p, tuple(tokens.tolist()))
+    return [found[row] for row in range(len(kept))]
+
+
+def passes_examples(verdict: Verdict, examples: int) -> bool:
+    """Whether the first tests passed; a program that never ran has none."""
+    looked_at = verdict.tests[:examples]
+    return bool(looked_at) and all(test.status is Status.ACCEPTED for test in looked_at)
+
+
+def next_tasks(candidates: Sequence[Scored], examples: int, config: Config) -> list[Task]:
+    """Return what to sample next for a problem: beginnings to go on from, or programs to repair."""
+    passing = [c for c in candidates if passes_examples(c.rollout.verdict, examples)]
+    best = sorted(passing or candidates, key=lambda c: -c.passing)[:SEEDS]
+    if passing:
+        return [refining(one, config.prompt.template) for one in best]
+    return [repairing(one.rollout, config.prompt.template) for one in best]
+
+
+def refining(one: Scored, template: str) -> Task:
+    """Give the program's beginning, up to the token where the critic hopes most."""
+    rollout, task = one.rollout, one.rollout.task
+    most = max(range(len(one.by_token)), key=one.by_token.__getitem__)
+    code = len(rollout.program) - len(task.given)  # what follows is the closing fence
+    given = task.given + rollout.text[: min(rollout.spans[most][1], code)]
+    text = prompt_text(task.problem, given, template)
+    return Task(task.problem, 0, given, text, task.seed + SECOND_ROUND)
+
+
+def repairing(rollout: Rollout, template: str) -> Task:
+    """Show the failed program and how it failed, and ask for it anew."""
+    task, verdict = rollout.task, rollout.verdict
+    failed = next((t for t in verdict.tests if t.status is not Status.ACCEPTED), verdict)
+    how = f"{verdict.status}: {failed.message}" if failed.message else str(verdict.status)
+    shown = f"{FENCE}python\n{rollout.program.rstrip()}\n{FENCE}"
+    asked = f"{task.problem.prompt.strip()}\n\nThis program fails ({how}):\n{shown}\nRepair it."
+    text = prompt_text(replace(task.problem, prompt=asked), task.given, template)
+    return Task(task.problem, 0, task.given, text, task.seed + SECOND_ROUND)
+
+
+def answer(candidates: Sequence[Scored], examples: int) -> Scored:
+    """Return the most promising program, of those that pass the examples if there are any."""
+    passing = [c for c in candidates if passes_examples(c.rollout.verdict, examples)]
+    return max(passing or candidates, key=lambda c: c.passing)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare critic sampling with plain sampling on a run's test problems."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stepcoder.evaluate.critic_sampling",
+        description="CodeRL's critic sampling with the newest checkpoint of a run.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run of recipe=coderl")
+    parser.add_argument("--problems", type=int, metavar="N", help="so many, spread over all")
+    parser.add_argument("--samples", type=int, default=8, help="programs a problem and round")
+    parser.add_argument("--examples", type=int, default=1, help="tests that count as examples")
+    command = parser.parse_args(arguments)
+    try:
+        plain, chosen, problems = compare(
+            command.run, command.problems, max(command.samples, SEEDS), command.examples
+        )
+    except (ConfigError, RunError) as error:
+        message = f"stepcoder.recipes.critic_sampling: {error}"
+        Console(stderr=True).print(message, markup=False, soft_wrap=True)
+        return 2
+    Console().print(
+        f"{problems} problems: pass@1 {plain:.1%} sampled, {chosen:.1%} with critic sampling",
+        highlight=False,
+    )
+    return 0
+
+
+def compare(
+    folder: Path, limit: int | None, samples: int, examples: int
+) -> tuple[float, float, int]:
+    """Return pass@1 of plain sampling, of critic sampling, and on how many problems.
+
+    Raises:
+        RunError: the folder has no checkpoint of a critic of this kind.
+    """
+    checkpoint = newest_checkpoint(folder / "checkpoints")
+    if checkpoint is None or not (folder / CONFIG).is_file():
+        raise RunError(f"{folder}: no run with a checkpoint is there")
+    config, state = load_config(folder / CONFIG), load_state(checkpoint)
+    if config.recipe != "coderl" or state["phase"] != "rl":
+        raise RunError(f'{folder}: its newest checkpoint has no critic of recipe "coderl"')
+    device = choose_device(config.device)
+    dtype = state["critic"]["head.weight"].dtype
+    policy = load_policy(checkpoint / POLICY, dtype, device)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / POLICY, local_files_only=True)
+    critic = OutcomeCritic.from_policy(policy, len(Outcome))
+    critic.load_state_dict(state["critic"])
+    data = load_data(config.data, config.sft.share)
+    problems = spread(data.test or data.validation, limit)
+    if not problems:
+        raise RunError(f"{config.data.path}: no test problem; give a set with one")
+    tasks = [
+        Task(p, 0, given := starter_part(p), prompt_text(p, given, config.prompt.template), seed)
+        for seed, p in enumerate(problems)
+    ]
+    engine = HFEngine(policy, tokenizer, config.rollout.group_size)
+    with judge(config) as sandbox, engine:
+        sampler = Sampler(config, engine, sandbox, critic, tokenizer)
+        first, answers = critic_sampling(sampler, tasks, samples, examples)
+    return pass_at_1(first), pass_at_1(answers), len(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

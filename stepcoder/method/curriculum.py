@@ -1,0 +1,250 @@
+"""CCCS: how much of the canonical solution a prompt gives, and when to give less.
+
+Takes Problems, gives Tasks to roll out, and moves each problem from its last stage to stage 0 as
+its rollouts pass (StepCoder, arXiv 2402.01391, section 3.1 and Algorithm 1).
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, isqrt
+from typing import Any, Literal
+
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import TEMPLATE, prompt_text, starter_part
+from stepcoder.problems.source import line_starts, logical_lines, parse
+
+Scopes = Literal["branches", "all"]
+
+_BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.TryStar, ast.Match)
+_OTHER_SCOPES = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+    ast.Lambda,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.GeneratorExp,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One visit to a problem: the part of the solution that is given, and the prompt.
+
+    A program is `given` + the completion of `prompt_text`. `seed` is for sampling: it depends on
+    the run's seed and the visit alone, so a resumed run draws the same rollouts.
+    """
+
+    problem: Problem
+    stage: int
+    given: str
+    prompt_text: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where one problem stands: its stage and rho, the moving average of its rollouts' passes."""
+
+    stage: int
+    rho: float = 0.0
+
+
+def stage_count(conditionals: int) -> int:
+    """Return n = ceil(sqrt(E)), the number of stages of a program with E conditional statements.
+
+    It is at least 1: without conditional statements only stage 0 exists, ordinary RL.
+    """
+    return isqrt(conditionals - 1) + 1 if conditionals > 0 else 1
+
+
+def start_index(conditionals: int, stage: int) -> int:
+    """Return which conditional statement (1-based) a stage starts at: stride * stage; 0 for none.
+
+    The stride is ceil(E / n). Raises ValueError unless 0 <= stage < n.
+    """
+    stages = stage_count(conditionals)
+    if not 0 <= stage < stages:
+        raise ValueError(f"stage {stage} of {stages} (of {conditionals} conditional statements)")
+    return ceil(conditionals / stages) * stage
+
+
+def start_points(source: str, scopes: Scopes = "branches") -> list[int]:
+    """Return where the conditional statements start, as character offsets in order.
+
+    Each offset is the start of a line, so that the statement's indentation comes after the cut.
+    Conditional statements are If (every `elif` is one), For, While, Try and Match. "all" adds what
+    the authors' data marks besides: functions, classes, lambdas and comprehensions, at the line on
+    which the statement around them starts (one cut, however many share it). A source that does not
+    parse has none.
+    """
+    try:
+        tree = parse(source)
+        lines = logical_lines(source)
+    except SyntaxError:
+        return []
+    kinds = _BRANCHES if scopes == "branches" else _BRANCHES + _OTHER_SCOPES
+    wanted = {node.lineno for node in ast.walk(tree) if isinstance(node, kinds)}
+    starts = line_starts(source)
+    first_lines = [line.first for line in lines]
+    cuts = {first_lines[_last_at_or_before(first_lines, line)] for line in wanted}
+    return [starts[line - 1] for line in sorted(cuts)]
+
+
+def _last_at_or_before(values: Sequence[int], value: int) -> int:
+    return bisect_left(values, value + 1) - 1
+
+
+class Curriculum:
+    """Chooses problems in seeded order, gives each the prompt of its stage, and moves the stages.
+
+    Every epoch is a permutation of the problems that depends on the seed and the epoch's number
+    only. Stages move by Algorithm 1: with `passed` the share of a visit's rollouts that pass,
+    rho <- (1 - alpha) rho + alpha passed; if rho > threshold, rho <- 0 and stage <- max(stage - 1,
+    0). The paper leaves alpha, the threshold and the moment of the update open: 0.5, 0.5 and one
+    update a visit are ours.
+
+    Conditional statements inside the starter code, which is always given, do not count. `cccs`
+    False keeps every problem at stage 0; `full_prompt_share` is the share of visits that start at
+    stage 0 whatever the problem's stage (against forgetting; they do not move it).
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        *,
+        seed: int,
+        cccs: bool = True,
+        scopes: Scopes = "branches",
+        alpha: float = 0.5,
+        threshold: float = 0.5,
+        full_prompt_share: float = 0.0,
+        template: str = TEMPLATE,
+    ) -> None:
+        """Start every problem at its last stage. Raises ValueError for a repeated task_id."""
+        self._problems = {problem.task_id: problem for problem in problems}
+        if len(self._problems) != len(problems):
+            counts = Counter(problem.task_id for problem in problems)
+            repeated = next(task_id for task_id, count in counts.items() if count > 1)
+            raise ValueError(f"two problems have the task_id {repeated!r}: rename one of them")
+        if not problems:
+            raise ValueError("a curriculum needs at least one problem")
+        self._seed = seed
+        self._alpha = alpha
+        self._threshold = threshold
+        self._full_prompt_share = full_prompt_share
+        self._template = template
+        self._givens = {
+            problem.task_id: givens(problem, scopes) if cccs else [starter_part(problem)]
+            for problem in problems
+        }
+        self._progress = {
+            task_id: Progress(stage=len(parts) - 1) for task_id, parts in self._givens.items()
+        }
+        self._epoch = 0
+        self._position = 0
+        self._moves = 0
+
+    def sample(self, count: int) -> list[Task]:
+        """Return the next `count` visits; a new epoch begins where one runs out of problems."""
+        tasks: list[Task] = []
+        order = self._order(self._epoch)
+        while len(tasks) < count:
+            if self._position == len(order):
+                self._epoch += 1
+                self._position = 0
+                order = self._order(self._epoch)
+            tasks.append(self._task(order[self._position]))
+            self._position += 1
+        return tasks
+
+    def observe(self, task: Task, passes: Sequence[float]) -> None:
+        """Learn how the rollouts of one visit ended: `passes` holds 1 for each that passed, else 0.
+
+        Only reward 1 counts as a pass. A visit at another stage than the problem's present one
+        changes nothing, nor does one without rollouts.
+        """
+        task_id = task.problem.task_id
+        progress = self._progress[task_id]
+        if task.stage != progress.stage or not passes:
+            return
+        passed = sum(passes) / len(passes)
+        rho = (1 - self._alpha) * progress.rho + self._alpha * passed
+        if rho <= self._threshold:
+            self._progress[task_id] = Progress(progress.stage, rho)
+            return
+        stage = max(progress.stage - 1, 0)
+        self._moves += progress.stage - stage
+        self._progress[task_id] = Progress(stage, rho=0.0)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that the next visit belongs to, from 0."""
+        return self._epoch
+
+    @property
+    def moves(self) -> int:
+        """How many times a problem moved back one stage, since the start of the run."""
+        return self._moves
+
+    def progress(self, task_id: str) -> Progress:
+        """Return where one problem stands."""
+        return self._progress[task_id]
+
+    def stage_histogram(self) -> dict[int, int]:
+        """Return the number of problems at each stage, from stage 0 on."""
+        return dict(sorted(Counter(p.stage for p in self._progress.values()).items()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that moves, as plain data; problems and settings are not in it."""
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "moves": self._moves,
+            "stages": {task_id: p.stage for task_id, p in self._progress.items()},
+            "rhos": {task_id: p.rho for task_id, p in self._progress.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state. Raises ValueError if it is of other problems."""
+        if state["stages"].keys() != self._problems.keys():
+            raise ValueError("the saved curriculum is of other problems: resume with the same data")
+        self._epoch = state["epoch"]
+        self._position = state["position"]
+        self._moves = state["moves"]
+        self._progress = {
+            task_id: Progress(stage, state["rhos"][task_id])
+            for task_id, stage in state["stages"].items()
+        }
+
+    def _order(self, epoch: int) -> list[str]:
+        order = sorted(self._problems)
+        random.Random(f"order {self._seed} {epoch}").shuffle(order)
+        return order
+
+    def _task(self, task_id: str) -> Task:
+        draw = random.Random(f"visit {self._seed} {self._epoch} {self._position}")
+        seed = draw.getrandbits(31)
+        full_prompt = draw.random() < self._full_prompt_share
+        problem = self._problems[task_id]
+        stage = 0 if full_prompt else self._progress[task_id].stage
+        given = self._givens[task_id][stage]
+        return Task(problem, stage, given, prompt_text(problem, given, self._template), seed)
+
+
+def givens(problem: Problem, scopes: Scopes = "branches") -> list[str]:
+    """Return the given part of each stage of a problem, stage 0 (least given) first."""
+    solution = problem.canonical_solution
+    starter = starter_part(problem)
+    cuts = [cut for cut in start_points(solution, scopes) if cut >= len(starter)]
+    given = [starter]
+    for stage in range(1, stage_count(len(cuts))):
+        given.append(solution[: cuts[start_index(len(cuts), stage) - 1]])
+    return given

@@ -1,0 +1,317 @@
+"""PPO's arithmetic: score a batch, shape its rewards, estimate advantages, update (SC section 3).
+
+Every function takes and gives a packed `Batch`; the operations on tensors are those of
+`stepcoder.kernels`. Rows of FGO's masked tokens are dropped before the LM head of the update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stepcoder.config import PPOConfig
+from stepcoder.kernels.gae import gae
+from stepcoder.kernels.logprob import logprob_entropy
+from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.models.batch import Batch, microbatches, minibatches
+from stepcoder.models.optim import optimizers_of
+from stepcoder.models.policy import Critic, OutcomeCritic, hidden_states, lm_head
+
+
+@torch.no_grad()
+def score(
+    batch: Batch,
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    critic: Critic | OutcomeCritic | None,
+    config: PPOConfig,
+    temperature: float,
+) -> Batch:
+    """Fill in old_logprobs, ref_logprobs, entropy, values and the engine-mismatch importance.
+
+    Without a critic there are no values.
+
+    Log-probabilities are those of sampling at `temperature`. The importance weight is
+    min(pi_old / pi_engine, importance_cap) a token (truncated importance sampling).
+    """
+
+    def policy_scores(piece: Batch) -> tuple[Tensor, Tensor]:
+        return response_logprobs(policy, piece, temperature)
+
+    old_logprobs, entropy = _score_pieces(batch, config, policy_scores)
+    (ref_logprobs,) = _score_pieces(
+        batch, config, lambda piece: response_logprobs(reference, piece, temperature)[:1]
+    )
+    values = None
+    if critic is not None:
+        (values,) = _score_pieces(batch, config, lambda piece: (critic(piece),))
+    mismatch = torch.where(batch.response_mask, old_logprobs - batch.engine_logprobs, 0.0)
+    return replace(
+        batch,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        entropy=entropy,
+        values=values,
+        importance=mismatch.exp().clamp(max=config.importance_cap),
+    )
+
+
+def response_logprobs(
+    model: PreTrainedModel, piece: Batch, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order."""
+    positions = piece.response_positions
+    before = piece.preceding[positions]
+    hidden = hidden_states(model, piece)[before]  # (N, H): the states that predict them
+    return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
+
+
+def _score_pieces(
+    batch: Batch, config: PPOConfig, scores: Callable[[Batch], tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """Run `scores` (N,)-tensors over the microbatches, and place the results in (T,) tensors."""
+    placed: list[Tensor] = []
+    for rows, piece in microbatches(batch, config.tokens_per_microbatch):
+        index = batch.token_index(batch.segments(rows))
+        results = scores(piece)
+        if not placed:
+            placed = [
+                torch.zeros(len(batch.tokens), dtype=r.dtype, device=r.device) for r in results
+            ]
+        for whole, result in zip(placed, results, strict=True):
+            whole[index] = piece.spread(result)
+    return placed
+
+
+def shaped_rewards(batch: Batch, kl_beta: float) -> Tensor:
+    """Token rewards (T,): -beta (log pi_old - log pi_ref), plus the task reward on the last token.
+
+    StepCoder section 3 with the KL term as a per-token reward; a recipe may reward further tokens.
+    """
+    assert batch.old_logprobs is not None
+    assert batch.ref_logprobs is not None
+    rewards = -kl_beta * (batch.old_logprobs - batch.ref_logprobs)  # zero outside the responses
+    rewards[batch.response_ends] += batch.task_rewards
+    return rewards if batch.token_rewards is None else rewards + batch.token_rewards
+
+
+def advantages(batch: Batch, config: PPOConfig) -> Batch:
+    """Fill in advantages and returns: GAE over the response tokens of each row."""
+    assert batch.values is not None
+    estimates, returns = gae(
+        shaped_rewards(batch, config.kl_beta),
+        batch.values,
+        batch.cu_seqlens,
+        batch.response_mask,
+        config.gamma,
+        config.lam,
+    )
+    if config.whiten_advantages != "none":
+        chosen = estimates[batch.response_mask]
+        centre = (
+            prompt_means(batch, estimates)
+            if config.whiten_advantages == "prompt"
+            else chosen.mean()
+        )
+        centered = torch.where(batch.response_mask, estimates - centre, 0.0)
+        scale = centered[batch.response_mask].std(correction=0).clamp(min=1e-6)
+        estimates = centered / scale
+    return replace(batch, advantages=estimates, returns=returns)
+
+
+def prompt_means(batch: Batch, values: Tensor) -> Tensor:
+    """Mean of (T,) values over all response tokens of a prompt, at each of its tokens: (T,)."""
+    packing, mask = batch.packing, batch.response_mask
+    prompt = packing.prompt_of.repeat_interleave(packing.lengths)  # (T,) its prompt's segment
+    sums = values.new_zeros(len(packing.lengths)).index_add_(0, prompt[mask], values[mask])
+    return sums[prompt] / prompt[mask].bincount(minlength=len(sums))[prompt]
+
+
+@dataclass
+class Learner:
+    """What an update changes: the models with their optimizers; some recipes have no critic."""
+
+    policy: PreTrainedModel
+    critic: Critic | OutcomeCritic | None
+    policy_optimizers: list[torch.optim.Optimizer]
+    critic_optimizers: list[torch.optim.Optimizer]
+
+    @classmethod
+    def create(
+        cls,
+        policy: PreTrainedModel,
+        critic: Critic | OutcomeCritic | None,
+        config: PPOConfig,
+    ) -> Learner:
+        """Build both models' optimizers; the critic's is AdamW.
+
+        Epsilon is 1e-5, as PPO's implementations have it: the LM head's rows of tokens that are
+        never sampled get gradients of 1e-7, which a smaller one would blow up to full steps.
+        """
+        betas, decay, eps = config.adam_betas, config.weight_decay, 1e-5
+        lr = config.critic_lr
+        return cls(
+            policy,
+            critic,
+            optimizers_of(policy, config.optimizer, config.policy_lr, betas, decay, eps),
+            []
+            if critic is None
+            else [torch.optim.AdamW(critic.parameters(), lr, betas, eps, weight_decay=decay)],
+        )
+
+
+def update(
+    learner: Learner,
+    batch: Batch,
+    config: PPOConfig,
+    temperature: float,
+    generator: torch.Generator,
+    train_policy: bool = True,
+    normalize_by_response: bool = False,
+    loss_kl_beta: float = 0.0,
+) -> dict[str, float]:
+    """Clipped PPO on the executed tokens, the critic's own loss on the response tokens.
+
+    Args:
+        learner: the models and their optimizers, changed in place.
+        batch: scored, with advantages.
+        config: PPO's numbers.
+        temperature: of sampling; the policy is trained as the sampler it is.
+        generator: draws the minibatches.
+        train_policy: False while only the critic warms up.
+        normalize_by_response: divide the policy loss by response tokens instead of trained ones.
+        loss_kl_beta: weight of a KL term (k3) to the reference in the policy loss itself.
+
+    Returns:
+        Means over the update: policy_loss, value_loss, clip_fraction, approx_kl, policy_grad_norm,
+        critic_grad_norm, and the extremes ratio_min and ratio_max.
+    """
+    totals = UpdateTotals()
+    for _ in range(config.epochs):
+        for minibatch in minibatches(batch, config.minibatches, generator):
+            trained = int(minibatch.executed_mask.sum())
+            responses = int(minibatch.response_mask.sum())
+            normalizer = float(responses if normalize_by_response else trained)
+            for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
+                if train_policy and len(piece.executed_positions):
+                    policy_loss(
+                        learner.policy, piece, config, temperature, normalizer, totals, loss_kl_beta
+                    )
+                if learner.critic is not None:
+                    loss = learner.critic.loss(piece, minibatch, config.value_clip)
+                    loss.backward()
+                    totals.value_loss += loss.item()
+            totals.trained_tokens += trained if train_policy else 0
+            totals.minibatches += 1
+            if train_policy and trained:
+                totals.policy_grad_norm += _step(learner.policy, learner.policy_optimizers, config)
+            if learner.critic is not None:
+                totals.critic_grad_norm += _step(learner.critic, learner.critic_optimizers, config)
+    return totals.means()
+
+
+def policy_loss(
+    policy: PreTrainedModel,
+    piece: Batch,
+    config: PPOConfig,
+    temperature: float,
+    normalizer: float,
+    totals: UpdateTotals,
+    loss_kl_beta: float = 0.0,
+) -> None:
+    """Accumulate the gradient of the clipped policy loss over a microbatch's executed tokens."""
+    assert piece.old_logprobs is not None
+    assert piece.advantages is not None
+    assert piece.importance is not None
+    assert piece.ref_logprobs is not None
+    positions = piece.executed_positions
+    loss, statistics = ppo_head(
+        hidden_states(policy, piece)[piece.preceding[positions]],
+        lm_head(policy),
+        piece.tokens[positions],
+        piece.old_logprobs[positions],
+        piece.advantages[positions],
+        piece.importance[positions],
+        normalizer,
+        config.clip,
+        config.entropy_bonus,
+        temperature,
+        ref_logprobs=piece.ref_logprobs[positions] if loss_kl_beta else None,
+        kl_beta=loss_kl_beta,
+    )
+    loss.backward()
+    totals.policy_loss += loss.item()
+    totals.clipped += statistics.clipped.item()
+    totals.approx_kl += statistics.approx_kl.item()
+    totals.ratio_min = min(totals.ratio_min, statistics.ratio_min.item())
+    totals.ratio_max = max(totals.ratio_max, statistics.ratio_max.item())
+
+
+def _step(
+    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], config: PPOConfig
+) -> float:
+    """Clip the gradient, step, clear; returns the gradient's norm before clipping."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm.item()
+
+
+@dataclass
+class UpdateTotals:
+    """Running sums over one update; `means` turns them into the logged figures."""
+
+    policy_loss: float = 0.0
+    value_loss: float = 0.0
+    clipped: float = 0.0
+    approx_kl: float = 0.0
+    policy_grad_norm: float = 0.0
+    critic_grad_norm: float = 0.0
+    ratio_min: float = 1.0
+    ratio_max: float = 1.0
+    trained_tokens: int = 0
+    minibatches: int = 0
+
+    def means(self) -> dict[str, float]:
+        """Losses and norms a minibatch, clip fraction and KL a trained token."""
+        tokens, steps = max(self.trained_tokens, 1), max(self.minibatches, 1)
+        return {
+            "policy_loss": self.policy_loss / steps,
+            "value_loss": self.value_loss / steps,
+            "clip_fraction": self.clipped / tokens,
+            "approx_kl": self.approx_kl / tokens,
+            "policy_grad_norm": self.policy_grad_norm / steps,
+            "critic_grad_norm": self.critic_grad_norm / steps,
+            "ratio_min": self.ratio_min,
+            "ratio_max": self.ratio_max,
+        }
+
+
+@dataclass
+class RunningDeviation:
+    """Standard deviation of all task rewards so far, by which rewards are divided (MPL's code)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared distances from the mean
+
+    def observe(self, rewards: Tensor) -> None:
+        """Take in (B,) rewards (Chan's parallel update of mean and variance)."""
+        count, mean = len(rewards), rewards.mean().item()
+        squares = (rewards - mean).square().sum().item()
+        total, delta = self.count + count, mean - self.mean
+        self.squares += squares + delta**2 * self.count * count / total
+        self.mean += delta * count / total
+        self.count = total
+
+    @property
+    def value(self) -> float:
+        """Deviation so far; 1 until rewards have differed at all."""
+        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
+        return deviation if deviation > 1e-4 else 1.0

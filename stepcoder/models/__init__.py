@@ -1,0 +1,1 @@
+"""The models: packed batches, attention over them, policy and critic, adapters, optimizers."""

@@ -1,0 +1,249 @@
+"""Rollouts as one packed batch of tokens, and minibatches of it.
+
+A batch is a set of 1-D tensors over T tokens. `cu_seqlens` marks its segments: a prompt, then every
+response to it, then the next prompt. Nothing is padded, and the samples of one prompt share it: the
+models compute a prompt once, however many responses follow. A row is one prompt with one response.
+Two masks are kept apart: `response_mask` says which tokens are transitions (chosen by the policy),
+`executed_mask` which of those the policy loss trains (FGO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stepcoder.models.attention import Packing
+
+PER_SEGMENT = ("is_response",)
+PER_ROW = ("task_rewards", "outcomes")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows in S packed segments of T tokens. Fields after `token_rewards` come with the scores.
+
+    Values of a token sit at its own position; outside `response_mask` they are zero.
+    """
+
+    tokens: Tensor  # (T,) int64
+    cu_seqlens: Tensor  # (S+1,) int32
+    is_response: Tensor  # (S,) bool; a False is a prompt, and the Trues after it are its rows
+    response_mask: Tensor  # (T,) bool
+    executed_mask: Tensor  # (T,) bool, a subset of response_mask
+    engine_logprobs: Tensor  # (T,) float32, as the sampler reported them
+    task_rewards: Tensor  # (B,) float32, on the last token of each row
+    outcomes: Tensor | None = None  # (B,) int64, `rewards.Outcome`
+    token_rewards: Tensor | None = None  # (T,) float32, where a recipe rewards single tokens
+    old_logprobs: Tensor | None = None  # (T,) float32, of the policy before the update
+    ref_logprobs: Tensor | None = None  # (T,) float32, of the frozen reference
+    entropy: Tensor | None = None  # (T,) float32, of the policy before the update
+    values: Tensor | None = None  # (T,) float32, of the critic before the update
+    advantages: Tensor | None = None  # (T,) float32
+    returns: Tensor | None = None  # (T,) float32
+    importance: Tensor | None = None  # (T,) float32, truncated engine-mismatch weight
+
+    @cached_property
+    def packing(self) -> Packing:
+        """Where each row's tokens lie: what attention over the packed segments needs."""
+        return Packing.of(self.cu_seqlens, self.is_response)
+
+    @cached_property
+    def position_ids(self) -> Tensor:
+        """Place (T,) of every token in its row, int64: a response counts on from its prompt."""
+        return self.packing.position_ids
+
+    @cached_property
+    def preceding(self) -> Tensor:
+        """Position (T,) of the token before each one in its row, int64: its state chose the token.
+
+        Of a first response token that is its prompt's last token, which may lie far ahead of it.
+        """
+        packing = self.packing
+        preceding = (torch.arange(len(self.tokens), device=self.tokens.device) - 1).clamp(min=0)
+        preceding[packing.starts[packing.responses]] = packing.ends[packing.prompts] - 1
+        return preceding
+
+    @cached_property
+    def response_ends(self) -> Tensor:
+        """Position of the last token of each row, (B,) int64."""
+        return self.packing.ends[self.packing.responses] - 1
+
+    @cached_property
+    def response_positions(self) -> Tensor:
+        """Positions of the response tokens, (N,) int64."""
+        return self.response_mask.nonzero().squeeze(-1)
+
+    @cached_property
+    def executed_positions(self) -> Tensor:
+        """Positions of the tokens that the policy loss trains, (M,) int64."""
+        return self.executed_mask.nonzero().squeeze(-1)
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Row numbers, the rows that share a prompt together."""
+        prompts = self.packing.prompts.tolist()
+        return [list(rows) for _, rows in groupby(range(len(prompts)), key=prompts.__getitem__)]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.task_rewards)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Place (N,) values of the response tokens at their positions: (T,), zero elsewhere."""
+        spread = torch.zeros(len(self.tokens), dtype=values.dtype, device=values.device)
+        spread[self.response_positions] = values
+        return spread
+
+    def at_tokens(self, values: Tensor) -> Tensor:
+        """Give (B,) values of the rows to each of their response tokens: (T,), zero elsewhere."""
+        by_segment = values.new_zeros(len(self.packing.lengths))
+        by_segment[self.packing.responses] = values
+        return by_segment.repeat_interleave(self.packing.lengths)
+
+    def segments(self, chosen: Sequence[int]) -> Tensor:
+        """Segments of some rows, int64: a prompt comes once for the neighbors that share it."""
+        prompts, responses = self.packing.prompts.tolist(), self.packing.responses.tolist()
+        segments: list[int] = []
+        for prompt, rows in groupby(chosen, key=prompts.__getitem__):
+            segments += [prompt, *(responses[row] for row in rows)]
+        return torch.tensor(segments, device=self.tokens.device)
+
+    def token_index(self, segments: Tensor) -> Tensor:
+        """Positions of all tokens of some segments, segment after segment, int64."""
+        lengths = self.packing.lengths[segments]
+        bounds = cumulative(lengths)
+        shift = (self.packing.starts[segments] - bounds[:-1]).repeat_interleave(lengths)
+        return torch.arange(int(bounds[-1]), device=segments.device) + shift
+
+    def rows(self, chosen: Sequence[int]) -> Batch:
+        """Return the batch of some rows, in the order given."""
+        segments = self.segments(chosen)
+        index = self.token_index(segments)
+        row_index = torch.as_tensor(chosen, device=self.tokens.device)
+
+        def pick(name: str, value: Tensor) -> Tensor:
+            if name in PER_SEGMENT:
+                return value[segments]
+            return value[row_index if name in PER_ROW else index]
+
+        picked: dict[str, Any] = {
+            field.name: pick(field.name, value)
+            for field in fields(self)
+            if field.name != "cu_seqlens" and (value := getattr(self, field.name)) is not None
+        }
+        return Batch(cu_seqlens=cumulative(self.packing.lengths[segments]), **picked)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on another device."""
+        moved: dict[str, Tensor | None] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in moved.items() if v is not None})
+
+
+def cumulative(lengths: Tensor) -> Tensor:
+    """Turn segment lengths (S,) into cu_seqlens (S+1,) int32."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rollout as token ids: what `pack` puts end to end."""
+
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+    logprobs: Sequence[float]  # of the response tokens, as the engine reported them
+    executed: Sequence[bool]  # of the response tokens
+    reward: float  # on the last token
+    outcome: int = 0  # `rewards.Outcome`
+    token_rewards: Sequence[float] = ()  # of the response tokens; () is zeros
+
+
+def pack(rows: Sequence[Row]) -> Batch:
+    """Put rollouts end to end; neighbors with equal prompts share it.
+
+    Raises:
+        ValueError: a row without prompt or response tokens (no state precedes its first action).
+    """
+    for row in rows:
+        if not row.prompt_ids or not row.response_ids:
+            raise ValueError("a rollout needs at least one prompt token and one response token")
+    tokens: list[int] = []
+    lengths: list[int] = []
+    is_response: list[bool] = []
+    executed: list[bool] = []
+    logprobs: list[float] = []
+    token_rewards: list[float] = []
+    for prompt, sharing in groupby(rows, key=lambda row: tuple(row.prompt_ids)):
+        tokens += prompt
+        executed += [False] * len(prompt)
+        logprobs += [0.0] * len(prompt)
+        token_rewards += [0.0] * len(prompt)
+        lengths.append(len(prompt))
+        is_response.append(False)
+        for row in sharing:
+            tokens += row.response_ids
+            executed += row.executed
+            logprobs += row.logprobs
+            token_rewards += row.token_rewards or [0.0] * len(row.response_ids)
+            lengths.append(len(row.response_ids))
+            is_response.append(True)
+    of_segment = torch.tensor(is_response)
+    return Batch(
+        tokens=torch.tensor(tokens),
+        cu_seqlens=cumulative(torch.tensor(lengths)),
+        is_response=of_segment,
+        response_mask=of_segment.repeat_interleave(torch.tensor(lengths)),
+        executed_mask=torch.tensor(executed),
+        engine_logprobs=torch.tensor(logprobs, dtype=torch.float32),
+        task_rewards=torch.tensor([r.reward for r in rows], dtype=torch.float32),
+        outcomes=torch.tensor([r.outcome for r in rows]),
+        token_rewards=torch.tensor(token_rewards, dtype=torch.float32),
+    )
+
+
+def microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch]]:
+    """Split a batch into pieces of at most `tokens` tokens, rows of like length together.
+
+    Yields (row numbers in `batch`, piece). Rows of one prompt stay together where they fit; else
+    each piece has the prompt anew. A row longer than `tokens` comes alone.
+    """
+    lengths = batch.packing.lengths
+    prompts: list[int] = lengths[batch.packing.prompts].tolist()
+    responses: list[int] = lengths[batch.packing.responses].tolist()
+
+    def longest(group: list[int]) -> int:
+        return max(prompts[row] + responses[row] for row in group)
+
+    chosen: list[int] = []
+    used = 0
+    for group in sorted(batch.groups, key=longest, reverse=True):
+        prompt = prompts[group[0]]
+        if chosen and used + prompt + sum(responses[row] for row in group) > tokens:
+            yield chosen, batch.rows(chosen)
+            chosen, used = [], 0
+        used += prompt
+        for row in group:
+            if chosen and used + responses[row] > tokens:
+                yield chosen, batch.rows(chosen)
+                chosen, used = [], prompt
+            chosen.append(row)
+            used += responses[row]
+    if chosen:
+        yield chosen, batch.rows(chosen)
+
+
+def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Split a batch into `count` random minibatches of whole rows (fewer if rows are fewer).
+
+    Rows of one prompt stay neighbors, so that minibatches share prompts too.
+    """
+    groups = batch.groups
+    order = torch.randperm(len(groups), generator=generator).tolist()
+    shuffled = torch.tensor([row for group in order for row in groups[group]])
+    for chosen in shuffled.tensor_split(min(count, len(batch))):
+        yield batch.rows(chosen.tolist())

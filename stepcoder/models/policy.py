@@ -1,0 +1,171 @@
+"""Policy, critic and reference: transformers decoders that run over packed rows.
+
+Takes a packed batch of T tokens, gives final hidden states (T, H); the LM head is
+left to the kernels, so that only the rows that need it are ever multiplied by it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from stepcoder.errors import RunError
+from stepcoder.kernels.ppo_loss import value_loss
+from stepcoder.models.attention import PACKED
+from stepcoder.models.batch import Batch
+from stepcoder.models.lora import copy_of
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the configured device; `auto` takes CUDA where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RunError("device: cuda was asked for, but torch finds no GPU; use device=cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def load_policy(path: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a causal language model from a local transformers checkpoint, ready for packed rows.
+
+    Raises:
+        ValueError: the LM head has a bias, which the fused head does not support.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation=PACKED, local_files_only=True
+    )
+    return prepare(model, device)
+
+
+def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Put a causal language model on its device with packed attention, and check its head.
+
+    Dropout stays off throughout (eval mode): PPO's ratio must be 1 before the first update.
+    """
+    model.set_attn_implementation(PACKED)
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(
+            f"{type(model).__name__}: the LM head has a bias, which the fused PPO head does not "
+            "support; use a model whose head has none"
+        )
+    model.to(device)  # type: ignore[arg-type]
+    model.eval()
+    return model
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy without gradients: the reference policy. It shares what is frozen already."""
+    reference = copy_of(model)
+    reference.requires_grad_(requires_grad=False)
+    return reference
+
+
+def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
+    """Final hidden states of every token: (T, H), rows never seeing each other."""
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    output = decoder(
+        input_ids=batch.tokens[None],
+        position_ids=batch.position_ids[None],
+        use_cache=False,
+        packing=batch.packing,
+    )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def lm_head(model: PreTrainedModel) -> Tensor:
+    """Weight (V, H) of the LM head, tied or not."""
+    weight: Tensor = model.get_output_embeddings().weight
+    return weight
+
+
+class Critic(nn.Module):
+    """A decoder with a fresh linear head that reads one value per state (SC section 3)."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        """Put a zero-mean head with deviation 1/(H+1) on a decoder: values start near 0."""
+        super().__init__()
+        self.backbone = backbone
+        width: int = backbone.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, 1, dtype=backbone.dtype)
+        nn.init.normal_(self.head.weight, std=1 / (width + 1))
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_policy(cls, policy: PreTrainedModel) -> Critic:
+        """Start from the policy's own weights (method note, section 4), adapters included."""
+        return cls(copy_of(policy.get_decoder())).to(policy.device).eval()
+
+    @classmethod
+    def load(cls, path: str | Path, dtype: torch.dtype, device: torch.device) -> Critic:
+        """Start from another local checkpoint."""
+        backbone = AutoModel.from_pretrained(
+            path, dtype=dtype, attn_implementation=PACKED, local_files_only=True
+        )
+        return cls(backbone).to(device).eval()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""
+        hidden = hidden_states(self.backbone, batch)
+        before = batch.preceding[batch.response_positions]  # the state that a token is chosen in
+        values: Tensor = self.head(hidden[before]).squeeze(-1)
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    def loss(self, piece: Batch, whole: Batch, clip: float) -> Tensor:
+        """Clipped value loss of a microbatch, over the response tokens of its whole minibatch."""
+        assert piece.values is not None
+        assert piece.returns is not None
+        positions = piece.response_positions
+        values, returns = piece.values[positions], piece.returns[positions]
+        return value_loss(self(piece), values, returns, float(whole.response_mask.sum()), clip)
+
+
+class OutcomeCritic(nn.Module):
+    """A decoder whose head says how a program ends: C classes (CodeRL, arXiv 2207.01780, 3.2.2).
+
+    The program's class is read from the maximum of its tokens' states, each token's from its own.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, classes: int) -> None:
+        """Put a head of deviation 1/(H+1) on a decoder: all classes start about equally likely."""
+        super().__init__()
+        self.backbone = backbone
+        width: int = backbone.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, classes, dtype=backbone.dtype)
+        nn.init.normal_(self.head.weight, std=1 / (width + 1))
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_policy(cls, policy: PreTrainedModel, classes: int) -> OutcomeCritic:
+        """Start from the policy's own weights."""
+        return cls(copy_of(policy.get_decoder()), classes).to(policy.device).eval()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Probability (N,) of its row's true class at each response token, in batch order."""
+        assert batch.outcomes is not None
+        true = batch.at_tokens(batch.outcomes)[batch.response_positions]
+        return self.token_probabilities(batch).gather(-1, true[:, None]).squeeze(-1)
+
+    def token_probabilities(self, batch: Batch) -> Tensor:
+        """Probability (N, C) of each class in the state after each response token, float32."""
+        states = hidden_states(self.backbone, batch)[batch.response_positions]
+        return torch.softmax(self.head(states).float(), dim=-1)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits (B, C) of each row's class, float32."""
+        states = hidden_states(self.backbone, batch)[batch.response_positions]  # (N, H)
+        rows = torch.arange(len(batch), device=states.device)
+        row = batch.at_tokens(rows)[batch.response_positions]  # (N,) the row of each token
+        pooled = states.new_full((len(batch), states.shape[1]), -torch.inf)
+        pooled = pooled.scatter_reduce(0, row[:, None].expand_as(states), states, "amax")
+        return self.head(pooled).float()  # type: ignore[no-any-return]
+
+    def loss(self, piece: Batch, whole: Batch, clip: float) -> Tensor:  # noqa: ARG002
+        """Cross-entropy of the rows' classes, over the rows of the whole minibatch."""
+        assert piece.outcomes is not None
+        total = nn.functional.cross_entropy(self.logits(piece), piece.outcomes, reduction="sum")
+        return total / len(whole)

@@ -1,0 +1,349 @@
+"""The forms in which problems come, each turned into a record of our own JSONL schema.
+
+Takes a file (.jsonl, .json, .gz) or an APPS folder, gives its records one by one: our own schema,
+APPS, APPS+-form, HumanEval, MBPP.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stepcoder.problems.source import parse, split_lines
+
+Record = dict[str, Any]
+T = TypeVar("T")
+
+_KIND_NAMES: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
+
+# The imports that APPS programs may rely on without making them, as its own harness provides them.
+APPS_PREAMBLE = """\
+import bisect, collections, functools, heapq, itertools, math, random, re, string, sys
+from bisect import bisect_left, bisect_right
+from collections import Counter, OrderedDict, defaultdict, deque
+from functools import cache, cmp_to_key, lru_cache, reduce
+from heapq import heapify, heappop, heappush, heappushpop, heapreplace, nlargest, nsmallest
+from itertools import accumulate, chain, combinations, groupby, permutations, product
+from math import ceil, floor, gcd, inf, sqrt
+from typing import *
+"""
+_APPS_FILES = ("question.txt", "starter_code.py", "solutions.json", "input_output.json")
+TESTS_SCHEMA = (
+    '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or '
+    '{"kind": "assert" or "unittest", "code": "..."}'
+)
+
+
+class BrokenRecordError(ValueError):
+    """What is wrong with one record, in words that follow its place."""
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Record | BrokenRecordError]]:
+    """Yield each record of a file or folder with its place in words ("line 17", "record 3").
+
+    Raises OSError, EOFError, zlib.error or ValueError (not UTF-8, not JSON) if the file itself
+    cannot be read.
+    """
+    if path.is_dir():
+        questions = sorted(path.rglob("question.txt"))
+        if not questions:
+            raise OSError("the folder holds no APPS problem (a folder with question.txt)")
+        for question in questions:
+            folder = question.parent
+            yield f"folder {folder.relative_to(path)}", _apps_folder(folder)
+        return
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    if text.lstrip().startswith("["):
+        for n, record in enumerate(_json(text), start=1):
+            if isinstance(record, dict) and "task_id" not in record:
+                record["task_id"] = f"{path.name.split('.')[0]}/{n - 1}"
+            yield f"record {n}", _object(record)
+        return
+    for n, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {n}", _object(_json(line))
+            except ValueError as error:
+                yield f"line {n}", BrokenRecordError(f"not JSON ({error})")
+
+
+def _json(text: str) -> Any:
+    """Return what JSON says. Raises ValueError, also where it is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def form_of(record: Record) -> str | None:
+    """Return the name of a record's form, by the field that holds its tests."""
+    keys = record.keys()
+    if "tests" in keys:
+        return "stepcoder"
+    if "input_output" in keys:
+        return "APPS"
+    if {"inputs", "outputs"} & keys:
+        return "APPS+"
+    if "test_list" in keys:
+        return "MBPP"
+    return "HumanEval" if "test" in keys else None
+
+
+def to_schema(record: Record, form: str) -> Record:
+    """Return a record of the named form as one of our own schema. Raises BrokenRecordError."""
+    return _READERS[form](record)
+
+
+def field(record: Record, name: str, kind: type[T], expected: str = "") -> T:
+    """Return a required field of a record; raise BrokenRecordError if absent or of another type."""
+    wanted = expected or _KIND_NAMES[kind]
+    if record.get(name) is None:
+        raise BrokenRecordError(f'field "{name}" is missing (expected {wanted})')
+    value = record[name]
+    if not isinstance(value, kind):
+        raise BrokenRecordError(
+            f'field "{name}" is {json.dumps(value, default=repr)[:40]} (expected {wanted})'
+        )
+    return value
+
+
+def check_entry_point(entry_point: str | None, solution: str) -> None:
+    """Raise BrokenRecordError unless the solution parses and defines what the tests call."""
+    try:
+        tree = parse(solution)
+    except SyntaxError as error:
+        raise BrokenRecordError(f"the canonical solution does not parse ({error})") from None
+    if entry_point is None:
+        return
+    owner, _, method = entry_point.rpartition("().")
+    name = owner or method
+    definition = _definition(tree, name)
+    if definition is None:
+        raise BrokenRecordError(f'the canonical solution does not define "{name}"')
+    if owner and isinstance(definition, ast.ClassDef) and not definition.bases:
+        names = {name for node in definition.body for name in _bound_names(node)}
+        if method not in names:
+            raise BrokenRecordError(f'the canonical solution does not define "{name}.{method}"')
+
+
+def _object(record: Any) -> Record | BrokenRecordError:
+    return record if isinstance(record, dict) else BrokenRecordError("not a JSON object")
+
+
+def _apps_folder(folder: Path) -> Record | BrokenRecordError:
+    """Read one APPS folder into one record with a field for each of its files."""
+    part = folder.resolve().parent.name
+    record: Record = {"task_id": f"apps/{part}/{folder.resolve().name}"}
+    if part == "test":
+        record["split"] = "eval"
+    try:
+        for name in _APPS_FILES:
+            file = folder / name
+            record[file.stem] = file.read_bytes().decode() if file.exists() else None
+        metadata = folder / "metadata.json"
+        record |= json.loads(metadata.read_bytes()) if metadata.exists() else {}
+    except (OSError, ValueError) as error:
+        return BrokenRecordError(f"cannot be read ({error})")
+    return record
+
+
+def _from_apps(record: Record) -> Record:
+    """Solutions and tests are JSON in text; several solutions, of which the first that fits."""
+    try:
+        tests = _json(field(record, "input_output", str))
+        solutions = _json(field(record, "solutions", str))
+    except BrokenRecordError:
+        raise
+    except ValueError as error:
+        raise BrokenRecordError(f"solutions or input_output is not JSON ({error})") from None
+    if not isinstance(solutions, list) or not solutions:
+        raise BrokenRecordError('field "solutions" is empty (expected a list of programs)')
+    if not isinstance(tests, dict):
+        raise BrokenRecordError('field "input_output" is no object (expected inputs and outputs)')
+    inputs, outputs = field(tests, "inputs", list), field(tests, "outputs", list)
+    starter = record.get("starter_code") or ""
+    entry_point = None
+    if "fn_name" in tests:
+        owner = "Solution()." if "class Solution" in starter else ""
+        entry_point = owner + field(tests, "fn_name", str)
+        # Results are wrapped in a list of one, but not in every problem.
+        if all(isinstance(value, list) and len(value) == 1 for value in outputs):
+            outputs = [value[0] for value in outputs]
+        kind = "call"
+    else:
+        kind = "stdin"
+        inputs, outputs = ([_joined(v) for v in values] for values in (inputs, outputs))
+    return {
+        "task_id": str(record.get("task_id") or record.get("problem_id", "")),
+        "prompt": field(record, "question", str),
+        "starter_code": starter,
+        "entry_point": entry_point,
+        "canonical_solution": _first_that_fits(solutions, entry_point),
+        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs},
+        "preamble": APPS_PREAMBLE,
+        "source": "APPS",
+        "difficulty": record.get("difficulty"),
+        "split": record.get("split"),
+    }
+
+
+def _first_that_fits(solutions: list[Any], entry_point: str | None) -> str:
+    for solution in solutions:
+        try:
+            check_entry_point(entry_point, str(solution))
+        except BrokenRecordError:
+            continue
+        return str(solution)
+    return str(solutions[0])
+
+
+def _joined(value: Any) -> Any:
+    """Return stdin or stdout as one text: some APPS problems hold a list of lines."""
+    return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _from_apps_plus(record: Record) -> Record:
+    """Everything is a function: a zero-argument one that reads stdin, or one to call."""
+    starter = field(record, "starter_code", str)
+    inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
+    functions = re.findall(r"^\s*(?:async\s+)?def\s+(\w+)", starter, re.MULTILINE)
+    owner = re.search(r"^\s*class\s+(\w+)", starter, re.MULTILINE)
+    if not functions:
+        raise BrokenRecordError('field "starter_code" defines no function')
+    kind = "call" if any(isinstance(value, list) for value in inputs) else "stdin"
+    if kind == "call":
+        if not all(isinstance(value, list) and len(value) == 1 for value in outputs):
+            raise BrokenRecordError('field "outputs" holds no list of one-element lists')
+        inputs = [_unquoted(value) for value in inputs]
+        outputs = [_unquoted(value[0]) for value in outputs]
+    return {
+        "task_id": field(record, "task_id", str),
+        "prompt": field(record, "prompt", str),
+        "starter_code": starter,
+        "entry_point": f"{owner[1]}().{functions[-1]}" if owner else functions[-1],
+        "canonical_solution": field(record, "canonical_solution", str),
+        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs},
+        "preamble": APPS_PREAMBLE,
+        "source": "APPS+",
+        "difficulty": record.get("difficulty"),
+        "split": record.get("split"),
+    }
+
+
+def _unquoted(value: Any) -> Any:
+    """Return plain data whose strings are no longer source text: '"ab"' becomes 'ab'."""
+    if isinstance(value, list):
+        return [_unquoted(item) for item in value]
+    if isinstance(value, dict):
+        return {_unquoted(key): _unquoted(item) for key, item in value.items()}
+    if isinstance(value, str) and len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+        try:
+            literal = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value[1:-1]
+        return literal if isinstance(literal, str) else value
+    return value
+
+
+def _from_humaneval(record: Record) -> Record:
+    prompt = field(record, "prompt", str)
+    entry_point = field(record, "entry_point", str)
+    code = f"{field(record, 'test', str).rstrip()}\n\ncheck({entry_point})\n"
+    return {
+        "task_id": field(record, "task_id", str),
+        "prompt": prompt,
+        "starter_code": prompt,
+        "entry_point": entry_point,
+        "canonical_solution": prompt + field(record, "canonical_solution", str),
+        "tests": {"kind": "assert", "code": code},
+        "source": "HumanEval",
+        "split": "eval",
+    }
+
+
+def _from_mbpp(record: Record) -> Record:
+    """MBPP, its sanitized form and MBPP+; the splits are those of MBPP's own paper, by number."""
+    number = record.get("task_id")
+    if not isinstance(number, int):
+        raise BrokenRecordError('field "task_id" is missing (expected a number)')
+    asserts = field(record, "test_list", list)
+    solution = field(record, "code", str)
+    setup = record.get("test_setup_code") or "\n".join(map(str, record.get("test_imports") or []))
+    code = "\n".join([setup, *map(str, asserts)]).strip() + "\n"
+    name = _called_name(solution, code)
+    bounds = ((10, "fewshot"), (510, "eval"), (600, "validation"))
+    split = next((name for last, name in bounds if number <= last), "train")
+    plus = "test" in record
+    if plus and split != "eval":
+        split = f"eval_but_in_mbpp_{split}"
+    return {
+        "task_id": f"{'MBPPPlus' if plus else 'MBPP'}/{number}",
+        "prompt": field(record, "prompt" if "prompt" in record else "text", str),
+        "starter_code": _header(solution, name),
+        "entry_point": name,
+        "canonical_solution": solution,
+        "tests": {"kind": "assert", "code": field(record, "test", str) if plus else code},
+        "source": "MBPP+" if plus else "MBPP",
+        "difficulty": "introductory",
+        "split": split,
+    }
+
+
+def _called_name(solution: str, code: str) -> str:
+    """Return the first name that the tests call and the solution defines."""
+    try:
+        tree, tests = parse(solution), parse(code)
+    except SyntaxError as error:
+        raise BrokenRecordError(f"the solution or its tests do not parse ({error})") from None
+    defined = {name for node in tree.body for name in _bound_names(node)}
+    calls = [node.func for node in ast.walk(tests) if isinstance(node, ast.Call)]
+    called = [node.id for node in calls if isinstance(node, ast.Name) and node.id in defined]
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    names = [name for name in called if name in functions] or called
+    if not names:
+        raise BrokenRecordError("the tests call nothing that the solution defines")
+    return names[0]
+
+
+def _header(solution: str, name: str) -> str:
+    """Return the `def` line of a function as the solution writes it; "" for anything else."""
+    definition = _definition(parse(solution), name)
+    if not isinstance(definition, ast.FunctionDef):
+        return ""
+    lines = split_lines(solution)[definition.lineno - 1 : definition.body[0].lineno - 1]
+    return "\n".join(lines).rstrip() + "\n" if lines else ""
+
+
+def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
+    return next((node for node in tree.body if name in _bound_names(node)), None)
+
+
+def _bound_names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement binds in its own scope."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return {node.name}
+    names: set[str] = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            names.add(inner.id)
+        elif isinstance(inner, ast.alias):
+            names.add(inner.asname or inner.name.partition(".")[0])
+        elif isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(inner.name)
+    return names
+
+
+_READERS: dict[str, Callable[[Record], Record]] = {
+    "stepcoder": lambda record: record,
+    "APPS": _from_apps,
+    "APPS+": _from_apps_plus,
+    "HumanEval": _from_humaneval,
+    "MBPP": _from_mbpp,
+}
+FORMS = tuple(_READERS)

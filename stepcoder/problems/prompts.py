@@ -1,0 +1,236 @@
+"""The layout of a training prompt, and the way back from tokens to characters.
+
+A prompt is the description, an opening code fence and the given part of the program; the policy
+continues with code and ends it with a closing fence. Takes Problems and token ids, gives text,
+token ids and the character span of every token (StepCoder, arXiv 2402.01391, section 3.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from stepcoder.problems.problem import Problem
+
+TEMPLATE = "{description}\n```python\n{given}"
+FENCE = "```"
+CHAT = "chat"  # in place of a template: the tokenizer's chat template, with the fence opened
+
+_ASK = "{description}\n\nAnswer with one Python code block."
+
+_CLOSING_FENCE = re.compile(r"^```", re.MULTILINE)
+_REPLACEMENT = "\ufffd"
+
+
+class _BrokenBytesError(Exception):
+    """Raised for tokens that can never complete a character."""
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless it is "chat", or holds {description} once and ends with {given}."""
+    if template == CHAT:
+        return
+    if template.count("{description}") != 1:
+        raise ValueError("the prompt template must contain {description} exactly once")
+    if template.count("{given}") != 1 or not template.endswith("{given}"):
+        raise ValueError("the prompt template must contain {given} once, at its very end")
+
+
+def resolved_template(template: str, tokenizer: Any) -> str:
+    """Return the text of a template: for "chat" that of the tokenizer's own chat template.
+
+    The user asks for the description, and the assistant's answer is begun with an opened fence and
+    the given part: so CCCS gives code the same way in every template. Thinking is left out where
+    the template knows of it.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or one that lost the description.
+    """
+    return _chat(tokenizer) + TEMPLATE.partition("\n")[2] if template == CHAT else template
+
+
+def answer_template(tokenizer: Any) -> str:
+    """Return the chat template's text for an answer in the policy's own words: no fence is opened.
+
+    Raises:
+        ValueError: the tokenizer has no chat template, or one that lost the description.
+    """
+    return _chat(tokenizer) + "{given}"
+
+
+def _chat(tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "chat was asked for, but the tokenizer has no chat template; "
+            "give a text with {description} that ends with {given}"
+        )
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _ASK}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    if text.count("{description}") != 1:
+        raise ValueError("the tokenizer's chat template does not show the description once")
+    # Encoding a prompt puts the opening token before it; many chat templates write it out as well.
+    opening = _backend(tokenizer).encode("").ids
+    bos = tokenizer.bos_token
+    if bos and text.startswith(bos) and tokenizer.bos_token_id in opening:
+        text = text.removeprefix(bos)
+    return text
+
+
+def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
+    """Return the text the policy continues: its end is the given part, so completion follows it.
+
+    The description is left out where the given part already contains it (HumanEval, whose prompt
+    is code). Where neither of them shows what the tests will call, the starter code is added to
+    the description: MBPP's own descriptions do not name the function.
+    """
+    description = problem.prompt.strip()
+    if description in given:
+        description = ""
+    name = _called_name(problem)
+    if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
+        description = f"{description}\n{problem.starter_code.strip()}".strip()
+    return template.removesuffix("{given}").replace("{description}", description) + given
+
+
+def starter_part(problem: Problem) -> str:
+    """Return the part of the canonical solution that every prompt gives, whatever the stage.
+
+    It is the starter code where the canonical solution begins with it (leading blank lines and
+    trailing spaces aside), up to the end of that line, and empty elsewhere: a program is always
+    given part + completion, so the starter can only be given where a solution continues it.
+    """
+    solution = problem.canonical_solution
+    starter = problem.starter_code.strip()
+    begin = len(solution) - len(solution.lstrip())
+    if not starter or not solution.startswith(starter, begin):
+        return ""
+    end = begin + len(starter)
+    rest_of_line = re.compile(r"[^\S\r\n]*(\r\n|\r|\n)").match(solution, end)
+    return solution[: rest_of_line.end()] if rest_of_line else ""
+
+
+def target_text(problem: Problem, given: str) -> str:
+    """Return what a policy should write after a given part: the rest of the solution, fenced.
+
+    Raises ValueError if the canonical solution does not begin with the given part.
+    """
+    if not problem.canonical_solution.startswith(given):
+        raise ValueError(f"{problem.task_id}: the given part does not begin the solution")
+    code = problem.canonical_solution[len(given) :]
+    return code + ("" if code.endswith("\n") else "\n") + FENCE
+
+
+def extract_completion(text: str) -> str:
+    """Return the code of a response: everything before a line that starts with a closing fence.
+
+    It is a prefix of `text`, so offsets into the code are offsets into the response. A response
+    without a closing fence is code to its end.
+    """
+    fence = _CLOSING_FENCE.search(text)
+    return text[: fence.start()] if fence else text
+
+
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a prompt, with the tokenizer's own opening tokens (BOS)."""
+    return list(_backend(tokenizer).encode(text).ids)
+
+
+def encode_target(tokenizer: Any, prompt_ids: Sequence[int], target: str) -> list[int]:
+    """Return the token ids that continue `prompt_ids` with exactly the characters of `target`.
+
+    The target is tokenised on its own, so no token lies across the cut. SentencePiece-style
+    tokenizers may put a space before a text, which then would stand in the middle of the program:
+    it is removed. Raises ValueError if no split of the target reads back as itself.
+    """
+    backend = _backend(tokenizer)
+    for marker in ("", "\n", ";"):
+        # Behind a marker the text has no space before it; the marker's tokens are then cut off.
+        skipped = backend.encode(marker, add_special_tokens=False).ids if marker else []
+        ids = backend.encode(marker + target, add_special_tokens=False).ids
+        for candidate in (ids[len(skipped) :], ids[len(skipped) + 1 :]):
+            if token_spans(tokenizer, prompt_ids, candidate)[0] == target:
+                return list(candidate)
+    raise ValueError(f"the tokenizer cannot continue a prompt with {target[:40]!r} exactly")
+
+
+def token_spans(
+    tokenizer: Any, prompt_ids: Sequence[int], response_ids: Sequence[int]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of a response and the character span [start, end) of each of its tokens.
+
+    Tokens are read after the prompt's, as the policy wrote them. Tokens that only together make a
+    character (bytes of UTF-8) share its span; special tokens have empty spans. The spans cover the
+    text without gaps, in order. Bytes that never complete a character read as U+FFFD.
+    `tokenizer` is a `tokenizers.Tokenizer` or a transformers tokenizer built on one.
+    """
+    backend = _backend(tokenizer)
+    special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+    context = list(prompt_ids)
+    stream = DecodeStream(ids=context, skip_special_tokens=True)
+    spans: list[tuple[int, int]] = []
+    pieces: list[str] = []
+    waiting: list[int] = []  # tokens whose character is not complete yet
+    length = 0
+
+    def place(piece: str) -> None:
+        nonlocal length, waiting
+        for i in waiting:
+            spans[i] = (length, length + len(piece))
+        pieces.append(piece)
+        length += len(piece)
+        waiting = []
+
+    for index, token_id in enumerate(response_ids):
+        spans.append((length, length))
+        if token_id in special:
+            continue
+        try:
+            piece = _step(stream, backend, token_id)
+        except _BrokenBytesError:
+            # What waits never became a character; this token may be sound on its own.
+            if waiting:
+                place(_REPLACEMENT)
+            stream = DecodeStream(ids=context, skip_special_tokens=True)
+            try:
+                piece = _step(stream, backend, token_id)
+            except _BrokenBytesError:
+                piece = _REPLACEMENT
+                stream = DecodeStream(ids=context, skip_special_tokens=True)
+        waiting.append(index)
+        if piece is not None:
+            place(piece)
+    if waiting:
+        place(_REPLACEMENT)
+    return "".join(pieces), spans
+
+
+def _step(stream: DecodeStream, backend: Tokenizer, token_id: int) -> str | None:
+    """Return what a token adds to the text, or None while a character is incomplete."""
+    try:
+        return stream.step(backend, token_id)
+    except Exception as error:
+        # This error has no class of its own: bytes that are no UTF-8 made the decoder read the text
+        # before them differently (byte fallback decodes a run of bytes as a whole).
+        if "prefix" not in str(error):
+            raise
+        raise _BrokenBytesError from None
+
+
+def _called_name(problem: Problem) -> str:
+    """Return the name that the tests call, such as "twoSum" of "Solution().twoSum"."""
+    return (problem.entry_point or "").rpartition(".")[2]
+
+
+def _backend(tokenizer: Any) -> Tokenizer:
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(backend, Tokenizer):
+        raise TypeError(f"{type(tokenizer).__name__} has no tokenizers backend to align tokens by")
+    return backend

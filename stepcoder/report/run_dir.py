@@ -1,0 +1,243 @@
+"""The folder of a run: configuration, metrics, TensorBoard events, samples, report.
+
+    config.yaml              the resolved configuration
+    metrics.jsonl            one JSON record a step, written before the next step begins
+    tensorboard/{sft,rl}     the same numbers for TensorBoard; a resume writes them anew
+    samples/step-000020.txt  rollouts with the lines that ran marked (.json: the same as data)
+    report.html              everything above on one page
+
+A record of metrics.jsonl has `phase` ("sft" or "rl") and `step` (from 1 in each phase; RL's step 0
+is the evaluation that it starts from), `logged_at` (seconds since 1970), then any of:
+
+    loss, lr                    sft: nats a solution token; learning rate
+    time                        {"generate", "judge", "reward", "score", "update", "sync"}: seconds
+    timeline                    [[part, start, end], ...]: seconds since the start of the process
+    hidden_judge_share          share of the judge's time that the loop did not wait for
+    reward_mean, pass_rate      mean reward; share of the rollouts that pass all their tests
+    stages, stage_moves         {stage: problems now at it}; moves back by one stage so far
+    epoch                       passes begun over the training problems, from 0
+    rollouts, tokens            completions; their tokens
+    tokens_total                tokens of completions since RL began, greedy baselines too
+    prefix_cache_hit_rate       share of the prompt tokens that vLLM need not compute again
+    engine_failures             what went wrong with a server and was mended, in words
+    tokens_per_s                tokens / seconds of the whole step
+    response_length             tokens a completion, mean
+    truncated_share             share of the completions that the token limit cut off
+    masked_share                share of the response tokens that FGO leaves out of the policy loss
+    kl, engine_kl               nats a token: policy to reference; engine to trainer
+    entropy                     nats a token
+    clip_fraction, approx_kl    of the update, a trained token
+    ratio_min, ratio_max        extremes of the probability ratio in the update
+    policy_loss, value_loss     means over the minibatches
+    policy_grad_norm, critic_grad_norm    before clipping
+    kl_beta                     ppocoder: the adaptive weight of the KL
+    imitation_loss              coderl, rltf: nats a token of the supervised step between
+    discriminator_loss          rlcf: nats a program
+    explained_variance          of the returns by the critic; 1 is perfect
+    verdicts                    {status: rollouts}
+    infrastructure_errors       rollouts that the sandbox failed on (not trained)
+    slowest_judge_s             wall seconds of the slowest program
+    eval                        {"pass@1": share, "problems": count}, where the step evaluated
+    test                        the same of the test problems: at step 0 and the last one
+
+A number that is not finite is written as null. Whoever reads must expect any series to be absent.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+
+from stepcoder.config import Config, to_yaml
+from stepcoder.errors import RunError
+from stepcoder.report.samples import Sample, from_dict, to_dict, to_text
+
+Phase = Literal["sft", "rl"]
+Record = dict[str, Any]
+
+CONFIG, METRICS, SAMPLES, TENSORBOARD = "config.yaml", "metrics.jsonl", "samples", "tensorboard"
+
+
+class RunDir:
+    """An open run folder; `RunDir.open` makes or continues one."""
+
+    def __init__(self, path: Path, metrics: TextIO, writers: Mapping[str, SummaryWriter]) -> None:
+        """Take over a prepared folder and its open files; `writers` are TensorBoard's by phase."""
+        self.path = path
+        self._metrics = metrics
+        self._writers = writers
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: Config, resume_at: tuple[Phase, int] | None = None) -> Iterator[RunDir]:
+        """Make the folder of a new run, or continue one after a step.
+
+        `resume_at` is phase and number of the last step that the checkpoint knows, ("sft", 0) if
+        there is no checkpoint yet: what the folder holds of later steps is deleted, so that no step
+        appears twice. A new run that fails before its first record takes away the folder it made.
+
+        Raises:
+            RunError: a new run's folder already holds one; a folder cannot be written or read.
+        """
+        made_here = config.run_dir is None or not Path(config.run_dir).exists()
+        try:
+            path = _new_folder(config.run_dir) if resume_at is None else Path(str(config.run_dir))
+            kept = _forget_later(path, resume_at or ("sft", 0))
+            replace_file(path / CONFIG, to_yaml(replace(config, run_dir=str(path))))
+            metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise RunError(f"run_dir: {error.filename}: {error.strerror}") from None
+        writers = {name: SummaryWriter(str(path / TENSORBOARD / name)) for name in ("sft", "rl")}
+        run = cls(path, metrics, writers)
+        try:
+            for record in kept:
+                run._draw(record)
+            yield run
+        except BaseException:
+            if made_here and not (path / METRICS).stat().st_size:
+                shutil.rmtree(path)
+            raise
+        finally:
+            metrics.close()
+            for writer in writers.values():
+                writer.close()
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Append the record of a step; `metrics` holds its `phase` ("rl" if absent) and figures."""
+        stamp = {"logged_at": round(time.time(), 3)}
+        record = _finite({"phase": "rl", "step": step, **metrics} | stamp)
+        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        self._draw(record)
+        self._writers[record["phase"]].flush()
+
+    def _draw(self, record: Record) -> None:
+        """Give the numbers of a record to TensorBoard."""
+        writer = self._writers[record["phase"]]
+        for name, value in _scalars(record):
+            writer.add_scalar(name, value, record["step"], record["logged_at"])
+
+    def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Write the samples of an RL step, as text for people and as data for the report."""
+        folder = self.path / SAMPLES
+        folder.mkdir(exist_ok=True)
+        text = f"\n{'─' * 100}\n\n".join(map(to_text, samples))
+        replace_file(folder / f"step-{step:06d}.txt", text)
+        replace_file(folder / f"step-{step:06d}.json", json.dumps([to_dict(s) for s in samples]))
+
+    def write_report(self) -> Path:
+        """Write report.html from what the folder holds, and return its path."""
+        # Imported here: the page brings plotly along, which no other step of a run needs.
+        from stepcoder.report.page import write_report
+
+        return write_report(self.path)
+
+
+def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
+    """Return the last step that the checkpoint knows, as the run folder wants it."""
+    if resume is None:
+        return None
+    if state is None:
+        return "sft", 0
+    return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a run folder in order, without a last one that is cut off.
+
+    Raises:
+        RunError: another line is no record.
+    """
+    file = path / METRICS
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    records: list[Record] = []
+    needed = {"phase", "step", "logged_at"}
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line end is cut off
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not record.keys() >= needed:
+            raise RunError(f"{file} line {number} is no record of a step; delete it")
+        records.append(record)
+    return records
+
+
+def read_samples(path: Path) -> list[list[Sample]]:
+    """Return the samples of a run folder, step by step."""
+    files = sorted((path / SAMPLES).glob("step-*.json"))
+    return [[from_dict(data) for data in json.loads(file.read_text("utf-8"))] for file in files]
+
+
+def _new_folder(run_dir: str | None) -> Path:
+    """Make and return the folder of a new run. Raises RunError if it holds one."""
+    if run_dir is not None:
+        path = Path(run_dir)
+        if (path / CONFIG).exists():
+            raise RunError(
+                f'run_dir: "{run_dir}" already holds a run; continue it with --resume {run_dir}, '
+                "or give another run_dir"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    name, number = f"{datetime.now():%Y-%m-%d-%H%M%S}", 1
+    path = Path("runs") / name
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:  # another run began in the same second
+            number += 1
+            path = path.with_name(f"{name}-{number}")
+        else:
+            return path
+
+
+def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:
+    """Delete the records and samples of steps after `last`, and return the records that are left.
+
+    RL's steps come after the supervised ones. TensorBoard's files are deleted altogether.
+    """
+    phase, step = last
+    records = read_records(path)
+    kept = [r for r in records if (r["phase"] == "rl", r["step"]) <= (phase == "rl", step)]
+    replace_file(path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+    for file in (path / SAMPLES).glob("step-*"):
+        if phase == "sft" or int(file.stem.removeprefix("step-")) > step:
+            file.unlink()
+    if (path / TENSORBOARD).exists():
+        shutil.rmtree(path / TENSORBOARD)
+    return kept
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a file so that a kill leaves either the old one or the new one."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.replace(file)
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON data with null for the numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a record by name, those of {"time": {"judge": ...}} as time/judge."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name not in ("step", "logged_at"):
+            yield prefix + name, value

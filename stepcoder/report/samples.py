@@ -1,0 +1,207 @@
+"""Samples: a rollout as a person reads it, with the lines that ran marked.
+
+Takes a Sample (plain data of one judged rollout), gives text, an HTML fragment for the report, and
+JSON data and back. The lines that ran are those whose tokens the policy loss trains (StepCoder,
+arXiv 2402.01391, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import pairwise
+from typing import Any, Literal
+
+from stepcoder.problems.prompts import extract_completion
+from stepcoder.problems.source import line_starts, split_lines
+from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
+
+LONGEST_VALUE = 400  # characters that are kept of a message or a returned value
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One judged rollout.
+
+    `given` + `completion` is the program followed by whatever the policy wrote after its closing
+    fence; `executed_lines` are 1-based lines of it. `masked_share` is the share of the response's
+    tokens that the policy loss leaves out. `reward` is None where the judge itself failed.
+    """
+
+    task_id: str
+    step: int
+    stage: int
+    description: str
+    given: str
+    completion: str
+    executed_lines: frozenset[int]
+    masked_share: float
+    verdict: Verdict
+    reward: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a sample: its first `given` characters were given, the policy wrote the rest.
+
+    `part` is who wrote it: "given" (all of it), "written", or "outside" the code (the closing fence
+    and what follows). Only lines of the code can have `ran`.
+    """
+
+    text: str
+    part: Literal["given", "written", "outside"]
+    given: int
+    ran: bool
+
+
+def lines_of(sample: Sample) -> list[Line]:
+    """Return the lines of given part and completion; a final line end opens no further line."""
+    whole = sample.given + sample.completion
+    code_end = len(sample.given) + len(extract_completion(sample.completion))
+    starts = line_starts(whole)
+    lines = []
+    spans = pairwise([*starts, len(whole)])
+    for number, (text, (start, end)) in enumerate(zip(split_lines(whole), spans, strict=True), 1):
+        if number == len(starts) and not text and number > 1:
+            continue
+        given = min(max(len(sample.given) - start, 0), len(text))
+        part: Literal["given", "written", "outside"] = "written"
+        if end <= len(sample.given):
+            part = "given"
+        elif start >= code_end:
+            part = "outside"
+        ran = part != "outside" and number in sample.executed_lines
+        lines.append(Line(text, part, given, ran))
+    return lines
+
+
+def to_text(sample: Sample) -> str:
+    """Return a sample as text: a heading, the description, the program with its gutter, the tests.
+
+    The gutter has the line number, `│` for a given line, `✓` for one that ran, `·` for one that did
+    not while others did.
+    """
+    gutter = {"ran": "✓", "skipped": "·", "unmarked": " "}
+    lines = []
+    for number, (line, mark) in enumerate(_marked(sample), 1):
+        given = "│" if line.part == "given" else " "
+        lines.append(f"{number:4} {given}{gutter[mark]} {line.text}".rstrip())
+    tests = [f"  {name}: {verdict.status}{_evidence(verdict)}" for name, verdict in _tests(sample)]
+    return "\n".join(
+        [
+            f"{sample.task_id}   {'   '.join(_facts(sample))}",
+            "",
+            *(f"  {line}".rstrip() for line in split_lines(sample.description.strip())),
+            "",
+            "program (│ given, ✓ ran, · did not run)",
+            *lines,
+            "",
+            f"verdict: {sample.verdict.status}",
+            *tests,
+            "",
+        ]
+    )
+
+
+def to_html(sample: Sample) -> str:
+    """Return a sample as an HTML <article>; the classes are styled by the report's page."""
+    rows = []
+    for number, (line, mark) in enumerate(_marked(sample), 1):
+        given, written = escape(line.text[: line.given]), escape(line.text[line.given :])
+        code = (f'<span class="given">{given}</span>' if given else "") + written
+        rows.append(
+            f'<div class="line {line.part} {mark}"><i>{number}</i><code>{code or " "}</code></div>'
+        )
+    tests = "".join(
+        f'<li class="{_class(verdict.status)}">{name}: <b>{escape(str(verdict.status))}</b>'
+        f"{escape(_evidence(verdict))}</li>"
+        for name, verdict in _tests(sample)
+    )
+    facts = "".join(f"<span>{escape(fact)}</span>" for fact in _facts(sample))
+    status = sample.verdict.status
+    return (
+        f'<article class="sample"><header><h3>{escape(sample.task_id)}</h3>'
+        f'<b class="status {_class(status)}">{escape(str(status))}</b>{facts}</header>'
+        f'<p class="description">{escape(sample.description.strip())}</p>'
+        f'<div class="program">{"".join(rows)}</div><ul class="tests">{tests}</ul></article>'
+    )
+
+
+def to_dict(sample: Sample) -> dict[str, Any]:
+    """Return a sample as JSON data, its verdict's longest texts cut; `from_dict` reads it."""
+    data = asdict(sample)
+    for verdict in (data["verdict"], *data["verdict"]["tests"]):
+        verdict["executed_lines"] = sorted(verdict["executed_lines"])
+        verdict["status"] = str(verdict["status"])
+        for key in ("message", "got"):
+            verdict[key] = verdict.get(key) and verdict[key][:LONGEST_VALUE]
+    return {**data, "executed_lines": sorted(sample.executed_lines)}
+
+
+def from_dict(data: Mapping[str, Any]) -> Sample:
+    """Return the sample of `to_dict`'s data."""
+
+    def restored(verdict: Mapping[str, Any]) -> dict[str, Any]:
+        lines = frozenset(verdict["executed_lines"])
+        return {**verdict, "status": Status(verdict["status"]), "executed_lines": lines}
+
+    verdict = data["verdict"]
+    tests = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
+    whole = {key: value for key, value in restored(verdict).items() if key != "got"}
+    return Sample(
+        **{
+            **data,
+            "executed_lines": frozenset(data["executed_lines"]),
+            "verdict": Verdict(**{**whole, "tests": tests}),
+        }
+    )
+
+
+def _facts(sample: Sample) -> list[str]:
+    """Return what the heading says beside the task and its verdict."""
+    reward = "no reward" if sample.reward is None else f"reward {sample.reward:+.2f}"
+    masked = f"{sample.masked_share:.0%} of the response masked"
+    return [f"step {sample.step}", f"stage {sample.stage}", reward, masked]
+
+
+def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmarked"]]]:
+    """Return the lines with their marks; where nothing ran, there is nothing to tell apart."""
+    lines = lines_of(sample)
+    anything_ran = any(line.ran for line in lines)
+    return [
+        (line, "ran" if line.ran else "skipped" if told else "unmarked")
+        for line in lines
+        for told in [anything_ran and line.part != "outside"]
+    ]
+
+
+def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
+    """Return the outcomes by name: neighbors that ended alike are one ("tests 2-4")."""
+    groups: list[list[int]] = []
+    tests = sample.verdict.tests
+    for i, test in enumerate(tests):
+        before = tests[groups[-1][-1]] if groups else None
+        if before and (before.status, _evidence(before)) == (test.status, _evidence(test)):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    named: list[tuple[str, TestVerdict | Verdict]] = [
+        (f"test {g[0] + 1}" if len(g) == 1 else f"tests {g[0] + 1}-{g[-1] + 1}", tests[g[0]])
+        for g in groups
+    ]
+    return named or [("no test ran", sample.verdict)]
+
+
+def _evidence(verdict: TestVerdict | Verdict) -> str:
+    """Return on one line where and why a test failed, with ": " before it; empty if it passed."""
+    if verdict.status is Status.ACCEPTED:
+        return ""
+    reason = " ".join(verdict.message.split()) or verdict.error_type or ""
+    number = f"line {verdict.error_line}"
+    line = f" ({number})" if verdict.error_line and number not in reason else ""
+    return (f": {reason[:LONGEST_VALUE]}" if reason else "") + line
+
+
+def _class(status: Status) -> str:
+    return str(status).replace(" ", "-")

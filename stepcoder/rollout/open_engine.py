@@ -1,0 +1,95 @@
+"""Builds the engine that the configuration asks for.
+
+`hf` copies the policy into this process. `vllm` starts servers: one on the CPU; on a machine with
+one GPU a server that shares it (and sleeps while the trainer updates); with more GPUs a server on
+each but the first, which the trainer keeps for itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepcoder.config import Config
+from stepcoder.rollout.engine import Engine
+from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.replay import ReplayEngine
+from stepcoder.rollout.vllm.api import (
+    ServerOptions,
+    check_allocator,
+    check_installed,
+    write_model_folder,
+)
+from stepcoder.rollout.vllm.engine import VLLMEngine
+
+CPU_CACHE_GB = 1.0
+MEMORY_SHARE = {"shared": 0.4, "own": 0.9}  # of a GPU that the trainer works on too, or does not
+
+
+def open_engine(
+    config: Config,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    notify: Callable[[str], None],
+    tell: Callable[[str], None],
+) -> Engine:
+    """Start the configured engine with the policy's weights.
+
+    Args:
+        config: of the run.
+        policy: the model.
+        tokenizer: its tokenizer.
+        folder: where a server's files and logs go.
+        notify: is told of failures that the engine got over, in one line each.
+        tell: is told what takes long, in one line.
+
+    Raises:
+        RunError: vLLM is missing, or does not start.
+    """
+    if config.rollout.replay is not None:
+        return ReplayEngine(Path(config.rollout.replay))
+    if config.rollout.engine == "hf":
+        return HFEngine(policy, tokenizer, config.rollout.group_size)
+    check_installed()
+    on_cpu = policy.device.type == "cpu"
+    write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
+    servers = server_options(config, policy, folder / "model")
+    check_allocator(servers[0].transfer)
+    tell(
+        f"starting vLLM, {len(servers)} x (15 s on a CPU, minutes for a large model; log: {folder})"
+    )
+    return VLLMEngine(policy, tokenizer, servers, folder, notify)
+
+
+def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list[ServerOptions]:
+    """Return what each server is started with."""
+    rollout = config.rollout
+    gpus = visible_gpus() if policy.device.type == "cuda" else []
+    colocated = len(gpus) == 1
+    cache = rollout.kv_cache_gb
+    return [
+        ServerOptions(
+            model=model,
+            dtype=str(policy.dtype).removeprefix("torch."),
+            transfer="file" if gpu is None else "ipc" if colocated else "nccl",
+            gpu=gpu,
+            max_length=config.prompt.max_prompt_tokens + rollout.max_new_tokens,
+            max_sequences=rollout.group_size,
+            memory_share=rollout.memory_share or MEMORY_SHARE["shared" if colocated else "own"],
+            kv_cache_gb=CPU_CACHE_GB if gpu is None and cache is None else cache,
+            threads=config.threads or os.cpu_count() or 1,
+            can_sleep=colocated,
+        )
+        for gpu in (gpus if colocated else gpus[1:] or [None])
+    ]
+
+
+def visible_gpus() -> list[str | None]:
+    """Return the GPUs of this process as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return list(named.split(",") if named else map(str, range(torch.cuda.device_count())))

@@ -1,0 +1,1 @@
+"""Generation by vLLM servers: start, supervise, talk to them, send them weights."""

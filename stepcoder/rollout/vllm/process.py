@@ -1,0 +1,71 @@
+"""The process of one vLLM server: vLLM's own entry point, which ends when the trainer does.
+
+`python -m stepcoder.rollout.vllm.process` takes vLLM's options. (The CPU build's `vllm` command
+cannot start: it looks for a distribution named "vllm".)
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+TRAINER = "STEPCODER_TRAINER"  # the environment variable with the trainer's process id
+CHECK_S = 1.0
+
+Message = MutableMapping[str, Any]  # of ASGI
+
+
+class RequireKey:
+    """Answers 401 to whoever does not have the server's key, on every route.
+
+    vLLM's own check leaves out the routes for weights, sleep and procedure calls, by which every
+    user of the machine could command the server.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        """Guard `app`."""
+        self._app = app
+        self._expected = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
+
+    async def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        """Pass a call with the key on (ASGI)."""
+        if scope["type"] != "lifespan":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                await send({"type": "http.response.start", "status": 401, "headers": []})
+                await send({"type": "http.response.body", "body": b'{"error": "Unauthorized"}'})
+                return
+        await self._app(scope, receive, send)
+
+
+def end_with(parent: int) -> None:
+    """Kill this process group, and delete its temporary files, once process `parent` is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(CHECK_S)
+        shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)  # its own: the server made it
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()
+
+
+if __name__ == "__main__":  # vLLM's own child processes import this file again
+    end_with(int(os.environ[TRAINER]))
+    from vllm.entrypoints.launchers.api_server.entry import main
+
+    main()
+elif __name__ == "__mp_main__":
+    end_with(os.getppid())

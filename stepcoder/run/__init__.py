@@ -1,0 +1,1 @@
+"""One run: its data, state, checkpoints, metrics and held-out evaluation."""

@@ -1,0 +1,100 @@
+"""The problems of a run: loaded or embedded, split into parts, fingerprinted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepcoder import suite
+from stepcoder.config import DataConfig
+from stepcoder.errors import RunError
+from stepcoder.problems.problem import Problem, ProblemError, fingerprint, load_problems, split_of
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Problems to train on, problems held out, and what identifies them on a resume."""
+
+    supervised: tuple[Problem, ...]  # whose solutions the supervised phase shows
+    train: tuple[Problem, ...]  # what RL trains on
+    validation: tuple[Problem, ...]  # evaluated during the run
+    test: tuple[Problem, ...]  # evaluated before and after RL only: nothing is chosen by them
+    skipped: tuple[str, ...]  # one line for each record that could not be used
+    fingerprint: str
+
+
+def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
+    """Load the configured problems.
+
+    With `split: file` the file's own names decide (train; validation; eval, the test problems),
+    and a stable hash of the task_id where it names no training problem; with `split: hash` the hash
+    decides for all (no test problems). Below a supervised share of 1, another hash sets the
+    supervised phase's problems apart from RL's.
+
+    Raises:
+        RunError: no problem to train on, or (strict) a broken record.
+    """
+    problems, skipped = _load(config.path, config.strict)
+    if config.validation_path is not None:
+        held_out, more = _load(config.validation_path, config.strict)
+        train, validation, test, skipped = problems, held_out, [], skipped + more
+    else:
+        train, validation, test = _split(problems, config)
+    if config.limit is not None:
+        train, validation, test = (p[: config.limit] for p in (train, validation, test))
+    if not train:
+        raise RunError(
+            f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
+            "skipped); check data.path, data.split and data.validation_share"
+        )
+    shown, rest = list(train), list(train)
+    if supervised_share < 1:
+        parts = [split_of(f"supervised {p.task_id}", supervised_share) for p in train]
+        shown = [p for p, part in zip(train, parts, strict=True) if part != "train"]
+        rest = [p for p, part in zip(train, parts, strict=True) if part == "train"]
+    if not rest:
+        raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
+    return TrainingData(
+        supervised=tuple(shown),
+        train=tuple(rest),
+        validation=tuple(validation),
+        test=tuple(test),
+        skipped=tuple(skipped),
+        fingerprint=fingerprint([*train, *validation, *test]),
+    )
+
+
+def spread(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
+    """Return at most `limit` problems, evenly from all: sets come ordered by kind."""
+    count = len(problems)
+    if limit is None or limit >= count:
+        return problems
+    return [problems[i * count // limit] for i in range(limit)]
+
+
+def _load(path: str, strict: bool) -> tuple[list[Problem], list[str]]:
+    if path == EMBEDDED:
+        return list(suite.problems()), []
+    if not Path(path).exists():
+        raise RunError(f'data.path: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
+    try:
+        report = load_problems(path, strict=strict)
+    except ProblemError as error:
+        raise RunError(str(error)) from None
+    return list(report.problems), [str(line) for line in report.skipped]
+
+
+def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[list[Problem]]:
+    """Give the problems of training, validation and test."""
+    named = config.split == "file" and any(p.split == "train" for p in problems)
+
+    def part(problem: Problem) -> str:
+        if named:
+            return problem.split
+        return split_of(problem.task_id, config.validation_share)
+
+    for name in ("train", "validation", "eval"):
+        yield [p for p in problems if part(p) == name]

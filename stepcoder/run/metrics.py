@@ -1,0 +1,129 @@
+"""The figures of one step, computed where the loop need not look (schema: `rundir`)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from stepcoder.method.curriculum import Curriculum
+from stepcoder.models.batch import Batch
+from stepcoder.rollout.pipeline import Generated
+from stepcoder.rollout.rollout import Rollout
+from stepcoder.sandbox import Status
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Where the time of a step went.
+
+    `seconds` of the loop by part add up to the step. `timeline` has (part, start, end), in seconds
+    since the run began, of all that was done for the step, overlapping parts too.
+    """
+
+    seconds: dict[str, float]
+    timeline: list[tuple[str, float, float]]
+    hidden_judge_share: float | None
+
+
+class Clock:
+    """Seconds spent in each named part of a step."""
+
+    def __init__(self) -> None:
+        """Start with an empty step."""
+        self._origin = time.perf_counter()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._timeline: list[tuple[str, float, float]] = []
+        self._hidden: float | None = None
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Add the time of a `with` block to a part."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            end = time.perf_counter()
+            self._spend(part, end - start)
+            self._draw(part, start, end)
+
+    def waited(self, batch: Generated, start: float, end: float) -> None:
+        """Take in a batch that the loop waited for from `start` to `end`."""
+        for_tokens = max(min(batch.generated[1], end) - start, 0.0)
+        for_verdicts = end - start - for_tokens
+        self._spend("generate", for_tokens)
+        self._spend("judge", for_verdicts)
+        self._draw("generate", *batch.generated)
+        for interval in batch.judged:
+            self._draw("judge", *interval)
+        judged = sum(ended - began for began, ended in batch.judged)
+        if judged:
+            self._hidden = 1 - min(for_verdicts / judged, 1.0)
+
+    def take(self) -> StepTime:
+        """Return the step's time and start the next step."""
+        taken = StepTime(self.seconds, self._timeline, self._hidden)
+        self._clear()
+        return taken
+
+    def _spend(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+    def _draw(self, part: str, start: float, end: float) -> None:
+        self._timeline.append((part, round(start - self._origin, 3), round(end - self._origin, 3)))
+
+
+def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> dict[str, Any]:
+    """Return what the rollouts themselves say: verdicts, lengths, speed."""
+    tokens = sum(len(r.completion.token_ids) for r in rollouts)
+    prompts = sum(len(r.prompt_ids) for r in rollouts)
+    statuses = Counter(r.verdict.status for r in rollouts)
+    return {
+        "rollouts": len(rollouts),
+        "tokens": tokens,
+        "tokens_per_s": tokens / max(sum(seconds.values()), 1e-9),
+        "prefix_cache_hit_rate": sum(r.completion.cached_tokens for r in rollouts)
+        / max(prompts, 1),
+        "response_length": tokens / max(len(rollouts), 1),
+        "truncated_share": sum(not r.completion.stopped for r in rollouts) / max(len(rollouts), 1),
+        "pass_rate": statuses[Status.ACCEPTED] / max(len(rollouts), 1),
+        "verdicts": {status.value: count for status, count in sorted(statuses.items())},
+        "infrastructure_errors": statuses[Status.INFRASTRUCTURE_ERROR],
+        "slowest_judge_s": max((r.verdict.wall_s for r in rollouts), default=0.0),
+    }
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """Return what the scored batch says: KL, entropy, mask share, critic quality, mismatch."""
+    mask = batch.response_mask
+    assert batch.old_logprobs is not None
+    assert batch.ref_logprobs is not None
+    assert batch.entropy is not None
+    explained = {}
+    if batch.values is not None and batch.returns is not None:
+        returns, residual = batch.returns[mask], (batch.returns - batch.values)[mask]
+        variance = returns.var(correction=0).item()
+        share = 1 - residual.var(correction=0).item() / max(variance, 1e-9)
+        explained = {"explained_variance": share}
+    return {
+        "masked_share": 1 - (batch.executed_mask.sum() / mask.sum()).item(),
+        "kl": (batch.old_logprobs - batch.ref_logprobs)[mask].mean().item(),
+        "engine_kl": (batch.engine_logprobs - batch.old_logprobs)[mask].mean().item(),
+        "entropy": batch.entropy[mask].mean().item(),
+        **explained,
+    }
+
+
+def curriculum_metrics(curriculum: Curriculum) -> dict[str, Any]:
+    """Return where the curriculum stands."""
+    return {
+        "stages": {str(stage): count for stage, count in curriculum.stage_histogram().items()},
+        "stage_moves": curriculum.moves,
+        "epoch": curriculum.epoch,
+    }

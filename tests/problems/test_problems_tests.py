@@ -1,0 +1,98 @@
+"""Tests in records of problems and in requests: every kind, with its checker and its options."""
+
+from typing import Any
+
+import pytest
+
+from stepcoder.problems.problem import Problem, fingerprint
+from stepcoder.problems.problem import tests_of as read_tests
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Custom,
+    Regex,
+    StdinTests,
+    Tests,
+    Tolerance,
+    UnittestTests,
+    Unordered,
+)
+
+UNITTEST = "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): pass\n"
+CALL = {"kind": "call", "inputs": [[1]], "outputs": ["a"]}
+STDIN = {"kind": "stdin", "inputs": ["1"], "outputs": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("record", "tests"),
+    [
+        (CALL, CallTests(([1],), ("a",))),
+        (CALL | {"float_tolerance": 0}, CallTests(([1],), ("a",), 0)),
+        (CALL | {"checker": None}, CallTests(([1],), ("a",))),
+        (
+            CALL | {"checker": {"kind": "unordered"}, "process_per_test": True},
+            CallTests(([1],), ("a",), checker=Unordered(), process_per_test=True),
+        ),
+        (
+            STDIN | {"checker": {"kind": "tolerance", "float_tolerance": 0.1}},
+            StdinTests(("1",), ("a",), checker=Tolerance(0.1)),
+        ),
+        (STDIN | {"checker": {"kind": "regex"}}, StdinTests(("1",), ("a",), checker=Regex())),
+        (
+            STDIN | {"checker": {"kind": "custom", "source": "x"}},
+            StdinTests(("1",), ("a",), checker=Custom("x")),
+        ),
+        (
+            {"kind": "assert", "code": "assert f(1)", "process_per_test": True},
+            AssertTests(("assert f(1)",), process_per_test=True),
+        ),
+        ({"kind": "unittest", "code": UNITTEST}, UnittestTests(UNITTEST, ("T.test_a",))),
+        (
+            {
+                "kind": "unittest",
+                "code": "",
+                "names": ["A.b"],
+                "shared_process": True,
+                "process_per_test": True,
+            },
+            UnittestTests("", ("A.b",), True, True),
+        ),
+    ],
+)
+def test_a_record_says_how_it_is_tested(record: dict[str, Any], tests: Tests) -> None:
+    assert read_tests(record) == tests
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (CALL | {"float_tolerance": "0"}, "float_tolerance"),
+        (CALL | {"process_per_test": 1}, "process_per_test"),
+        (CALL | {"checker": {"kind": "magic"}}, "checker"),
+        (STDIN | {"checker": "exact"}, "checker"),
+        ({"kind": "unittest", "code": "x = 1"}, "no class"),
+        ({"kind": "unittest", "code": "def f("}, "not parse"),
+        ({"kind": "unittest", "code": UNITTEST, "names": "T.test_a"}, "names"),
+        ({"kind": "unittest", "code": UNITTEST, "shared_process": "no"}, "shared_process"),
+        ({"kind": "unittest"}, "code"),
+    ],
+)
+def test_a_record_that_says_it_wrongly_is_told_where(record: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        read_tests(record)
+
+
+def test_a_fingerprint_sees_checkers_and_processes_and_keeps_those_without() -> None:
+    def of(tests: Tests) -> str:
+        return fingerprint([Problem("p", "", "", "", tests)])
+
+    plain = CallTests(([1],), (0,))
+    prints = {
+        of(plain),
+        of(CallTests(([1],), (0,), checker=Unordered())),
+        of(CallTests(([1],), (0,), checker=Unordered(0.5))),
+        of(CallTests(([1],), (0,), process_per_test=True)),
+    }
+    assert len(prints) == 4
+    # What it was before tests could have either: runs that began then can go on.
+    assert of(plain) == "f41b1f1b6903c7866c0fd551901caebe264735abb608dd39e4777ed379fdd920"
