@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.run, command.problems, max(command.samples, SEEDS), command.examples
         )
     except (ConfigError, RunError) as error:
-        message = f"stepcoder.recipes.critic_sampling: {error}"
+        message = f"stepcoder.evaluate.critic_sampling: {error}"
         Console(stderr=True).print(message, markup=False, soft_wrap=True)
         return 2
     Console().print(

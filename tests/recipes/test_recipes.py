@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from stepcoder.config import Config, FGOConfig, PPOConfig, RolloutConfig
 from stepcoder.errors import RunError
+from stepcoder.evaluate import critic_sampling
 from stepcoder.method.curriculum import Task
 from stepcoder.method.ppo import Learner, score, shaped_rewards, update
 from stepcoder.method.rewards import Outcome, outcome, reward_of
@@ -21,7 +22,7 @@ from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.models.policy import OutcomeCritic, frozen_copy, prepare
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import extract_completion
-from stepcoder.recipes import RECIPES, coderl, critic_sampling, grpo, ppocoder, rlcf, rloo, rltf
+from stepcoder.recipes import RECIPES, coderl, grpo, ppocoder, rlcf, rloo, rltf
 from stepcoder.recipes.static_checks import static_error
 from stepcoder.recipes.structure import ast_match, data_flow, data_flow_match
 from stepcoder.rollout.engine import Completion
