@@ -11,7 +11,8 @@ from helpers.finished_runs import states_equal
 from helpers.small_runs import constant_problems, run
 
 from stepcoder.config import ConfigError, DataConfig, load_config
-from stepcoder.recipes import RECIPES, critic_sampling
+from stepcoder.evaluate import critic_sampling
+from stepcoder.recipes import RECIPES
 from stepcoder.report.run_dir import read_records
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
 from stepcoder.run.data import load_data, spread
