@@ -1,9 +1,9 @@
 """python -m stepcoder.train: the StepCoder loop (arXiv 2402.01391, Algorithm 1 and section 3).
 
-Each step samples tasks from the curriculum, lets the policy complete them, judges the programs,
-rewards them, scores their tokens, updates policy and critic on the executed ones, and hands the new
-weights to the engine. Rewards, advantages and update are the recipe's: StepCoder's are in
-`recipes/stepcoder.py`. What a run consists of is put together in `run.py`.
+Each step gives the policy tasks from the curriculum (CCCS), runs the tests of its programs, rewards
+them, masks the tokens that no test executed (FGO), scores the others, estimates advantages, updates
+policy and critic (PPO), hands the weights to the engine, and moves the curriculum. What a recipe
+other than StepCoder changes stands in its file in `recipes/`: rewards, advantages, the loss.
 """
 
 from __future__ import annotations
@@ -14,42 +14,66 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from stepcoder.config import parse_args, to_yaml
+
+if __name__ == "__main__":
+    parse_args(sys.argv[1:])  # --help and mistakes are answered before torch takes its seconds
+
 from rich.console import Console
 
-from stepcoder.config import parse_args, to_yaml
 from stepcoder.errors import RunError
-from stepcoder.method.curriculum import Task
-from stepcoder.method.ppo import score
-from stepcoder.method.sft import supervise
+from stepcoder.method.fgo import executed_masks
+from stepcoder.method.ppo import score, update
+from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import pack
 from stepcoder.rollout.engine import Completion, Sampling
 from stepcoder.rollout.pipeline import Generated, merged
 from stepcoder.rollout.replay import dump
-from stepcoder.rollout.rollout import Rollout, collect, requests_of, submit
-from stepcoder.run.run import Run, open_run
+from stepcoder.rollout.rollout import Rollout, Task, collect, requests_of, submit
+from stepcoder.run.open_run import open_run
+from stepcoder.run.recipe_steps import further_updates, replayed, with_evidence
+from stepcoder.run.run import Run
+from stepcoder.run.supervised_phase import supervise
 
-# Messages hold paths and brackets that rich must not interpret or break.
+# Messages hold paths and brackets, which rich would otherwise read as markup, color or wrap.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def train(run: Run) -> None:
-    """Run the supervised phase if it is not done, then the recipe's RL to the last step."""
-    config, temperature = run.config, run.config.rollout.temperature
+    """Run the supervised phase if it is not done, then RL to the last step."""
+    config, recipe, clock = run.config, run.recipe, run.clock
     supervise(run)
-    recipe = run.recipe
+    run.begin_rl()
+    learner, temperature = run.learner, config.rollout.temperature
     for step in run.steps_left():
-        rollouts = judged_rollouts(run, step)
-        with run.clock("reward"):
-            rows = recipe.rows(run, rollouts, step)
-        with run.clock("score"):
+        rollouts = judged_rollouts(run, step)  # CCCS prompts, completions, verdicts
+        with clock("reward"):
+            evidence = with_evidence(run, rollouts)
+            rewards = recipe.rewards(evidence)  # section 3.2: +1, -0.3, -0.6, -1
+            if recipe.scales_rewards and config.ppo.scale_rewards:
+                rewards = run.deviation.scaled(rewards)
+            masks = executed_masks(evidence, config.fgo)  # FGO
+            rows = replayed(run, rows_of(evidence, rewards, masks), step)
+        with clock("score"):
             batch = pack(rows).to(run.device)
-            batch = score(batch, run.policy, run.reference, run.critic, config.ppo, temperature)
-            batch = recipe.advantages(run, batch)
-        with run.clock("update"):
-            stats = recipe.update(run, batch, rollouts, step)
-        with run.clock("sync"):
+            batch = score(batch, run.policy, run.reference, learner.critic, config.ppo, temperature)
+            batch = recipe.advantages(batch, run.ppo)  # GAE
+        with clock("update"):
+            trains_policy = recipe.critic is None or step > config.ppo.critic_warmup_steps
+            stats = update(
+                learner,
+                batch,
+                config.ppo,
+                temperature,
+                run.generator(step),
+                recipe.loss,
+                train_policy=trains_policy,
+                normalize_by_response=config.fgo.normalizer == "response",
+            )
+            stats |= further_updates(run, batch, evidence, step, trains_policy)
+        with clock("sync"):
             run.pipeline.update_weights(run.policy)
-        run.observe(rollouts)
+        run.curriculum.observe_rollouts(rollouts)
         run.finish_step(step, rollouts, batch, stats)
 
 
@@ -63,9 +87,9 @@ def judged_rollouts(run: Run, step: int) -> list[Rollout]:
             tasks = run.curriculum.sample(rollout.tasks_per_step)
             run.pipeline.begin(partial(generate_and_judge, run, tasks))
     batch = run.pipeline.take()
-    run.clock.waited(batch, start, time.perf_counter())
+    run.clock.record_wait(batch, start, time.perf_counter())
     if rollout.dump:
-        dump(run.rundir.path, step, batch.rollouts, rollout.samples_per_task)
+        dump(run.run_dir.path, step, batch.rollouts, rollout.samples_per_task)
     return batch.rollouts
 
 

@@ -22,20 +22,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stepcoder.config import Config, load_config
 from stepcoder.errors import RunError
-from stepcoder.method.curriculum import Task
-from stepcoder.method.rewards import Outcome, reward
+from stepcoder.method.fgo import executed_masks
+from stepcoder.method.rewards import Outcome, Reward, reward
+from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
 from stepcoder.options import ConfigError
-from stepcoder.problems.prompts import FENCE, prompt_text, starter_part
+from stepcoder.problems.prompts import FENCE, prompt_text
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
-from stepcoder.rollout.rollout import Rollout, collect, requests_of, row_of, submit
+from stepcoder.rollout.rollout import Rollout, Task, roll_out, whole_program_tasks
 from stepcoder.run.checkpoint import POLICY, load_state, newest_checkpoint
-from stepcoder.run.data import load_data, spread
+from stepcoder.run.data import evenly_spaced, load_data
 from stepcoder.run.held_out import pass_at_1
-from stepcoder.run.run import judge
+from stepcoder.run.open_run import open_judge
 from stepcoder.sandbox import Judge, Status, Verdict
 
 SEEDS = 2  # programs of a problem that are refined or repaired
@@ -54,11 +55,10 @@ class Sampler:
 
     def sample(self, tasks: Sequence[Task], samples: int) -> list[Rollout]:
         """Return judged programs, `samples` a task."""
-        config = self.config
-        requests = requests_of(tasks, self.tokenizer, samples, config.prompt.max_prompt_tokens)
-        sampling = Sampling(config.rollout.temperature, config.rollout.max_new_tokens)
-        completions = self.engine.generate(requests, sampling)
-        return collect(submit(completions, tasks, requests, self.tokenizer, self.judge))
+        options = self.config.rollout
+        sampling = Sampling(options.temperature, options.max_new_tokens)
+        longest = self.config.prompt.max_prompt_tokens
+        return roll_out(tasks, self.engine, self.judge, self.tokenizer, sampling, samples, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ def scored(sampler: Sampler, rollouts: Sequence[Rollout]) -> list[Scored]:
     if not kept:
         return []
     device = sampler.critic.head.weight.device
-    batch = pack([row_of(r, 0.0, sampler.config.fgo) for r in kept]).to(device)
+    masks = executed_masks(kept, sampler.config.fgo)
+    batch = pack(rows_of(kept, [Reward(0.0)] * len(kept), masks)).to(device)
     found: dict[int, Scored] = {}
     for rows, piece in microbatches(batch, sampler.config.ppo.tokens_per_microbatch):
         passing = torch.softmax(sampler.critic.logits(piece), -1)[:, Outcome.PASSED].tolist()
@@ -195,15 +196,12 @@ def compare(
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
     critic.load_state_dict(state["critic"])
     data = load_data(config.data, config.sft.share)
-    problems = spread(data.test or data.validation, limit)
+    problems = evenly_spaced(data.test or data.validation, limit)
     if not problems:
         raise RunError(f"{config.data.path}: no test problem; give a set with one")
-    tasks = [
-        Task(p, 0, given := starter_part(p), prompt_text(p, given, config.prompt.template), seed)
-        for seed, p in enumerate(problems)
-    ]
+    tasks = whole_program_tasks(problems, config.prompt.template)
     engine = HFEngine(policy, tokenizer, config.rollout.group_size)
-    with judge(config) as sandbox, engine:
+    with open_judge(config) as sandbox, engine:
         sampler = Sampler(config, engine, sandbox, critic, tokenizer)
         first, answers = critic_sampling(sampler, tasks, samples, examples)
     return pass_at_1(first), pass_at_1(answers), len(problems)

@@ -12,12 +12,15 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil, isqrt
 from typing import Any, Literal
 
+from stepcoder.method.rewards import reward
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import TEMPLATE, prompt_text, starter_part
 from stepcoder.problems.source import line_starts, logical_lines, parse
+from stepcoder.rollout.rollout import Rollout, Task
 
 Scopes = Literal["branches", "all"]
 
@@ -32,21 +35,6 @@ _OTHER_SCOPES = (
     ast.DictComp,
     ast.GeneratorExp,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One visit to a problem: the part of the solution that is given, and the prompt.
-
-    A program is `given` + the completion of `prompt_text`. `seed` is for sampling: it depends on
-    the run's seed and the visit alone, so a resumed run draws the same rollouts.
-    """
-
-    problem: Problem
-    stage: int
-    given: str
-    prompt_text: str
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +171,13 @@ class Curriculum:
         stage = max(progress.stage - 1, 0)
         self._moves += progress.stage - stage
         self._progress[task_id] = Progress(stage, rho=0.0)
+
+    def observe_rollouts(self, rollouts: Sequence[Rollout]) -> None:
+        """Learn how the rollouts of a step ended, task by task; unjudged ones do not count."""
+        for _, group in groupby(rollouts, key=lambda r: id(r.task)):
+            attempt = list(group)
+            passes = [float(r.verdict.passed) for r in attempt if reward(r.verdict) is not None]
+            self.observe(attempt[0].task, passes)
 
     @property
     def epoch(self) -> int:

@@ -1,7 +1,7 @@
-"""FGO: which tokens of a response the tests executed, and so which the policy loss trains.
+"""FGO (fine-grained optimization): tokens that no test executed are masked out of the policy loss.
 
-Takes a program, the judge's verdict and the characters of each token, gives a bool per token
-(StepCoder, arXiv 2402.01391, section 3.2: tokens not executed in the unit tests are masked).
+Takes rollouts (a program, the judge's verdict, the characters of each token), gives a bool for each
+response token (StepCoder, arXiv 2402.01391, section 3.2).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
+from stepcoder.config import FGOConfig
 from stepcoder.problems.source import LogicalLine, line_starts, logical_lines, parse, split_lines
+from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox.verdict import Status, Verdict
 
 CompileErrorRule = Literal["all", "from_error"]
@@ -19,6 +21,19 @@ CompileErrorRule = Literal["all", "from_error"]
 # Headers that belong to a statement begun above them: no statement of its own starts there.
 _CLAUSES = frozenset({"elif", "else", "except", "finally"})
 _JUMPS = frozenset({"return", "raise", "break", "continue"})
+
+
+def executed_masks(rollouts: Sequence[Rollout], config: FGOConfig) -> list[list[bool]]:
+    """Return for each rollout which response tokens the policy loss trains; without FGO, all.
+
+    The rollouts are judged: see `executed_mask`.
+    """
+    if not config.enabled:
+        return [[True] * len(r.completion.token_ids) for r in rollouts]
+    return [
+        executed_mask(r.program, len(r.task.given), r.verdict, r.spans, config.compile_error)
+        for r in rollouts
+    ]
 
 
 def executed_mask(

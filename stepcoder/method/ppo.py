@@ -1,13 +1,14 @@
-"""PPO's arithmetic: score a batch, shape its rewards, estimate advantages, update (SC section 3).
+"""PPO: score a batch, shape its rewards, estimate advantages, update policy and critic.
 
-Every function takes and gives a packed `Batch`; the operations on tensors are those of
-`stepcoder.kernels`. Rows of FGO's masked tokens are dropped before the LM head of the update.
+Follows StepCoder (arXiv 2402.01391, section 3) and PPO (arXiv 1707.06347). Every function takes and
+gives a packed `Batch`; the operations on tensors are those of `stepcoder.kernels`. Tokens that FGO
+masks are dropped before the update's LM head, so their logits are never computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,11 +17,19 @@ from transformers import PreTrainedModel
 
 from stepcoder.config import PPOConfig
 from stepcoder.kernels.gae import gae
-from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, microbatches, minibatches
 from stepcoder.models.optim import optimizers_of
-from stepcoder.models.policy import Critic, OutcomeCritic, hidden_states, lm_head
+from stepcoder.models.policy import (
+    Critic,
+    OutcomeCritic,
+    hidden_states,
+    lm_head,
+    response_logprobs,
+)
+
+UNCLIPPED = 1e9  # a clip range that no ratio leaves
 
 
 @torch.no_grad()
@@ -32,12 +41,11 @@ def score(
     config: PPOConfig,
     temperature: float,
 ) -> Batch:
-    """Fill in old_logprobs, ref_logprobs, entropy, values and the engine-mismatch importance.
+    """Fill in old_logprobs, ref_logprobs, entropy, the critic's values, and importance weights.
 
-    Without a critic there are no values.
-
-    Log-probabilities are those of sampling at `temperature`. The importance weight is
-    min(pi_old / pi_engine, importance_cap) a token (truncated importance sampling).
+    Log-probabilities are those of sampling at `temperature`. The importance weight corrects what
+    the engine computes differently: min(pi_old / pi_engine, importance_cap) a token (truncated
+    importance sampling). Without a critic there are no values.
     """
 
     def policy_scores(piece: Batch) -> tuple[Tensor, Tensor]:
@@ -61,16 +69,6 @@ def score(
     )
 
 
-def response_logprobs(
-    model: PreTrainedModel, piece: Batch, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order."""
-    positions = piece.response_positions
-    before = piece.preceding[positions]
-    hidden = hidden_states(model, piece)[before]  # (N, H): the states that predict them
-    return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
-
-
 def _score_pieces(
     batch: Batch, config: PPOConfig, scores: Callable[[Batch], tuple[Tensor, ...]]
 ) -> list[Tensor]:
@@ -91,7 +89,8 @@ def _score_pieces(
 def shaped_rewards(batch: Batch, kl_beta: float) -> Tensor:
     """Token rewards (T,): -beta (log pi_old - log pi_ref), plus the task reward on the last token.
 
-    StepCoder section 3 with the KL term as a per-token reward; a recipe may reward further tokens.
+    This is StepCoder's reward with its KL term taken token by token; a recipe may reward further
+    tokens (`token_rewards`).
     """
     assert batch.old_logprobs is not None
     assert batch.ref_logprobs is not None
@@ -165,15 +164,26 @@ class Learner:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """What a recipe changes of PPO's policy loss."""
+
+    clipped: bool = True  # False: the plain policy gradient, ratio x advantage
+    has_kl: bool = False  # the KL to the reference (k3) is a term of the loss, not of the reward
+
+
+CLIPPED = PolicyLoss()
+
+
 def update(
     learner: Learner,
     batch: Batch,
     config: PPOConfig,
     temperature: float,
     generator: torch.Generator,
+    loss: PolicyLoss = CLIPPED,
     train_policy: bool = True,
     normalize_by_response: bool = False,
-    loss_kl_beta: float = 0.0,
 ) -> dict[str, float]:
     """Clipped PPO on the executed tokens, the critic's own loss on the response tokens.
 
@@ -183,9 +193,9 @@ def update(
         config: PPO's numbers.
         temperature: of sampling; the policy is trained as the sampler it is.
         generator: draws the minibatches.
+        loss: the recipe's changes of the policy loss.
         train_policy: False while only the critic warms up.
         normalize_by_response: divide the policy loss by response tokens instead of trained ones.
-        loss_kl_beta: weight of a KL term (k3) to the reference in the policy loss itself.
 
     Returns:
         Means over the update: policy_loss, value_loss, clip_fraction, approx_kl, policy_grad_norm,
@@ -200,12 +210,12 @@ def update(
             for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
                 if train_policy and len(piece.executed_positions):
                     policy_loss(
-                        learner.policy, piece, config, temperature, normalizer, totals, loss_kl_beta
+                        learner.policy, piece, config, temperature, normalizer, loss, totals
                     )
                 if learner.critic is not None:
-                    loss = learner.critic.loss(piece, minibatch, config.value_clip)
-                    loss.backward()
-                    totals.value_loss += loss.item()
+                    value_loss = learner.critic.loss(piece, minibatch, config.value_clip)
+                    value_loss.backward()
+                    totals.value_loss += value_loss.item()
             totals.trained_tokens += trained if train_policy else 0
             totals.minibatches += 1
             if train_policy and trained:
@@ -221,10 +231,10 @@ def policy_loss(
     config: PPOConfig,
     temperature: float,
     normalizer: float,
+    kind: PolicyLoss,
     totals: UpdateTotals,
-    loss_kl_beta: float = 0.0,
 ) -> None:
-    """Accumulate the gradient of the clipped policy loss over a microbatch's executed tokens."""
+    """Accumulate the gradient of the policy loss over a microbatch's executed tokens."""
     assert piece.old_logprobs is not None
     assert piece.advantages is not None
     assert piece.importance is not None
@@ -238,11 +248,11 @@ def policy_loss(
         piece.advantages[positions],
         piece.importance[positions],
         normalizer,
-        config.clip,
+        config.clip if kind.clipped else UNCLIPPED,
         config.entropy_bonus,
         temperature,
-        ref_logprobs=piece.ref_logprobs[positions] if loss_kl_beta else None,
-        kl_beta=loss_kl_beta,
+        ref_logprobs=piece.ref_logprobs[positions] if kind.has_kl and config.kl_beta else None,
+        kl_beta=config.kl_beta if kind.has_kl else 0.0,
     )
     loss.backward()
     totals.policy_loss += loss.item()
@@ -295,7 +305,10 @@ class UpdateTotals:
 
 @dataclass
 class RunningDeviation:
-    """Standard deviation of all task rewards so far, by which rewards are divided (MPL's code)."""
+    """Standard deviation of all task rewards so far, by which `ppo.scale_rewards` divides them.
+
+    StepCoder's authors do so in their public PPO code; the paper does not say it.
+    """
 
     count: int = 0
     mean: float = 0.0
@@ -309,6 +322,11 @@ class RunningDeviation:
         self.squares += squares + delta**2 * self.count * count / total
         self.mean += delta * count / total
         self.count = total
+
+    def scaled(self, rewards: Sequence[Reward]) -> list[Reward]:
+        """Take in a step's task rewards, and return them divided by the deviation so far."""
+        self.observe(torch.tensor([r.reward for r in rewards]))
+        return [replace(r, reward=r.reward / self.value) for r in rewards]
 
     @property
     def value(self) -> float:

@@ -1,16 +1,22 @@
-"""The reward of a rollout: the judge's verdict as one number.
+"""Rewards: how a program ended as one number (StepCoder, arXiv 2402.01391, section 3.2).
 
-Takes a Verdict, gives +1, -0.3, -0.6 or -1 (StepCoder, arXiv 2402.01391, section 3.2), or None
-where the judge itself failed and the rollout says nothing about the policy.
++1 all tests pass, -0.3 a test fails, -0.6 a runtime error or exceeded limit, -1 does not compile. A
+program that the judge failed on has no reward: such a rollout says nothing about the policy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from stepcoder.errors import RunError
 from stepcoder.sandbox.verdict import Status, Verdict
+
+if TYPE_CHECKING:  # the judge's adapters import this module, and need no transformers
+    from stepcoder.rollout.rollout import Rollout
 
 PASSED = 1.0
 WRONG_ANSWER = -0.3
@@ -52,19 +58,43 @@ _OUTCOMES = {
 
 
 def outcome(verdict: Verdict) -> Outcome:
-    """Return the class of a verdict that has a reward. Raises KeyError for one that has none."""
+    """Return the class of a judged program. Raises KeyError where the judge failed."""
     return _OUTCOMES[REWARDS[verdict.status]]
 
 
 def reward_of(verdict: Verdict) -> float:
-    """Return the reward of a verdict that says something. Raises KeyError for one that does not."""
+    """Return the reward of a judged program. Raises KeyError where the judge failed."""
     return REWARDS[verdict.status]
 
 
 def reward(verdict: Verdict) -> float | None:
-    """Return the reward of a verdict, or None for a sample that must be dropped.
+    """Return the reward of a program, or None where the judge failed or never ran it.
 
-    None means that the judge failed or never ran the program (infrastructure error, not run).
-    Which error wins when tests end differently is decided in `Verdict.status`.
+    Which error counts when tests end differently is decided in `Verdict.status`.
     """
     return REWARDS.get(verdict.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What one rollout earned: `reward` on its last token, and further rewards of its tokens."""
+
+    reward: float
+    token_rewards: Sequence[float] = ()  # one a response token, or () for none
+
+
+def judged(rollouts: Sequence[Rollout], max_infrastructure_errors: float) -> list[Rollout]:
+    """Return the rollouts without those that the judge itself failed on.
+
+    Raises:
+        RunError: they are more than this share, or nothing is left.
+    """
+    kept = [r for r in rollouts if reward(r.verdict) is not None]
+    failed = len(rollouts) - len(kept)
+    if not kept or failed > max_infrastructure_errors * len(rollouts):
+        broken = next(r.verdict for r in rollouts if reward(r.verdict) is None)
+        raise RunError(
+            f"the sandbox failed on {failed} of {len(rollouts)} programs ({broken.message}); "
+            "mend it, or raise rollout.max_infrastructure_errors, then continue with --resume"
+        )
+    return kept

@@ -1,20 +1,19 @@
-"""The short supervised phase: fits a policy to canonical solutions before RL improves it.
+"""The supervised step: fits a policy to canonical solutions, before RL or between its steps.
 
-Takes training problems as rows of prompt and solution; the loss is the mean negative log-likelihood
-of the solution's tokens (SC section 4.1 fine-tunes the same way). Held-out problems are never seen.
+Takes problems as rows of prompt and solution; the loss is the mean negative log-likelihood of the
+solution's tokens (StepCoder fine-tunes the same way, arXiv 2402.01391, section 4.1).
 """
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config, SFTConfig
-from stepcoder.method.ppo import response_logprobs
-from stepcoder.models.batch import Batch, Row, microbatches, pack
+from stepcoder.models.batch import Batch, Row, microbatches
+from stepcoder.models.policy import response_logprobs
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import (
     encode_prompt,
@@ -24,36 +23,9 @@ from stepcoder.problems.prompts import (
     target_text,
 )
 
-if TYPE_CHECKING:  # run.py builds this module's optimizer
-    from stepcoder.run.run import Run
-
-
-def supervise(run: Run) -> None:
-    """Do what is left of the supervised phase; a policy that comes trained needs none (steps 0)."""
-    config = run.config.sft
-    if run.rl_begun or run.sft_step >= config.steps:
-        return
-    rows = supervised_rows(run.data.supervised, run.tokenizer, run.config)
-    for step in range(run.sft_step + 1, config.steps + 1):
-        start = time.perf_counter()
-        chosen = torch.randint(len(rows), (config.batch_size,), generator=run.generator(-step))
-        batch = pack([rows[i] for i in chosen.tolist()]).to(run.device)
-        lr = config.lr * schedule(config, step - 1)
-        tokens_per_microbatch = run.config.ppo.tokens_per_microbatch
-        loss = supervised_step(run.policy, run.sft_optimizers, batch, lr, tokens_per_microbatch)
-        run.finish_supervised_step(
-            step,
-            {
-                "loss": loss,
-                "lr": lr,
-                "tokens": len(batch.tokens),
-                "tokens_per_s": len(batch.tokens) / (time.perf_counter() - start),
-            },
-        )
-
 
 def supervised_rows(
-    problems: tuple[Problem, ...], tokenizer: PreTrainedTokenizerBase, config: Config
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, config: Config
 ) -> list[Row]:
     """Return description -> canonical solution for every problem, as token ids.
 

@@ -106,6 +106,18 @@ class Batch:
         by_segment[self.packing.responses] = values
         return by_segment.repeat_interleave(self.packing.lengths)
 
+    def sum_by_row(self, values: Tensor) -> Tensor:
+        """Sum (T,) values over each row's response: (B,)."""
+        positions = self.response_positions
+        row = self.at_tokens(torch.arange(len(self), device=values.device))[positions]
+        return values.new_zeros(len(self)).index_add_(0, row, values[positions])
+
+    def kl_by_row(self) -> Tensor:
+        """KL of each whole response from the reference, (B,): sum of log pi_old - log pi_ref."""
+        assert self.old_logprobs is not None
+        assert self.ref_logprobs is not None
+        return self.sum_by_row(self.old_logprobs - self.ref_logprobs)
+
     def segments(self, chosen: Sequence[int]) -> Tensor:
         """Segments of some rows, int64: a prompt comes once for the neighbors that share it."""
         prompts, responses = self.packing.prompts.tolist(), self.packing.responses.tolist()

@@ -1,13 +1,14 @@
-"""The tokenizer and the policy of a run: from a local transformers checkpoint, or made embedded.
+"""Loads a run's models: tokenizer, policy and critic, from local checkpoints or made embedded.
 
-Takes the configuration, gives both ready for packed rows; LoRA's adapters and the text of the
-prompt template follow from what is loaded.
+All are ready for packed rows, with LoRA's adapters where the configuration asks for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,17 +17,17 @@ from stepcoder.config import Config
 from stepcoder.errors import RunError
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters
-from stepcoder.models.policy import load_policy, prepare
+from stepcoder.models.policy import Critic, OutcomeCritic, load_policy, prepare
+from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
-from stepcoder.run.data import TrainingData
 
 
-def models(
-    config: Config, data: TrainingData, device: torch.device, folder: Path
+def load_policy_and_tokenizer(
+    config: Config, problems: Sequence[Problem], device: torch.device, folder: Path
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Load tokenizer and policy from `model.path`, or make the embedded small ones.
 
-    The embedded tokenizer is trained once, on the training problems, and kept in the run folder.
+    The embedded tokenizer is trained once, on `problems`, and kept in the run's folder.
     """
     tokenizer: PreTrainedTokenizerBase
     if config.model.path is not None:
@@ -38,7 +39,7 @@ def models(
         tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
         policy = load_policy(config.model.path, getattr(torch, config.dtype), device)
     else:
-        tokenizer = _embedded_tokenizer(config, data, folder)
+        tokenizer = _embedded_tokenizer(config, problems, folder)
         policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
     if config.model.lora_rank:
         add_adapters(policy, config.model.lora_rank, config.seed)
@@ -46,17 +47,34 @@ def models(
 
 
 def _embedded_tokenizer(
-    config: Config, data: TrainingData, folder: Path
+    config: Config, problems: Sequence[Problem], folder: Path
 ) -> PreTrainedTokenizerBase:
     kept = folder / "tokenizer"
     if not kept.exists():
         texts = (
             prompt_text(p, given := starter_part(p), config.prompt.template) + target_text(p, given)
-            for p in (*data.supervised, *data.train)
+            for p in problems
         )
         train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept, local_files_only=True)
     return tokenizer
+
+
+def new_critic(
+    kind: Literal["value", "outcome"], policy: PreTrainedModel, config: Config, classes: int
+) -> Critic | OutcomeCritic:
+    """Return a critic with a fresh head, from `model.critic_path` (values only) or the policy.
+
+    An outcome critic tells `classes` apart.
+    """
+    if kind == "outcome":
+        return OutcomeCritic.from_policy(policy, classes)
+    if config.model.critic_path is None:
+        return Critic.from_policy(policy)
+    critic = Critic.load(config.model.critic_path, policy.dtype, policy.device)
+    if config.model.lora_rank:
+        add_adapters(critic.backbone, config.model.lora_rank, config.seed)
+    return critic
 
 
 def with_template(config: Config, tokenizer: PreTrainedTokenizerBase) -> Config:

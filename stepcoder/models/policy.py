@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from stepcoder.errors import RunError
+from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_loss import value_loss
 from stepcoder.models.attention import PACKED
 from stepcoder.models.batch import Batch
@@ -83,8 +84,18 @@ def lm_head(model: PreTrainedModel) -> Tensor:
     return weight
 
 
+def response_logprobs(
+    model: PreTrainedModel, piece: Batch, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order."""
+    positions = piece.response_positions
+    before = piece.preceding[positions]
+    hidden = hidden_states(model, piece)[before]  # (N, H): the states that predict them
+    return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
+
+
 class Critic(nn.Module):
-    """A decoder with a fresh linear head that reads one value per state (SC section 3)."""
+    """A decoder with a fresh linear head that gives a value for each state (arXiv 2402.01391)."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
         """Put a zero-mean head with deviation 1/(H+1) on a decoder: values start near 0."""
@@ -97,7 +108,7 @@ class Critic(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        """Start from the policy's own weights (method note, section 4), adapters included."""
+        """Start from the policy's own weights, adapters included."""
         return cls(copy_of(policy.get_decoder())).to(policy.device).eval()
 
     @classmethod

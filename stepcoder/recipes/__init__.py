@@ -1,7 +1,8 @@
 """The algorithms that one loop runs, by name: StepCoder and what it is compared with.
 
-Each is a small file that says where it comes from and where it departs; `recipe.py` says what one
-consists of. `recipe=NAME` picks it; CCCS and FGO switch on and off independently of it.
+Each is a small file of pure functions that says where it comes from and where it departs from it;
+`recipe.py` says what a recipe can change. `recipe=NAME` picks one; CCCS and FGO switch on and off
+independently of it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stepcoder.config import RecipeName
-from stepcoder.recipes import coderl, grpo, ppo, ppocoder, rlcf, rloo, rltf, stepcoder
+from stepcoder.recipes import coderl, grpo, ppocoder, rlcf, rloo, rltf, stepcoder
 from stepcoder.recipes.recipe import Recipe
 
 RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
     {
         "stepcoder": stepcoder.RECIPE,
-        "ppo": ppo.RECIPE,
+        # StepCoder without its two ideas, which are off unless asked for: vanilla PPO (Schulman et
+        # al. 2017, arXiv 1707.06347). Switched on one by one they give the paper's ablations.
+        "ppo": stepcoder.RECIPE,
         "grpo": grpo.RECIPE,
         "rloo": rloo.RECIPE,
         "ppocoder": ppocoder.RECIPE,

@@ -13,30 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from stepcoder.method import ppo
-from stepcoder.method.rewards import reward_of
-from stepcoder.models.batch import Batch, Row
-from stepcoder.recipes.recipe import Recipe, no_critic
-from stepcoder.rollout.rollout import Rollout, judged, row_of
-
-if TYPE_CHECKING:
-    from stepcoder.run.run import Run
-
-
-def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:  # noqa: ARG001
-    """Reward each program by its verdict, as StepCoder does, but unscaled."""
-    kept = judged(rollouts, run.config.rollout.max_infrastructure_errors)
-    return [row_of(rollout, reward_of(rollout.verdict), run.config.fgo) for rollout in kept]
+from stepcoder.config import PPOConfig
+from stepcoder.method.ppo import PolicyLoss
+from stepcoder.method.rewards import Reward
+from stepcoder.models.batch import Batch
+from stepcoder.recipes import stepcoder
+from stepcoder.recipes.recipe import Recipe
+from stepcoder.rollout.rollout import Rollout
 
 
-def advantages(run: Run, batch: Batch) -> Batch:  # noqa: ARG001
+def rewards(rollouts: Sequence[Rollout]) -> list[Reward]:
+    """Reward each program as StepCoder does; `ppo.scale_rewards` has no effect on these."""
+    return stepcoder.rewards(rollouts)
+
+
+def advantages(batch: Batch, _: PPOConfig) -> Batch:
     """Compare each program with those of its problem; each program weighs the same."""
-    trained = per_row(batch, batch.executed_mask.float())  # (B,) |o_i|
+    trained = batch.sum_by_row(batch.executed_mask.float())  # (B,) |o_i|
     weights = trained.mean() / trained.clamp(min=1)
     values = group_normalized(batch.task_rewards, batch.packing.prompts) * weights
     return replace(batch, advantages=batch.at_tokens(values))
@@ -55,30 +52,4 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
     return (sums / group.bincount().clamp(min=1))[group]
 
 
-def per_row(batch: Batch, values: Tensor) -> Tensor:
-    """Sum (T,) values over each row's response: (B,)."""
-    positions = batch.response_positions
-    row = batch.at_tokens(torch.arange(len(batch), device=values.device))[positions]
-    return values.new_zeros(len(batch)).index_add_(0, row, values[positions])
-
-
-def update(
-    run: Run,
-    batch: Batch,
-    rollouts: Sequence[Rollout],  # noqa: ARG001
-    step: int,
-) -> dict[str, float]:
-    """Clipped policy loss with the KL to the reference in it."""
-    config = run.config
-    return ppo.update(
-        run.learner,
-        batch,
-        config.ppo,
-        config.rollout.temperature,
-        run.generator(step),
-        normalize_by_response=config.fgo.normalizer == "response",
-        loss_kl_beta=config.ppo.kl_beta,
-    )
-
-
-RECIPE = Recipe(rows, advantages, update, no_critic)
+RECIPE = Recipe(rewards, advantages, PolicyLoss(has_kl=True), critic=None)

@@ -15,27 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from stepcoder.method import ppo
-from stepcoder.method.rewards import reward_of
-from stepcoder.models.batch import Batch, Row
+from stepcoder.method.rewards import Reward, reward_of
 from stepcoder.recipes import stepcoder
-from stepcoder.recipes.grpo import per_row
 from stepcoder.recipes.structure import ast_match, data_flow_match
-from stepcoder.rollout.rollout import Rollout, judged
-
-if TYPE_CHECKING:
-    from stepcoder.run.run import Run
+from stepcoder.rollout.rollout import Rollout
 
 KL_TARGET = 1.0  # nats a program
 KL_HORIZON = 10_000.0  # programs
 
 
-def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:  # noqa: ARG001
+def rewards(rollouts: Sequence[Rollout]) -> list[Reward]:
     """Reward tests passed, and likeness to the canonical solution."""
-    kept = judged(rollouts, run.config.rollout.max_infrastructure_errors)
-    return stepcoder.scaled_rows(run, kept, [total_reward(rollout) for rollout in kept])
+    return [Reward(total_reward(rollout)) for rollout in rollouts]
 
 
 def total_reward(rollout: Rollout) -> float:
@@ -45,30 +37,10 @@ def total_reward(rollout: Rollout) -> float:
     return reward_of(rollout.verdict) + structure
 
 
-def advantages(run: Run, batch: Batch) -> Batch:
-    """Estimate advantages (GAE) with the present weight of the KL."""
-    return ppo.advantages(batch, replace(run.config.ppo, kl_beta=kl_beta(run)))
-
-
-def update(run: Run, batch: Batch, rollouts: Sequence[Rollout], step: int) -> dict[str, float]:
-    """Clipped PPO, then adapt the weight of the KL."""
-    stats = stepcoder.update(run, batch, rollouts, step)
-    assert batch.old_logprobs is not None
-    assert batch.ref_logprobs is not None
-    kl = per_row(batch, batch.old_logprobs - batch.ref_logprobs).mean().item()
-    run.recipe_state["kl_beta"] = adapted(kl_beta(run), abs(kl), len(batch))
-    return {**stats, "kl_beta": kl_beta(run)}
-
-
-def kl_beta(run: Run) -> float:
-    """Return the present weight of the KL; `ppo.kl_beta` at first."""
-    return float(run.recipe_state.get("kl_beta", run.config.ppo.kl_beta))
-
-
 def adapted(beta: float, kl: float, programs: int) -> float:
     """Return the weight after a step: up where the KL exceeds the target, else down."""
     error = min(max(kl / KL_TARGET - 1, -0.2), 0.2)
     return beta * (1 + error * programs / KL_HORIZON)
 
 
-RECIPE = replace(stepcoder.RECIPE, rows=rows, advantages=advantages, update=update)
+RECIPE = replace(stepcoder.RECIPE, rewards=rewards, adapts_kl=True)

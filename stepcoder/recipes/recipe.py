@@ -1,38 +1,33 @@
-"""What an algorithm consists of: the steps of the loop in which recipes differ, as functions."""
+"""What an algorithm changes of the loop: rewards, advantages, loss, and a few switches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from transformers import PreTrainedModel
-
-from stepcoder.models.batch import Batch, Row
-from stepcoder.models.policy import Critic, OutcomeCritic
+from stepcoder.config import PPOConfig
+from stepcoder.method.ppo import CLIPPED, PolicyLoss
+from stepcoder.method.rewards import Reward
+from stepcoder.models.batch import Batch
 from stepcoder.rollout.rollout import Rollout
 
-if TYPE_CHECKING:  # run.py holds a recipe
-    from stepcoder.run.run import Run
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """One algorithm; `stepcoder.recipes` names them all.
+    """One algorithm, as data and two pure functions; `stepcoder.recipes` names them all.
 
-    rows: from rollouts, with their rewards; some may be left out, and old ones come back.
-    advantages: of a scored batch.
-    update: changes the models, and returns the figures to log.
-    critic: built from the policy that RL starts from; None where the algorithm has none.
-    model: a further model that it learns, from the policy (RLCF's discriminator).
+    rewards: of judged rollouts, one each.
+    advantages: of a scored batch; its `ppo.kl_beta` is the present one where it adapts.
     """
 
-    rows: Callable[[Run, Sequence[Rollout], int], list[Row]]
-    advantages: Callable[[Run, Batch], Batch]
-    update: Callable[[Run, Batch, Sequence[Rollout], int], dict[str, float]]
-    critic: Callable[[Run, PreTrainedModel], Critic | OutcomeCritic | None]
-    model: Callable[[PreTrainedModel], OutcomeCritic] | None = None
-
-
-def no_critic(run: Run, policy: PreTrainedModel) -> None:
-    """Return the critic of an algorithm that has none."""
+    rewards: Callable[[Sequence[Rollout]], list[Reward]]
+    advantages: Callable[[Batch, PPOConfig], Batch]
+    loss: PolicyLoss = CLIPPED
+    critic: Literal["value", "outcome"] | None = "value"  # what the second model predicts
+    scales_rewards: bool = False  # heeds ppo.scale_rewards
+    greedy_baseline: bool = False  # rollouts come with the verdict of their greedy completion
+    replay_steps: int = 0  # a step trains on programs drawn from those of so many steps
+    imitates: bool = False  # a supervised step follows each update
+    adapts_kl: bool = False  # ppo.kl_beta is only the first weight of the KL
+    discriminates: bool = False  # a further model learns to tell programs from references

@@ -11,31 +11,22 @@ minibatch the unclipped ratio stands for the off-policy correction that the pape
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from stepcoder.method import ppo
+from stepcoder.config import PPOConfig
+from stepcoder.method.ppo import PolicyLoss
 from stepcoder.models.batch import Batch
-from stepcoder.recipes.grpo import per_row, rows
-from stepcoder.recipes.recipe import Recipe, no_critic
-from stepcoder.rollout.rollout import Rollout
-
-if TYPE_CHECKING:
-    from stepcoder.run.run import Run
-
-UNCLIPPED = 1e9  # a clip range that no ratio leaves
+from stepcoder.recipes.grpo import rewards
+from stepcoder.recipes.recipe import Recipe
 
 
-def advantages(run: Run, batch: Batch) -> Batch:
+def advantages(batch: Batch, ppo: PPOConfig) -> Batch:
     """Compare each program with the mean of the others of its problem, KL included."""
-    assert batch.old_logprobs is not None
-    assert batch.ref_logprobs is not None
-    kl = per_row(batch, batch.old_logprobs - batch.ref_logprobs)
-    values = leave_one_out(batch.task_rewards - run.config.ppo.kl_beta * kl, batch.packing.prompts)
+    kl = batch.kl_by_row()
+    values = leave_one_out(batch.task_rewards - ppo.kl_beta * kl, batch.packing.prompts)
     return replace(batch, advantages=batch.at_tokens(values))
 
 
@@ -46,22 +37,4 @@ def leave_one_out(rewards: Tensor, group: Tensor) -> Tensor:
     return torch.where(others > 0, rewards - (sums - rewards) / others.clamp(min=1), 0.0)
 
 
-def update(
-    run: Run,
-    batch: Batch,
-    rollouts: Sequence[Rollout],  # noqa: ARG001
-    step: int,
-) -> dict[str, float]:
-    """Take the policy gradient, unclipped."""
-    config = run.config
-    return ppo.update(
-        run.learner,
-        batch,
-        replace(config.ppo, clip=UNCLIPPED),
-        config.rollout.temperature,
-        run.generator(step),
-        normalize_by_response=config.fgo.normalizer == "response",
-    )
-
-
-RECIPE = Recipe(rows, advantages, update, no_critic)
+RECIPE = Recipe(rewards, advantages, PolicyLoss(clipped=False), critic=None)

@@ -17,25 +17,19 @@ loss is a step of its own; a step trains on as many programs as it generated, dr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
-from stepcoder.config import FGOConfig
-from stepcoder.method import ppo
-from stepcoder.method.rewards import WRONG_ANSWER, reward_of
-from stepcoder.models.batch import Batch, Row
+from stepcoder.config import PPOConfig
+from stepcoder.method.ppo import PolicyLoss
+from stepcoder.method.rewards import WRONG_ANSWER, Reward, reward_of
+from stepcoder.models.batch import Batch
 from stepcoder.problems.source import line_starts, split_lines
-from stepcoder.recipes.greedy import with_baselines
-from stepcoder.recipes.imitation import imitate
-from stepcoder.recipes.recipe import Recipe, no_critic
-from stepcoder.recipes.rloo import UNCLIPPED
-from stepcoder.rollout.rollout import Rollout, row_of
+from stepcoder.recipes.recipe import Recipe
+from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox import Status, Verdict
-
-if TYPE_CHECKING:
-    from stepcoder.run.run import Run
 
 FINE = -0.3
 BUFFER_STEPS = 4  # the buffer holds the programs of so many steps
@@ -56,22 +50,13 @@ _LINE_ERRORS = {
 _TIMEOUTS = {Status.CPU_TIME_LIMIT, Status.WALL_TIME_LIMIT}
 
 
-def rows(run: Run, rollouts: Sequence[Rollout], step: int) -> list[Row]:
-    """Put this step's programs into the buffer, and draw as many from it."""
-    fresh = [relative_row(r, g, run.config.fgo) for r, g in with_baselines(run, rollouts)]
-    buffer = [Row(**row) for row in run.recipe_state.get("buffer", [])] + fresh
-    buffer = buffer[-BUFFER_STEPS * len(rollouts) :]
-    run.recipe_state["buffer"] = [asdict(row) for row in buffer]
-    order = torch.randperm(len(buffer), generator=run.generator(step))
-    drawn = sorted(order[: len(fresh)].tolist())  # programs of one problem stay neighbors
-    return [buffer[i] for i in drawn]
-
-
-def relative_row(rollout: Rollout, greedy: Rollout, fgo: FGOConfig) -> Row:
-    """Reward a program against the greedy one, and mark where its error is."""
-    value = relative_reward(rollout.verdict, greedy.verdict)
-    row = row_of(rollout, value, fgo)
-    return replace(row, token_rewards=fine_rewards(rollout))
+def rewards(rollouts: Sequence[Rollout]) -> list[Reward]:
+    """Reward each program against the greedy one, and mark where its error is."""
+    return [
+        Reward(relative_reward(r.verdict, r.greedy_verdict), fine_rewards(r))
+        for r in rollouts
+        if r.greedy_verdict is not None  # always, with `greedy_baseline`
+    ]
 
 
 def relative_reward(verdict: Verdict, baseline: Verdict) -> float:
@@ -126,30 +111,19 @@ def error_place(verdict: Verdict, program: str) -> Literal["line", "whole", "now
     return "line" if known and line is not None and 1 <= line <= last else "nowhere"
 
 
-def advantages(run: Run, batch: Batch) -> Batch:  # noqa: ARG001
+def advantages(batch: Batch, _: PPOConfig) -> Batch:
     """Add up the feedback of each token; programs of earlier steps weigh as fresh ones do."""
     assert batch.token_rewards is not None
     weights = batch.at_tokens(batch.task_rewards) + batch.token_rewards
     return replace(batch, advantages=weights, importance=torch.ones_like(weights))
 
 
-def update(
-    run: Run,
-    batch: Batch,
-    rollouts: Sequence[Rollout],  # noqa: ARG001
-    step: int,
-) -> dict[str, float]:
-    """Policy gradient, then a supervised step."""
-    config = run.config
-    stats = ppo.update(
-        run.learner,
-        batch,
-        replace(config.ppo, clip=UNCLIPPED),
-        config.rollout.temperature,
-        run.generator(step),
-        normalize_by_response=config.fgo.normalizer == "response",
-    )
-    return {**stats, "imitation_loss": imitate(run, step)}
-
-
-RECIPE = Recipe(rows, advantages, update, no_critic)
+RECIPE = Recipe(
+    rewards,
+    advantages,
+    PolicyLoss(clipped=False),
+    critic=None,
+    greedy_baseline=True,
+    replay_steps=BUFFER_STEPS,
+    imitates=True,
+)

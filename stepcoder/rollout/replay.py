@@ -16,10 +16,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stepcoder.errors import RunError
-from stepcoder.method.curriculum import Task
 from stepcoder.problems.problem import Problem
 from stepcoder.rollout.engine import Completion, Request, Sampling
-from stepcoder.rollout.rollout import Rollout, seed_of
+from stepcoder.rollout.rollout import Rollout, Task, sample_seed
 
 ROLLOUTS = "rollouts"
 
@@ -65,7 +64,7 @@ def dump(folder: Path, step: int, rollouts: Sequence[Rollout], samples: int) -> 
     with gzip.open(partial, "wt", encoding="utf-8", compresslevel=3) as file:
         for rollout in rollouts:
             completion = asdict(rollout.completion)
-            seed = seed_of(rollout.task, completion["index"] % samples)
+            seed = sample_seed(rollout.task, completion["index"] % samples)
             record = {"prompt_ids": rollout.prompt_ids, "seed": seed, **completion}
             file.write(json.dumps(record) + "\n")
     partial.rename(folder / ROLLOUTS / f"step-{step:06d}.jsonl.gz")

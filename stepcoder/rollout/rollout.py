@@ -1,7 +1,8 @@
-"""Rollouts: a completion with its evidence (program, verdict, executed tokens, reward).
+"""Rollouts: a task, its completion, and the evidence of how the program did.
 
-Takes the curriculum's tasks and an engine's stream of completions, hands each program to the judge
-the moment its completion ends, and gives the rollouts back in the tasks' order.
+`roll_out` does the whole way for some tasks: prompts, completions of an engine, programs, verdicts.
+Its parts are for callers that time them: each program goes to the judge the moment its completion
+ends, while others still generate, and the rollouts come back in the tasks' order.
 """
 
 from __future__ import annotations
@@ -11,26 +12,52 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
-from stepcoder.config import FGOConfig
-from stepcoder.errors import RunError
-from stepcoder.method.curriculum import Task
-from stepcoder.method.fgo import executed_closure, executed_mask
-from stepcoder.method.rewards import outcome, reward
-from stepcoder.models.batch import Row
-from stepcoder.problems.problem import program_of
-from stepcoder.problems.prompts import encode_prompt, extract_completion, token_spans
-from stepcoder.report.samples import Sample
-from stepcoder.rollout.engine import Completion, Request
+from stepcoder.problems.problem import Problem, program_of
+from stepcoder.problems.prompts import (
+    encode_prompt,
+    extract_completion,
+    prompt_text,
+    starter_part,
+    token_spans,
+)
+from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.sandbox import Judge, Verdict
+
+SEED_STRIDE = 1_000_003  # odd: the seeds of neighboring tasks' samples stay apart
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One attempt at a problem: the part of the solution that is given, and the prompt.
+
+    A program is `given` + the completion of `prompt_text`. `seed` is for sampling: it depends on
+    the run's seed and the attempt alone, so a resumed run draws the same rollouts.
+    """
+
+    problem: Problem
+    stage: int
+    given: str
+    prompt_text: str
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One judged completion of a task. `spans[i]` are the characters of token i in `text`."""
+    """One judged completion of a task: what rewards and FGO's mask are computed from.
+
+    `spans[i]` are the characters of token i in `text`. The last two fields are what some recipes
+    compare a program with.
+
+    Example, for a problem whose solution begins with "def add(a, b):\\n" (which is `task.given`):
+        completion.token_ids  (734, 12, 88, 90, 3)
+        text                  "    return a + b\\n```"
+        spans                 ((0, 10), (10, 12), (12, 17), (17, 20), (20, 20)); the last ends it
+        program               "def add(a, b):\\n    return a + b\\n"
+        verdict               accepted, executed_lines {1, 2}
+    """
 
     task: Task
     prompt_ids: tuple[int, ...]
@@ -39,6 +66,34 @@ class Rollout:
     spans: Sequence[tuple[int, int]]
     program: str
     verdict: Verdict
+    greedy_verdict: Verdict | None = None  # of the greedy completion of the same prompt
+    reference_probability: float = 0.0  # that the program is the reference, by a discriminator
+
+
+def whole_program_tasks(problems: Sequence[Problem], template: str) -> list[Task]:
+    """Return a task for each problem that gives nothing but the starter code (stage 0).
+
+    The seeds depend on the problem's place alone, so that two policies get the same draws.
+    """
+    return [
+        Task(p, 0, given := starter_part(p), prompt_text(p, given, template), seed)
+        for seed, p in enumerate(problems)
+    ]
+
+
+def roll_out(
+    tasks: Sequence[Task],
+    engine: Engine,
+    judge: Judge,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    samples: int,
+    max_prompt_tokens: int,
+) -> list[Rollout]:
+    """Return `samples` judged completions of each task, task by task."""
+    requests = requests_of(tasks, tokenizer, samples, max_prompt_tokens)
+    completions = engine.generate(requests, sampling)
+    return collect(submit(completions, tasks, requests, tokenizer, judge))
 
 
 def requests_of(
@@ -52,14 +107,13 @@ def requests_of(
     requests = []
     for task in tasks:
         prompt = tuple(encode_prompt(tokenizer, task.prompt_text)[-max_prompt_tokens:])
-        for sample in range(samples):
-            requests.append(Request(prompt, seed_of(task, sample)))
+        requests += [Request(prompt, sample_seed(task, sample)) for sample in range(samples)]
     return requests
 
 
-def seed_of(task: Task, sample: int) -> int:
-    """Return the seed of a task's sample; the odd factor keeps those of neighboring tasks apart."""
-    return (task.seed * 1_000_003 + sample) % 2**63
+def sample_seed(task: Task, sample: int) -> int:
+    """Return the seed of one of a task's samples."""
+    return (task.seed * SEED_STRIDE + sample) % 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +129,13 @@ class Pending:
     verdict: Future[Verdict]
     begun: float  # time.perf_counter
     ended: list[float]
+
+    def rollout(self) -> Rollout:
+        """Wait for the verdict, and return the rollout."""
+        verdict, prompt_ids = self.verdict.result(), self.request.prompt_ids
+        return Rollout(
+            self.task, prompt_ids, self.completion, self.text, self.spans, self.program, verdict
+        )
 
 
 def submit(
@@ -102,88 +163,4 @@ def _note_time(times: list[float], _: Future[Verdict]) -> None:
 
 def collect(pending: Iterable[Pending]) -> list[Rollout]:
     """Wait for the verdicts; rollouts come back in the order of their requests."""
-    ordered = sorted(pending, key=lambda p: p.completion.index)
-    return [
-        Rollout(
-            p.task,
-            p.request.prompt_ids,
-            p.completion,
-            p.text,
-            p.spans,
-            p.program,
-            p.verdict.result(),
-        )
-        for p in ordered
-    ]
-
-
-def judged(rollouts: Sequence[Rollout], max_infrastructure_errors: float) -> list[Rollout]:
-    """Return the rollouts without those that the judge itself failed on: they say nothing.
-
-    Raises:
-        RunError: they are more than this share, or nothing is left.
-    """
-    kept = [r for r in rollouts if reward(r.verdict) is not None]
-    failed = len(rollouts) - len(kept)
-    if not kept or failed > max_infrastructure_errors * len(rollouts):
-        broken = next(r.verdict for r in rollouts if reward(r.verdict) is None)
-        raise RunError(
-            f"the sandbox failed on {failed} of {len(rollouts)} programs ({broken.message}); "
-            "mend it, or raise rollout.max_infrastructure_errors, then continue with --resume"
-        )
-    return kept
-
-
-def trained_tokens(rollout: Rollout, fgo: FGOConfig) -> list[bool]:
-    """Return for each response token whether the policy loss trains it; without FGO all are."""
-    if not fgo.enabled:
-        return [True] * len(rollout.completion.token_ids)
-    given, verdict = len(rollout.task.given), rollout.verdict
-    return executed_mask(rollout.program, given, verdict, rollout.spans, fgo.compile_error)
-
-
-def row_of(rollout: Rollout, value: float, fgo: FGOConfig) -> Row:
-    """Turn a judged rollout and its reward into a row of a batch."""
-    return Row(
-        rollout.prompt_ids,
-        rollout.completion.token_ids,
-        rollout.completion.logprobs,
-        trained_tokens(rollout, fgo),
-        value,
-        int(outcome(rollout.verdict)),
-    )
-
-
-def chosen_samples(rollouts: Sequence[Rollout], count: int = 6) -> list[Rollout]:
-    """Return a few rollouts worth reading: of different problems, with different verdicts first."""
-    chosen: dict[tuple[str, str], Rollout] = {}
-    for rollout in rollouts:
-        chosen.setdefault((rollout.verdict.status, rollout.task.problem.task_id), rollout)
-    by_status: dict[str, list[Rollout]] = {}
-    for (status, _), rollout in chosen.items():
-        by_status.setdefault(status, []).append(rollout)
-    rounds = zip_longest(*by_status.values())
-    return [r for same_rank in rounds for r in same_rank if r is not None][:count]
-
-
-def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> Sample:
-    """Return what a person wants to read of a rollout."""
-    task, verdict = rollout.task, rollout.verdict
-    value = reward(verdict)
-    masked, lines = 0.0, verdict.executed_lines
-    if value is not None:
-        mask = trained_tokens(rollout, fgo)
-        masked = 1 - sum(mask) / max(len(mask), 1)
-        lines = executed_closure(rollout.program, verdict.executed_lines)
-    return Sample(
-        task_id=task.problem.task_id,
-        step=step,
-        stage=task.stage,
-        description=task.problem.prompt,
-        given=task.given,
-        completion=rollout.text,
-        executed_lines=lines,
-        masked_share=masked,
-        verdict=verdict,
-        reward=value,
-    )
+    return [p.rollout() for p in sorted(pending, key=lambda p: p.completion.index)]

@@ -67,7 +67,7 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     )
 
 
-def spread(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
+def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
     """Return at most `limit` problems, evenly from all: sets come ordered by kind."""
     count = len(problems)
     if limit is None or limit >= count:

@@ -1,4 +1,4 @@
-"""The figures of one step, computed where the loop need not look (schema: `rundir`)."""
+"""The metrics of one step and where its time went (what each means: `report/run_dir.py`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepcoder.method.curriculum import Curriculum
+from stepcoder.method.rewards import reward
 from stepcoder.models.batch import Batch
 from stepcoder.rollout.pipeline import Generated
 from stepcoder.rollout.rollout import Rollout
@@ -29,7 +30,7 @@ class StepTime:
     hidden_judge_share: float | None
 
 
-class Clock:
+class StepTimer:
     """Seconds spent in each named part of a step."""
 
     def __init__(self) -> None:
@@ -50,18 +51,18 @@ class Clock:
             yield
         finally:
             end = time.perf_counter()
-            self._spend(part, end - start)
-            self._draw(part, start, end)
+            self._add(part, end - start)
+            self._mark(part, start, end)
 
-    def waited(self, batch: Generated, start: float, end: float) -> None:
+    def record_wait(self, batch: Generated, start: float, end: float) -> None:
         """Take in a batch that the loop waited for from `start` to `end`."""
         for_tokens = max(min(batch.generated[1], end) - start, 0.0)
         for_verdicts = end - start - for_tokens
-        self._spend("generate", for_tokens)
-        self._spend("judge", for_verdicts)
-        self._draw("generate", *batch.generated)
+        self._add("generate", for_tokens)
+        self._add("judge", for_verdicts)
+        self._mark("generate", *batch.generated)
         for interval in batch.judged:
-            self._draw("judge", *interval)
+            self._mark("judge", *interval)
         judged = sum(ended - began for began, ended in batch.judged)
         if judged:
             self._hidden = 1 - min(for_verdicts / judged, 1.0)
@@ -72,11 +73,27 @@ class Clock:
         self._clear()
         return taken
 
-    def _spend(self, part: str, seconds: float) -> None:
+    def _add(self, part: str, seconds: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
-    def _draw(self, part: str, start: float, end: float) -> None:
+    def _mark(self, part: str, start: float, end: float) -> None:
         self._timeline.append((part, round(start - self._origin, 3), round(end - self._origin, 3)))
+
+
+def step_metrics(
+    spent: StepTime, rollouts: Sequence[Rollout], batch: Batch, curriculum: Curriculum
+) -> dict[str, Any]:
+    """Return what time, rollouts, scored batch and curriculum say of a step."""
+    rewards = [value for r in rollouts if (value := reward(r.verdict)) is not None]
+    return {
+        "time": spent.seconds,
+        "timeline": spent.timeline,
+        "hidden_judge_share": spent.hidden_judge_share,
+        "reward_mean": sum(rewards) / len(rewards),
+        **rollout_metrics(rollouts, spent.seconds),
+        **batch_metrics(batch),
+        **curriculum_metrics(curriculum),
+    }
 
 
 def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from stepcoder.method.ppo import (
     Learner,
     RunningDeviation,
     advantages,
-    response_logprobs,
     score,
     shaped_rewards,
     update,
 )
 from stepcoder.models.batch import Batch, Row, pack
-from stepcoder.models.policy import Critic, frozen_copy, prepare
+from stepcoder.models.policy import Critic, frozen_copy, prepare, response_logprobs
 
 TEMPERATURE = 0.8
 CONFIG = PPOConfig(

@@ -5,19 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from stepcoder.config import Config, FGOConfig, PPOConfig, RolloutConfig
+from stepcoder.config import Config, FGOConfig, PPOConfig
 from stepcoder.errors import RunError
 from stepcoder.evaluate import critic_sampling
-from stepcoder.method.curriculum import Task
 from stepcoder.method.ppo import Learner, score, shaped_rewards, update
-from stepcoder.method.rewards import Outcome, outcome, reward_of
+from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.models.policy import OutcomeCritic, frozen_copy, prepare
 from stepcoder.problems.problem import Problem
@@ -26,7 +24,7 @@ from stepcoder.recipes import RECIPES, coderl, grpo, ppocoder, rlcf, rloo, rltf
 from stepcoder.recipes.static_checks import static_error
 from stepcoder.recipes.structure import ast_match, data_flow, data_flow_match
 from stepcoder.rollout.engine import Completion
-from stepcoder.rollout.rollout import Rollout, judged
+from stepcoder.rollout.rollout import Rollout, Task
 from stepcoder.sandbox.program import CallTests
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
@@ -40,11 +38,6 @@ def row(response: int, reward: float, prompt: int = 2, **more: Any) -> Row:
     """A row of a prompt and `response` tokens."""
     count = [0.0] * response
     return Row([prompt, 3], [4] * response, count, [True] * response, reward, **more)
-
-
-def stand_in(**changes: Any) -> Any:
-    """What the recipes' functions read of a run."""
-    return SimpleNamespace(config=Config(ppo=PPO), recipe_state={}, **changes)
 
 
 def verdict(status: Status, passed: int = 0, failed: int = 0, **more: Any) -> Verdict:
@@ -139,7 +132,7 @@ def test_grpo_divides_by_the_groups_own_deviation():
 
 
 def test_grpo_weighs_every_program_the_same_whatever_its_length():
-    batch = grpo.advantages(stand_in(), pack([row(1, 1.0), row(4, -0.3)]))
+    batch = grpo.advantages(pack([row(1, 1.0), row(4, -0.3)]), PPO)
     tokens = batch.response_mask.sum()
     in_the_loss = (batch.advantages / tokens)[batch.response_mask]  # eq. 3: A_i / (G |o_i|)
     assert in_the_loss.tolist() == pytest.approx([1 / 2, *[-1 / 8] * 4])
@@ -149,11 +142,9 @@ def test_grpo_has_the_kl_in_its_loss():
     """With equal rewards nothing but beta times the mean of k3 = exp(d) - 1 - d is left."""
     policy, reference = tiny_policy(), frozen_copy(tiny_policy(1))
     batch = score(pack([row(2, 1.0), row(3, 1.0)]), policy, reference, None, PPO, 1.0)
-    batch = grpo.advantages(stand_in(), batch)
+    batch = grpo.advantages(batch, PPO)
     learner = Learner.create(policy, None, PPO)
-    stats = update(
-        learner, batch, PPO, 1.0, torch.Generator().manual_seed(0), loss_kl_beta=PPO.kl_beta
-    )
+    stats = update(learner, batch, PPO, 1.0, torch.Generator().manual_seed(0), grpo.RECIPE.loss)
     d = (batch.ref_logprobs - batch.old_logprobs)[batch.response_mask].tolist()
     k3 = sum(math.exp(x) - 1 - x for x in d) / 5
     assert stats["policy_loss"] == pytest.approx(0.5 * k3, rel=1e-6)
@@ -171,7 +162,7 @@ def test_rloo_compares_with_the_mean_of_the_others():
 
 def test_rloo_has_the_kl_of_the_whole_program_in_its_reward():
     batch = with_logprobs(pack([row(1, 1.0), row(3, 1.0)]), 0.2)
-    found = rloo.advantages(stand_in(), batch)
+    found = rloo.advantages(batch, PPO)
     # R = 1 - 0.5 * 0.2 * (1, 3) = 0.9, 0.7
     assert found.advantages.tolist() == pytest.approx([0, 0, 0.2, -0.2, -0.2, -0.2])
 
@@ -187,9 +178,8 @@ def test_rloo_does_not_clip():
         old_logprobs=batch.old_logprobs - 1.0 * batch.response_mask,  # ratio e
     )
     learner = Learner.create(policy, None, PPO)
-    run = stand_in(learner=learner, generator=lambda _: torch.Generator().manual_seed(0))
-    run.config = Config(ppo=PPO, rollout=RolloutConfig(temperature=1.0))
-    stats = rloo.update(run, replace(batch, advantages=batch.advantages.abs()), [], 1)
+    batch = replace(batch, advantages=batch.advantages.abs())
+    stats = update(learner, batch, PPO, 1.0, torch.Generator().manual_seed(0), rloo.RECIPE.loss)
     assert stats["clip_fraction"] == 0
     assert stats["policy_loss"] == pytest.approx(-math.e, rel=1e-5)
 
@@ -294,9 +284,7 @@ def test_rltf_condemns_the_tokens_of_the_errors_line():
 
 def test_rltf_weighs_tokens_by_all_three():
     batch = pack([row(2, 1.25, token_rewards=[-0.6, 0.0])])
-    assert rltf.advantages(stand_in(), batch).advantages.tolist() == pytest.approx(
-        [0, 0, 0.65, 1.25]
-    )
+    assert rltf.advantages(batch, PPO).advantages.tolist() == pytest.approx([0, 0, 0.65, 1.25])
 
 
 # --- CodeRL
@@ -328,7 +316,7 @@ def test_the_outcome_critic_reads_packed_rows_as_it_reads_them_alone():
 def test_coderl_weighs_tokens_by_the_critics_probability():
     batch = pack([row(2, 1.6), row(1, -0.3)])
     batch = replace(batch, values=torch.tensor([0, 0, 0.5, 0.25, 1.0]))
-    found = coderl.advantages(stand_in(), batch).advantages
+    found = coderl.advantages(batch, PPO).advantages
     assert found.tolist() == pytest.approx([0, 0, 0.8, 0.4, -0.3])
 
 
@@ -385,12 +373,11 @@ def test_static_checks_find_syntax_and_unbound_names(source, line):
 
 def test_rlcf_rewards_the_place_of_the_error_or_the_likeness():
     text = "    return y\n    pass\n```"
-    plain = replace(row(len(text), 0.0), token_rewards=())
-    broken = rlcf.rewarded(plain, rollout(text, verdict(Status.RUNTIME_ERROR)), 0.9)
+    broken = rlcf.reward(rollout(text, verdict(Status.RUNTIME_ERROR)), 0.9)
     assert broken.reward == 0
     assert [i for i, r in enumerate(broken.token_rewards) if r] == [len("    return y\n") - 1]
     assert sum(broken.token_rewards) == -1
-    fine = rlcf.rewarded(plain, rollout("    return x\n", verdict(Status.WRONG_ANSWER)), 0.9)
+    fine = rlcf.reward(rollout("    return x\n", verdict(Status.WRONG_ANSWER)), 0.9)
     assert (fine.reward, fine.token_rewards) == (0.9, ())
 
 
@@ -400,7 +387,7 @@ def test_an_error_in_the_given_part_falls_on_the_first_token():
 
 
 def test_every_recipe_rewards_by_the_papers_four_values_or_says_otherwise():
-    assert {name for name in RECIPES if RECIPES[name].rows.__module__.endswith(f".{name}")} == {
+    assert {name for name in RECIPES if RECIPES[name].rewards.__module__.endswith(f".{name}")} == {
         *("stepcoder", "grpo", "ppocoder", "rltf", "coderl", "rlcf")
     }
     assert reward_of(verdict(Status.WRONG_ANSWER)) == -0.3

@@ -15,7 +15,7 @@ from stepcoder.evaluate import critic_sampling
 from stepcoder.recipes import RECIPES
 from stepcoder.report.run_dir import read_records
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
-from stepcoder.run.data import load_data, spread
+from stepcoder.run.data import evenly_spaced, load_data
 
 QUICK = ["steps=2", "eval.every=2", "ppo.critic_warmup_steps=0", "checkpoint.every=1"]
 FIGURES = {"ppocoder": "kl_beta", "rltf": "imitation_loss", "coderl": "imitation_loss"}
@@ -139,7 +139,7 @@ def test_an_evaluation_of_some_problems_spreads_over_all():
     """The embedded problems come family by family: the first few would be of one."""
     problems = load_data(DataConfig(), 1.0).validation
     families = {p.task_id.split("/")[1] for p in problems}
-    chosen = spread(problems, 100)
+    chosen = evenly_spaced(problems, 100)
     assert len({p.task_id for p in chosen}) == 100
     assert len({p.task_id.split("/")[1] for p in chosen}) > 0.9 * len(families)
-    assert spread(problems, 10_000) == spread(problems, None) == problems
+    assert evenly_spaced(problems, 10_000) == evenly_spaced(problems, None) == problems

@@ -7,10 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
-from stepcoder.method.ppo import response_logprobs
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
-from stepcoder.models.policy import prepare
+from stepcoder.models.policy import prepare, response_logprobs
 from stepcoder.rollout.engine import Completion, Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
 

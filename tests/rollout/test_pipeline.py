@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stepcoder.rollout.pipeline import Generated, Pipeline, merged
-from stepcoder.run.metrics import Clock
+from stepcoder.run.metrics import StepTimer
 
 
 class Notebook:
@@ -76,10 +76,10 @@ def test_intervals_are_merged_where_they_meet():
 
 
 def test_the_hidden_share_of_judging_is_what_the_loop_did_not_wait_for():
-    clock = Clock()
-    clock.waited(Generated([], (0.0, 4.0), [(1.0, 3.0), (3.5, 5.5)]), start=0.0, end=5.5)
+    clock = StepTimer()
+    clock.record_wait(Generated([], (0.0, 4.0), [(1.0, 3.0), (3.5, 5.5)]), start=0.0, end=5.5)
     spent = clock.take()
     assert spent.seconds == {"generate": 4.0, "judge": 1.5}
     assert spent.hidden_judge_share == pytest.approx(1 - 1.5 / 4)
-    clock.waited(Generated([], (0.0, 4.0), [(1.0, 5.0)]), start=6.0, end=6.1)  # made ahead
+    clock.record_wait(Generated([], (0.0, 4.0), [(1.0, 5.0)]), start=6.0, end=6.1)  # made ahead
     assert clock.take().hidden_judge_share == pytest.approx(1 - 0.1 / 4)

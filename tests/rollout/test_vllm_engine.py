@@ -14,10 +14,10 @@ from helpers.processes import children_of, environment_of
 
 from stepcoder.config import Config, ModelConfig, PPOConfig, RolloutConfig
 from stepcoder.errors import RunError
-from stepcoder.method.ppo import Learner, advantages, response_logprobs, score, update
+from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import small_decoder, train_tokenizer
-from stepcoder.models.policy import Critic, frozen_copy, prepare
+from stepcoder.models.policy import Critic, frozen_copy, prepare, response_logprobs
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.open_engine import server_options

@@ -16,11 +16,11 @@ from transformers import (
 
 from stepcoder.config import PPOConfig
 from stepcoder.errors import RunError
-from stepcoder.method.ppo import Learner, advantages, response_logprobs, score, update
+from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.lora import add_adapters, copy_of, merged_model
-from stepcoder.models.policy import Critic, frozen_copy, load_policy
+from stepcoder.models.policy import Critic, frozen_copy, load_policy, response_logprobs
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import TEMPLATE, encode_prompt, prompt_text, resolved_template
 from stepcoder.rollout.engine import Request, Sampling

@@ -18,9 +18,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.errors import RunError
-from stepcoder.method.ppo import response_logprobs
 from stepcoder.models.batch import Row, pack
-from stepcoder.models.policy import lm_head
+from stepcoder.models.policy import lm_head, response_logprobs
 from stepcoder.rollout.engine import Completion, Request, Sampling
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm import server as vllm_server

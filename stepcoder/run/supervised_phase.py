@@ -1,0 +1,31 @@
+"""The supervised phase of a run: `sft.steps` steps on canonical solutions, before RL begins."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from stepcoder.method.sft import schedule, supervised_rows, supervised_step
+from stepcoder.models.batch import pack
+from stepcoder.run.run import Run
+
+
+def supervise(run: Run) -> None:
+    """Do what is left of the supervised phase; a policy that comes trained needs none (steps 0)."""
+    config = run.config.sft
+    if run.phase == "rl" or run.sft_step >= config.steps:
+        return
+    rows = supervised_rows(run.data.supervised, run.tokenizer, run.config)
+    for step in range(run.sft_step + 1, config.steps + 1):
+        start = time.perf_counter()
+        drawn = torch.randint(len(rows), (config.batch_size,), generator=run.generator(-step))
+        batch = pack([rows[i] for i in drawn.tolist()]).to(run.device)
+        lr = config.lr * schedule(config, step - 1)
+        loss = supervised_step(
+            run.policy, run.sft_optimizers, batch, lr, run.config.ppo.tokens_per_microbatch
+        )
+        tokens = len(batch.tokens)
+        seconds = time.perf_counter() - start
+        metrics = {"loss": loss, "lr": lr, "tokens": tokens, "tokens_per_s": tokens / seconds}
+        run.finish_supervised_step(step, metrics)
