@@ -82,7 +82,7 @@ def _score_pieces(
                 torch.zeros(len(batch.tokens), dtype=r.dtype, device=r.device) for r in results
             ]
         for whole, result in zip(placed, results, strict=True):
-            whole[index] = piece.spread(result)
+            whole[index] = piece.scatter_responses(result)
     return placed
 
 
@@ -241,7 +241,7 @@ def policy_loss(
     assert piece.ref_logprobs is not None
     positions = piece.executed_positions
     loss, statistics = ppo_head(
-        hidden_states(policy, piece)[piece.preceding[positions]],
+        hidden_states(policy, piece)[piece.predictor_index[positions]],
         lm_head(policy),
         piece.tokens[positions],
         piece.old_logprobs[positions],

@@ -59,15 +59,15 @@ class Batch:
         return self.packing.position_ids
 
     @cached_property
-    def preceding(self) -> Tensor:
+    def predictor_index(self) -> Tensor:
         """Position (T,) of the token before each one in its row, int64: its state chose the token.
 
         Of a first response token that is its prompt's last token, which may lie far ahead of it.
         """
         packing = self.packing
-        preceding = (torch.arange(len(self.tokens), device=self.tokens.device) - 1).clamp(min=0)
-        preceding[packing.starts[packing.responses]] = packing.ends[packing.prompts] - 1
-        return preceding
+        index = (torch.arange(len(self.tokens), device=self.tokens.device) - 1).clamp(min=0)
+        index[packing.starts[packing.responses]] = packing.ends[packing.prompts] - 1
+        return index
 
     @cached_property
     def response_ends(self) -> Tensor:
@@ -94,13 +94,13 @@ class Batch:
         """Return the number of rows."""
         return len(self.task_rewards)
 
-    def spread(self, values: Tensor) -> Tensor:
+    def scatter_responses(self, values: Tensor) -> Tensor:
         """Place (N,) values of the response tokens at their positions: (T,), zero elsewhere."""
         spread = torch.zeros(len(self.tokens), dtype=values.dtype, device=values.device)
         spread[self.response_positions] = values
         return spread
 
-    def at_tokens(self, values: Tensor) -> Tensor:
+    def broadcast_rows(self, values: Tensor) -> Tensor:
         """Give (B,) values of the rows to each of their response tokens: (T,), zero elsewhere."""
         by_segment = values.new_zeros(len(self.packing.lengths))
         by_segment[self.packing.responses] = values
@@ -109,7 +109,7 @@ class Batch:
     def sum_by_row(self, values: Tensor) -> Tensor:
         """Sum (T,) values over each row's response: (B,)."""
         positions = self.response_positions
-        row = self.at_tokens(torch.arange(len(self), device=values.device))[positions]
+        row = self.broadcast_rows(torch.arange(len(self), device=values.device))[positions]
         return values.new_zeros(len(self)).index_add_(0, row, values[positions])
 
     def kl_by_row(self) -> Tensor:
@@ -133,7 +133,7 @@ class Batch:
         shift = (self.packing.starts[segments] - bounds[:-1]).repeat_interleave(lengths)
         return torch.arange(int(bounds[-1]), device=segments.device) + shift
 
-    def rows(self, chosen: Sequence[int]) -> Batch:
+    def select(self, chosen: Sequence[int]) -> Batch:
         """Return the batch of some rows, in the order given."""
         segments = self.segments(chosen)
         index = self.token_index(segments)
@@ -236,17 +236,17 @@ def microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch]]
     for group in sorted(batch.groups, key=longest, reverse=True):
         prompt = prompts[group[0]]
         if chosen and used + prompt + sum(responses[row] for row in group) > tokens:
-            yield chosen, batch.rows(chosen)
+            yield chosen, batch.select(chosen)
             chosen, used = [], 0
         used += prompt
         for row in group:
             if chosen and used + responses[row] > tokens:
-                yield chosen, batch.rows(chosen)
+                yield chosen, batch.select(chosen)
                 chosen, used = [], prompt
             chosen.append(row)
             used += responses[row]
     if chosen:
-        yield chosen, batch.rows(chosen)
+        yield chosen, batch.select(chosen)
 
 
 def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -258,4 +258,4 @@ def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterato
     order = torch.randperm(len(groups), generator=generator).tolist()
     shuffled = torch.tensor([row for group in order for row in groups[group]])
     for chosen in shuffled.tensor_split(min(count, len(batch))):
-        yield batch.rows(chosen.tolist())
+        yield batch.select(chosen.tolist())

@@ -89,7 +89,7 @@ def response_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order."""
     positions = piece.response_positions
-    before = piece.preceding[positions]
+    before = piece.predictor_index[positions]
     hidden = hidden_states(model, piece)[before]  # (N, H): the states that predict them
     return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
 
@@ -122,7 +122,9 @@ class Critic(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""
         hidden = hidden_states(self.backbone, batch)
-        before = batch.preceding[batch.response_positions]  # the state that a token is chosen in
+        before = batch.predictor_index[
+            batch.response_positions
+        ]  # the state that a token is chosen in
         values: Tensor = self.head(hidden[before]).squeeze(-1)
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -158,7 +160,7 @@ class OutcomeCritic(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Probability (N,) of its row's true class at each response token, in batch order."""
         assert batch.outcomes is not None
-        true = batch.at_tokens(batch.outcomes)[batch.response_positions]
+        true = batch.broadcast_rows(batch.outcomes)[batch.response_positions]
         return self.token_probabilities(batch).gather(-1, true[:, None]).squeeze(-1)
 
     def token_probabilities(self, batch: Batch) -> Tensor:
@@ -170,7 +172,7 @@ class OutcomeCritic(nn.Module):
         """Logits (B, C) of each row's class, float32."""
         states = hidden_states(self.backbone, batch)[batch.response_positions]  # (N, H)
         rows = torch.arange(len(batch), device=states.device)
-        row = batch.at_tokens(rows)[batch.response_positions]  # (N,) the row of each token
+        row = batch.broadcast_rows(rows)[batch.response_positions]  # (N,) the row of each token
         pooled = states.new_full((len(batch), states.shape[1]), -torch.inf)
         pooled = pooled.scatter_reduce(0, row[:, None].expand_as(states), states, "amax")
         return self.head(pooled).float()  # type: ignore[no-any-return]

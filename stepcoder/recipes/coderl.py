@@ -38,7 +38,7 @@ def rewards(rollouts: Sequence[Rollout]) -> list[Reward]:
 def advantages(batch: Batch, _: PPOConfig) -> Batch:
     """Weigh each token by the critic's probability of the program's true class."""
     assert batch.values is not None  # OutcomeCritic: q_t
-    weights = batch.values * batch.at_tokens(batch.task_rewards)
+    weights = batch.values * batch.broadcast_rows(batch.task_rewards)
     return replace(batch, advantages=weights, importance=torch.ones_like(weights))
 
 

@@ -36,7 +36,7 @@ def advantages(batch: Batch, _: PPOConfig) -> Batch:
     trained = batch.sum_by_row(batch.executed_mask.float())  # (B,) |o_i|
     weights = trained.mean() / trained.clamp(min=1)
     values = group_normalized(batch.task_rewards, batch.packing.prompts) * weights
-    return replace(batch, advantages=batch.at_tokens(values))
+    return replace(batch, advantages=batch.broadcast_rows(values))
 
 
 def group_normalized(rewards: Tensor, group: Tensor) -> Tensor:

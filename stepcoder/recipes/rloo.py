@@ -27,7 +27,7 @@ def advantages(batch: Batch, ppo: PPOConfig) -> Batch:
     """Compare each program with the mean of the others of its problem, KL included."""
     kl = batch.kl_by_row()
     values = leave_one_out(batch.task_rewards - ppo.kl_beta * kl, batch.packing.prompts)
-    return replace(batch, advantages=batch.at_tokens(values))
+    return replace(batch, advantages=batch.broadcast_rows(values))
 
 
 def leave_one_out(rewards: Tensor, group: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def error_place(verdict: Verdict, program: str) -> Literal["line", "whole", "now
 def advantages(batch: Batch, _: PPOConfig) -> Batch:
     """Add up the feedback of each token; programs of earlier steps weigh as fresh ones do."""
     assert batch.token_rewards is not None
-    weights = batch.at_tokens(batch.task_rewards) + batch.token_rewards
+    weights = batch.broadcast_rows(batch.task_rewards) + batch.token_rewards
     return replace(batch, advantages=weights, importance=torch.ones_like(weights))
 
 

@@ -244,7 +244,7 @@ def test_masked_tokens_get_exactly_zero_policy_gradient(parts):
     """A row whose tokens FGO masks all away changes the policy not at all."""
     policy, _, critic = parts
     batch = scored(parts)
-    only_masked = batch.rows([2])
+    only_masked = batch.select([2])
     learner = Learner.create(policy, critic, CONFIG)
     before = copy.deepcopy(policy.state_dict())
     critic_before = copy.deepcopy(critic.state_dict())
@@ -297,7 +297,7 @@ def test_whitening_centers_the_advantages_on_the_step_or_on_each_prompt(parts):
         done = advantages(batch, replace(CONFIG, whiten_advantages=way))
         assert done.advantages[done.response_mask].std(correction=0).item() == pytest.approx(1)
         for rows in expected:
-            piece = done.rows(rows)
+            piece = done.select(rows)
             mean = piece.advantages[piece.response_mask].mean()
             assert mean.item() == pytest.approx(0, abs=1e-6)
 

@@ -257,7 +257,7 @@ def test_a_response_counts_on_from_its_prompt():
     batch = pack(rows((2, 1, 3), (1, 2)))
     assert batch.position_ids.tolist() == [0, 1, 2, 2, 3, 4, 0, 1, 2]
     assert batch.response_positions.tolist() == [2, 3, 4, 5, 7, 8]
-    assert batch.preceding[batch.response_positions].tolist() == [1, 1, 3, 4, 6, 7]
+    assert batch.predictor_index[batch.response_positions].tolist() == [1, 1, 3, 4, 6, 7]
     assert batch.response_ends.tolist() == [2, 5, 8]
 
 

@@ -85,8 +85,19 @@ def test_a_reward_on_a_token_adds_to_those_at_the_ends():
 
 def test_values_of_rows_go_to_their_response_tokens():
     batch = pack([row(2, 0), row(1, 0), row(3, 0, prompt=5)])
-    assert batch.at_tokens(torch.tensor([1.0, 2.0, 3.0])).tolist() == [0, 0, 1, 1, 2, 0, 0, 3, 3, 3]
-    assert batch.rows([2, 0]).at_tokens(torch.tensor([1, 2])).tolist() == [
+    assert batch.broadcast_rows(torch.tensor([1.0, 2.0, 3.0])).tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        0,
+        0,
+        3,
+        3,
+        3,
+    ]
+    assert batch.select([2, 0]).broadcast_rows(torch.tensor([1, 2])).tolist() == [
         0,
         0,
         1,
@@ -173,7 +184,7 @@ def test_rloo_does_not_clip():
     batch = score(pack([row(2, 1.0), row(2, -1.0)]), policy, frozen_copy(policy), None, PPO, 1.0)
     batch = replace(
         batch,
-        advantages=batch.at_tokens(torch.tensor([1.0, -1.0])),
+        advantages=batch.broadcast_rows(torch.tensor([1.0, -1.0])),
         importance=torch.ones(len(batch.tokens)),
         old_logprobs=batch.old_logprobs - 1.0 * batch.response_mask,  # ratio e
     )
