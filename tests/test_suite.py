@@ -16,10 +16,10 @@ import pytest
 from stepcoder.problems import Problem
 from stepcoder.sandbox import CallTests, Judge, Program
 from stepcoder.suite import problems
-from stepcoder.suite.build import CHOSEN
-from stepcoder.suite.choose import bounded, choose_family, executed_lines, pool
-from stepcoder.suite.families import FAMILIES
-from stepcoder.suite.family import Family, conditionals, fill, normalized
+from stepcoder.suite.generator.build import CHOSEN
+from stepcoder.suite.generator.choose import bounded, choose_family, executed_lines, pool
+from stepcoder.suite.generator.families import FAMILIES
+from stepcoder.suite.generator.family import Family, conditionals, fill, normalized
 from stepcoder.suite.mutants import mutants
 
 FAMILY = {family.name: family for family in FAMILIES}
@@ -260,6 +260,6 @@ def test_a_changed_family_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = FAMILIES[0]
     code = first.code.replace("total += ", "total -= ")
     changed = Family(first.name, first.topic, first.args, first.words, code, first.slots)
-    monkeypatch.setattr("stepcoder.suite.build.FAMILIES", (changed, *FAMILIES[1:]))
+    monkeypatch.setattr("stepcoder.suite.generator.build.FAMILIES", (changed, *FAMILIES[1:]))
     with pytest.raises(LookupError, match=r"stepcoder\.suite\.choose"):
         problems.__wrapped__()

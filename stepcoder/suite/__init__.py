@@ -3,6 +3,6 @@
 `problems()` gives them; `python -m stepcoder.suite --out FILE` writes them in our JSONL form.
 """
 
-from stepcoder.suite.build import problems
+from stepcoder.suite.generator.build import problems
 
 __all__ = ["problems"]

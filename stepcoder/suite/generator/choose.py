@@ -1,4 +1,4 @@
-"""Choose the suite's problems and tests, for development only: python -m stepcoder.suite.choose.
+"""Choose the suite's problems and tests: python -m stepcoder.suite.generator.choose.
 
 Draws instances of each family; runs the solution, its mutants and the family's other solutions on
 random inputs; keeps a few inputs that tell the solution from all of these and execute all of its
@@ -19,9 +19,9 @@ from multiprocessing import Pool
 from types import CodeType, FrameType
 from typing import Any
 
-from stepcoder.suite.build import CHOSEN
-from stepcoder.suite.families import FAMILIES
-from stepcoder.suite.family import Family, Instance, draw
+from stepcoder.suite.generator.build import CHOSEN
+from stepcoder.suite.generator.families import FAMILIES
+from stepcoder.suite.generator.family import Family, Instance, draw
 from stepcoder.suite.mutants import mutants
 
 PER_FAMILY = 120

@@ -9,8 +9,8 @@ from typing import Any
 
 from stepcoder.problems import Problem
 from stepcoder.sandbox.program import CallTests
-from stepcoder.suite.families import FAMILIES
-from stepcoder.suite.family import Instance, conditionals, instance
+from stepcoder.suite.generator.families import FAMILIES
+from stepcoder.suite.generator.family import Instance, conditionals, instance
 
 CHOSEN = Path(__file__).with_name("tests.jsonl")
 
@@ -54,7 +54,7 @@ def problems() -> tuple[Problem, ...]:
         if built.task_id != record["task_id"]:
             raise LookupError(
                 f"{CHOSEN.name} was made for {record['task_id']}, the family now gives "
-                f"{built.task_id}: run python -m stepcoder.suite.choose"
+                f"{built.task_id}: run python -m stepcoder.suite.generator.choose"
             )
         found.append(to_problem(built, record["inputs"]))
     return tuple(found)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from stepcoder.suite.phrases import Bank
+from stepcoder.suite.generator.phrases import Bank
 
 Sampler = Callable[[random.Random], Any]
 
