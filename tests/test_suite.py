@@ -163,6 +163,14 @@ def test_the_shipped_file_is_what_the_generator_chooses(name: str) -> None:
     assert [list(choice.inputs) for _, choice in chosen] == [r["inputs"] for r in shipped]
 
 
+def test_the_identity_of_a_solution_is_the_same_text_in_every_python() -> None:
+    assert normalized("def f(xs):\n    return xs or None\n") == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='v0')], "
+        "kwonlyargs=[], kw_defaults=[], defaults=[]), body=[Return(value=BoolOp(op=Or(), values=["
+        "Name(id='v0', ctx=Load()), Constant(value=None)]))], decorator_list=[])], type_ignores=[])"
+    )
+
+
 def test_no_held_out_solution_is_a_train_solution_under_other_names() -> None:
     shapes: dict[str, set[str]] = {"train": set(), "validation": set(), "eval": set()}
     for problem in problems():

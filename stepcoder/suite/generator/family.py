@@ -85,7 +85,10 @@ def fill(template: str, choice: Mapping[str, str]) -> str:
 
 
 def normalized(solution: str) -> str:
-    """Return the solution's syntax tree as text, its own names replaced by v0, v1, ... in order."""
+    """Return the solution's syntax tree as text, its own names replaced by v0, v1, ... in order.
+
+    Every Python version gives the same text: task ids and the split are made of its hash.
+    """
     tree = ast.parse(solution)
     names: dict[str, str] = {}
     own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {
@@ -98,7 +101,22 @@ def normalized(solution: str) -> str:
             node.arg = names.setdefault(node.arg, f"v{len(names)}")
         elif isinstance(node, ast.Name) and node.id in own:
             node.id = names.setdefault(node.id, f"v{len(names)}")
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(value: object) -> str:
+    """Return the text that ast.dump gave in Python 3.11; later versions show other fields."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dump, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    kind = type(value)
+    fields = [
+        f"{name}={_dump(child)}"
+        for name, child in ast.iter_fields(value)
+        if name != "type_params" and (child is not None or getattr(kind, name, "") is not None)
+    ]
+    return f"{kind.__name__}({', '.join(fields)})"
 
 
 def conditionals(solution: str) -> int:
