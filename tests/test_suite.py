@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import itertools
 import json
 import os
@@ -15,8 +16,8 @@ import pytest
 
 from stepcoder.problems import Problem
 from stepcoder.sandbox import CallTests, Judge, Program
-from stepcoder.suite import problems
-from stepcoder.suite.generator.build import CHOSEN
+from stepcoder.suite import FILE, problems
+from stepcoder.suite.generator.build import CHOSEN, build
 from stepcoder.suite.generator.choose import bounded, choose_family, executed_lines, pool
 from stepcoder.suite.generator.families import FAMILIES
 from stepcoder.suite.generator.family import Family, conditionals, fill, normalized
@@ -163,6 +164,10 @@ def test_the_shipped_file_is_what_the_generator_chooses(name: str) -> None:
     assert [list(choice.inputs) for _, choice in chosen] == [r["inputs"] for r in shipped]
 
 
+def test_the_generator_builds_the_shipped_file() -> None:
+    assert build() == gzip.decompress(FILE.read_bytes()).decode()
+
+
 def test_the_identity_of_a_solution_is_the_same_text_in_every_python() -> None:
     assert normalized("def f(xs):\n    return xs or None\n") == (
         "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='v0')], "
@@ -269,5 +274,5 @@ def test_a_changed_family_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     code = first.code.replace("total += ", "total -= ")
     changed = Family(first.name, first.topic, first.args, first.words, code, first.slots)
     monkeypatch.setattr("stepcoder.suite.generator.build.FAMILIES", (changed, *FAMILIES[1:]))
-    with pytest.raises(LookupError, match=r"stepcoder\.suite\.choose"):
-        problems.__wrapped__()
+    with pytest.raises(LookupError, match=r"stepcoder\.suite\.generator\.choose"):
+        build()
