@@ -25,6 +25,12 @@ from stepcoder.suite.mutants import mutants
 
 FAMILY = {family.name: family for family in FAMILIES}
 SAMPLE = problems()[::25]
+# The environment of a process in which strings have other hashes than in this one.
+OTHER_HASHES = {
+    **os.environ,
+    "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2",
+    "PYTHONPATH": str(Path(__file__).parent.parent),
+}
 
 
 def calls(problem: Problem) -> CallTests:
@@ -55,10 +61,7 @@ def test_the_exported_file_is_the_suite_also_in_a_process_with_other_hashes(
 ) -> None:
     path = tmp_path / "suite.jsonl"
     command = [sys.executable, "-m", "stepcoder.suite", "--out", str(path)]
-    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    environment = {**os.environ, "PYTHONHASHSEED": other}
-    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
-    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    said = subprocess.run(command, env=OTHER_HASHES, check=True, capture_output=True, text=True)
     assert f"{sum(p.split == 'train' for p in problems())} train" in said.stdout
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [record["task_id"] for record in records] == [p.task_id for p in problems()]
@@ -164,8 +167,13 @@ def test_the_shipped_file_is_what_the_generator_chooses(name: str) -> None:
     assert [list(choice.inputs) for _, choice in chosen] == [r["inputs"] for r in shipped]
 
 
-def test_the_generator_builds_the_shipped_file() -> None:
-    assert build() == gzip.decompress(FILE.read_bytes()).decode()
+def test_the_generator_builds_the_shipped_file_also_in_a_process_with_other_hashes() -> None:
+    shipped = gzip.decompress(FILE.read_bytes()).decode()
+    assert build() == shipped
+    code = "from stepcoder.suite.generator.build import build; print(build(), end='')"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env=OTHER_HASHES, check=True, capture_output=True, text=True)
+    assert said.stdout == shipped
 
 
 def test_the_identity_of_a_solution_is_the_same_text_in_every_python() -> None:

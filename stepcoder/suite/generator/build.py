@@ -1,6 +1,6 @@
 """Builds the file of the suite: python -m stepcoder.suite.generator.build.
 
-Takes the families and what `choose` chose (tests.jsonl: the phrases and test inputs of each
+Takes the families and what `choose` chose (chosen.jsonl: the phrases and test inputs of each
 problem), gives problems.jsonl.gz in our JSONL form.
 """
 
@@ -15,7 +15,7 @@ from stepcoder.suite import FILE
 from stepcoder.suite.generator.families import FAMILIES
 from stepcoder.suite.generator.family import Instance, conditionals, instance
 
-CHOSEN = Path(__file__).with_name("tests.jsonl")
+CHOSEN = Path(__file__).with_name("chosen.jsonl")
 
 
 def difficulty(solution: str) -> str:

@@ -1,9 +1,9 @@
-"""Choose the suite's problems and tests: python -m stepcoder.suite.generator.choose.
+"""Chooses the suite's problems and tests: python -m stepcoder.suite.generator.choose.
 
 Draws instances of each family; runs the solution, its mutants and the family's other solutions on
 random inputs; keeps a few inputs that tell the solution from all of these and execute all of its
-lines. Drops instances in which some rule has no effect. Writes tests.jsonl, a line a problem. The
-programs that run here are our own, not a model's.
+lines. Drops instances in which some rule has no effect. Writes chosen.jsonl, a line for each
+problem, and builds the shipped file from it. No sandbox: all programs are our own, not a model's.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def choose_family(family: Family, count: int = PER_FAMILY) -> list[tuple[Instanc
 
 
 def chosen_lines(index: int) -> dict[str, str]:
-    """Return the lines of tests.jsonl of the family with this index, by the problems' keys."""
+    """Return the lines of chosen.jsonl of the family with this index, by the problems' keys."""
     return {
         instance.key: json.dumps(
             {"task_id": instance.task_id, "phrases": instance.phrases, "inputs": choice.inputs},
