@@ -40,7 +40,9 @@ def _statement_edits(node: ast.AST) -> Iterator[Edit]:
     """Yield the edits of the statement lists that a node owns."""
     for field in ("body", "orelse"):
         block = getattr(node, field, None)
-        for index, statement in enumerate(block if isinstance(block, list) else ()):
+        if not isinstance(block, list):
+            continue
+        for index, statement in enumerate(block):
             others: list[tuple[str, ast.stmt]] = [("removed statement", ast.Pass())]
             if type(statement) in JUMPS:
                 others.append(("break for continue", JUMPS[type(statement)]()))
