@@ -1,8 +1,20 @@
-"""The embedded problem suite: small programming problems that ship with StepCoder.
+"""The embedded suite: 4,680 small programming problems that ship with StepCoder as data.
 
-`problems()` gives them; `python -m stepcoder.suite --out FILE` writes them in our JSONL form.
+`problems()` loads them; `python -m stepcoder.suite --out FILE` writes them as plain JSONL. The
+sub-package `generator` made the file; a wheel holds the file without the generator.
 """
 
-from stepcoder.suite.build import problems
+from __future__ import annotations
 
-__all__ = ["problems"]
+import functools
+from pathlib import Path
+
+from stepcoder.problems.problem import Problem, load_problems
+
+FILE = Path(__file__).with_name("problems.jsonl.gz")
+
+
+@functools.cache
+def problems() -> tuple[Problem, ...]:
+    """Return the suite, the same problems in the same order each time."""
+    return load_problems(FILE, strict=True).problems

@@ -25,6 +25,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Mod: ast.FloorDiv,
 }
 BOOLEAN: dict[type[ast.boolop], type[ast.boolop]] = {ast.And: ast.Or, ast.Or: ast.And}
+JUMPS: dict[type[ast.stmt], type[ast.stmt]] = {ast.Break: ast.Continue, ast.Continue: ast.Break}
 
 Edit = tuple[str, Callable[[], None], Callable[[], None]]
 
@@ -37,21 +38,16 @@ def _replace(owner: ast.AST, field: str, new: object, kind: str) -> Edit:
 
 def _statement_edits(node: ast.AST) -> Iterator[Edit]:
     """Yield the edits of the statement lists that a node owns."""
-    for field in ("body", "orelse", "handlers"):
+    for field in ("body", "orelse"):
         block = getattr(node, field, None)
         if not isinstance(block, list):
             continue
         for index, statement in enumerate(block):
-            others: list[tuple[str, ast.stmt]] = []
-            if isinstance(statement, ast.stmt):
-                others.append(("removed statement", ast.Pass()))
-            if isinstance(statement, ast.Break):
-                others.append(("break for continue", ast.Continue()))
-            if isinstance(statement, ast.Continue):
-                others.append(("break for continue", ast.Break()))
+            others: list[tuple[str, ast.stmt]] = [("removed statement", ast.Pass())]
+            if type(statement) in JUMPS:
+                others.append(("break for continue", JUMPS[type(statement)]()))
             for kind, new in others:
-                edited = [*block[:index], new, *block[index + 1 :]]
-                yield _replace(node, field, edited, kind)
+                yield _replace(node, field, [*block[:index], new, *block[index + 1 :]], kind)
     if isinstance(node, ast.If | ast.For | ast.While) and node.orelse:
         yield _replace(node, "orelse", [], "removed else")
 
@@ -87,10 +83,8 @@ def _expression_edits(node: ast.AST) -> Iterator[Edit]:
 def mutants(source: str) -> Iterator[tuple[str, str]]:
     """Yield (kind, source) of each program that differs from `source` by one fault."""
     tree = syntax.parse(source)
-    for node in list(ast.walk(tree)):
+    for node in list(ast.walk(tree))[1:]:  # without the module: its own statements stay
         for kind, edit, undo in [*_statement_edits(node), *_expression_edits(node)]:
-            if isinstance(node, ast.Module):
-                continue  # the function itself stays
             edit()
             yield kind, ast.unparse(ast.fix_missing_locations(tree))
             undo()

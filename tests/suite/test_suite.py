@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import itertools
 import json
 import os
@@ -15,15 +16,21 @@ import pytest
 
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests, Judge, Program
-from stepcoder.suite import problems
-from stepcoder.suite.build import CHOSEN
-from stepcoder.suite.choose import bounded, choose_family, executed_lines, pool
-from stepcoder.suite.families import FAMILIES
-from stepcoder.suite.family import Family, conditionals, fill, normalized
+from stepcoder.suite import FILE, problems
+from stepcoder.suite.generator.build import CHOSEN, build
+from stepcoder.suite.generator.choose import bounded, choose_family, executed_lines, pool
+from stepcoder.suite.generator.families import FAMILIES
+from stepcoder.suite.generator.family import Family, conditionals, fill, normalized
 from stepcoder.suite.mutants import mutants
 
 FAMILY = {family.name: family for family in FAMILIES}
 SAMPLE = problems()[::25]
+# The environment of a process in which strings have other hashes than in this one.
+OTHER_HASHES = {
+    **os.environ,
+    "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2",
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+}
 
 
 def calls(problem: Problem) -> CallTests:
@@ -54,10 +61,7 @@ def test_the_exported_file_is_the_suite_also_in_a_process_with_other_hashes(
 ) -> None:
     path = tmp_path / "suite.jsonl"
     command = [sys.executable, "-m", "stepcoder.suite", "--out", str(path)]
-    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    environment = {**os.environ, "PYTHONHASHSEED": other}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    said = subprocess.run(command, env=OTHER_HASHES, check=True, capture_output=True, text=True)
     assert f"{sum(p.split == 'train' for p in problems())} train" in said.stdout
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [record["task_id"] for record in records] == [p.task_id for p in problems()]
@@ -163,6 +167,23 @@ def test_the_shipped_file_is_what_the_generator_chooses(name: str) -> None:
     assert [list(choice.inputs) for _, choice in chosen] == [r["inputs"] for r in shipped]
 
 
+def test_the_generator_builds_the_shipped_file_also_in_a_process_with_other_hashes() -> None:
+    shipped = gzip.decompress(FILE.read_bytes()).decode()
+    assert build() == shipped
+    code = "from stepcoder.suite.generator.build import build; print(build(), end='')"
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, env=OTHER_HASHES, check=True, capture_output=True, text=True)
+    assert said.stdout == shipped
+
+
+def test_the_identity_of_a_solution_is_the_same_text_in_every_python() -> None:
+    assert normalized("def f(xs):\n    return xs or None\n") == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='v0')], "
+        "kwonlyargs=[], kw_defaults=[], defaults=[]), body=[Return(value=BoolOp(op=Or(), values=["
+        "Name(id='v0', ctx=Load()), Constant(value=None)]))], decorator_list=[])], type_ignores=[])"
+    )
+
+
 def test_no_held_out_solution_is_a_train_solution_under_other_names() -> None:
     shapes: dict[str, set[str]] = {"train": set(), "validation": set(), "eval": set()}
     for problem in problems():
@@ -260,6 +281,6 @@ def test_a_changed_family_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = FAMILIES[0]
     code = first.code.replace("total += ", "total -= ")
     changed = Family(first.name, first.topic, first.args, first.words, code, first.slots)
-    monkeypatch.setattr("stepcoder.suite.build.FAMILIES", (changed, *FAMILIES[1:]))
-    with pytest.raises(LookupError, match=r"stepcoder\.suite\.choose"):
-        problems.__wrapped__()
+    monkeypatch.setattr("stepcoder.suite.generator.build.FAMILIES", (changed, *FAMILIES[1:]))
+    with pytest.raises(LookupError, match=r"stepcoder\.suite\.generator\.choose"):
+        build()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.families import (
+from stepcoder.suite.generator.families import (
     dynamic,
     lists,
     matrices,
@@ -12,7 +12,7 @@ from stepcoder.suite.families import (
     simulation,
     strings,
 )
-from stepcoder.suite.family import Family
+from stepcoder.suite.generator.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     *lists.FAMILIES,

@@ -1,9 +1,9 @@
-"""Choose the suite's problems and tests, for development only: python -m stepcoder.suite.choose.
+"""Chooses the suite's problems and tests: python -m stepcoder.suite.generator.choose.
 
 Draws instances of each family; runs the solution, its mutants and the family's other solutions on
 random inputs; keeps a few inputs that tell the solution from all of these and execute all of its
-lines. Drops instances in which some rule has no effect. Writes tests.jsonl, a line a problem. The
-programs that run here are our own, not a model's.
+lines. Drops instances in which some rule has no effect. Writes chosen.jsonl, a line for each
+problem, and builds the shipped file from it. No sandbox: all programs are our own, not a model's.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from multiprocessing import Pool
 from types import CodeType, FrameType
 from typing import Any
 
-from stepcoder.suite.build import CHOSEN
-from stepcoder.suite.families import FAMILIES
-from stepcoder.suite.family import Family, Instance, draw
+from stepcoder.suite.generator import build
+from stepcoder.suite.generator.families import FAMILIES
+from stepcoder.suite.generator.family import Family, Instance, draw
 from stepcoder.suite.mutants import mutants
 
 PER_FAMILY = 120
@@ -196,20 +196,27 @@ def choose_family(family: Family, count: int = PER_FAMILY) -> list[tuple[Instanc
     return list(kept.values())
 
 
+def chosen_lines(index: int) -> dict[str, str]:
+    """Return the lines of chosen.jsonl of the family with this index, by the problems' keys."""
+    return {
+        instance.key: json.dumps(
+            {"task_id": instance.task_id, "phrases": instance.phrases, "inputs": choice.inputs},
+            separators=(",", ":"),
+        )
+        for instance, choice in choose_family(FAMILIES[index])
+    }
+
+
 def main() -> None:
-    """Choose the problems of all families, some at a time, and write them."""
+    """Choose the problems of all families, some at a time, and write both files."""
+    lines: dict[str, str] = {}
+    # Processes get and give indexes and text, since the samplers of a family cannot be pickled.
     with Pool() as processes:
-        chosen = processes.map(choose_family, FAMILIES, chunksize=1)
-    records: dict[str, str] = {}
-    for instance, choice in (good for family in chosen for good in family):
-        record = {
-            "task_id": instance.task_id,
-            "phrases": instance.phrases,
-            "inputs": choice.inputs,
-        }
-        # Two families may come to one solution: the first one has it.
-        records.setdefault(instance.key, json.dumps(record, separators=(",", ":")) + "\n")
-    CHOSEN.write_text("".join(records.values()), encoding="utf-8")
+        for family in processes.imap(chosen_lines, range(len(FAMILIES))):
+            # Two families may come to one solution: the first one has it.
+            lines |= {key: line for key, line in family.items() if key not in lines}
+    build.CHOSEN.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
+    build.main()
 
 
 if __name__ == "__main__":

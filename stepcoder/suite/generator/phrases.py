@@ -99,21 +99,14 @@ def exits(tests: Bank, v: str, result: str = "-1", skips: bool = True) -> Bank:
 def list_guards(v: str, result: str = "-1") -> Bank:
     """Return checks of the list v before the work starts."""
     empty = {"[]": "an empty list"}.get(result, result)
-    few = tuple(
+    bounds = (("fewer", "<", 2), ("fewer", "<", 3), ("more", ">", 4), ("more", ">", 5))
+    return (NOTHING,) * 4 + tuple(
         Phrase(
-            f"If {v} has fewer than {k} items, return {empty}.",
-            f"if len({v}) < {k}:\n    return {result}",
+            f"If {v} has {more} than {k} items, return {empty}.",
+            f"if len({v}) {sign} {k}:\n    return {result}",
         )
-        for k in (2, 3)
+        for more, sign, k in bounds
     )
-    many = tuple(
-        Phrase(
-            f"If {v} has more than {k} items, return {empty}.",
-            f"if len({v}) > {k}:\n    return {result}",
-        )
-        for k in (4, 5)
-    )
-    return (NOTHING,) * 4 + few + many
 
 
 def finishes(v: str = "total") -> Bank:

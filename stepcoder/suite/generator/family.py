@@ -1,7 +1,8 @@
 """A family of problems: templates in English and in code with slots, and how they are filled.
 
-A family x one phrase a slot is an instance. Instances are drawn with `Random.random`, the one
-method whose values Python promises to keep, and told apart by the shape of their code.
+A family with one phrase chosen for each slot is an instance. Instances are drawn with
+`Random.random`, the one method whose values Python promises to keep, and are the same problem if
+their solutions differ in names only.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import ast
 import hashlib
 import random
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from stepcoder.suite.phrases import Bank
+from stepcoder.suite.generator.phrases import Bank
 
 Sampler = Callable[[random.Random], Any]
 
@@ -27,7 +29,11 @@ MOST_CHARACTERS = 350
 
 @dataclass(frozen=True)
 class Family:
-    """Problems of one shape. `args` says how random values of each argument are made."""
+    """A function of this name to write, in many variants, one for each filling of the slots.
+
+    `args` makes random values of each argument; `words` and `code` are the templates of the
+    description and of the function's body; `slots` are the phrases that fit each $slot of both.
+    """
 
     name: str
     topic: str
@@ -63,7 +69,7 @@ class Instance:
 
     @property
     def split(self) -> str:
-        """Equal solutions have equal keys, so they can never be in two parts of the split."""
+        """Its part of the split; equal solutions have equal keys, so they are all in one part."""
         place = int(self.key, 16) % 100
         if place < VALIDATION_PERCENT:
             return "validation"
@@ -85,7 +91,10 @@ def fill(template: str, choice: Mapping[str, str]) -> str:
 
 
 def normalized(solution: str) -> str:
-    """Return the solution's syntax tree as text, its own names replaced by v0, v1, ... in order."""
+    """Return the solution's syntax tree as text, its own names replaced by v0, v1, ... in order.
+
+    Every Python version gives the same text: task ids and the split are made of its hash.
+    """
     tree = ast.parse(solution)
     names: dict[str, str] = {}
     own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {
@@ -98,7 +107,10 @@ def normalized(solution: str) -> str:
             node.arg = names.setdefault(node.arg, f"v{len(names)}")
         elif isinstance(node, ast.Name) and node.id in own:
             node.id = names.setdefault(node.id, f"v{len(names)}")
-    return ast.dump(tree)
+    # The shipped ids are hashes of what Python 3.11 writes; 3.12 added a field, and 3.13 leaves
+    # empty lists out.
+    shown = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **shown).replace(", type_params=[]", "")
 
 
 def conditionals(solution: str) -> int:

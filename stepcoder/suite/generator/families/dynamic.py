@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.family import Family
-from stepcoder.suite.phrases import (
+from stepcoder.suite.generator.family import Family
+from stepcoder.suite.generator.phrases import (
     Phrase,
     exits,
     finishes,
@@ -12,7 +12,7 @@ from stepcoder.suite.phrases import (
     predicates,
     values,
 )
-from stepcoder.suite.samplers import integer, integers
+from stepcoder.suite.generator.samplers import integer, integers
 
 FAMILIES = (
     Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from stepcoder.suite.family import Sampler
+from stepcoder.suite.generator.family import Sampler
 
 
 def integer(low: int, high: int) -> Sampler:
@@ -30,12 +30,7 @@ def sentence(words: Sequence[str], most: int = 6) -> Sampler:
 
 def table(rows: int = 4, columns: int = 4) -> Sampler:
     """Return a sampler of lists of rows of equal length with integers in them."""
-
-    def sample(rng: random.Random) -> list[list[int]]:
-        width = rng.randint(1, columns)
-        return [[rng.randint(-4, 9) for _ in range(width)] for _ in range(rng.randint(0, rows))]
-
-    return sample
+    return lambda rng: _rows(rng, rng.randint(1, columns), rng.randint(0, rows))
 
 
 def square(most: int = 5) -> Sampler:
@@ -43,6 +38,10 @@ def square(most: int = 5) -> Sampler:
 
     def sample(rng: random.Random) -> list[list[int]]:
         size = rng.randint(0, most)
-        return [[rng.randint(-4, 9) for _ in range(size)] for _ in range(size)]
+        return _rows(rng, size, size)
 
     return sample
+
+
+def _rows(rng: random.Random, columns: int, rows: int) -> list[list[int]]:
+    return [[rng.randint(-4, 9) for _ in range(columns)] for _ in range(rows)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.family import Family
-from stepcoder.suite.phrases import (
+from stepcoder.suite.generator.family import Family
+from stepcoder.suite.generator.phrases import (
     CHARACTER_VALUES,
     CHARACTERS,
     WORD_VALUES,
@@ -14,7 +14,7 @@ from stepcoder.suite.phrases import (
     numbers,
     steps,
 )
-from stepcoder.suite.samplers import sentence, text
+from stepcoder.suite.generator.samplers import sentence, text
 
 ENGLISH = ("a", "an", "the", "tea", "bee", "boat", "one", "ten", "apple", "table", "nine", "to")
 MIXED = text("aabbeeorAB12  ")

@@ -1,0 +1,1 @@
+"""Makes the embedded suite from families of problems; for development, not part of the wheel."""
