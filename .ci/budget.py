@@ -1,8 +1,8 @@
 """Counts the lines of code of stepcoder/ by room, and fails where a budget is exceeded.
 
-A line of code is one with more on it than blanks, a comment or a docstring. The budgets leave import
-statements out as well, so that splitting a file costs nothing. Neither kernels/ nor sandbox/ count,
-nor do the suite's families, which are data.
+A line of code is one with more on it than blanks, a comment or a docstring. The budgets leave out
+import statements as well, so that splitting a file costs nothing. Neither kernels/ nor sandbox/
+count, nor do the suite's families, which are data.
 """
 
 from __future__ import annotations

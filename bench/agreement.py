@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from stepcoder.problems.mutants import mutants
 from stepcoder.problems.problem import Problem, load_problems, program_of
 from stepcoder.sandbox import Judge, Limits
-from stepcoder.suite.mutants import mutants
 
 SETS = {
     "HumanEval": "HumanEval.jsonl.gz",

@@ -24,13 +24,13 @@ from stepcoder.clean.stdin_inputs import new_stdins
 from stepcoder.clean.vary import may_vary
 from stepcoder.clean.verify import Verified, called_with, submission_of, values_of
 from stepcoder.problems.formats import Record
+from stepcoder.problems.mutants import mutants
 from stepcoder.problems.problem import Problem, program_of, tests_of
 from stepcoder.problems.source import parse
 from stepcoder.sandbox import AssertTests, CallTests, Limits, Status, StdinTests, Submission
 from stepcoder.sandbox.checking import asks_checker
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import test_code
-from stepcoder.suite.mutants import mutants
 
 MUTANTS = 12  # of a solution, spread over all
 QUICK_S = 0.25  # CPU seconds that an answer may take

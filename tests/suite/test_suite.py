@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from stepcoder.problems.mutants import mutants
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests, Judge, Program
 from stepcoder.suite import FILE, problems
@@ -21,7 +22,6 @@ from stepcoder.suite.generator.build import CHOSEN, build
 from stepcoder.suite.generator.choose import bounded, choose_family, executed_lines, pool
 from stepcoder.suite.generator.families import FAMILIES
 from stepcoder.suite.generator.family import Family, conditionals, fill, normalized
-from stepcoder.suite.mutants import mutants
 
 FAMILY = {family.name: family for family in FAMILIES}
 SAMPLE = problems()[::25]

@@ -19,10 +19,10 @@ from multiprocessing import Pool
 from types import CodeType, FrameType
 from typing import Any
 
+from stepcoder.problems.mutants import mutants
 from stepcoder.suite.generator import build
 from stepcoder.suite.generator.families import FAMILIES
 from stepcoder.suite.generator.family import Family, Instance, draw
-from stepcoder.suite.mutants import mutants
 
 PER_FAMILY = 120
 DRAWN = 1500  # random instances of a family, of which the first good PER_FAMILY are kept
