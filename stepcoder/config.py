@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.resources import as_file, files
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from stepcoder.config_recipes import check_recipe, recipe_defaults
 from stepcoder.options import (
     ConfigError,
     Range,
@@ -38,7 +36,8 @@ SHARE = Range(at_least=0, at_most=1)
 OptimizerName = Literal["adamw", "muon"]
 RecipeName = Literal["stepcoder", "ppo", "grpo", "rloo", "ppocoder", "rltf", "coderl", "rlcf"]
 
-EMBEDDED = "embedded"
+PRESETS = Path(__file__).with_name("configs")
+EMBEDDED = "embedded"  # data.path for the package's own problems
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
 
 
@@ -239,17 +238,17 @@ class Config:
     dtype: Annotated[Literal["float32", "bfloat16"], "Numbers of a model from model.path."] = (
         "bfloat16"
     )
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sft: SFTConfig = field(default_factory=SFTConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    fgo: FGOConfig = field(default_factory=FGOConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    sft: SFTConfig = SFTConfig()
+    prompt: PromptConfig = PromptConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    fgo: FGOConfig = FGOConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    ppo: PPOConfig = PPOConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 LEAVES = leaves(Config)
@@ -266,24 +265,20 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         where = f" in {Path(path).name}"
         values = check_values(LEAVES, flatten(read_file(Path(path)), SECTIONS, where), where)
     given = read_overrides(LEAVES, overrides)
-    values |= check_values(LEAVES, given, " on the command line")
-    return _checked(build(Config, recipe_defaults(values) | values))
+    return _config(values | check_values(LEAVES, given, " on the command line"))
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Return the Config of nested or dotted keys. Raises ConfigError."""
-    values = check_values(LEAVES, flatten(tree, SECTIONS, ""), "")
-    return _checked(build(Config, recipe_defaults(values) | values))
+    return _config(check_values(LEAVES, flatten(tree, SECTIONS, ""), ""))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the configuration as nested plain data (tuples as lists); `from_dict` reads it."""
-    return {
-        key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
-        if isinstance(value, dict)
-        else value
-        for key, value in asdict(config).items()
-    }
+    return asdict(
+        config,
+        dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items},
+    )
 
 
 def to_yaml(config: Config) -> str:
@@ -291,45 +286,71 @@ def to_yaml(config: Config) -> str:
     return to_text(to_dict(config))
 
 
-def _checked(config: Config) -> Config:
-    """Return the configuration if its values also fit each other. Raises ConfigError."""
-    model, rollout, ppo = config.model, config.rollout, config.ppo
+def _config(values: Mapping[str, Any]) -> Config:
+    """Build the Config of converted values by dotted name. Raises ConfigError if they conflict.
+
+    CCCS and FGO are StepCoder's own ideas: in other recipes they are off unless asked for.
+    """
+    on = values.get("recipe", "stepcoder") == "stepcoder"
+    config = build(Config, {"curriculum.cccs": on, "fgo.enabled": on, **values})
+    for conflict in _conflicts(config):
+        raise ConfigError(conflict)
+    return config
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """Say what is wrong where values do not fit each other or the recipe, one line each."""
+    model, rollout, ppo, recipe = config.model, config.rollout, config.ppo, config.recipe
     if model.width % (2 * model.heads):
-        raise ConfigError(
-            f'"model.width" is {model.width}; give a multiple of 2 x model.heads ({model.heads})'
-        )
+        yield f'"model.width" is {model.width}; give a multiple of 2 x model.heads ({model.heads})'
     if model.heads % model.kv_heads:
-        raise ConfigError(
-            f'"model.kv_heads" is {model.kv_heads}; give a divisor of model.heads ({model.heads})'
-        )
+        yield f'"model.kv_heads" is {model.kv_heads}; give a divisor of model.heads ({model.heads})'
     length = config.prompt.max_prompt_tokens + rollout.max_new_tokens
     if model.path is None and length > EMBEDDED_POSITIONS:
-        raise ConfigError(
+        yield (
             f'"prompt.max_prompt_tokens" + "rollout.max_new_tokens" is {length}; '
             f"the embedded model takes at most {EMBEDDED_POSITIONS}"
         )
     rollouts = rollout.tasks_per_step * rollout.samples_per_task
     if ppo.minibatches > rollouts:
-        raise ConfigError(
+        yield (
             f'"ppo.minibatches" is {ppo.minibatches}; give at most the {rollouts} rollouts a step '
             "(rollout.tasks_per_step x rollout.samples_per_task)"
         )
     if config.sandbox.wall_s < config.sandbox.cpu_s:
-        raise ConfigError(
+        yield (
             f'"sandbox.wall_s" is {config.sandbox.wall_s:g}; '
             f"give at least sandbox.cpu_s ({config.sandbox.cpu_s:g})"
         )
     if config.eval.temperature == 0 and config.eval.samples > 1:
-        raise ConfigError(
+        yield (
             f'"eval.samples" is {config.eval.samples}, but greedy samples are all the same; '
             "set eval.temperature above 0, or eval.samples=1"
         )
-    check_recipe(config)
+    if recipe == "rlcf" and config.curriculum.cccs:
+        yield (
+            'recipe "rlcf" does not look at tests, whose passes move the stages of the curriculum; '
+            "set curriculum.cccs=false, or take another recipe"
+        )
+    if recipe == "rlcf" and config.fgo.enabled:
+        yield (
+            'recipe "rlcf" does not look at tests, so no line counts as executed; '
+            "set fgo.enabled=false, or take another recipe"
+        )
+    if recipe in ("grpo", "rloo") and rollout.samples_per_task < 2:
+        yield (
+            f'recipe "{recipe}" compares the rollouts of one problem with each other; '
+            "give rollout.samples_per_task at least 2"
+        )
+    if recipe in ("rltf", "coderl") and rollout.replay is not None:
+        yield (
+            f'recipe "{recipe}" compares with greedy programs, which a dump does not hold; '
+            "leave rollout.replay out"
+        )
     try:
         check_template(config.prompt.template)
     except ValueError as error:
-        raise ConfigError(f'"prompt.template": {error}') from None
-    return config
+        yield f'"prompt.template": {error}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +404,5 @@ def _config_of(path: Path | None, resume: Path | None, overrides: Sequence[str])
         config = load_config(resume / "config.yaml", overrides)
         return replace(config, run_dir=str(resume))
     if path is None and not any(o.startswith("model.path=") for o in overrides):
-        with as_file(files("stepcoder") / "configs" / "embedded.yaml") as preset:
-            return load_config(preset, overrides)
+        path = PRESETS / "embedded.yaml"
     return load_config(path, overrides)
