@@ -26,7 +26,7 @@ from stepcoder.options import (
     read_overrides,
     to_text,
 )
-from stepcoder.problems.prompts import TEMPLATE, check_template
+from stepcoder.problems.template import TEMPLATE, check_template
 
 COUNT = Range(at_least=1)
 NOT_NEGATIVE = Range(at_least=0)

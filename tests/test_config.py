@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -281,3 +283,11 @@ def test_help_lists_every_option_with_its_default_within_the_width(
     assert [name for name in LEAVES if not any(line.split()[:1] == [name] for line in lines)] == []
     (clip,) = (line for line in lines if line.split()[:1] == ["ppo.clip"])
     assert clip.split(maxsplit=5)[1:] == ["float", ">", "0", "0.2", "Clip range of the ratio."]
+
+
+def test_the_command_line_is_read_without_importing_what_is_slow() -> None:
+    code = "import sys, stepcoder.config; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"torch", "transformers", "tokenizers", "numpy", "pydantic", "rich", "plotly"}
+    assert not slow & set(done.stdout.split())
+    assert "stepcoder" in done.stdout

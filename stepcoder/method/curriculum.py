@@ -16,8 +16,9 @@ from math import ceil, isqrt
 from typing import Any, Literal
 
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import TEMPLATE, prompt_text, starter_part
+from stepcoder.problems.prompts import prompt_text, starter_part
 from stepcoder.problems.source import line_starts, logical_lines, parse
+from stepcoder.problems.template import TEMPLATE
 
 Scopes = Literal["branches", "all"]
 
