@@ -132,7 +132,7 @@ def convert(leaf: Leaf, value: Any, where: str) -> Any:
     try:
         return _converted(leaf.type, leaf.range, value)
     except (ValueError, OverflowError):
-        message = f'"{leaf.name}"{where} is {_shown(value)}; give {leaf.accepted}'
+        message = f'"{leaf.name}"{where} is {_quoted(value)}; give {leaf.accepted}'
         raise ConfigError(message) from None
 
 
@@ -163,7 +163,7 @@ def flatten(tree: Mapping[Any, Any], sections: Container[str], where: str) -> di
         elif key not in sections:
             flat[str(key)] = value
         elif value is not None:
-            raise ConfigError(f'"{key}"{where} is {_shown(value)}; it is a section of keys')
+            raise ConfigError(f'"{key}"{where} is {_quoted(value)}; it is a section of keys')
     return flat
 
 
@@ -177,7 +177,7 @@ def read_file(path: Path) -> dict[Any, Any]:
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict | None):
-        raise ConfigError(f"{path} holds {_shown(tree)}; it must hold keys and values")
+        raise ConfigError(f"{path} holds {_quoted(tree)}; it must hold keys and values")
     return tree or {}
 
 
@@ -255,16 +255,16 @@ def _leaf(known: Mapping[str, Leaf], name: str, where: str) -> Leaf:
     raise ConfigError(f'unknown key "{name}"{where}; {hint}')
 
 
-def _plain(value: Any) -> str:
+def _written(value: Any) -> str:
     """Return a value as it is written on the command line, on one line."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value).replace("\n", "\\n")
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """Return a given value as its writer would recognize it, on one short line."""
-    text = _plain(f'"{value}"' if isinstance(value, str) else value)
+    text = _written(f'"{value}"' if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -280,7 +280,7 @@ def describe(tree: type[Any], width: int = 100) -> str:
         for leaf in group:
             kind, meaning = leaf.type_name, leaf.meaning
             parts = leaf.default if isinstance(leaf.default, tuple) else (leaf.default,)
-            default = ", ".join(f"{p:g}" if isinstance(p, float) else _plain(p) for p in parts)
+            default = ", ".join(f"{p:g}" if isinstance(p, float) else _written(p) for p in parts)
             if len(default) > 9:  # one long default must not widen the column
                 default, meaning = "", f"{meaning} Default: {default}"
             if len(kind) > LONGEST_TYPE:  # nor one long type

@@ -90,6 +90,11 @@ def test_text_stays_text_even_where_yaml_would_read_something_else() -> None:
     [
         ("seed=yes", '"seed" on the command line is true; give an integer >= 0'),
         ("seed=1.5", '"seed" on the command line is 1.5; give an integer >= 0'),
+        ('seed="1__0"', '"seed" on the command line is "1__0"; give an integer >= 0'),
+        (
+            f"sft.lr=1{'0' * 400}",
+            f'"sft.lr" on the command line is 1{"0" * 56}...; give a number > 0',
+        ),
         ("steps=-1", '"steps" on the command line is -1; give an integer >= 0'),
         ("steps=", '"steps" on the command line is null; give an integer >= 0'),
         ("ppo.clip=0", '"ppo.clip" on the command line is 0; give a number > 0'),
@@ -153,6 +158,7 @@ def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
         ("run.yaml", "ppo: [1", "run.yaml cannot be read: while parsing"),
         ("run.yaml", "- 1\n- 2\n", "run.yaml holds [1, 2]; it must hold keys and values"),
         ("run.yaml", "seed: 1\nseed: 2\n", 'line 2: key "seed" is given twice'),
+        ("run.yaml", "? [seed]\n: 2\n", "run.yaml cannot be read: while constructing a mapping"),
         ("run.toml", "seed = \n", "run.toml cannot be read: "),
     ],
 )
