@@ -64,9 +64,7 @@ class ModelConfig:
     path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
     critic_path: Annotated[str | None, "Folder of the critic's start; null: the policy."] = None
     lora_rank: Annotated[
-        int,
-        "Rank of LoRA adapters, trained in place of the weights (needs peft); 0: none.",
-        NOT_NEGATIVE,
+        int, "Rank of LoRA adapters, trained in place of weights (peft); 0: none.", NOT_NEGATIVE
     ] = 0
     layers: Annotated[int, "Layers of the embedded decoder.", COUNT] = 4
     width: Annotated[int, "Its hidden size.", COUNT] = 192
@@ -84,9 +82,7 @@ class SFTConfig:
     lr: Annotated[float, "Peak learning rate.", POSITIVE] = 2e-5
     optimizer: Annotated[OptimizerName, "Muon takes layers' matrices, AdamW the rest."] = "adamw"
     share: Annotated[
-        float,
-        "Share of the training problems that it uses; below 1, RL trains on the others.",
-        SHARE,
+        float, "Share of the training problems that it uses; below 1, RL has the others.", SHARE
     ] = 1.0
     warmup_share: Annotated[float, "Share of the steps over which the rate rises.", SHARE] = 0.1
     fall_share: Annotated[float, "Share of the steps over which the rate falls.", SHARE] = 0.7
