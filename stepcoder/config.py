@@ -3,19 +3,19 @@
 Takes a YAML or TOML file and overrides `section.key=value`, gives a Config. The defaults are those
 for a real code model (StepCoder, arXiv 2402.01391, and its authors' public PPO code for what the
 paper leaves open); `configs/embedded.yaml` holds the numbers for the small embedded model.
+
+Nothing slow is imported here, so that --help and a wrong option answer at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.resources import as_file, files
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from stepcoder.config_recipes import check_recipe, recipe_defaults
 from stepcoder.options import (
     ConfigError,
     Range,
@@ -28,7 +28,7 @@ from stepcoder.options import (
     read_overrides,
     to_text,
 )
-from stepcoder.problems.prompts import TEMPLATE, check_template
+from stepcoder.problems.template import TEMPLATE, check_template
 
 COUNT = Range(at_least=1)
 NOT_NEGATIVE = Range(at_least=0)
@@ -38,7 +38,8 @@ SHARE = Range(at_least=0, at_most=1)
 OptimizerName = Literal["adamw", "muon"]
 RecipeName = Literal["stepcoder", "ppo", "grpo", "rloo", "ppocoder", "rltf", "coderl", "rlcf"]
 
-EMBEDDED = "embedded"
+PRESETS = Path(__file__).with_name("configs")
+EMBEDDED = "embedded"  # the data.path of the built-in problems
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
 
 
@@ -46,32 +47,30 @@ EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in to
 class DataConfig:
     """The problems."""
 
-    path: Annotated[str, 'File or folder of problems, or "embedded" for our own suite.'] = EMBEDDED
-    validation_path: Annotated[str | None, "Held-out problems; null holds out some of path."] = None
+    path: Annotated[str, 'File or folder of problems; "embedded": the built-in ones.'] = EMBEDDED
+    validation_path: Annotated[str | None, "Held-out problems; null: some of data.path."] = None
     split: Annotated[
-        Literal["file", "hash"], "Train or held out: as the file says, or by a hash of the task id."
+        Literal["file", "hash"], "Held out as the file says, or by a hash of the task id."
     ] = "file"
-    validation_share: Annotated[float, "Share that the hash holds out.", SHARE] = 0.1
+    validation_share: Annotated[float, "Share of problems that the hash holds out.", SHARE] = 0.1
     strict: Annotated[bool, "Stop at a broken record instead of skipping it."] = False
-    limit: Annotated[int | None, "Use only so many problems of each part.", COUNT] = None
+    limit: Annotated[int | None, "Use at most this many problems of each part.", COUNT] = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The policy and the critic; the geometry is that of the embedded decoder."""
+    """The policy and the critic; sizes are those of the embedded decoder."""
 
     path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
-    critic_path: Annotated[str | None, "Folder of a critic; null: a copy of the policy."] = None
+    critic_path: Annotated[str | None, "Folder of the critic's start; null: the policy."] = None
     lora_rank: Annotated[
-        int,
-        "Train adapters of this rank in policy and critic (peft); 0: all weights.",
-        NOT_NEGATIVE,
+        int, "Rank of LoRA adapters, trained in place of weights (peft); 0: none.", NOT_NEGATIVE
     ] = 0
     layers: Annotated[int, "Layers of the embedded decoder.", COUNT] = 4
     width: Annotated[int, "Its hidden size.", COUNT] = 192
     heads: Annotated[int, "Its attention heads.", COUNT] = 6
     kv_heads: Annotated[int, "Its key and value heads.", COUNT] = 2
-    vocabulary: Annotated[int, "Entries of its tokenizer.", Range(at_least=300)] = 1024
+    vocabulary: Annotated[int, "Entries of its tokenizer's vocabulary.", Range(at_least=300)] = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +78,13 @@ class SFTConfig:
     """The supervised phase before RL, on canonical solutions."""
 
     steps: Annotated[int, "Optimizer steps; 0 leaves the phase out.", NOT_NEGATIVE] = 0
-    batch_size: Annotated[int, "Solutions a step.", COUNT] = 64
+    batch_size: Annotated[int, "Solutions per step.", COUNT] = 64
     lr: Annotated[float, "Peak learning rate.", POSITIVE] = 2e-5
-    optimizer: Annotated[OptimizerName, "Muon is for the layers' matrices."] = "adamw"
+    optimizer: Annotated[OptimizerName, "Muon takes layers' matrices, AdamW the rest."] = "adamw"
     share: Annotated[
-        float,
-        "Share of the training problems it is shown; below 1, RL trains on the others.",
-        SHARE,
+        float, "Share of the training problems that it uses; below 1, RL has the others.", SHARE
     ] = 1.0
-    warmup_share: Annotated[float, "Share of the steps that warm up.", SHARE] = 0.1
+    warmup_share: Annotated[float, "Share of the steps over which the rate rises.", SHARE] = 0.1
     fall_share: Annotated[float, "Share of the steps over which the rate falls.", SHARE] = 0.7
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.01
 
@@ -104,29 +101,29 @@ class PromptConfig:
 
 @dataclass(frozen=True, slots=True)
 class CurriculumConfig:
-    """CCCS: how much of the solution is given."""
+    """CCCS: how much of the canonical solution a prompt gives."""
 
-    cccs: Annotated[bool, "Give parts of the solution; false starts all at stage 0."] = True
+    cccs: Annotated[bool, "Give less and less of the solution; false gives none."] = True
     scopes: Annotated[
         Literal["branches", "all"],
-        "Start points: branches and loops, or functions and comprehensions too.",
+        "Stages start at branches and loops; all: at functions and comprehensions too.",
     ] = "branches"
-    alpha: Annotated[float, "Weight of a visit's pass rate in the average.", SHARE] = 0.5
-    threshold: Annotated[float, "A stage is left when the average exceeds it.", SHARE] = 0.5
-    full_prompt_share: Annotated[float, "Share of visits that give nothing.", SHARE] = 0.0
+    alpha: Annotated[float, "Weight of the newest pass rate in the moving average.", SHARE] = 0.5
+    threshold: Annotated[float, "A stage is left when the average exceeds this.", SHARE] = 0.5
+    full_prompt_share: Annotated[float, "Share of visits at stage 0 in any case.", SHARE] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class FGOConfig:
     """FGO: which tokens the policy loss trains."""
 
-    enabled: Annotated[bool, "Mask tokens that no test executed."] = True
+    enabled: Annotated[bool, "Leave out tokens of lines that no test executed."] = True
     compile_error: Annotated[
         Literal["all", "from_error"],
-        "Tokens trained where nothing compiles: all, or from the error's line on.",
+        "Of a program that does not compile, train all tokens or those from the error on.",
     ] = "all"
     normalizer: Annotated[
-        Literal["trained", "response"], "The loss is divided by the number of these tokens."
+        Literal["trained", "response"], "The policy loss is divided by the number of these tokens."
     ] = "trained"
 
 
@@ -134,42 +131,40 @@ class FGOConfig:
 class RolloutConfig:
     """Sampling of completions."""
 
-    engine: Annotated[Literal["hf", "vllm"], "What generates: transformers, or vLLM servers."] = (
-        "hf"
-    )
+    engine: Annotated[Literal["hf", "vllm"], "Transformers, or vLLM servers."] = "hf"
     ahead: Annotated[
-        int, "Batches generated before the update that precedes them; 0: on-policy.", NOT_NEGATIVE
+        int, "Steps by which generation may run ahead of the updates; 0: on-policy.", NOT_NEGATIVE
     ] = 0
-    tasks_per_step: Annotated[int, "Problems a step.", COUNT] = 32
-    samples_per_task: Annotated[int, "Completions a problem.", COUNT] = 16
-    temperature: Annotated[float, "Of sampling, and of the trained policy.", POSITIVE] = 0.8
-    max_new_tokens: Annotated[int, "Longest completion.", COUNT] = 1024
-    group_size: Annotated[int, "Completions generated together.", COUNT] = 64
+    tasks_per_step: Annotated[int, "Problems per step.", COUNT] = 32
+    samples_per_task: Annotated[int, "Completions per problem.", COUNT] = 16
+    temperature: Annotated[float, "Temperature of sampling and of training.", POSITIVE] = 0.8
+    max_new_tokens: Annotated[int, "Longest completion, in tokens.", COUNT] = 1024
+    group_size: Annotated[int, "Most completions generated at the same time.", COUNT] = 64
     dump: Annotated[bool, "Keep every step's completions in run_dir/rollouts."] = False
     replay: Annotated[
         str | None, "Folder of a run with dumped rollouts: take them instead of generating."
     ] = None
     memory_share: Annotated[
         float | None,
-        "vLLM's share of its GPU's memory; null: 0.4, or 0.9 of a GPU of its own.",
+        "Share of its GPU's memory that vLLM takes; null: 0.4, or 0.9 of a GPU of its own.",
         Range(above=0, at_most=1),
     ] = None
     kv_cache_gb: Annotated[
         float | None,
-        "vLLM's KV cache; null: 1 on a CPU, what memory_share leaves on a GPU.",
+        "GiB of vLLM's KV cache; null: 1 on a CPU, on a GPU what memory_share leaves.",
         POSITIVE,
     ] = None
     max_infrastructure_errors: Annotated[
-        float, "Stop if the sandbox fails on more than this share of a step.", SHARE
+        float, "Stop if the sandbox fails on more than this share of a step's programs.", SHARE
     ] = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxConfig:
-    """Where programs run, and what each test may use."""
+    """How many programs run at a time, and what each test of one may use."""
 
-    workers: Annotated[int, "Programs at a time; 0: one a core.", NOT_NEGATIVE] = 0
-    cpu_s: Annotated[float, "Seconds of CPU.", POSITIVE] = 2.0
+    workers: Annotated[int, "Programs that run at a time; 0: one per core.", NOT_NEGATIVE] = 0
+    cpu_s: Annotated[float, "Seconds of CPU time.", POSITIVE] = 2.0
     wall_s: Annotated[float, "Seconds of wall time.", POSITIVE] = 6.0
     memory_mb: Annotated[int, "Memory in MiB.", Range(at_least=64)] = 512
     output_kb: Annotated[int, "Output in KiB.", COUNT] = 1024
@@ -180,27 +175,27 @@ class PPOConfig:
     """Policy optimization."""
 
     epochs: Annotated[int, "Passes over a step's rollouts.", COUNT] = 1
-    minibatches: Annotated[int, "Optimizer steps a pass.", COUNT] = 4
-    tokens_per_microbatch: Annotated[int, "Tokens in memory at a time.", COUNT] = 16384
-    optimizer: Annotated[OptimizerName, "The policy's; Muon is for layers' matrices."] = "adamw"
+    minibatches: Annotated[int, "Optimizer steps per pass.", COUNT] = 4
+    tokens_per_microbatch: Annotated[int, "Most tokens in one forward and backward.", COUNT] = 16384
+    optimizer: Annotated[OptimizerName, "The policy's; see sft.optimizer."] = "adamw"
     policy_lr: Annotated[float, "The policy's learning rate.", POSITIVE] = 5e-7
     critic_lr: Annotated[float, "The critic's learning rate.", POSITIVE] = 1.5e-6
     clip: Annotated[float, "Clip range of the ratio.", POSITIVE] = 0.2
     value_clip: Annotated[float, "Clip range of the value.", POSITIVE] = 0.2
     kl_beta: Annotated[float, "Weight of the KL to the reference.", NOT_NEGATIVE] = 0.05
-    gamma: Annotated[float, "Discount.", SHARE] = 1.0
+    gamma: Annotated[float, "Discount of later rewards.", SHARE] = 1.0
     lam: Annotated[float, "Lambda of the advantage estimate (GAE).", SHARE] = 0.95
-    entropy_bonus: Annotated[float, "Weight of the entropy.", NOT_NEGATIVE] = 0.0
+    entropy_bonus: Annotated[float, "Weight of the entropy in the policy loss.", NOT_NEGATIVE] = 0.0
     max_grad_norm: Annotated[float, "Gradients are clipped to this norm.", POSITIVE] = 1.0
     adam_betas: Annotated[tuple[float, float], "AdamW's betas.", SHARE] = (0.9, 0.95)
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.0
     critic_warmup_steps: Annotated[int, "First steps that train only the critic.", NOT_NEGATIVE] = 0
-    importance_cap: Annotated[float, "Cap of the engine-mismatch weight.", POSITIVE] = 2.0
+    importance_cap: Annotated[float, "Cap of the weight p(policy) / p(engine).", POSITIVE] = 2.0
     whiten_advantages: Annotated[
         Literal["none", "step", "prompt"],
-        "Deviation 1 over a step, and mean 0 over the step or over each prompt.",
+        "Make the deviation 1 over a step, and the mean 0 over the step or each prompt.",
     ] = "none"
-    scale_rewards: Annotated[bool, "Divide rewards by their deviation so far."] = True
+    scale_rewards: Annotated[bool, "Divide rewards by their standard deviation so far."] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +203,9 @@ class EvalConfig:
     """Evaluation on held-out problems."""
 
     every: Annotated[int, "Steps between evaluations.", COUNT] = 20
-    temperature: Annotated[float, "0 is greedy.", NOT_NEGATIVE] = 0.0
-    samples: Annotated[int, "Programs a problem.", COUNT] = 1
-    limit: Annotated[int | None, "Evaluate only so many problems, spread over all.", COUNT] = None
+    temperature: Annotated[float, "Temperature of sampling; 0 is greedy.", NOT_NEGATIVE] = 0.0
+    samples: Annotated[int, "Programs per problem.", COUNT] = 1
+    limit: Annotated[int | None, "Evaluate at most this many, spread over all.", COUNT] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,38 +213,36 @@ class CheckpointConfig:
     """Saving for a resume."""
 
     every: Annotated[int, "Steps between checkpoints.", COUNT] = 20
-    keep: Annotated[int, "Older checkpoints are deleted.", COUNT] = 2
+    keep: Annotated[int, "Checkpoints that are kept, the newest ones.", COUNT] = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """The run."""
 
-    seed: Annotated[int, "Of all random numbers.", NOT_NEGATIVE] = 0
+    seed: Annotated[int, "Seed of all random numbers.", NOT_NEGATIVE] = 0
     recipe: Annotated[
         RecipeName, "Algorithm; all but stepcoder have CCCS and FGO off unless asked for."
     ] = "stepcoder"
     run_dir: Annotated[str | None, "Folder of the run; null: runs/<date and time>."] = None
     steps: Annotated[int, "Steps of RL.", NOT_NEGATIVE] = 500
     max_tokens: Annotated[
-        int | None, "RL ends with the step that generates this many tokens in all.", COUNT
+        int | None, "RL ends after the step that brings its completions to this many tokens.", COUNT
     ] = None
     threads: Annotated[int, "Threads of torch; 0: its own choice.", NOT_NEGATIVE] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models are."] = "auto"
-    dtype: Annotated[Literal["float32", "bfloat16"], "Numbers of a model from model.path."] = (
-        "bfloat16"
-    )
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sft: SFTConfig = field(default_factory=SFTConfig)
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
-    fgo: FGOConfig = field(default_factory=FGOConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models run."] = "auto"
+    dtype: Annotated[Literal["float32", "bfloat16"], "Of a model from model.path."] = "bfloat16"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    sft: SFTConfig = SFTConfig()
+    prompt: PromptConfig = PromptConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    fgo: FGOConfig = FGOConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    ppo: PPOConfig = PPOConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 LEAVES = leaves(Config)
@@ -266,24 +259,20 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         where = f" in {Path(path).name}"
         values = check_values(LEAVES, flatten(read_file(Path(path)), SECTIONS, where), where)
     given = read_overrides(LEAVES, overrides)
-    values |= check_values(LEAVES, given, " on the command line")
-    return _checked(build(Config, recipe_defaults(values) | values))
+    return _config(values | check_values(LEAVES, given, " on the command line"))
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """Return the Config of nested or dotted keys. Raises ConfigError."""
-    values = check_values(LEAVES, flatten(tree, SECTIONS, ""), "")
-    return _checked(build(Config, recipe_defaults(values) | values))
+    return _config(check_values(LEAVES, flatten(tree, SECTIONS, ""), ""))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the configuration as nested plain data (tuples as lists); `from_dict` reads it."""
-    return {
-        key: {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
-        if isinstance(value, dict)
-        else value
-        for key, value in asdict(config).items()
-    }
+    return asdict(
+        config,
+        dict_factory=lambda items: {k: list(v) if isinstance(v, tuple) else v for k, v in items},
+    )
 
 
 def to_yaml(config: Config) -> str:
@@ -291,45 +280,71 @@ def to_yaml(config: Config) -> str:
     return to_text(to_dict(config))
 
 
-def _checked(config: Config) -> Config:
-    """Return the configuration if its values also fit each other. Raises ConfigError."""
-    model, rollout, ppo = config.model, config.rollout, config.ppo
+def _config(values: Mapping[str, Any]) -> Config:
+    """Build the Config of converted values by dotted name. Raises ConfigError if they conflict.
+
+    CCCS and FGO are StepCoder's own ideas: in other recipes they are off unless asked for.
+    """
+    on = values.get("recipe", "stepcoder") == "stepcoder"
+    config = build(Config, {"curriculum.cccs": on, "fgo.enabled": on, **values})
+    for conflict in _conflicts(config):
+        raise ConfigError(conflict)
+    return config
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """Say what is wrong where values do not fit each other or the recipe, one line each."""
+    model, rollout, ppo, recipe = config.model, config.rollout, config.ppo, config.recipe
     if model.width % (2 * model.heads):
-        raise ConfigError(
-            f'"model.width" is {model.width}; give a multiple of 2 x model.heads ({model.heads})'
-        )
+        yield f'"model.width" is {model.width}; give a multiple of 2 x model.heads ({model.heads})'
     if model.heads % model.kv_heads:
-        raise ConfigError(
-            f'"model.kv_heads" is {model.kv_heads}; give a divisor of model.heads ({model.heads})'
-        )
+        yield f'"model.kv_heads" is {model.kv_heads}; give a divisor of model.heads ({model.heads})'
     length = config.prompt.max_prompt_tokens + rollout.max_new_tokens
     if model.path is None and length > EMBEDDED_POSITIONS:
-        raise ConfigError(
+        yield (
             f'"prompt.max_prompt_tokens" + "rollout.max_new_tokens" is {length}; '
             f"the embedded model takes at most {EMBEDDED_POSITIONS}"
         )
     rollouts = rollout.tasks_per_step * rollout.samples_per_task
     if ppo.minibatches > rollouts:
-        raise ConfigError(
+        yield (
             f'"ppo.minibatches" is {ppo.minibatches}; give at most the {rollouts} rollouts a step '
             "(rollout.tasks_per_step x rollout.samples_per_task)"
         )
     if config.sandbox.wall_s < config.sandbox.cpu_s:
-        raise ConfigError(
+        yield (
             f'"sandbox.wall_s" is {config.sandbox.wall_s:g}; '
             f"give at least sandbox.cpu_s ({config.sandbox.cpu_s:g})"
         )
     if config.eval.temperature == 0 and config.eval.samples > 1:
-        raise ConfigError(
+        yield (
             f'"eval.samples" is {config.eval.samples}, but greedy samples are all the same; '
             "set eval.temperature above 0, or eval.samples=1"
         )
-    check_recipe(config)
+    if recipe == "rlcf" and config.curriculum.cccs:
+        yield (
+            'recipe "rlcf" does not look at tests, whose passes move the stages of the curriculum; '
+            "set curriculum.cccs=false, or take another recipe"
+        )
+    if recipe == "rlcf" and config.fgo.enabled:
+        yield (
+            'recipe "rlcf" does not look at tests, so no line counts as executed; '
+            "set fgo.enabled=false, or take another recipe"
+        )
+    if recipe in ("grpo", "rloo") and rollout.samples_per_task < 2:
+        yield (
+            f'recipe "{recipe}" compares the rollouts of one problem with each other; '
+            "give rollout.samples_per_task at least 2"
+        )
+    if recipe in ("rltf", "coderl") and rollout.replay is not None:
+        yield (
+            f'recipe "{recipe}" compares with greedy programs, which a dump does not hold; '
+            "leave rollout.replay out"
+        )
     try:
         check_template(config.prompt.template)
     except ValueError as error:
-        raise ConfigError(f'"prompt.template": {error}') from None
-    return config
+        yield f'"prompt.template": {error}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +373,7 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
         prog="stepcoder.train",
         usage="python -m stepcoder.train [--config FILE | --resume DIR] [section.key=value ...]",
         description="Train a code model by reinforcement learning from unit-test results.\n"
-        "Without --config and model.path, a small embedded model learns our own problems.",
+        "Without --config and model.path, a small embedded model learns the built-in problems.",
         epilog="options, in FILE or as section.key=value: name, type, default, meaning\n\n"
         + describe(Config, width - 2),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -377,12 +392,12 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
 
 
 def _config_of(path: Path | None, resume: Path | None, overrides: Sequence[str]) -> Config:
+    """Return the configuration that a command line asks for. Raises ConfigError."""
     if resume is not None:
         if not (resume / "config.yaml").is_file():
             raise ConfigError(f"--resume {resume}: no run is there (config.yaml is missing)")
         config = load_config(resume / "config.yaml", overrides)
         return replace(config, run_dir=str(resume))
     if path is None and not any(o.startswith("model.path=") for o in overrides):
-        with as_file(files("stepcoder") / "configs" / "embedded.yaml") as preset:
-            return load_config(preset, overrides)
+        path = PRESETS / "embedded.yaml"
     return load_config(path, overrides)

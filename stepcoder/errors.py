@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a line and an exit code."""
+"""RunError: what stops a run, told to its user in one line."""
 
 
 class RunError(Exception):

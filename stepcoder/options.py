@@ -1,33 +1,39 @@
-"""Typed options from a tree of frozen dataclasses: reading, checking, explaining them.
+"""Typed options from a tree of frozen dataclasses: reading, checking and explaining them.
 
-A leaf is a field `name: Annotated[type, "what it means", Range(...)] = default`; a section is a
-field whose type is such a dataclass. Takes flat `{"section.key": value}` mappings from YAML, TOML
-or the command line, gives instances, or ConfigError: one line that says which key, where, what was
-given and what is accepted.
+An option, called a leaf, is a field `name: Annotated[type, "what it means", Range(...)] = default`;
+a section is a field whose default is an instance of another such dataclass. Values come from YAML,
+TOML or the command line as `{"section.key": value}`. Raised throughout is ConfigError: one line
+that says which key is wrong, where it was given, what was given and what is accepted.
 """
 
 from __future__ import annotations
 
 import math
-import re
+import sys
 import textwrap
 import tomllib
-import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 T = TypeVar("T")
 
+LARGEST = sys.float_info.max
 LONGEST_TYPE = 24  # characters of a type in the table of options
 
-_INTEGER = re.compile(r"[+-]?[0-9][0-9_]*")
-_NUMBER = re.compile(r"[+-]?([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+_NAMES: dict[Any, tuple[str, str]] = {  # in the table of options, and in an error
+    int: ("int", "an integer"),
+    float: ("float", "a number"),
+    bool: ("bool", "true or false"),
+    str: ("str", "text"),
+    tuple[float, float]: ("2 x float", "2 numbers"),
+}
+_UNSOUND = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"}
 
 
 class ConfigError(ValueError):
@@ -38,24 +44,22 @@ class ConfigError(ValueError):
 class Range:
     """Bounds of a number: `at_least` and `at_most` are included, `above` is not."""
 
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
+    at_least: float = -math.inf
+    at_most: float = LARGEST  # so infinity is outside every range
+    above: float = -math.inf
 
     def __contains__(self, value: float) -> bool:
-        """Return whether a number is within the bounds."""
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-        )
+        """Return whether a number is within the bounds; NaN and the infinities never are."""
+        return self.at_least <= value <= self.at_most and value > self.above
 
     def __str__(self) -> str:
-        """Return the bounds in signs, such as ">= 1" or "0..1"."""
-        if self.at_least is not None and self.at_most is not None:
-            return f"{self.at_least:g}..{self.at_most:g}"
+        """Return the bounds in signs, such as ">= 1" or "0..1"; empty where there are none."""
         signs = ((">=", self.at_least), (">", self.above), ("<=", self.at_most))
-        return ", ".join(f"{sign} {bound:g}" for sign, bound in signs if bound is not None)
+        bounds = [(sign, f"{bound:g}") for sign, bound in signs if abs(bound) < LARGEST]
+        match bounds:
+            case [(">=", low), ("<=", high)]:
+                return f"{low}..{high}"
+        return ", ".join(map(" ".join, bounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +67,24 @@ class Leaf:
     """One option: its dotted name, its type, what it means, which numbers it takes."""
 
     name: str
-    type: Any  # int, float, bool, str, a Literal, or tuple[float, float]
-    optional: bool
+    type: Any  # a key of _NAMES, or a Literal of texts
+    optional: bool  # may be null
     default: Any
     meaning: str
-    range: Range | None
+    range: Range
 
     @property
     def accepted(self) -> str:
         """What the option takes, in words: "a number > 0", '"all" or "from_error"'."""
-        if get_origin(self.type) is Literal:
-            words = " or ".join(f'"{choice}"' for choice in get_args(self.type))
-        elif get_origin(self.type) is tuple:
-            words = f"{len(get_args(self.type))} numbers" + (f" {self.range}" if self.range else "")
-        else:
-            words = _WORDS[self.type] + (f" {self.range}" if self.range else "")
-        return f"{words}, or null" if self.optional else words
+        choices = " or ".join(f'"{choice}"' for choice in get_args(self.type))
+        words = _NAMES[self.type][1] if self.type in _NAMES else choices
+        return f"{words} {self.range}".rstrip() + (", or null" if self.optional else "")
 
     @property
     def type_name(self) -> str:
-        """The type as a person would write it in a table: "int >= 1", "all|from_error"."""
-        if get_origin(self.type) is Literal:
-            name = "|".join(get_args(self.type))
-        elif get_origin(self.type) is tuple:
-            name = f"{len(get_args(self.type))} x float"
-        else:
-            name = self.type.__name__
-        return name + (f" {self.range}" if self.range else "") + ("|null" if self.optional else "")
+        """The type as the table of options shows it: "int >= 1", "all|from_error"."""
+        name = _NAMES[self.type][0] if self.type in _NAMES else "|".join(get_args(self.type))
+        return f"{name} {self.range}".rstrip() + ("|null" if self.optional else "")
 
 
 def leaves(tree: type[Any], prefix: str = "") -> dict[str, Leaf]:
@@ -97,91 +92,78 @@ def leaves(tree: type[Any], prefix: str = "") -> dict[str, Leaf]:
     found: dict[str, Leaf] = {}
     hints = get_type_hints(tree, include_extras=True)
     for field in fields(tree):
-        hint, name = hints[field.name], prefix + field.name
-        if is_dataclass(hint):
-            found.update(leaves(hint, f"{name}."))  # type: ignore[arg-type]
+        name = prefix + field.name
+        if is_dataclass(field.default):
+            found |= leaves(type(field.default), f"{name}.")
             continue
-        kind, *extras = get_args(hint)
-        optional = get_origin(kind) in (Union, types.UnionType)
-        if optional:
-            (kind,) = (part for part in get_args(kind) if part is not type(None))
-        meaning = next(extra for extra in extras if isinstance(extra, str))
-        bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
+        kind, meaning, bounds = (*get_args(hints[field.name]), Range())[:3]
+        optional = type(None) in get_args(kind)
+        kind = get_args(kind)[0] if optional else kind
         found[name] = Leaf(name, kind, optional, field.default, meaning, bounds)
     return found
 
 
 def build(tree: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Return an instance of a tree of dataclasses from converted values by dotted name."""
-    hints = get_type_hints(tree)
-    arguments: dict[str, Any] = {}
-    for field in fields(tree):  # type: ignore[arg-type]
-        name = prefix + field.name
-        if is_dataclass(hints[field.name]):
-            arguments[field.name] = build(hints[field.name], values, f"{name}.")
-        elif name in values:
-            arguments[field.name] = values[name]
-    return tree(**arguments)
+
+    def value(name: str, default: Any) -> Any:
+        if is_dataclass(default):
+            return build(type(default), values, f"{name}.")
+        return values.get(name, default)
+
+    every = fields(tree)  # type: ignore[arg-type]
+    return tree(**{field.name: value(prefix + field.name, field.default) for field in every})
 
 
 def check_values(
     known: Mapping[str, Leaf], values: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Return the values converted to their types. Raises ConfigError for a key or value."""
-    checked = {}
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(_unknown(name, known, where))
-        checked[name] = convert(known[name], value, where)
-    return checked
+    return {k: convert(_leaf(known, k, where), value, where) for k, value in values.items()}
 
 
 def convert(leaf: Leaf, value: Any, where: str) -> Any:
-    """Return a value as the leaf's type: strictly, except that text that is a number is one.
+    """Return a value as the leaf's type: strictly, except that text may be a number.
 
-    YAML reads 1e-4 as text, which is why numbers may be text.
+    YAML reads 1e-4 as text. Raises ConfigError.
     """
     if value is None and leaf.optional:
         return None
-    converted = _converted(leaf.type, value)
-    numbers = converted if isinstance(converted, tuple) else (converted,)
-    if None in numbers or (leaf.range and any(number not in leaf.range for number in numbers)):
-        raise ConfigError(f'"{leaf.name}"{where} is {_shown(value)}; give {leaf.accepted}')
-    return converted
+    try:
+        return _converted(leaf.type, leaf.range, value)
+    except (ValueError, OverflowError):
+        message = f'"{leaf.name}"{where} is {_quoted(value)}; give {leaf.accepted}'
+        raise ConfigError(message) from None
 
 
-def _converted(kind: Any, value: Any) -> Any:
-    """Return the value as `kind`, or None (in a tuple for each part) where it is of another."""
-    if get_origin(kind) is Literal:
-        return value if isinstance(value, str) and value in get_args(kind) else None
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
-            return None
-        return tuple(_converted(part, v) for part, v in zip(parts, value, strict=True))
-    if kind in (bool, str):
-        return value if isinstance(value, kind) else None
-    if isinstance(value, str) and (_INTEGER if kind is int else _NUMBER).fullmatch(value.strip()):
+def _converted(kind: Any, bounds: Range, value: Any) -> Any:
+    """Return the value as `kind`. Raises ValueError or OverflowError where it cannot be one."""
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        pairs = zip(get_args(kind), value, strict=True)
+        return tuple(_converted(part, bounds, v) for part, v in pairs)
+    if kind in (int, float) and type(value) in (str, int, kind):  # true is no number
         value = kind(value)
-    if isinstance(value, bool) or not isinstance(value, (int, kind)):
-        return None
-    return kind(value) if math.isfinite(value) else None
+        right = value in bounds
+    else:
+        right = type(value) is kind or value in get_args(kind)
+    if not right:
+        raise ValueError
+    return value
 
 
-def flatten(tree: Mapping[Any, Any], sections: Iterable[str], where: str) -> dict[str, Any]:
+def flatten(tree: Mapping[Any, Any], sections: Container[str], where: str) -> dict[str, Any]:
     """Return nested values by dotted name; a section without keys holds nothing.
 
     Raises ConfigError where a section holds a value instead of keys.
     """
-    known = set(sections)
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": v for inner, v in flatten(value, (), where).items()}
-        elif key not in known:
+        elif key not in sections:
             flat[str(key)] = value
         elif value is not None:
-            raise ConfigError(f'"{key}"{where} is {_shown(value)}; it is a section of keys')
+            raise ConfigError(f'"{key}"{where} is {_quoted(value)}; it is a section of keys')
     return flat
 
 
@@ -195,22 +177,22 @@ def read_file(path: Path) -> dict[Any, Any]:
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict | None):
-        raise ConfigError(f"{path} holds {_shown(tree)}; it must hold keys and values")
+        raise ConfigError(f"{path} holds {_quoted(tree)}; it must hold keys and values")
     return tree or {}
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error, not the last one's win."""
+    """YAML in which giving a key twice is an error; by itself PyYAML takes the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping. Raises yaml.YAMLError for a repeated key."""
-        seen: set[Any] = set()
+        seen: list[Any] = []
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f'line {line}: key "{key}" is given twice; delete one')
-            seen.add(key)
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -220,7 +202,7 @@ def to_text(tree: Mapping[str, Any]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line, and texts of several lines on one line, in quotes."""
+    """YAML with each list on one line, and a text of several lines on one line in quotes."""
 
 
 _LIST, _TEXT = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:str"
@@ -231,86 +213,79 @@ _Dumper.add_representer(
 
 
 def read_overrides(known: Mapping[str, Leaf], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the values of `section.key=value` texts; values are YAML, except where text is due."""
+    """Return the values of texts `section.key=value`, not yet converted.
+
+    A value is read as YAML. For an option of type text it is taken as it stands, unless it begins
+    with a double quote. Raises ConfigError for a text without "=" and for an unknown key.
+    """
     values: dict[str, Any] = {}
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign:
             raise ConfigError(f'"{override}" is not an override; write section.key=value')
-        if name not in known:
-            raise ConfigError(_unknown(name, known, " on the command line"))
-        leaf = known[name]
-        if leaf.type is str and not text.startswith('"') and text not in ("null", "none"):
-            values[name] = text
-            continue
+        leaf = _leaf(known, name, " on the command line")
+        text = "null" if text == "none" else text
+        plain = leaf.type is str and text != "null" and not text.startswith('"')
         try:
-            values[name] = None if text == "none" else yaml.safe_load(text)
+            values[name] = text if plain else yaml.safe_load(text)
         except yaml.YAMLError:
             values[name] = text
     return values
 
 
-def _unknown(name: str, known: Mapping[str, Leaf], where: str) -> str:
-    """Say that a key is unknown, with the one that was probably meant."""
-    inside = [leaf for leaf in known if leaf.startswith(f"{name}.")]
+def _leaf(known: Mapping[str, Leaf], name: str, where: str) -> Leaf:
+    """Return an option by its name. Raises ConfigError, with the name that was probably meant."""
+    if name in known:
+        return known[name]
+    inside = next((leaf for leaf in known if leaf.startswith(f"{name}.")), None)
     if inside:
-        return f'"{name}"{where} is a section; give one of its keys, such as {inside[0]}=...'
+        raise ConfigError(
+            f'"{name}"{where} is a section; give one of its keys, such as {inside}=...'
+        )
     last = name.rpartition(".")[2]
     if last in _UNSOUND:
-        return (
+        raise ConfigError(
             f'"{name}"{where} is not supported: completions are sampled from the whole '
             "distribution, because PPO's ratio is biased where it is cut off or bent; use "
             "rollout.temperature"
         )
     meant = [leaf for leaf in known if leaf.rpartition(".")[2] == last]
-    meant = meant or get_close_matches(name, known, n=1)
-    hint = " or ".join(f'"{leaf}"' for leaf in meant)
-    return f'unknown key "{name}"{where}; ' + (
-        f"did you mean {hint}?" if hint else "--help lists all keys"
-    )
+    names = " or ".join(f'"{leaf}"' for leaf in meant or get_close_matches(name, known, n=1))
+    hint = f"did you mean {names}?" if names else "--help lists all keys"
+    raise ConfigError(f'unknown key "{name}"{where}; {hint}')
 
 
-_UNSOUND = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"}
+def _written(value: Any) -> str:
+    """Return a value as it is written on the command line, on one line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value).replace("\n", "\\n")
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     """Return a given value as its writer would recognize it, on one short line."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    text = f'"{value}"' if isinstance(value, str) else str(value)
-    text = text.replace("\n", "\\n")
+    text = _written(f'"{value}"' if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def describe(tree: type[Any], width: int = 100) -> str:
     """Return a table of all options by section: name, type, default, meaning."""
     known = leaves(tree)
-    hints = get_type_hints(tree)
+    sections = {field.name: field.default.__doc__ for field in fields(tree)}
     names = max(map(len, known)) + 2
     kinds = max(len(n) for leaf in known.values() if len(n := leaf.type_name) <= LONGEST_TYPE) + 2
     lines: list[str] = []
-    section = None
-    for name, leaf in known.items():
-        if name.rpartition(".")[0] != section:
-            section = name.rpartition(".")[0]
-            title = f"{section}: {hints[section].__doc__}" if section else str(tree.__doc__)
-            lines += ["", title]
-        default, meaning = _plain(leaf.default), leaf.meaning
-        if len(default) > 9:  # one long default must not widen the column
-            default, meaning = "", f"{meaning} Default: {default}"
-        kind = leaf.type_name
-        if len(kind) > LONGEST_TYPE:  # nor one long type
-            kind, meaning = "name", f"{meaning} One of {', '.join(get_args(leaf.type))}."
-        row = f"  {name:<{names}}{kind:<{kinds}}{default:<11}"
-        indent = " " * len(row)
-        lines += textwrap.wrap(meaning, width, initial_indent=row, subsequent_indent=indent)
+    for section, group in groupby(known.values(), lambda leaf: leaf.name.rpartition(".")[0]):
+        lines += ["", f"{section}: {sections[section]}" if section else str(tree.__doc__)]
+        for leaf in group:
+            kind, meaning = leaf.type_name, leaf.meaning
+            parts = leaf.default if isinstance(leaf.default, tuple) else (leaf.default,)
+            default = ", ".join(f"{p:g}" if isinstance(p, float) else _written(p) for p in parts)
+            if len(default) > 9:  # one long default must not widen the column
+                default, meaning = "", f"{meaning} Default: {default}"
+            if len(kind) > LONGEST_TYPE:  # nor one long type
+                kind, meaning = "name", f"{meaning} One of {', '.join(get_args(leaf.type))}."
+            row = f"  {leaf.name:<{names}}{kind:<{kinds}}{default:<11}"
+            indent = " " * len(row)
+            lines += textwrap.wrap(meaning, width, initial_indent=row, subsequent_indent=indent)
     return "\n".join(lines[1:])
-
-
-def _plain(value: Any) -> str:
-    """Return a default as it is written on the command line, on one line."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, tuple):
-        return ", ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value).replace("\n", "\\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,11 @@ def test_text_stays_text_even_where_yaml_would_read_something_else() -> None:
     [
         ("seed=yes", '"seed" on the command line is true; give an integer >= 0'),
         ("seed=1.5", '"seed" on the command line is 1.5; give an integer >= 0'),
+        ('seed="1__0"', '"seed" on the command line is "1__0"; give an integer >= 0'),
+        (
+            f"sft.lr=1{'0' * 400}",
+            f'"sft.lr" on the command line is 1{"0" * 56}...; give a number > 0',
+        ),
         ("steps=-1", '"steps" on the command line is -1; give an integer >= 0'),
         ("steps=", '"steps" on the command line is null; give an integer >= 0'),
         ("ppo.clip=0", '"ppo.clip" on the command line is 0; give a number > 0'),
@@ -151,6 +158,7 @@ def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
         ("run.yaml", "ppo: [1", "run.yaml cannot be read: while parsing"),
         ("run.yaml", "- 1\n- 2\n", "run.yaml holds [1, 2]; it must hold keys and values"),
         ("run.yaml", "seed: 1\nseed: 2\n", 'line 2: key "seed" is given twice'),
+        ("run.yaml", "? [seed]\n: 2\n", "run.yaml cannot be read: while constructing a mapping"),
         ("run.toml", "seed = \n", "run.toml cannot be read: "),
     ],
 )
@@ -281,3 +289,11 @@ def test_help_lists_every_option_with_its_default_within_the_width(
     assert [name for name in LEAVES if not any(line.split()[:1] == [name] for line in lines)] == []
     (clip,) = (line for line in lines if line.split()[:1] == ["ppo.clip"])
     assert clip.split(maxsplit=5)[1:] == ["float", ">", "0", "0.2", "Clip range of the ratio."]
+
+
+def test_the_command_line_is_read_without_importing_what_is_slow() -> None:
+    code = "import sys, stepcoder.config; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"torch", "transformers", "tokenizers", "numpy", "pydantic", "rich", "plotly"}
+    assert not slow & set(done.stdout.split())
+    assert "stepcoder" in done.stdout

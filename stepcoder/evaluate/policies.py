@@ -22,8 +22,6 @@ from stepcoder.errors import RunError
 from stepcoder.models.policy import choose_device, load_policy
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import (
-    CHAT,
-    TEMPLATE,
     answer_template,
     encode_prompt,
     prompt_text,
@@ -31,6 +29,7 @@ from stepcoder.problems.prompts import (
     starter_part,
     token_spans,
 )
+from stepcoder.problems.template import CHAT, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import open_engine

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from stepcoder.method.rewards import reward
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import TEMPLATE, prompt_text, starter_part
+from stepcoder.problems.prompts import prompt_text, starter_part
 from stepcoder.problems.source import line_starts, logical_lines, parse
+from stepcoder.problems.template import TEMPLATE
 from stepcoder.rollout.rollout import Rollout, Task
 
 Scopes = Literal["branches", "all"]

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from stepcoder.config import ModelConfig
+from stepcoder.config import EMBEDDED_POSITIONS, ModelConfig
 
 PAD, EOS = "<pad>", "<eos>"
 
@@ -67,7 +67,7 @@ def small_decoder(
         num_attention_heads=config.heads,
         num_key_value_heads=config.kv_heads,
         head_dim=config.width // config.heads,
-        max_position_embeddings=2048,
+        max_position_embeddings=EMBEDDED_POSITIONS,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

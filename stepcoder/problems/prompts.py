@@ -15,10 +15,9 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from stepcoder.problems.problem import Problem
+from stepcoder.problems.template import CHAT, TEMPLATE
 
-TEMPLATE = "{description}\n```python\n{given}"
 FENCE = "```"
-CHAT = "chat"  # in place of a template: the tokenizer's chat template, with the fence opened
 
 _ASK = "{description}\n\nAnswer with one Python code block."
 
@@ -28,16 +27,6 @@ _REPLACEMENT = "\ufffd"
 
 class _BrokenBytesError(Exception):
     """Raised for tokens that can never complete a character."""
-
-
-def check_template(template: str) -> None:
-    """Raise ValueError unless it is "chat", or holds {description} once and ends with {given}."""
-    if template == CHAT:
-        return
-    if template.count("{description}") != 1:
-        raise ValueError("the prompt template must contain {description} exactly once")
-    if template.count("{given}") != 1 or not template.endswith("{given}"):
-        raise ValueError("the prompt template must contain {given} once, at its very end")
 
 
 def resolved_template(template: str, tokenizer: Any) -> str:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepcoder import suite
-from stepcoder.config import DataConfig
+from stepcoder.config import EMBEDDED, DataConfig
 from stepcoder.errors import RunError
 from stepcoder.problems.problem import Problem, ProblemError, fingerprint, load_problems, split_of
-
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.prompts import (
-    TEMPLATE,
-    check_template,
     encode_prompt,
     encode_target,
     extract_completion,
@@ -28,6 +26,7 @@ from stepcoder.problems.prompts import (
     target_text,
     token_spans,
 )
+from stepcoder.problems.template import TEMPLATE, check_template
 from stepcoder.sandbox.program import AssertTests
 
 PROMPT = "Say “it”.\n```python\ndef f(x):\n"

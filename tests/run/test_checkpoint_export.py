@@ -22,7 +22,8 @@ from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.lora import add_adapters, copy_of, merged_model
 from stepcoder.models.policy import Critic, frozen_copy, load_policy, response_logprobs
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import TEMPLATE, encode_prompt, prompt_text, resolved_template
+from stepcoder.problems.prompts import encode_prompt, prompt_text, resolved_template
+from stepcoder.problems.template import TEMPLATE
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.pipeline import Pipeline
