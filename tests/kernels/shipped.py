@@ -32,7 +32,7 @@ def configurations() -> Iterator[dict[str, Any]]:
                 "name": f"logits_gradient entropy={entropy} softcap={softcap}",
                 "kernel": lm_head_backward.logits_gradient,
                 "types": {
-                    "scores": "*bf16",
+                    "exp_logits": "*bf16",
                     **dict.fromkeys(("tile_maxima", "row_terms"), "*fp32"),
                     "targets": "*i64",
                     **dict.fromkeys(("N", "V", "stride"), "i32"),
@@ -45,7 +45,7 @@ def configurations() -> Iterator[dict[str, Any]]:
                     "SOFTCAP": softcap,
                     "UPCAST": False,
                 },
-                "aligned": ("scores", "stride"),
+                "aligned": ("exp_logits", "stride"),
                 "warps": 8,
             }
     rows = {
@@ -100,7 +100,7 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
         "types": {
             "hidden_desc": f"tensordesc<bf16[{tile.rows}, {tile.hidden}]>",
             "weight_desc": f"tensordesc<bf16[{tile.vocab}, {tile.hidden}]>",
-            "scores_desc": f"tensordesc<bf16[{tile.rows}, {tile.vocab // 2}]>",
+            "exp_logits_desc": f"tensordesc<bf16[{tile.rows}, {tile.vocab // 2}]>",
             "targets": "*i64",
             **dict.fromkeys(("partials", "target_logits"), "*fp32"),
             **dict.fromkeys(("N", "V", "H"), "i32"),
