@@ -23,7 +23,7 @@ from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.open_engine import server_options
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm import server as vllm_server
-from stepcoder.rollout.vllm.api import Refused, write_model_folder
+from stepcoder.rollout.vllm.api import RequestRefused, write_model_folder
 from stepcoder.rollout.vllm.engine import VLLMEngine
 
 try:
@@ -163,7 +163,7 @@ def test_equal_prompts_share_their_cache_until_the_weights_change(engine, policy
 @pytest.mark.parametrize("path", [api.GENERATE, api.COLLECTIVE, api.RESET_CACHE, api.HEALTH, "/"])
 def test_a_stranger_without_the_key_is_refused(engine, path):
     stranger = replace(engine.servers[0].client, api_key="guess")
-    with pytest.raises(Refused, match="Unauthorized"):
+    with pytest.raises(RequestRefused, match="Unauthorized"):
         stranger.post(path)
 
 
