@@ -7,14 +7,15 @@ this was written and tested. The rest of the engine deals in Requests and Comple
 from __future__ import annotations
 
 import copy
-import http.client
 import json
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -214,18 +215,12 @@ class Client:
             OSError, http.client.HTTPException: there was no response.
             RequestRefused: HTTP 4xx. InvalidResponse: any other status than 200.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
-        try:
-            content = None if body is None else json.dumps(body)
-            headers = {
-                "Authorization": f"Bearer {self.api_key}",
-                "Content-Type": "application/json",
-            }
+        content = None if body is None else json.dumps(body)
+        headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)) as connection:
             connection.request(method, path, content, headers)
             response = connection.getresponse()
             text = response.read().decode("utf-8", "replace")
-        finally:
-            connection.close()
         if 400 <= response.status < 500:
             raise RequestRefused(error_of(text))
         if response.status != 200:

@@ -19,7 +19,9 @@ from typing import Any
 TRAINER = "STEPCODER_TRAINER"  # the environment variable with the trainer's process id
 CHECK_S = 1.0  # seconds between two looks whether the parent process still runs
 
-Message = MutableMapping[str, Any]  # of ASGI
+Message = MutableMapping[str, Any]  # these three are ASGI's
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class RequireKey:
@@ -34,12 +36,7 @@ class RequireKey:
         self._app = app
         self._expected = f"Bearer {os.environ['VLLM_API_KEY']}".encode()
 
-    async def __call__(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass a call with the key on to the app."""
         if scope["type"] != "lifespan":
             given = dict(scope["headers"]).get(b"authorization", b"")
