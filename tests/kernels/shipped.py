@@ -1,4 +1,4 @@
-"""Every shipped kernel configuration compiled to an sm_90 cubin, without a GPU.
+"""Compiles every shipped kernel configuration to an sm_90 cubin, without a GPU.
 
 Run as a program (in a process without TRITON_INTERPRET); prints one JSON object a configuration:
 registers, stack, shared memory and how often the instructions of interest occur in the SASS.
@@ -124,7 +124,7 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
 
 
 def _token_kernels() -> Iterator[dict[str, Any]]:
-    """Kernels over packed tokens: the factor of the backward passes, PPO's losses, GAE."""
+    """The kernels over packed tokens: scaling of gradients, PPO's losses, GAE."""
     for dtype in ("bf16", "fp32"):
         yield {
             "name": f"scale_in_place {dtype}",
@@ -197,7 +197,7 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
 
 
 def variants() -> Iterator[dict[str, Any]]:
-    """All configurations as Triton specializes them: integers odd, multiples of 16, and 1."""
+    """All configurations, as Triton specializes them for integers: any, multiples of 16, and 1."""
     seen = set()
     for configuration in configurations():
         types = configuration["types"]

@@ -35,7 +35,7 @@ def test_the_cpu_runs_the_reference():
 
 
 def run_the_trainers_operations(operators) -> None:
-    """Call, by the trainer's names for them, every operation that has a kernel, on fake CUDA."""
+    """Call every operation that has a kernel, by the functions the trainer calls, on fake CUDA."""
     with FakeTensorMode(), operators:
         hidden, weight = (torch.empty(n, 32, device="cuda", dtype=torch.bfloat16) for n in (5, 70))
         targets = torch.empty(5, device="cuda", dtype=torch.int64)

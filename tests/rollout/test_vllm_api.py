@@ -1,4 +1,4 @@
-"""What goes to a vLLM server and what is believed of its answers; no server runs here."""
+"""Requests to a vLLM server and the checks of its responses, without a server."""
 
 import copy
 
