@@ -124,9 +124,9 @@ def ppo_head(
     to the first was 1.
 
     Args:
-        hidden: (N, H) states that predict the trained tokens only: the rows of tokens that FGO
-            (fine-grained optimization, arXiv 2402.01391) masks are dropped before. For the kernel,
-            bfloat16 and H a multiple of 16.
+        hidden: (N, H) states that predict the trained tokens only. Tokens that FGO (fine-grained
+            optimization, arXiv 2402.01391) masks have no row here. For the kernel, bfloat16 and H
+            a multiple of 16.
         weight: (V, H) LM head, of the same dtype.
         targets: (N,) int64 token ids.
         old_logprobs: (N,) float32 under the policy that the advantages were computed for.
@@ -142,8 +142,8 @@ def ppo_head(
         kl_beta: coefficient of the KL term.
         kl_estimator: k1, k2 or k3 (see reference.ppo_policy_loss).
         workspace_bytes: memory that the kernel may use besides dX and dW; LOW_MEMORY is the
-            smallest useful value for large vocabularies. dW is rounded to bfloat16 once a chunk of
-            rows: its error is 1.1 times that of plain bfloat16 PyTorch with 16 chunks and twice
+            smallest useful value for large vocabularies. dW is rounded to bfloat16 after each chunk
+            of rows: its error is 1.1 times that of plain bfloat16 PyTorch with 16 chunks and twice
             that with 64 (simulated on a CPU); LOW_MEMORY gives 16 for 16,384 rows and V = 151,936.
 
     Returns:

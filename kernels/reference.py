@@ -279,11 +279,15 @@ def ppo_loss(
     Returns:
         Policy loss and value loss, scalars, and the policy loss's statistics.
     """
-    tokens = (logprobs, entropy, old_logprobs, advantages, importance)
     policy, statistics = ppo_policy_loss(
-        *(tensor[executed_mask] for tensor in tokens),
+        *(logprobs[executed_mask], entropy[executed_mask], old_logprobs[executed_mask]),
+        *(advantages[executed_mask], importance[executed_mask]),
         *(policy_normalizer, clip, entropy_bonus),
-        *(None if ref_logprobs is None else ref_logprobs[executed_mask], kl_beta, kl_estimator),
+        None if ref_logprobs is None else ref_logprobs[executed_mask],
+        *(kl_beta, kl_estimator),
     )
-    transitions = (tensor[response_mask] for tensor in (values, old_values, returns))
-    return policy, value_loss(*transitions, value_normalizer, value_clip), statistics
+    value = value_loss(
+        *(values[response_mask], old_values[response_mask], returns[response_mask]),
+        *(value_normalizer, value_clip),
+    )
+    return policy, value, statistics
