@@ -58,6 +58,9 @@ class HFEngine(Engine):
         pad = tokenizer.pad_token_id
         self._pad: int = tokenizer.eos_token_id if pad is None else pad
 
+    def close(self) -> None:
+        """Do nothing: the model is freed with the engine."""
+
     @torch.no_grad()
     def update_weights(self, policy: PreTrainedModel) -> None:
         """Copy the policy's weights into the engine's model."""
