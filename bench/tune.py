@@ -19,8 +19,8 @@ import torch
 from test_tokens import gae_inputs, loss_inputs, loss_run
 
 from stepcoder.kernels import gae, lm_head, lm_head_backward, ppo_loss
-from stepcoder.kernels.lm_head import Tile, score_tiles
-from stepcoder.kernels.lm_head_backward import RowTerms, Workspace, overwrite_scores
+from stepcoder.kernels.lm_head import Tile, launch_tiles
+from stepcoder.kernels.lm_head_backward import RowTerms, Workspace, overwrite_with_gradient
 
 TILES = [
     Tile(rows, vocab, 64, 8, stages, group, flatten)
@@ -41,34 +41,36 @@ def time_or_reason(run: Callable[[], object]) -> float | str:
 
 
 def head_tiles() -> Iterator[dict[str, object]]:
-    """The matrix product, without and with storing scores."""
+    """The matrix product, without and with storing 2^(z-m)."""
     for (rows, width, vocab), store in itertools.product(SHAPES, (False, True)):
         hidden, weight = (
             torch.randn(n, width, device="cuda", dtype=torch.bfloat16) for n in (rows, vocab)
         )
         weight *= 3 / width**0.5
         targets = torch.randint(vocab, (rows,), device="cuda")
-        scores = weight.new_empty(rows, vocab) if store else None
+        exp_logits = weight.new_empty(rows, vocab) if store else None
         for tile in TILES:
             ms = time_or_reason(
-                partial(score_tiles, hidden, weight, targets, 1.0, 0.0, scores, tile)
+                partial(launch_tiles, hidden, weight, targets, 1.0, 0.0, exp_logits, tile)
             )
             yield {"kernel": "lm_head_tiles", "H": width, "store": store, **asdict(tile), "ms": ms}
 
 
 def gradient_columns() -> Iterator[dict[str, object]]:
-    """The pass from scores to d(logits)."""
+    """The pass from 2^(z-m) to d(logits)."""
     rows, vocab = 4096, 151_936
     weight = torch.randn(vocab, 64, device="cuda", dtype=torch.bfloat16)
     hidden = torch.randn(rows, 64, device="cuda", dtype=torch.bfloat16)
     targets = torch.randint(vocab, (rows,), device="cuda")
-    scores = Workspace.create([slice(0, rows)], weight).view(slice(0, rows))
-    partials = score_tiles(hidden, weight, targets, 1.0, 0.0, scores)
+    exp_logits = Workspace.create([slice(0, rows)], weight).view(slice(0, rows))
+    partials = launch_tiles(hidden, weight, targets, 1.0, 0.0, exp_logits)
     terms = RowTerms(torch.randn(5, rows, device="cuda"), with_entropy=True)
     shipped = lm_head_backward.COLUMNS
     for columns in (1024, 2048, 4096, 8192):
         lm_head_backward.COLUMNS = columns
-        ms = time_or_reason(lambda: overwrite_scores(scores, partials, terms, targets, 1.0, 0.0))
+        ms = time_or_reason(
+            lambda: overwrite_with_gradient(exp_logits, partials, terms, targets, 1.0, 0.0)
+        )
         yield {"kernel": "logits_gradient", "columns": columns, "ms": ms}
     lm_head_backward.COLUMNS = shipped
 

@@ -1,7 +1,7 @@
-"""Which implementation an operation runs: Triton kernels on CUDA, the reference everywhere else.
+"""Chooses an operation's implementation and checks its inputs: Triton on CUDA, else the reference.
 
-The environment variable STEPCODER_KERNELS, for debugging, takes `reference` or `triton` and then
-holds for every operation. `triton` without CUDA works only under TRITON_INTERPRET=1.
+For debugging, the environment variable STEPCODER_KERNELS forces `reference` or `triton` for every
+operation. Without CUDA, `triton` works only under TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ R = TypeVar("R")
 
 
 def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether an operation on this tensor runs as a Triton kernel.
+    """Return whether an operation on this tensor runs as a Triton kernel.
 
     Args:
         tensor: the operation's main input.
-        dtypes: what the kernel takes; on CUDA, other dtypes run the reference.
+        dtypes: the dtypes that the kernel takes; on CUDA, other dtypes run the reference.
 
     Raises:
-        ValueError: STEPCODER_KERNELS holds something else than `reference` or `triton`.
-        RuntimeError: it asks for Triton, and Triton is missing or the tensor is out of its reach.
+        ValueError: STEPCODER_KERNELS is neither `reference` nor `triton`.
+        RuntimeError: it is `triton`, but Triton is not installed, or the tensor is not on CUDA and
+            Triton's interpreter is off.
     """
     choice = os.environ.get(VARIABLE, "")
     if choice not in ("", "reference", "triton"):
@@ -55,11 +56,11 @@ def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
 def check_tokens(
     operation: str, device: torch.device, shape: torch.Size, **tensors: Tensor
 ) -> None:
-    """Check per-token inputs of a kernel: one device, one shape, float32 (masks bool).
+    """Check per-token inputs of a kernel: one device, one shape, float32 (names in _mask: bool).
 
     Raises:
-        TypeError: another dtype.
-        ValueError: another shape or device.
+        TypeError: a tensor has another dtype.
+        ValueError: a tensor has another shape or lies on another device.
     """
     for name, tensor in tensors.items():
         expected = torch.bool if name.endswith("_mask") else torch.float32
@@ -68,12 +69,12 @@ def check_tokens(
 
 
 def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    """Check what the LM head's kernels take.
+    """Check the inputs of the LM head's kernels: hidden (N, H), weight (V, H), targets (N,).
 
     Raises:
-        TypeError: hidden or weight not bfloat16, targets not int64.
-        ValueError: shapes that do not fit, other devices, H no multiple of 16, rows not
-            contiguous.
+        TypeError: hidden or weight is not bfloat16, or targets is not int64.
+        ValueError: shapes or devices do not match, H is not a multiple of 16, or hidden or weight
+            is not contiguous.
     """
     _check_dtype(operation, "hidden", hidden, torch.bfloat16)
     _check_dtype(operation, "weight", weight, torch.bfloat16)
@@ -95,7 +96,9 @@ def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) 
 
 
 def check_alignment(**tensors: Tensor) -> None:
-    """Check what the copy engine needs and no graph capture can see: addresses.
+    """Check that tensors start where TMA (Hopper's tensor memory accelerator) can load them.
+
+    `check_head` cannot do this: under torch.compile a tensor has no address while it is traced.
 
     Raises:
         ValueError: a tensor does not start at a multiple of 16 bytes.
@@ -134,7 +137,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def on_its_device(launches: Callable[P, R]) -> Callable[P, R]:
-    """Make a function launch on the device of its first tensor: Triton takes the current one."""
+    """Run a function with its first tensor's device as the current one, where Triton launches."""
 
     @functools.wraps(launches)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -149,9 +152,9 @@ def on_its_device(launches: Callable[P, R]) -> Callable[P, R]:
 
 @functools.cache
 def multiprocessors(device: torch.device) -> int:
-    """Streaming multiprocessors of a device: how many persistent programs run at a time."""
+    """Return a device's streaming multiprocessors: the number of persistent programs to launch."""
     if device.type != "cuda":
-        return 4  # the interpreter runs them one after the other
+        return 4  # under the interpreter, which runs programs one after the other
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -159,11 +162,11 @@ _arrivals: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def arrival_counter(device: torch.device) -> Tensor:
-    """Return a () int32 zero by which the programs of a launch tell which of them is the last.
+    """Return a () int32 zero that the programs of a launch increment to find the last to finish.
 
-    The last program sets it back to zero, so that no launch is spent on that. One for each stream:
-    launches of one stream run one after the other. A CUDA graph gets one of its own, since it may
-    be replayed beside other work of the stream that it was captured on.
+    The last program sets it back to zero, which saves a launch for that. Each stream has one
+    counter, since launches of one stream run one after the other. A CUDA graph gets its own, since
+    it may be replayed beside other work of the stream that it was captured on.
     """
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return torch.zeros((), dtype=torch.int32, device=device)

@@ -1,14 +1,15 @@
-"""Generalised advantage estimation over packed rows: one launch for any mix of row lengths.
+"""Generalised advantage estimation (GAE) over packed rows, in one launch for any row lengths.
 
-The definition is `reference.gae`. With S_t = values_t + lambda advantages_t the recursion from the
-right has one number of state, which masked tokens pass on unchanged:
+The definition is `reference.gae` (Schulman et al., arXiv 1506.02438). With
+S_t = values_t + lambda advantages_t the recursion from right to left has a single number as its
+state, which masked tokens pass on unchanged:
 
     S_t = (1 - lambda) values_t + lambda rewards_t + gamma lambda S_next
     advantages_t = rewards_t - values_t + gamma S_next,     S_next past a row's end: its bootstrap
 
-A program owns the rows whose last token lies in its tile of the packed tokens, many short rows or
-one long one, and walks them from right to left in blocks: an associative scan of S -> a S + b in
-each block, S carried from block to block.
+A program computes the rows that end in its tile of BLOCK packed tokens (many short rows or one long
+one). It goes over them from right to left in blocks of BLOCK tokens, with an associative scan of
+S -> a S + b in each block, and carries S to the next block.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from stepcoder.kernels.dispatch import arrival_counter, check_tokens, on_its_dev
 from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.reference import AdvantageStatistics
 
-BLOCK, WARPS = 1024, 8  # tokens that a program owns the ends of, and walks at a time
-PROBES = 1024  # row bounds that one step of a search looks at
+BLOCK, WARPS = 1024, 8  # tokens of a program's tile, and of each block that it scans
+PROBES = 1024  # row bounds that one step of the search compares
 
 
 @jit
 def _after(a: Block, b: Block, a_left: Block, b_left: Block) -> Block:
-    """Compose S -> a S + b with the map of the token to its left, which acts later."""
+    """Compose the map S -> a S + b with that of the token to its left, which is applied second."""
     return a_left * a, a_left * b + b_left
 
 
@@ -36,8 +37,8 @@ def _first_row_ending_after(
     cu_seqlens: Pointer, B: Scalar, token: Scalar, PROBES: constexpr
 ) -> Block:
     """Return the smallest row r with cu_seqlens[r + 1] > token, B if there is none."""
-    low = tl.zeros((), tl.int32)  # cu_seqlens[low + 1] is the first not known to be <= token
-    width = B + low  # candidates from low on
+    low = tl.zeros((), tl.int32)  # every row before this one is known to end at or before token
+    width = B + low  # candidates, from low on
     lanes = tl.arange(0, PROBES)
     while width > 0:
         step = tl.cdiv(width, PROBES)
@@ -52,7 +53,7 @@ def _first_row_ending_after(
 
 @jit
 def _row_of(cu_seqlens: Pointer, tokens: Block, first_row: Scalar, past_row: Scalar) -> Block:
-    """Return the last of the rows that starts at or before each token, by halving."""
+    """Return each token's row by binary search: the last row that starts at or before the token."""
     row = tl.zeros_like(tokens) + first_row
     span = past_row - first_row
     while span > 1:
@@ -74,7 +75,7 @@ def _neighbor_maps(
     gamma: Scalar,
     lam: Scalar,
 ) -> Block:
-    """Return the map of each token's right neighbor, whose S is the token's S_next."""
+    """Return (a, b) of each token's right neighbor, whose S is the token's S_next."""
     follows = owned & ~last
     kept = tl.load(response_mask + tokens + 1, mask=follows, other=0) != 0
     value = tl.load(values + tokens + 1, mask=follows & kept, other=0.0)
@@ -90,12 +91,12 @@ def gae_rows(
     values: Pointer,
     cu_seqlens: Pointer,
     response_mask: Pointer,
-    bootstraps: Pointer,  # anything unless BOOTSTRAP
+    bootstraps: Pointer,  # unused unless BOOTSTRAP
     advantages: Pointer,
     returns: Pointer,
     sums: Pointer,  # (3, programs) float32: transitions, mean, squared distances from it
     statistics: Pointer,  # (3,) float32
-    arrivals: Pointer,  # () int32, zero before and after; anything unless STATISTICS
+    arrivals: Pointer,  # () int32, zero before and after; unused unless STATISTICS
     B: Scalar,
     gamma: Scalar,
     lam: Scalar,
@@ -105,14 +106,14 @@ def gae_rows(
     PROBES: constexpr,
     FOLD: constexpr,
 ) -> None:
-    """One program a tile of BLOCK tokens."""
+    """Compute advantages and returns, one program for each tile of BLOCK tokens."""
     program = tl.program_id(0)
     first_row = _first_row_ending_after(cu_seqlens, B, program * BLOCK, PROBES)
     past_row = _first_row_ending_after(cu_seqlens, B, (program + 1) * BLOCK, PROBES)
     begin = tl.load(cu_seqlens + first_row)
     end = tl.load(cu_seqlens + past_row)
     count, mean, spread = 0.0, 0.0, 0.0
-    carry = 0.0  # S to the right of the block; nothing at first: the block ends with a row
+    carry = 0.0  # S to the right of the block; the first block ends with a row and does not use it
     for block in range(tl.cdiv(end - begin, BLOCK)):
         left = end - (block + 1) * BLOCK
         tokens = left + tl.arange(0, BLOCK)
@@ -135,7 +136,7 @@ def gae_rows(
         advantage = tl.where(kept, reward - value + gamma * next_state, 0.0)
         tl.store(advantages + tokens, advantage, mask=owned)
         tl.store(returns + tokens, advantage + value, mask=owned)
-        if STATISTICS:  # Chan's parallel update of mean and squared distances
+        if STATISTICS:  # the parallel update of mean and squared distances by Chan et al. (1979)
             found = tl.sum(tl.where(kept, 1.0, 0.0))
             block_mean = tl.sum(advantage) / tl.maximum(found, 1.0)
             distance = tl.where(kept, advantage - block_mean, 0.0)
@@ -150,7 +151,7 @@ def gae_rows(
         tl.store(sums + program, count)
         tl.store(sums + programs + program, mean)
         tl.store(sums + 2 * programs + program, spread)
-        tl.debug_barrier()  # the sums are written before this program arrives
+        tl.debug_barrier()  # all threads have written their sums before the counter is incremented
         if tl.atomic_add(arrivals, 1, sem="acq_rel") == programs - 1:
             _fold_statistics(sums, statistics, programs, FOLD)
             tl.store(arrivals, 0)
@@ -158,7 +159,7 @@ def gae_rows(
 
 @jit
 def _fold_statistics(sums: Pointer, statistics: Pointer, programs: Scalar, FOLD: constexpr) -> None:
-    """Fold counts, means and squared distances of all programs, always in the same order."""
+    """Combine counts, means and squared distances of all programs, always in the same order."""
     lanes = tl.arange(0, FOLD)
     counts = tl.zeros((FOLD,), tl.float32)
     totals = tl.zeros((FOLD,), tl.float32)
@@ -192,9 +193,9 @@ def gae(
     lam: float,
     bootstraps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over packed rows (Schulman et al. 2016, eq. 16).
+    """Generalised advantage estimation over packed rows (arXiv 1506.02438, eq. 16).
 
-    Only tokens of `response_mask` are transitions; the others are stepped over and get zeros.
+    Only tokens of `response_mask` are transitions; others are skipped, and their outputs are zero.
 
     Args:
         rewards: (T,) reward received on choosing token t; float32 for the kernel.
@@ -204,15 +205,15 @@ def gae(
         gamma: discount.
         lam: GAE's lambda.
         bootstraps: (B,) float32 value after each row's last transition, for rows that were cut off;
-            without it 0: an episode ends with its row.
+            None means 0: every episode ends with its row.
 
     Returns:
         advantages (T,) and returns (T,) = advantages + values, zero outside the mask; the kernel's
         carry no gradient.
 
     Raises:
-        TypeError: dtypes the kernel does not take.
-        ValueError: shapes or devices that do not fit.
+        TypeError: the kernel does not take a dtype.
+        ValueError: shapes or devices do not match.
     """
     if not use_triton(rewards, torch.float32):
         return reference.gae(rewards, values, cu_seqlens, response_mask, gamma, lam, bootstraps)
@@ -230,7 +231,7 @@ def gae_with_statistics(
     lam: float,
     bootstraps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, AdvantageStatistics]:
-    """`gae`, and from the same launch the mean and variance of the advantages it found."""
+    """`gae`, with the count, mean and variance of its advantages from the same launch."""
     if not use_triton(rewards, torch.float32):
         return reference.gae_with_statistics(
             rewards, values, cu_seqlens, response_mask, gamma, lam, bootstraps
@@ -281,7 +282,7 @@ def _forward(
     lam: float,
     with_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Advantages (T,), returns (T,), statistics (3,), the last unwritten unless asked for."""
+    """Advantages (T,), returns (T,), statistics (3,); uninitialized unless `with_statistics`."""
     advantages, returns = torch.empty_like(rewards), torch.empty_like(rewards)
     statistics = rewards.new_empty(3)
     programs = max(-(-len(rewards) // BLOCK), 1)

@@ -1,7 +1,7 @@
-"""Triton's names for the kernel files, and what stands in for them where Triton is not installed.
+"""Imports Triton for the kernel files, or defines placeholders where Triton is not installed.
 
-A machine without a GPU need not have Triton: the kernel files import all the same and their public
-functions run the references. Nothing here is usable then but the names themselves.
+A machine without a GPU need not have Triton: the kernel files import the placeholders, and their
+public functions run `reference`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Block = Any  # a value inside a kernel
 
     def jit(function: Callable[..., Any]) -> Any:
-        """Make a Triton kernel of a function."""
+        """Compile a function as a Triton kernel."""
 else:
     try:
         import triton
@@ -32,7 +32,7 @@ else:
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         HAS_TRITON = True
-        # Triton looks annotations up, and takes no name there that is not its own.
+        # Triton evaluates the annotations of a kernel and accepts only its own types there.
         Pointer = Descriptor = Scalar = Block = tl.tensor
     except ImportError:
         HAS_TRITON = False
@@ -40,10 +40,11 @@ else:
         constexpr = Pointer = Descriptor = Scalar = Block = None
 
         def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-            """Leave the function alone: it is never called without Triton."""
+            """Return the function unchanged: without Triton nothing calls it."""
             return function
 
 
-# Triton's interpreter runs kernels on the CPU, in numpy. It does bfloat16 arithmetic on the bit
-# patterns, without a word; INTERPRETED kernels turn bfloat16 into float32 right after each load.
+# Whether Triton's interpreter runs the kernels on the CPU, with numpy. It silently does bfloat16
+# arithmetic on the bit patterns, so kernels that are INTERPRETED convert bfloat16 to float32 right
+# after each load.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"

@@ -1,12 +1,13 @@
-"""The LM head's matrix product with a softmax's statistics taken off its float32 accumulators.
+"""The LM head's matrix product, reduced to softmax statistics without storing logits.
 
     z = cap(hidden W^T) * log2(e) / temperature                              base-2 logits, (N, V)
 
-Takes hidden (N, H) and weight (V, H) in bfloat16. Every (ROWS, VOCAB) tile of z leaves the chip as
-a few float32 numbers a row: maximum m, sum of 2^(z-m), sum of 2^(z-m) (z-m), and the target's z if
-the tile holds it. `row_statistics` folds a row's tiles together, always in the same order, so that
-a row's log-probability is the same whatever rows stand beside it, with or without gradient. On
-request the tile is stored too, as bfloat16 2^(z-m): all that the gradient needs (lm_head_backward).
+Takes hidden (N, H) and weight (V, H) in bfloat16. Of every (ROWS, VOCAB) tile of z, computed in
+float32, only a few float32 numbers a row are written to memory: the maximum m, the sum of 2^(z-m),
+the sum of 2^(z-m) (z-m), and the target's z if its column is in the tile. `row_statistics` combines
+a row's tiles, always in the same order, so that a row's log-probability does not depend on the
+other rows or on whether a gradient is taken. On request the tile is stored too, as the unnormalized
+probabilities 2^(z-m) in bfloat16 (`exp_logits`): all that the gradient needs (lm_head_backward).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def tile_for(device: torch.device) -> Tile:
 def lm_head_tiles(
     hidden_desc: Descriptor,  # (N, H) bfloat16, blocks (ROWS, HIDDEN)
     weight_desc: Descriptor,  # (V, H) bfloat16, blocks (VOCAB, HIDDEN)
-    scores_desc: Descriptor,  # (N, V) bfloat16, blocks (ROWS, VOCAB / 2); anything unless STORE
+    exp_logits_desc: Descriptor,  # (N, V) bfloat16, blocks (ROWS, VOCAB / 2); unused unless STORE
     targets: Pointer,  # (N,) int64
     partials: Pointer,  # (3, tiles of V, N) float32: m, sum 2^(z-m), sum 2^(z-m) (z-m)
     target_logits: Pointer,  # (N,) float32: z of the target
@@ -85,7 +86,10 @@ def lm_head_tiles(
     FLATTEN: constexpr,
     UPCAST: constexpr,
 ) -> None:
-    """Tiles of z in row-block groups, PROGRAMS at a time: one program goes from tile to tile."""
+    """Compute all tiles of z: each of PROGRAMS persistent programs takes every PROGRAMS-th tile.
+
+    Tiles are numbered in groups of GROUP row blocks, which read the same tiles of W.
+    """
     row_blocks = tl.cdiv(N, ROWS)
     vocab_blocks = tl.cdiv(V, VOCAB)
     steps = tl.cdiv(H, HIDDEN)
@@ -107,7 +111,7 @@ def lm_head_tiles(
         if SOFTCAP:
             z = softcap * (1 - 2 / (1 + tl.exp2(z * (2 * 1.4426950408889634 / softcap))))  # tanh
         columns = column0 + tl.arange(0, VOCAB)
-        # Finite, so that 2^(z-m) (z-m) is 0 and not NaN in the columns past V.
+        # A finite number, so that 2^(z-m) (z-m) is 0 and not NaN in the columns past V.
         z = tl.where(columns[None, :] < V, z * scale, -1e30)
         rows = row0 + tl.arange(0, ROWS)
         valid = rows < N
@@ -124,11 +128,11 @@ def lm_head_tiles(
         tl.store(partials + plane + slot, tl.sum(e, 1), mask=valid)
         tl.store(partials + 2 * plane + slot, tl.sum(e * z, 1), mask=valid)
         if STORE:
-            # In two halves: half the shared memory for the way from registers to the copy engine.
+            # Stored in two halves: TMA stores from shared memory, and a half needs half as much.
             halves = tl.permute(tl.reshape(e, (ROWS, 2, VOCAB // 2)), (0, 2, 1))
             left, right = tl.split(halves)
-            scores_desc.store([row0, column0], left.to(tl.bfloat16))
-            scores_desc.store([row0, column0 + VOCAB // 2], right.to(tl.bfloat16))
+            exp_logits_desc.store([row0, column0], left.to(tl.bfloat16))
+            exp_logits_desc.store([row0, column0 + VOCAB // 2], right.to(tl.bfloat16))
 
 
 @jit
@@ -142,9 +146,9 @@ def row_statistics(
     vocab_blocks: Scalar,
     TILES: constexpr,
 ) -> Block:
-    """Log-probability, entropy (both natural) and base-2 log normalizer of some rows, in order.
+    """Combine the tiles of some rows: log-probability and entropy (in nats), base-2 log normalizer.
 
-    A target outside [0, V) has no logit: its log-probability is NaN.
+    The log-probability of a target outside [0, V) is NaN.
     """
     valid = rows < N
     m = tl.full(rows.shape, -1e30, tl.float32)
@@ -178,24 +182,24 @@ def row_statistics(
 
 @dataclass(frozen=True)
 class Partials:
-    """What `lm_head_tiles` says of N rows."""
+    """What `lm_head_tiles` writes for N rows."""
 
     tiles: Tensor  # (3, tiles of V, N) float32
     target_logits: Tensor  # (N,) float32, base 2
 
 
 def vocab_tiles(vocab: int, device: torch.device) -> int:
-    """Tiles that a device cuts a row of V logits into."""
+    """Return into how many tiles a device splits a row of V logits."""
     return -(-vocab // tile_for(device).vocab)
 
 
-def score_tiles(
+def launch_tiles(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
     temperature: float,
     softcap: float,
-    scores: Tensor | None = None,
+    exp_logits: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Partials:
     """Run `lm_head_tiles` over N > 0 rows.
@@ -206,7 +210,7 @@ def score_tiles(
         targets: (N,) int64.
         temperature: divides the logits.
         softcap: 0 for none.
-        scores: (N, V) bfloat16 to fill with 2^(z-m), row stride a multiple of 8; None leaves it.
+        exp_logits: (N, V) bfloat16 to fill with 2^(z-m), row stride a multiple of 8, or None.
         tile: other block shapes than the device's own, for tuning.
 
     Raises:
@@ -220,14 +224,14 @@ def score_tiles(
     programs = min(multiprocessors(hidden.device), -(-rows // tile.rows) * vocab_blocks)
     partials = torch.empty(3, vocab_blocks, rows, device=hidden.device, dtype=torch.float32)
     target_logits = torch.empty(rows, device=hidden.device, dtype=torch.float32)
-    # The copy engine's strides: those of a tensor's dimension of size 1 may be anything.
+    # TMA gets the strides below: a tensor's own may be arbitrary for a dimension of size 1.
     lm_head_tiles[(programs,)](
         TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.hidden]),
         TensorDescriptor(weight, [vocab, width], [width, 1], [tile.vocab, tile.hidden]),
         TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.vocab // 2])
-        if scores is None
+        if exp_logits is None
         else TensorDescriptor(
-            scores, [rows, vocab], [scores.stride(0), 1], [tile.rows, tile.vocab // 2]
+            exp_logits, [rows, vocab], [exp_logits.stride(0), 1], [tile.rows, tile.vocab // 2]
         ),
         targets,
         partials,
@@ -242,7 +246,7 @@ def score_tiles(
         HIDDEN=tile.hidden,
         GROUP=tile.group,
         PROGRAMS=programs,
-        STORE=scores is not None,
+        STORE=exp_logits is not None,
         SOFTCAP=bool(softcap),
         FLATTEN=tile.flatten,
         UPCAST=INTERPRETED,
@@ -253,8 +257,8 @@ def score_tiles(
 
 
 def chunks(rows: int, bytes_per_row: int, workspace: int) -> Iterator[slice]:
-    """Cut N rows into equal pieces, multiples of 128 rows, that each fit a workspace in bytes."""
-    most = max(workspace // bytes_per_row // 128, 1)  # blocks of 128 rows a piece
+    """Split N rows into equal multiples of 128 rows that each fit a workspace in bytes."""
+    most = max(workspace // bytes_per_row // 128, 1)  # blocks of 128 rows that fit
     blocks = -(-rows // 128)
     pieces = -(-blocks // most)
     size = -(-blocks // max(pieces, 1)) * 128

@@ -1,10 +1,11 @@
-"""The LM head's gradient: from stored 2^(z-m) to d(logits), then dX and dW by two matrix products.
+"""The LM head's gradient: d(logits) from the stored 2^(z-m), then dX and dW by two matrix products.
 
     d loss / d logit_j = (g (1[j = target] - p_j) - h p_j (log p_j + entropy)) cap' / temperature
 
-with g and h the loss's derivative by the row's log-probability and by its entropy.
-`logits_gradient` overwrites the scores of `lm_head_tiles` with it, in bfloat16; the target's own
-entry comes from the float32 log-probability, since 1 - p of a bfloat16 p near 1 would be noise.
+where g and h are the loss's derivatives by the row's log-probability and by its entropy.
+`logits_gradient` overwrites the `exp_logits` of `lm_head_tiles` with it, in bfloat16. The target's
+entry is computed from the float32 log-probability, because 1 - p of a bfloat16 p near 1 has no
+correct digits.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from stepcoder.kernels.language import INTERPRETED, Pointer, Scalar, constexpr, 
 from stepcoder.kernels.lm_head import Partials, chunks, tile_for, vocab_tiles
 
 DEFAULT_WORKSPACE = 1280 << 20  # bytes
-COLUMNS = 4096  # of a program of logits_gradient
+COLUMNS = 4096  # columns that a program of logits_gradient computes
 
 
 @jit
 def logits_gradient(
-    scores: Pointer,  # (N, V) bfloat16: 2^(z-m) in, d(logits) out
+    exp_logits: Pointer,  # (N, V) bfloat16: 2^(z-m) in, d(logits) out
     tile_maxima: Pointer,  # (tiles of V, N) float32: m
     row_terms: Pointer,  # (5, N) float32: see RowTerms
     targets: Pointer,  # (N,) int64
     N: Scalar,
     V: Scalar,
-    stride: Scalar,  # of a row of scores, in elements
+    stride: Scalar,  # of a row of exp_logits, in elements
     temperature: Scalar,
     softcap: Scalar,
-    VOCAB: constexpr,  # columns that share an m
+    VOCAB: constexpr,  # columns of a tile, which share an m
     COLUMNS: constexpr,
     ENTROPY: constexpr,  # whether any h is other than 0
     SOFTCAP: constexpr,
     UPCAST: constexpr,
 ) -> None:
-    """One program a row and strip of columns."""
+    """Turn 2^(z-m) into d(logits); one program for each row and strip of COLUMNS columns."""
     strips = tl.cdiv(V, COLUMNS)
     row = tl.program_id(0) // strips
     columns = tl.program_id(0) % strips * COLUMNS + tl.arange(0, COLUMNS)
@@ -47,7 +48,7 @@ def logits_gradient(
     grad_logprob = tl.load(row_terms + N + row)
     target = tl.load(targets + row).to(tl.int32)
     m = tl.load(tile_maxima + columns // VOCAB * N + row, mask=inside, other=0.0)
-    where = scores + row.to(tl.int64) * stride + columns
+    where = exp_logits + row.to(tl.int64) * stride + columns
     e = tl.load(where, mask=inside, other=0.0)
     if UPCAST:
         e = e.to(tl.float32)
@@ -56,7 +57,7 @@ def logits_gradient(
     p = tl.where(columns == target, tl.exp2(logprob * 1.4426950408889634), p)
     gradient = grad_logprob * (tl.where(columns == target, 1.0, 0.0) - p)
     if ENTROPY or SOFTCAP:
-        # p = 0 where 2^(z-m) was too small for a number: its gradient is 0 whatever log p is.
+        # Where 2^(z-m) underflowed, p is 0, and so is its gradient for any finite log p.
         log2_p = tl.log2(tl.maximum(p, 1e-37))
     if ENTROPY:
         grad_entropy = tl.load(row_terms + 3 * N + row)
@@ -70,26 +71,24 @@ def logits_gradient(
 
 @dataclass(frozen=True)
 class RowTerms:
-    """What the gradient of a chunk of N rows needs besides its scores, in one (5, N) tensor.
+    """What the gradient of a chunk of N rows needs besides its `exp_logits`."""
 
-    log_normalizer (base 2), loss's derivative by logprob, logprob, loss's derivative by entropy,
-    entropy.
-    """
-
+    # (5, N) float32: base-2 log normalizer, loss's derivative by logprob, logprob, loss's
+    # derivative by entropy, entropy
     tensor: Tensor
-    with_entropy: bool
+    with_entropy: bool  # False: all derivatives by entropy are 0
 
 
 @dataclass
 class HeadGradients:
-    """dX and dW of a head, made chunk by chunk; an unwanted one stays empty."""
+    """dX and dW of an LM head, accumulated chunk by chunk; one that is not wanted is empty."""
 
     hidden: Tensor  # (N, H) or (0,)
     weight: Tensor  # (V, H) or (0,)
 
     @classmethod
     def empty(cls, hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> HeadGradients:
-        """Allocate those that are wanted (of hidden, of weight)."""
+        """Allocate the gradients that are wanted (of hidden, of weight)."""
         gradients = [
             torch.empty_like(like) if wants else like.new_empty(0)
             for like, wants in zip((hidden, weight), wanted, strict=True)
@@ -99,7 +98,7 @@ class HeadGradients:
         return cls(*gradients)
 
     def add(self, rows: slice, logits_grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Take in d(logits) (n, V) of a chunk with its hidden states (n, H)."""
+        """Add a chunk's share, from its d(logits) (n, V) and hidden states (n, H)."""
         if self.hidden.numel():
             torch.mm(logits_grad, weight, out=self.hidden[rows])
         if self.weight.numel() and rows.start == 0:
@@ -110,56 +109,57 @@ class HeadGradients:
 
 @dataclass
 class Workspace:
-    """The one large buffer of a head's pass with gradient: a chunk's scores, then d(logits)."""
+    """The only large buffer of a pass with gradient: a chunk's `exp_logits`, then its d(logits)."""
 
-    scores: Tensor  # (rows, padded V) bfloat16
+    buffer: Tensor  # (rows, padded V) bfloat16
     vocab: int
 
     @classmethod
     def create(cls, rows: list[slice], weight: Tensor) -> Workspace:
-        """Allocate for the largest chunk, rows padded so that the copy engine can store them."""
+        """Allocate for the largest chunk, with rows padded as TMA's stores need."""
         longest = max((piece.stop - piece.start for piece in rows), default=0)
         vocab = weight.shape[0]
         return cls(weight.new_empty(longest, _padded(vocab)), vocab)
 
     def view(self, rows: slice) -> Tensor:
-        """Return the part for a chunk, (n, V)."""
-        return self.scores[: rows.stop - rows.start, : self.vocab]
+        """Return the part for a chunk's n rows, (n, V)."""
+        return self.buffer[: rows.stop - rows.start, : self.vocab]
 
 
 def gradient_chunks(rows: int, vocab: int, device: torch.device, workspace: int) -> list[slice]:
-    """Chunks whose scores and partial statistics fit the workspace, in bytes."""
+    """Split rows into chunks whose `exp_logits` and tile statistics fit the workspace, in bytes."""
     per_row = 2 * _padded(vocab) + 12 * vocab_tiles(vocab, device) + 64
     return list(chunks(rows, per_row, workspace))
 
 
-def overwrite_scores(
-    scores: Tensor,
+def overwrite_with_gradient(
+    exp_logits: Tensor,
     partials: Partials,
     terms: RowTerms,
     targets: Tensor,
     temperature: float,
     softcap: float,
-) -> None:
-    """Turn a chunk's scores (n, V) into d(logits), in place."""
-    rows, vocab = scores.shape
+) -> Tensor:
+    """Overwrite a chunk's `exp_logits` (n, V) with d(logits), and return that tensor."""
+    rows, vocab = exp_logits.shape
     logits_gradient[(rows * -(-vocab // COLUMNS),)](
-        scores,
+        exp_logits,
         partials.tiles,
         terms.tensor,
         targets,
         rows,
         vocab,
-        scores.stride(0),
+        exp_logits.stride(0),
         temperature,
         softcap,
-        VOCAB=tile_for(scores.device).vocab,
+        VOCAB=tile_for(exp_logits.device).vocab,
         COLUMNS=COLUMNS,
         ENTROPY=terms.with_entropy,
         SOFTCAP=bool(softcap),
         UPCAST=INTERPRETED,
         num_warps=8,
     )
+    return exp_logits
 
 
 def _padded(vocab: int) -> int:

@@ -1,10 +1,11 @@
-"""Log-probability and entropy of the LM head's rows, without logits in memory.
+"""Log-probability and entropy of each row of the LM head, without logits in memory.
 
     logprobs_i = log softmax(z_i)[target_i],  entropy_i = -sum_j p_ij log p_ij,  z = hidden W^T / t
 
-The definition is `reference.logprob_entropy`. Forward: one matrix product and at most 32 MiB
-besides the inputs. Backward: the product again, then dX and dW, over chunks of rows. For PPO's loss
-there is `ppo_head`, which needs three products where this needs four.
+The definition is `reference.logprob_entropy`. The forward pass is one matrix product, with at most
+32 MiB of memory besides the inputs. The backward pass repeats the product and computes dX and dW,
+over chunks of rows. PPO's loss has its own function, `ppo_head`, with three products instead of
+these four.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.lm_head import (
     Partials,
     chunks,
+    launch_tiles,
     row_statistics,
-    score_tiles,
     vocab_tiles,
 )
 from stepcoder.kernels.lm_head_backward import (
@@ -30,11 +31,11 @@ from stepcoder.kernels.lm_head_backward import (
     RowTerms,
     Workspace,
     gradient_chunks,
-    overwrite_scores,
+    overwrite_with_gradient,
 )
 
 PARTIALS_WORKSPACE = 28 << 20  # bytes of tile statistics at a time, without gradient
-ROWS, TILES = 32, 32  # block of finish_rows
+ROWS, TILES = 32, 32  # block shape of finish_rows
 
 
 @jit
@@ -51,7 +52,7 @@ def finish_rows(
     ROWS: constexpr,
     TILES: constexpr,
 ) -> None:
-    """Fold the tiles of ROWS rows a program into the (N,) outputs."""
+    """Combine the tiles of each row into the (N,) outputs; one program for each ROWS rows."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     logprob, row_entropy, normalizer = row_statistics(
         partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
@@ -72,20 +73,21 @@ def logprob_entropy(
     """Log-probability of each target and entropy of each row under softmax(logits / temperature).
 
     Args:
-        hidden: (N, H) final hidden states, row i being the state that predicts `targets[i]`;
-            bfloat16 and H a multiple of 16 for the kernel.
+        hidden: (N, H) final hidden states; row i is the state that predicts `targets[i]`. For the
+            kernel, bfloat16 and H a multiple of 16.
         weight: (V, H) LM head, of the same dtype.
-        targets: (N,) int64 token ids; the kernel gives NaN where one is outside [0, V).
-        temperature: the sampling temperature, so that these are the sampler's own probabilities.
-        softcap: c > 0 turns each logit z of hidden W^T into c tanh(z / c); 0 leaves it.
-        workspace_bytes: what the kernel's backward may use besides the gradients.
+        targets: (N,) int64 token ids; the kernel returns NaN for one outside [0, V).
+        temperature: the sampling temperature: the results are the sampler's own probabilities.
+        softcap: c > 0 replaces each logit z of hidden W^T by c tanh(z / c); 0 means no cap.
+        workspace_bytes: memory that the kernel's backward may use besides the gradients.
 
     Returns:
-        logprobs (N,) and entropy (N,), float32 (float64 for float64 inputs), both differentiable.
+        logprobs (N,) and entropy (N,) in nats, float32 (float64 for float64 inputs), both
+        differentiable.
 
     Raises:
-        TypeError: dtypes the kernel does not take.
-        ValueError: shapes, devices or strides that do not fit, or a temperature not above 0.
+        TypeError: the kernel does not take a dtype.
+        ValueError: shapes, devices or strides do not match, or the temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"logprob_entropy: temperature is {temperature}; it must be positive")
@@ -113,16 +115,13 @@ def _forward(
     )
     per_row = 12 * vocab_tiles(len(weight), hidden.device)
     for rows in chunks(len(hidden), per_row, PARTIALS_WORKSPACE):
-        partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap)
+        partials = launch_tiles(hidden[rows], weight, targets[rows], temperature, softcap)
         fold(partials, targets[rows], len(weight), logprobs[rows], entropy[rows], normalizer[rows])
     return logprobs, entropy
 
 
 @_forward.register_fake
-def _(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, softcap: float, bytes_: int
-) -> tuple[Tensor, Tensor]:
-    del weight, targets, temperature, softcap, bytes_
+def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     like = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
     return like, torch.empty_like(like)
 
@@ -135,7 +134,7 @@ def fold(
     entropy: Tensor,
     log_normalizer: Tensor,
 ) -> None:
-    """Fill logprobs, entropy and base-2 log normalizer (n,) from the tiles of n rows."""
+    """Write logprobs, entropy and base-2 log normalizer (n,) from the tiles of n rows."""
     finish_rows[(-(-len(targets) // ROWS),)](
         partials.tiles,
         partials.target_logits,
@@ -169,34 +168,27 @@ def _backward(
     pieces = gradient_chunks(len(hidden), len(weight), hidden.device, workspace_bytes)
     workspace = Workspace.create(pieces, weight)
     for rows in pieces:
-        scores = workspace.view(rows)
-        partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
-        terms = hidden.new_zeros(5, len(scores), dtype=torch.float32)
+        exp_logits = workspace.view(rows)
+        partials = launch_tiles(
+            hidden[rows], weight, targets[rows], temperature, softcap, exp_logits
+        )
+        terms = hidden.new_zeros(5, len(exp_logits), dtype=torch.float32)
         fold(partials, targets[rows], len(weight), terms[2], terms[4], terms[0])
         if grad_logprobs is not None:
             terms[1] = grad_logprobs[rows]
         if grad_entropy is not None:
             terms[3] = grad_entropy[rows]
         row_terms = RowTerms(terms, with_entropy=grad_entropy is not None)
-        overwrite_scores(scores, partials, row_terms, targets[rows], temperature, softcap)
-        gradients.add(rows, scores, hidden[rows], weight)
+        logits_grad = overwrite_with_gradient(
+            exp_logits, partials, row_terms, targets[rows], temperature, softcap
+        )
+        gradients.add(rows, logits_grad, hidden[rows], weight)
     return gradients.hidden, gradients.weight
 
 
 @_backward.register_fake
-def _(
-    grad_logprobs: Tensor | None,
-    grad_entropy: Tensor | None,
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    temperature: float,
-    softcap: float,
-    workspace_bytes: int,
-    hidden_wanted: bool,
-    weight_wanted: bool,
-) -> tuple[Tensor, Tensor]:
-    del grad_logprobs, grad_entropy, targets, temperature, softcap, workspace_bytes
+def _(*inputs: Any) -> tuple[Tensor, Tensor]:
+    _, _, hidden, weight, *_, hidden_wanted, weight_wanted = inputs
     gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
     return gradients.hidden, gradients.weight
 
@@ -210,20 +202,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _differentiate(
     ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    hidden_wanted, weight_wanted = ctx.needs_input_grad[:2]
-    hidden_grad, weight_grad = _backward(
-        grad_logprobs,
-        grad_entropy,
-        *ctx.saved_tensors,
-        *ctx.settings,
-        hidden_wanted,
-        weight_wanted,
-    )
-    return (
-        hidden_grad if hidden_wanted else None,
-        weight_grad if weight_wanted else None,
-        *[None] * 4,
-    )
+    wanted = ctx.needs_input_grad[:2]
+    gradients = _backward(grad_logprobs, grad_entropy, *ctx.saved_tensors, *ctx.settings, *wanted)
+    chosen = [g if wants else None for g, wants in zip(gradients, wanted, strict=True)]
+    return (*chosen, *[None] * 4)
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

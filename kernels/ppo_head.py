@@ -1,10 +1,11 @@
-"""LM head and PPO policy loss in one pass of three matrix products.
+"""The LM head fused with PPO's policy loss: loss and gradients in three matrix products.
 
 The definition is `reference.ppo_head`: loss = sum_i f(log p_i, entropy_i) / normalizer. A token's
-d(loss)/d(logits) depends on its own row alone, so it is known as soon as the row's logits are: the
-forward pass goes over chunks of rows, and for each makes the scores (product 1), the loss and
+d(loss)/d(logits) depends on its own row alone, so the forward pass can compute it together with the
+loss. It goes over chunks of rows, and for each computes `exp_logits` (product 1), the loss and
 d(logits), dX (product 2) and the chunk's share of dW (product 3). The backward pass only multiplies
-by the factor that arrives. Without gradient, only product 1 is done and no scores are stored.
+by the gradient of the loss that it is given. Where no gradient is wanted, only product 1 is done
+and `exp_logits` are not stored.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from torch import Tensor
 from stepcoder.kernels import reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
-from stepcoder.kernels.lm_head import chunks, row_statistics, score_tiles, vocab_tiles
+from stepcoder.kernels.lm_head import chunks, launch_tiles, row_statistics, vocab_tiles
 from stepcoder.kernels.lm_head_backward import (
     DEFAULT_WORKSPACE,
     HeadGradients,
     RowTerms,
     Workspace,
     gradient_chunks,
-    overwrite_scores,
+    overwrite_with_gradient,
 )
 from stepcoder.kernels.logprob import PARTIALS_WORKSPACE
 from stepcoder.kernels.reference import HeadStatistics, KLEstimator
 from stepcoder.kernels.scale import scale_
 from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, store_sums
 
-LOW_MEMORY = 320 << 20  # bytes of workspace with which large heads still run well
-ROWS, TILES = 32, 32  # block of ppo_rows
+LOW_MEMORY = 320 << 20  # bytes: the smallest workspace with which large heads still run well
+ROWS, TILES = 32, 32  # block shape of ppo_rows
 
 
 @jit
@@ -43,7 +44,7 @@ def ppo_rows(
     old_logprobs: Pointer,
     advantages: Pointer,
     importance: Pointer,
-    ref_logprobs: Pointer,  # anything unless ESTIMATOR
+    ref_logprobs: Pointer,  # unused unless ESTIMATOR
     row_terms: Pointer,  # (5, N) float32: lm_head_backward.RowTerms
     sums: Pointer,  # (8, programs) float32, at this chunk's first program
     programs: Scalar,  # of all chunks
@@ -58,7 +59,7 @@ def ppo_rows(
     ROWS: constexpr,
     TILES: constexpr,
 ) -> None:
-    """From the tiles of ROWS rows a program to the terms of their gradients and of the loss."""
+    """Compute loss terms and gradient terms of a chunk; one program for each ROWS rows."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     valid = rows < N
     logprob, entropy, log_normalizer = row_statistics(
@@ -70,7 +71,7 @@ def ppo_rows(
     ref = logprob
     if ESTIMATOR:
         ref = tl.load(ref_logprobs + rows, mask=valid, other=0.0)
-    loss, derivative, ratio, active, approx_kl, reference_kl = policy_terms(
+    loss, derivative, ratio, is_clipped, approx_kl, reference_kl = policy_terms(
         logprob, old, advantage, weight, ref, clip, kl_beta, ESTIMATOR
     )
     loss -= entropy_bonus * entropy
@@ -80,17 +81,9 @@ def ppo_rows(
     tl.store(row_terms + 2 * N + rows, logprob, mask=valid)
     tl.store(row_terms + 3 * N + rows, entropy_derivative, mask=valid)
     tl.store(row_terms + 4 * N + rows, entropy, mask=valid)
+    program = tl.program_id(0)
     store_sums(
-        sums,
-        tl.program_id(0),
-        programs,
-        valid,
-        loss,
-        ratio,
-        active,
-        approx_kl,
-        entropy,
-        reference_kl,
+        sums, program, programs, valid, loss, ratio, is_clipped, approx_kl, entropy, reference_kl
     )
 
 
@@ -103,7 +96,7 @@ def finish_head(
     inverse_normalizer: Scalar,
     BLOCK: constexpr,
 ) -> None:
-    """One program: the loss and the statistics of all chunks."""
+    """Reduce the sums of all chunks to the loss and the statistics, in one program."""
     finish_policy(sums, programs, policy_loss, statistics, inverse_normalizer, BLOCK, "")
 
 
@@ -126,37 +119,40 @@ def ppo_head(
 ) -> tuple[Tensor, HeadStatistics]:
     """Clipped PPO policy loss of N tokens from their hidden states and the LM head.
 
-    The gradients are made in the forward pass and can be taken once: a second backward through the
-    same loss raises PyTorch's error about tensors modified in place, unless its factor was 1.
+    The forward pass computes the gradients, and they can be taken once: a second backward through
+    the same loss raises PyTorch's error about tensors modified in place, unless the gradient given
+    to the first was 1.
 
     Args:
-        hidden: (N, H) states that predict the trained tokens only: FGO's masked rows are dropped
-            before the head. bfloat16 and H a multiple of 16 for the kernel.
+        hidden: (N, H) states that predict the trained tokens only. Tokens that FGO (fine-grained
+            optimization, arXiv 2402.01391) masks have no row here. For the kernel, bfloat16 and H
+            a multiple of 16.
         weight: (V, H) LM head, of the same dtype.
         targets: (N,) int64 token ids.
         old_logprobs: (N,) float32 under the policy that the advantages were computed for.
         advantages: (N,) float32.
-        importance: (N,) float32 truncated importance weight, 1 where there is no engine mismatch.
+        importance: (N,) float32 truncated importance weights that correct for the mismatch between
+            inference engine and trainer, 1 for none.
         normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
-        clip: epsilon.
+        clip: PPO's epsilon.
         entropy_bonus: coefficient of the entropy term.
         temperature: the sampling temperature.
-        softcap: c > 0 turns each logit z into c tanh(z / c); 0 leaves it.
-        ref_logprobs: (N,) float32 under the reference policy; None leaves the KL term out.
+        softcap: c > 0 replaces each logit z by c tanh(z / c); 0 means no cap.
+        ref_logprobs: (N,) float32 under the reference policy; None means no KL term.
         kl_beta: coefficient of the KL term.
         kl_estimator: k1, k2 or k3 (see reference.ppo_policy_loss).
-        workspace_bytes: what the kernel may use besides dX and dW; LOW_MEMORY is the least that
-            large vocabularies like. dW is rounded to bfloat16 once a chunk of rows: its error is
-            1.1 times that of plain bfloat16 PyTorch at 16 chunks and twice that at 64 (simulated
-            on a CPU); LOW_MEMORY has 16 at 16,384 rows of 151,936.
+        workspace_bytes: memory that the kernel may use besides dX and dW; LOW_MEMORY is the
+            smallest useful value for large vocabularies. dW is rounded to bfloat16 after each chunk
+            of rows: its error is 1.1 times that of plain bfloat16 PyTorch with 16 chunks and twice
+            that with 64 (simulated on a CPU); LOW_MEMORY gives 16 for 16,384 rows and V = 151,936.
 
     Returns:
         The scalar loss, differentiable by hidden and weight, and detached statistics.
 
     Raises:
-        TypeError: dtypes the kernel does not take.
-        ValueError: shapes, devices or strides that do not fit, an unknown estimator, or a
-            temperature that is not positive.
+        TypeError: the kernel does not take a dtype.
+        ValueError: shapes, devices or strides do not match, the estimator is unknown, or the
+            temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"ppo_head: temperature is {temperature}; it must be positive")
@@ -164,20 +160,9 @@ def ppo_head(
         raise ValueError(f"ppo_head: kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
     if not use_triton(hidden, torch.bfloat16):
         return reference.ppo_head(
-            hidden,
-            weight,
-            targets,
-            old_logprobs,
-            advantages,
-            importance,
-            normalizer,
-            clip,
-            entropy_bonus,
-            temperature,
-            softcap,
-            ref_logprobs,
-            kl_beta,
-            kl_estimator,
+            *(hidden, weight, targets, old_logprobs, advantages, importance),
+            *(normalizer, clip, entropy_bonus, temperature, softcap),
+            *(ref_logprobs, kl_beta, kl_estimator),
         )
     check_head("ppo_head", hidden, weight, targets)
     tokens = {"old_logprobs": old_logprobs, "advantages": advantages, "importance": importance}
@@ -185,23 +170,13 @@ def ppo_head(
         tokens["ref_logprobs"] = ref_logprobs
     check_tokens("ppo_head", hidden.device, targets.shape, **tokens)
     loss, statistics, _, _ = _forward(
-        hidden,
-        weight,
-        targets.contiguous(),
-        old_logprobs.contiguous(),
-        advantages.contiguous(),
-        importance.contiguous(),
+        *(hidden, weight, targets.contiguous()),
+        *(t.contiguous() for t in (old_logprobs, advantages, importance)),
         None if ref_logprobs is None else ref_logprobs.contiguous(),
-        normalizer,
-        clip,
-        entropy_bonus,
-        temperature,
-        softcap,
-        kl_beta,
+        *(normalizer, clip, entropy_bonus, temperature, softcap, kl_beta),
         0 if ref_logprobs is None else int(kl_estimator[1]),
         workspace_bytes,
-        torch.is_grad_enabled() and hidden.requires_grad,
-        torch.is_grad_enabled() and weight.requires_grad,
+        *(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight)),
     )
     return loss, HeadStatistics(*statistics.unbind())
 
@@ -236,11 +211,13 @@ def _forward(
         workspace = Workspace.create(pieces, weight)
     else:
         pieces = list(chunks(len(hidden), 12 * vocab_tiles(vocab, device), PARTIALS_WORKSPACE))
-    programs = -(-len(hidden) // ROWS)  # chunks are multiples of 128 rows
+    programs = -(-len(hidden) // ROWS)  # of all chunks: each but the last is a multiple of ROWS
     sums = hidden.new_empty(len(SLOTS), max(programs, 1), dtype=torch.float32)
     for rows in pieces:
-        scores = workspace.view(rows) if workspace else None
-        partials = score_tiles(hidden[rows], weight, targets[rows], temperature, softcap, scores)
+        exp_logits = workspace.view(rows) if workspace else None
+        partials = launch_tiles(
+            hidden[rows], weight, targets[rows], temperature, softcap, exp_logits
+        )
         count = rows.stop - rows.start
         terms = RowTerms(hidden.new_empty(5, count, dtype=torch.float32), bool(entropy_bonus))
         ppo_rows[(-(-count // ROWS),)](
@@ -265,9 +242,11 @@ def _forward(
             ROWS=ROWS,
             TILES=TILES,
         )
-        if scores is not None:
-            overwrite_scores(scores, partials, terms, targets[rows], temperature, softcap)
-            gradients.add(rows, scores, hidden[rows], weight)
+        if exp_logits is not None:
+            logits_grad = overwrite_with_gradient(
+                exp_logits, partials, terms, targets[rows], temperature, softcap
+            )
+            gradients.add(rows, logits_grad, hidden[rows], weight)
     loss = hidden.new_empty((), dtype=torch.float32)
     statistics = hidden.new_empty(6, dtype=torch.float32)
     finish_head[(1,)](sums, programs, loss, statistics, 1 / normalizer, BLOCK=1024)

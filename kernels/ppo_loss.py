@@ -1,9 +1,9 @@
-"""PPO's policy and value losses from log-probabilities and values: one launch each way.
+"""PPO's policy and value losses from log-probabilities and values, in one launch each way.
 
 The definitions are `reference.ppo_policy_loss`, `reference.value_loss` and, for both under their
-masks, `reference.ppo_loss`. The forward launch writes each token's gradient while it sums the loss;
-the program that finishes last folds the sums of all. The backward launch multiplies by the factors
-that arrive, and does nothing where they are 1.
+masks, `reference.ppo_loss`. The forward launch writes each token's gradient while it sums the loss,
+and its last program to finish reduces the sums of all. The backward launch multiplies the gradients
+by those of the losses, and does nothing where they are 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stepcoder.kernels.reference import HeadStatistics, KLEstimator
 from stepcoder.kernels.scale import scale_
 from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, reduce_slot, store_sums
 
-BLOCK = 1024  # tokens of a program
+BLOCK = 1024  # tokens that a program computes
 
 
 @jit
@@ -36,7 +36,7 @@ def ppo_loss_tokens(
     old_values: Pointer,
     returns: Pointer,
     response_mask: Pointer,
-    gradients: Pointer,  # (3, T) float32: by logprobs, entropy, values
+    gradients: Pointer,  # (3, T) float32: by logprobs, by entropy, by values
     policy_loss: Pointer,  # () float32
     value_loss: Pointer,  # () float32
     statistics: Pointer,  # (6,) float32
@@ -51,12 +51,15 @@ def ppo_loss_tokens(
     kl_beta: Scalar,
     POLICY: constexpr,
     VALUE: constexpr,
-    MASKED: constexpr,  # without, every token counts and the mask pointers may be anything
+    MASKED: constexpr,  # False: every token counts, and the mask pointers are unused
     ESTIMATOR: constexpr,
     BLOCK: constexpr,
     FOLD: constexpr,
 ) -> None:
-    """BLOCK tokens a program; arrays of a loss that is not asked for may be anything."""
+    """Compute the losses that POLICY and VALUE ask for; one program for each BLOCK tokens.
+
+    The pointers of a loss that is not asked for are unused.
+    """
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     tokens = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -73,7 +76,7 @@ def ppo_loss_tokens(
         ref = logprob
         if ESTIMATOR:
             ref = tl.load(ref_logprobs + tokens, mask=valid, other=0.0)
-        loss, derivative, ratio, active, approx_kl, reference_kl = policy_terms(
+        loss, derivative, ratio, is_clipped, approx_kl, reference_kl = policy_terms(
             logprob, old, advantage, weight, ref, clip, kl_beta, ESTIMATOR
         )
         loss -= entropy_bonus * row_entropy
@@ -88,7 +91,7 @@ def ppo_loss_tokens(
             valid,
             loss,
             ratio,
-            active,
+            is_clipped,
             approx_kl,
             row_entropy,
             reference_kl,
@@ -100,18 +103,18 @@ def ppo_loss_tokens(
         value = tl.load(values + tokens, mask=valid, other=0.0)
         old = tl.load(old_values + tokens, mask=valid, other=0.0)
         wanted = tl.load(returns + tokens, mask=valid, other=0.0)
-        bounded = old + tl.minimum(tl.maximum(value - old, -value_clip), value_clip)
-        free_error = value - wanted
-        bounded_error = bounded - wanted
-        active = bounded_error * bounded_error > free_error * free_error
-        error = tl.where(active, bounded_error, free_error)
-        # The bounded value moves with the value only while that is inside the bounds.
-        derivative = tl.where(active & (tl.abs(value - old) > value_clip), 0.0, error)
+        clipped_value = old + tl.minimum(tl.maximum(value - old, -value_clip), value_clip)
+        unclipped_error = value - wanted
+        clipped_error = clipped_value - wanted
+        is_clipped = clipped_error * clipped_error > unclipped_error * unclipped_error
+        error = tl.where(is_clipped, clipped_error, unclipped_error)
+        # The clipped value depends on the value only inside the bounds: outside, its gradient is 0.
+        derivative = tl.where(is_clipped & (tl.abs(value - old) > value_clip), 0.0, error)
         derivative = tl.where(valid, derivative * inverse_value_normalizer, 0.0)
         tl.store(gradients + T + T + tokens, derivative, mask=inside)
         tl.store(sums + programs + program, tl.sum(tl.where(valid, 0.5 * error * error, 0.0)))
 
-    tl.debug_barrier()  # every thread's part of the sums is written before this program arrives
+    tl.debug_barrier()  # all threads have written their sums before the counter is incremented
     if tl.atomic_add(arrivals, 1, sem="acq_rel") == programs - 1:
         if POLICY:
             finish_policy(
@@ -141,22 +144,14 @@ def ppo_policy_loss(
     All tensors are (N,), float32 for the kernel; logprobs and entropy carry the gradient.
 
     Raises:
-        TypeError: a dtype the kernel does not take.
-        ValueError: shapes or devices that do not fit, or an unknown estimator.
+        TypeError: the kernel does not take a dtype.
+        ValueError: shapes or devices do not match, or the estimator is unknown.
     """
     if not use_triton(logprobs, torch.float32):
         return reference.ppo_policy_loss(
-            logprobs,
-            entropy,
-            old_logprobs,
-            advantages,
-            importance,
-            normalizer,
-            clip,
-            entropy_bonus,
-            ref_logprobs,
-            kl_beta,
-            kl_estimator,
+            *(logprobs, entropy, old_logprobs, advantages, importance),
+            *(normalizer, clip, entropy_bonus),
+            *(ref_logprobs, kl_beta, kl_estimator),
         )
     policy = _policy(logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs)
     settings = (normalizer, 1.0, clip, 0.0, entropy_bonus, kl_beta)
@@ -167,11 +162,13 @@ def ppo_policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, normalizer: float, clip: float
 ) -> Tensor:
-    """Clipped value loss over N tokens, all (N,); see `reference.value_loss`.
+    """Clipped value loss over N tokens; see `reference.value_loss`.
+
+    All tensors are (N,), float32 for the kernel; values carry the gradient.
 
     Raises:
-        TypeError: a dtype other than float32 in the kernel.
-        ValueError: shapes or devices that do not fit.
+        TypeError: the kernel does not take a dtype.
+        ValueError: shapes or devices do not match.
     """
     if not use_triton(values, torch.float32):
         return reference.value_loss(values, old_values, returns, normalizer, clip)
@@ -201,30 +198,19 @@ def ppo_loss(
 ) -> tuple[Tensor, Tensor, HeadStatistics]:
     """Both losses over all T packed tokens, each under its own mask; see `reference.ppo_loss`.
 
+    All tensors are (T,), float32 for the kernel (masks bool); logprobs, entropy and values carry
+    the gradient.
+
     Raises:
-        TypeError: a dtype other than float32 (bool for masks) in the kernel.
-        ValueError: shapes or devices that do not fit, or an unknown estimator.
+        TypeError: the kernel does not take a dtype.
+        ValueError: shapes or devices do not match, or the estimator is unknown.
     """
     if not use_triton(logprobs, torch.float32):
         return reference.ppo_loss(
-            logprobs,
-            entropy,
-            old_logprobs,
-            advantages,
-            importance,
-            executed_mask,
-            values,
-            old_values,
-            returns,
-            response_mask,
-            policy_normalizer,
-            value_normalizer,
-            clip,
-            value_clip,
-            entropy_bonus,
-            ref_logprobs,
-            kl_beta,
-            kl_estimator,
+            *(logprobs, entropy, old_logprobs, advantages, importance, executed_mask),
+            *(values, old_values, returns, response_mask),
+            *(policy_normalizer, value_normalizer, clip, value_clip, entropy_bonus),
+            *(ref_logprobs, kl_beta, kl_estimator),
         )
     return _launch(
         _policy(logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs),
@@ -235,22 +221,9 @@ def ppo_loss(
     )
 
 
-POLICY_TENSORS = (
-    "logprobs",
-    "entropy",
-    "old_logprobs",
-    "advantages",
-    "importance",
-    "ref_logprobs",
-)
-TENSORS = (
-    *POLICY_TENSORS,
-    "executed_mask",
-    "values",
-    "old_values",
-    "returns",
-    "response_mask",
-)
+LOSS_TENSORS = ("logprobs", "entropy", "old_logprobs", "advantages", "importance")
+POLICY_TENSORS = (*LOSS_TENSORS, "ref_logprobs")
+TENSORS = (*POLICY_TENSORS, "executed_mask", "values", "old_values", "returns", "response_mask")
 
 
 def _policy(*tensors: Tensor | None) -> dict[str, Tensor]:
@@ -265,7 +238,7 @@ def _launch(
     settings: tuple[float, ...],
     kl_estimator: str,
 ) -> tuple[Tensor, Tensor, HeadStatistics]:
-    """Check, name and order the inputs of the custom operator."""
+    """Check the named inputs and pass them to the custom operator in its order."""
     if kl_estimator not in get_args(KLEstimator):
         raise ValueError(f"kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
     tensors = (policy or {}) | (value or {}) | (masks or {})
@@ -358,11 +331,9 @@ def _differentiate(
     second = policy_factor if value_factor is None else value_factor
     if first is not None and second is not None:
         scale_(gradients, first, second, 2 * gradients.shape[1])
-        for factor, place, row in (
-            (policy_factor, 0, 0),
-            (policy_factor, 1, 1),
-            (value_factor, 7, 2),
-        ):
+        # The arguments of _forward that carry a gradient: logprobs, entropy and values.
+        inputs = (policy_factor, 0), (policy_factor, 1), (value_factor, 7)
+        for row, (factor, place) in enumerate(inputs):
             if factor is not None and ctx.needs_input_grad[place]:
                 result[place] = gradients[row]
     return tuple(result)

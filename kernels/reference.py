@@ -1,10 +1,10 @@
-"""Every operation of the trainer's arithmetic in plain PyTorch: the definition that kernels match.
+"""The trainer's operations in plain PyTorch: the definitions that the Triton kernels must match.
 
-All tensors are packed: T tokens of B rows lie end to end in 1-D tensors, `cu_seqlens` (B+1,) marks
-the rows. A per-token quantity sits at the position of the token that it speaks of: `logprobs[t]` is
-the log-probability of token t given the tokens before it, `values[t]` the critic's estimate before
-token t was chosen. N is the number of rows of hidden states handed to the head (only tokens that
-are trained or scored), H the hidden width, V the vocabulary.
+Tensors are packed: the T tokens of B rows lie end to end in 1-D tensors, and `cu_seqlens` (B+1,)
+holds the rows' bounds. A per-token quantity is stored at the position of its token: `logprobs[t]`
+is the log-probability of token t given the tokens before it, `values[t]` the critic's estimate
+before token t was chosen. N is the number of hidden states given to the LM head (those of tokens
+that are trained or scored), H the hidden width, V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ KLEstimator = Literal["k1", "k2", "k3"]
 
 
 class HeadStatistics(NamedTuple):
-    """What a policy loss says besides itself: sums over the N trained tokens, float32 scalars."""
+    """Diagnostics of a policy loss over the N trained tokens, float32 scalars."""
 
-    clipped: Tensor  # number of tokens whose ratio left [1-clip, 1+clip] on the side that clips
-    approx_kl: Tensor  # sum of (ratio - 1) - log ratio, old policy against new (k3)
-    entropy: Tensor  # sum of entropies
+    clipped: Tensor  # number of tokens whose policy gradient the clip sets to zero
+    approx_kl: Tensor  # sum of (ratio - 1) - log ratio: k3 estimates of KL(old policy || policy)
+    entropy: Tensor  # sum of entropies, in nats
     ratio_min: Tensor  # smallest ratio (1 if N is 0)
     ratio_max: Tensor  # largest ratio (1 if N is 0)
     reference_kl: Tensor  # sum of the KL estimates against the reference policy, 0 without one
 
 
 class AdvantageStatistics(NamedTuple):
-    """What whitening needs to know of the advantages of all transitions, float32 scalars."""
+    """Statistics of the advantages of all transitions, for whitening them; float32 scalars."""
 
-    transitions: Tensor  # how many
+    transitions: Tensor  # their number
     mean: Tensor  # 0 if there are none
     variance: Tensor  # mean squared distance from the mean, 0 if there are none
 
@@ -46,14 +46,14 @@ def logprob_entropy(
     """Log-probability of each target and entropy of each row under softmax(logits / temperature).
 
     Args:
-        hidden: (N, H) final hidden states, row i being the state that predicts `targets[i]`.
+        hidden: (N, H) final hidden states; row i is the state that predicts `targets[i]`.
         weight: (V, H) LM head.
         targets: (N,) int64 token ids.
-        temperature: the sampling temperature, so that these are the sampler's own probabilities.
-        softcap: c > 0 turns each logit z of hidden W^T into c tanh(z / c); 0 leaves it.
+        temperature: the sampling temperature: the results are the sampler's own probabilities.
+        softcap: c > 0 replaces each logit z of hidden W^T by c tanh(z / c); 0 means no cap.
 
     Returns:
-        logprobs (N,) and entropy (N,), in float32 (float64 for float64 inputs).
+        logprobs (N,) and entropy (N,) in nats, float32 (float64 for float64 inputs).
     """
     accumulate = torch.promote_types(hidden.dtype, torch.float32)
     logits = (hidden @ weight.T).to(accumulate)  # (N, V)
@@ -75,9 +75,9 @@ def gae(
     lam: float,
     bootstraps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over packed rows (Schulman et al. 2016, eq. 16).
+    """Generalised advantage estimation over packed rows (arXiv 1506.02438, eq. 16).
 
-    Only tokens of `response_mask` are transitions; the others are stepped over and get zeros.
+    Only tokens of `response_mask` are transitions; others are skipped, and their outputs are zero.
 
     Args:
         rewards: (T,) reward received on choosing token t.
@@ -86,8 +86,8 @@ def gae(
         response_mask: (T,) bool.
         gamma: discount.
         lam: GAE's lambda.
-        bootstraps: (B,) value after each row's last transition, for rows that were cut off; without
-            it 0: an episode ends with its row.
+        bootstraps: (B,) value after each row's last transition, for rows that were cut off; None
+            means 0: every episode ends with its row.
 
     Returns:
         advantages (T,) and returns (T,) = advantages + values, zero outside the mask.
@@ -124,7 +124,7 @@ def gae_with_statistics(
     lam: float,
     bootstraps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, AdvantageStatistics]:
-    """`gae`, and the mean and variance of the advantages it found, for whitening them."""
+    """`gae`, with the count, mean and variance of its advantages, for whitening them."""
     advantages, returns = gae(rewards, values, cu_seqlens, response_mask, gamma, lam, bootstraps)
     chosen = advantages[response_mask]
     count = torch.tensor(len(chosen), dtype=chosen.dtype, device=chosen.device)
@@ -146,27 +146,30 @@ def ppo_policy_loss(
     kl_beta: float = 0.0,
     kl_estimator: KLEstimator = "k3",
 ) -> tuple[Tensor, HeadStatistics]:
-    """Clipped PPO policy loss over N trained tokens (Schulman et al. 2017, eq. 7; StepCoder eq. 4).
+    """Clipped PPO policy loss over N trained tokens.
+
+    Schulman et al., arXiv 1707.06347, eq. 7; StepCoder, arXiv 2402.01391, eq. 4:
 
     loss = sum_i importance_i * max(-r_i A_i, -clip(r_i, 1-clip, 1+clip) A_i) / normalizer
            - entropy_bonus * sum_i entropy_i / normalizer
            + kl_beta * sum_i kl_i / normalizer,          r_i = exp(logprobs_i - old_logprobs_i)
 
     with d = ref_logprobs - logprobs and kl_i one of k1: -d, k2: d^2 / 2, k3: exp(d) - 1 - d
-    (Schulman, "Approximating KL divergence").
+    (Schulman, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html).
 
     Args:
         logprobs: (N,) under the policy being trained; carries the gradient.
         entropy: (N,) of the same rows.
         old_logprobs: (N,) under the policy that the advantages were computed for.
         advantages: (N,).
-        importance: (N,) truncated importance weight of the engine mismatch, 1 where there is none.
+        importance: (N,) truncated importance weights that correct for the mismatch between
+            inference engine and trainer, 1 for none.
         normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
-        clip: epsilon.
+        clip: PPO's epsilon.
         entropy_bonus: coefficient of the entropy term.
-        ref_logprobs: (N,) under the reference policy; None leaves the KL term out.
+        ref_logprobs: (N,) under the reference policy; None means no KL term.
         kl_beta: coefficient of the KL term.
-        kl_estimator: which estimate of the KL divergence the term is.
+        kl_estimator: the estimate of the KL divergence.
 
     Returns:
         The scalar loss and detached statistics.
@@ -218,23 +221,16 @@ def ppo_head(
     kl_beta: float = 0.0,
     kl_estimator: KLEstimator = "k3",
 ) -> tuple[Tensor, HeadStatistics]:
-    """LM head and PPO policy loss in one: `logprob_entropy`, then `ppo_policy_loss`.
+    """PPO policy loss from hidden states: `logprob_entropy`, then `ppo_policy_loss`.
 
-    Takes hidden (N, H) of the trained tokens only: FGO's masked rows are dropped before the head.
+    `hidden` (N, H) holds the trained tokens only: FGO (fine-grained optimization, arXiv 2402.01391)
+    masks tokens by dropping their rows before the head.
     """
     logprobs, entropy = logprob_entropy(hidden, weight, targets, temperature, softcap)
     return ppo_policy_loss(
-        logprobs,
-        entropy,
-        old_logprobs,
-        advantages,
-        importance,
-        normalizer,
-        clip,
-        entropy_bonus,
-        ref_logprobs,
-        kl_beta,
-        kl_estimator,
+        *(logprobs, entropy, old_logprobs, advantages, importance),
+        *(normalizer, clip, entropy_bonus),
+        *(ref_logprobs, kl_beta, kl_estimator),
     )
 
 
@@ -244,11 +240,11 @@ def value_loss(
     """Clipped value loss: sum_i max((v_i-R_i)^2, (clip(v_i, old_i+-clip)-R_i)^2) / 2 / normalizer.
 
     Args:
-        values: (N,) of the critic being trained, on response tokens.
+        values: (N,) of the critic being trained, at response tokens.
         old_values: (N,) that the advantages were computed with.
-        returns: (N,) targets.
+        returns: (N,) regression targets.
         normalizer: the number of response tokens of the whole minibatch.
-        clip: largest change of a value that still earns a gradient.
+        clip: by how much a value may differ from the old one before its gradient is cut off.
     """
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     squared = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
@@ -275,36 +271,23 @@ def ppo_loss(
     kl_beta: float = 0.0,
     kl_estimator: KLEstimator = "k3",
 ) -> tuple[Tensor, Tensor, HeadStatistics]:
-    """Both losses over all T packed tokens, each under its own mask: StepCoder's eq. 4 and 5.
+    """Both losses over all T packed tokens, each under its own mask: arXiv 2402.01391, eq. 4 and 5.
 
     `ppo_policy_loss` of the tokens of `executed_mask` and `value_loss` of those of `response_mask`,
-    both (T,) bool; what the other tensors, all (T,), hold outside the masks does not matter.
+    both (T,) bool. The other tensors are (T,) too; their values outside the masks are ignored.
 
     Returns:
-        Policy loss and value loss, scalars to be added or stepped separately, and the statistics.
+        Policy loss and value loss, scalars, and the policy loss's statistics.
     """
-
-    def executed(tokens: Tensor) -> Tensor:
-        return tokens[executed_mask]
-
     policy, statistics = ppo_policy_loss(
-        executed(logprobs),
-        executed(entropy),
-        executed(old_logprobs),
-        executed(advantages),
-        executed(importance),
-        policy_normalizer,
-        clip,
-        entropy_bonus,
-        None if ref_logprobs is None else executed(ref_logprobs),
-        kl_beta,
-        kl_estimator,
+        *(logprobs[executed_mask], entropy[executed_mask], old_logprobs[executed_mask]),
+        *(advantages[executed_mask], importance[executed_mask]),
+        *(policy_normalizer, clip, entropy_bonus),
+        None if ref_logprobs is None else ref_logprobs[executed_mask],
+        *(kl_beta, kl_estimator),
     )
     value = value_loss(
-        values[response_mask],
-        old_values[response_mask],
-        returns[response_mask],
-        value_normalizer,
-        value_clip,
+        *(values[response_mask], old_values[response_mask], returns[response_mask]),
+        *(value_normalizer, value_clip),
     )
     return policy, value, statistics

@@ -1,7 +1,7 @@
-"""Gradients that were made in the forward pass, times what the backward pass brings.
+"""Multiplies gradients that a forward pass computed by the factor that the backward pass brings.
 
-That factor is 1 when the loss itself is differentiated: then nothing is read or written, and the
-host need not wait to find out.
+The factor is 1 where `loss.backward()` is called on the loss itself. The kernel checks this on the
+device, so the host need not wait for the value, and then neither reads nor writes the gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def scale_in_place(
     BLOCK: constexpr,
     UPCAST: constexpr,
 ) -> None:
-    """Persistent programs over the flat gradient."""
+    """Scale the flattened gradient; each of the persistent programs takes every n-th block."""
     first = tl.load(first_factor)
     second = tl.load(second_factor)
     if (first == 1.0) & (second == 1.0):
@@ -43,7 +43,14 @@ def scale_in_place(
 @torch.library.custom_op("stepcoder::scale_", mutates_args=("gradient",))
 @on_its_device
 def scale_(gradient: Tensor, first_factor: Tensor, second_factor: Tensor, split: int) -> None:
-    """Multiply the first `split` elements by one () factor and the others by another, in place."""
+    """Multiply a gradient in place, by one factor before `split` and by another from there on.
+
+    Args:
+        gradient: of any shape, contiguous; bfloat16 or float32.
+        first_factor: () float32.
+        second_factor: () float32.
+        split: index into the flattened gradient.
+    """
     elements = gradient.numel()
     if elements:
         programs = min(-(-elements // BLOCK), 8 * multiprocessors(gradient.device))

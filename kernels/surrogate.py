@@ -1,14 +1,15 @@
-"""PPO's policy loss of one token, its derivative and its statistics: the arithmetic inside kernels.
+"""PPO's clipped surrogate inside Triton kernels: a token's loss, derivative and statistics.
 
-The definition is `reference.ppo_policy_loss`. `ppo_head` uses it between the two matrix products of
-a row, `ppo_loss` on log-probabilities that are already there.
+The definition is `reference.ppo_policy_loss`. Two kernels call these functions: `ppo_head` between
+the LM head's product and its gradient, `ppo_loss` on log-probabilities computed before.
 """
 
 from __future__ import annotations
 
 from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
 
-# Sums of a kernel's tokens, one float32 each, in this order.
+# What each program writes of its tokens, one float32 each, in this order: sums, then the smallest
+# and the largest ratio.
 SLOTS = (
     "policy_loss",
     "value_loss",
@@ -23,7 +24,7 @@ SLOTS = (
 
 @jit
 def exp_excess(x: Block) -> Block:
-    """exp(x) - 1 - x, also where that is far smaller than x."""
+    """exp(x) - 1 - x, by its series where x is small and the subtraction would cancel."""
     series = x * x * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120))))
     return tl.where(tl.abs(x) < 0.125, series, tl.exp(x) - 1 - x)
 
@@ -39,15 +40,21 @@ def policy_terms(
     kl_beta: Scalar,
     ESTIMATOR: constexpr,  # 0: no KL term; 1, 2, 3: k1, k2, k3
 ) -> Block:
-    """Loss and its derivative by logprob (not normalized), ratio, clipped, both KL estimates."""
+    """Compute the terms of a block of tokens, each of the inputs' shape.
+
+    Returns:
+        The loss and its derivative by logprob (neither divided by the normalizer), the ratio, a
+        bool that says where the clipped term is the larger one (the gradient is zero there), the k3
+        estimate of the KL divergence from the old policy, and the estimate against the reference.
+    """
     log_ratio = logprob - old_logprob
     ratio = tl.exp(log_ratio)
     unclipped = -ratio * advantage
-    bounded = tl.minimum(tl.maximum(ratio, 1 - clip), 1 + clip)
-    clipped = -bounded * advantage
-    active = clipped > unclipped
-    loss = importance * tl.where(active, clipped, unclipped)
-    derivative = tl.where(active, 0.0, importance * unclipped)
+    clipped_ratio = tl.minimum(tl.maximum(ratio, 1 - clip), 1 + clip)
+    clipped = -clipped_ratio * advantage
+    is_clipped = clipped > unclipped
+    loss = importance * tl.where(is_clipped, clipped, unclipped)
+    derivative = tl.where(is_clipped, 0.0, importance * unclipped)
     reference_kl = tl.zeros_like(loss)
     if ESTIMATOR:
         d = ref_logprob - logprob
@@ -62,7 +69,7 @@ def policy_terms(
             kl_derivative = -(reference_kl + d)
         loss += kl_beta * reference_kl
         derivative += kl_beta * kl_derivative
-    return loss, derivative, ratio, active, exp_excess(log_ratio), reference_kl
+    return loss, derivative, ratio, is_clipped, exp_excess(log_ratio), reference_kl
 
 
 @jit
@@ -73,15 +80,15 @@ def store_sums(
     valid: Block,
     loss: Block,
     ratio: Block,
-    active: Block,
+    is_clipped: Block,
     approx_kl: Block,
     entropy: Block,
     reference_kl: Block,
 ) -> None:
-    """Write a program's share of the policy slots."""
+    """Write what a program contributes to the slots of the policy loss."""
     here = sums + program
     tl.store(here, tl.sum(tl.where(valid, loss, 0.0)))
-    tl.store(here + 2 * programs, tl.sum(tl.where(valid & active, 1.0, 0.0)))
+    tl.store(here + 2 * programs, tl.sum(tl.where(valid & is_clipped, 1.0, 0.0)))
     tl.store(here + 3 * programs, tl.sum(tl.where(valid, approx_kl, 0.0)))
     tl.store(here + 4 * programs, tl.sum(tl.where(valid, entropy, 0.0)))
     tl.store(here + 5 * programs, tl.sum(tl.where(valid, reference_kl, 0.0)))
@@ -93,18 +100,14 @@ def store_sums(
 def reduce_slot(
     sums: Pointer, slot: constexpr, programs: Scalar, BLOCK: constexpr, CACHE: constexpr
 ) -> Block:
-    """Fold one slot over all programs, always in the same order."""
+    """Reduce one slot over all programs, always in the same order: results repeat bit for bit."""
     lanes = tl.arange(0, BLOCK)
     start: tl.constexpr = 0.0 if slot < 6 else (float("inf") if slot == 6 else float("-inf"))
     folded = tl.full((BLOCK,), start, tl.float32)
     for first in range(0, programs, BLOCK):
         inside = first + lanes < programs
-        part = tl.load(
-            sums + slot * programs + first + lanes,
-            mask=inside,
-            other=start,
-            cache_modifier=CACHE,
-        )
+        pointers = sums + slot * programs + first + lanes
+        part = tl.load(pointers, mask=inside, other=start, cache_modifier=CACHE)
         if slot < 6:
             folded += part
         elif slot == 6:
@@ -128,7 +131,10 @@ def finish_policy(
     BLOCK: constexpr,
     CACHE: constexpr,
 ) -> None:
-    """Turn the sums of all programs into the policy loss and its statistics."""
+    """Reduce the slots of all programs to the policy loss and its statistics.
+
+    CACHE is the loads' cache modifier: ".cg" where the same launch wrote the sums.
+    """
     tl.store(policy_loss, reduce_slot(sums, 0, programs, BLOCK, CACHE) * inverse_normalizer)
     tl.store(statistics, reduce_slot(sums, 2, programs, BLOCK, CACHE))
     tl.store(statistics + 1, reduce_slot(sums, 3, programs, BLOCK, CACHE))

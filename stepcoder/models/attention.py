@@ -1,9 +1,10 @@
-"""Attention over packed segments, registered with transformers as `stepcoder_packed`.
+"""Attention over packed rows, registered with transformers as `stepcoder_packed`.
 
-Takes the (1, heads, T, K) queries, keys and values of prompts and responses that lie end to end,
-and gives the causal attention of each row (a prompt with one response) by itself. A `Packing`
-says what lies where; any decoder of transformers hands it on as a keyword, unchanged. On CUDA this
-is flash attention over ragged segments, elsewhere PyTorch's SDPA over padded ones.
+Prompts and responses lie end to end in one sequence of T tokens, and a row is a prompt with one of
+its responses. From (1, heads, T, K) queries, keys and values (K: the width of a head) this computes
+causal attention within each row. A `Packing` holds the bounds of the segments; the decoders of
+transformers pass it on to the attention as a keyword argument. On CUDA this is flash attention over
+ragged segments, elsewhere PyTorch's scaled dot-product attention (SDPA) over padded ones.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ PACKED = "stepcoder_packed"
 
 @dataclass(frozen=True)
 class Packing:
-    """B rows in S segments of T tokens: a prompt is followed by the responses that share it."""
+    """The segments of B rows in T packed tokens: each prompt, followed by its responses."""
 
     starts: Tensor  # (S,) int64, first position of each segment
-    ends: Tensor  # (S,) int64, position after its last
-    prompt_of: Tensor  # (S,) int64, the prompt of each segment; a prompt's is itself
-    responses: Tensor  # (B,) int64, each row's response segment
+    ends: Tensor  # (S,) int64, position after each segment's last
+    prompt_of: Tensor  # (S,) int64, the prompt segment of each segment; a prompt's is itself
+    responses: Tensor  # (B,) int64, the response segment of each row
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, is_response: Tensor) -> Packing:
-        """Read `cu_seqlens` (S+1,) and `is_response` (S,); the first segment is a prompt."""
+        """Build from bounds (S+1,) int32 and `is_response` (S,) bool; the first is a prompt."""
         bounds = cu_seqlens.long()
         segments = torch.arange(len(is_response), device=bounds.device)
         last_prompt = torch.where(is_response, 0, segments).cummax(0).values
@@ -51,80 +52,81 @@ class Packing:
 
     @cached_property
     def position_ids(self) -> Tensor:
-        """Place (T,) of every token in its row, int64."""
-        first = torch.zeros_like(self.lengths)  # the place of each segment's first token
+        """Position of every token within its row, (T,) int64."""
+        first = torch.zeros_like(self.lengths)  # of each segment's first token
         first[self.responses] = self.lengths[self.prompts]
-        places = torch.arange(int(self.ends[-1]), device=first.device)
-        return places + (first - self.starts).repeat_interleave(self.lengths)
+        positions = torch.arange(int(self.ends[-1]), device=first.device)
+        return positions + (first - self.starts).repeat_interleave(self.lengths)
 
     @cached_property
     def ragged(self) -> Ragged:
-        """Every segment with its keys, end to end: what flash attention takes."""
+        """Every segment with its keys, for flash attention."""
         return Ragged.of(self)
 
     @cached_property
     def padded_prompts(self) -> Padded:
-        """Every prompt once, attending to itself."""
+        """Every prompt once; its keys are its own tokens."""
         return Padded.of(self, self.prompts.unique_consecutive())
 
     @cached_property
     def padded_responses(self) -> Padded:
-        """Every response, attending to its prompt and itself."""
+        """Every response; its keys are its prompt's tokens and its own."""
         return Padded.of(self, self.responses)
 
     @cached_property
-    def unpadded(self) -> Tensor:
-        """Place of each token in the two padded forms, flattened end to end, (T,) int64."""
-        place = torch.zeros_like(self.position_ids)
+    def unpad_index(self) -> Tensor:
+        """Index of each token in padded prompts and responses, both flattened, (T,) int64."""
+        index = torch.zeros_like(self.position_ids)
         parts = (self.padded_prompts, self.padded_responses)
-        real = torch.cat([part.real.flatten() for part in parts]).nonzero().squeeze(-1)
-        place[torch.cat([part.queries.flatten() for part in parts])[real]] = real
-        return place
+        tokens = torch.cat([part.is_token.flatten() for part in parts]).nonzero().squeeze(-1)
+        index[torch.cat([part.queries.flatten() for part in parts])[tokens]] = tokens
+        return index
 
 
 @dataclass(frozen=True)
 class Padded:
-    """N segments padded on the right, with the keys that each may see."""
+    """N segments padded on the right to Q queries and L keys, for SDPA."""
 
-    queries: Tensor  # (N, Q) int64, positions of a segment's own tokens; padding repeats the last
-    keys: Tensor  # (N, L) int64, positions of its row's tokens up to its own last one
-    distance: Tensor  # (N, 1, Q, L) int64, places from a key to a query; negative: not visible
-    real: Tensor  # (N, Q) bool, False at padding
+    queries: Tensor  # (N, Q) int64, positions of a segment's tokens; padding repeats the last
+    keys: Tensor  # (N, L) int64, positions of its row's tokens up to the segment's last
+    distance: Tensor  # (N, 1, Q, L) int64, tokens from a key to a query; negative: key is later
+    is_token: Tensor  # (N, Q) bool, False at padding
 
     @cached_property
     def causal(self) -> Tensor:
-        """Which keys each query sees, (N, 1, Q, L) bool: the same in every layer."""
+        """Which keys each query sees, (N, 1, Q, L) bool; cached, as all layers need it."""
         return self.distance >= 0
 
     @classmethod
     def of(cls, packing: Packing, segments: Tensor) -> Padded:
-        """Pad `segments` (N,): all prompts or all responses."""
+        """Pad `segments` (N,) int64: all prompts or all responses."""
         lengths, prompts = packing.lengths, packing.prompt_of[segments]
-        before = torch.where(prompts == segments, 0, lengths[prompts])[:, None]  # (N, 1)
+        prefix = torch.where(prompts == segments, 0, lengths[prompts])[:, None]  # (N, 1)
         own = lengths[segments, None]
-        query_places = torch.arange(int(own.max()), device=own.device)
-        key_places = torch.arange(int((before + own).max()), device=own.device)
+        query_index = torch.arange(int(own.max()), device=own.device)
+        key_index = torch.arange(int((prefix + own).max()), device=own.device)
         start, last = packing.starts[segments, None], packing.ends[segments, None] - 1
-        in_prompt = packing.starts[prompts, None] + key_places
-        in_segment = (start + key_places - before).minimum(last)
+        in_prompt = packing.starts[prompts, None] + key_index
+        in_segment = (start + key_index - prefix).minimum(last)
         return cls(
-            queries=(start + query_places).minimum(last),
-            keys=torch.where(key_places < before, in_prompt, in_segment),
-            distance=((before + query_places)[..., None] - key_places)[:, None],
-            real=query_places < own,
+            queries=(start + query_index).minimum(last),
+            keys=torch.where(key_index < prefix, in_prompt, in_segment),
+            distance=((prefix + query_index)[..., None] - key_index)[:, None],
+            is_token=query_index < own,
         )
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """S segments as they lie, and beside them the K keys that each may see: its row's so far.
+    """S segments with their keys, without padding, for flash attention.
 
-    Segment s asks with tokens cu_queries[s] to cu_queries[s+1], all T of them in their order, and
-    sees keys cu_keys[s] to cu_keys[s+1]: its prompt's tokens, if it is a response, then its own.
-    Its last query sees its last key, and so on backwards (a diagonal aligned to the bottom right).
+    The queries are the T tokens in their order: those of segment s are cu_queries[s] to
+    cu_queries[s+1]. Its keys are cu_keys[s] to cu_keys[s+1]: a response's prompt, then the segment
+    itself. The causal diagonal is aligned to the bottom right: a segment's last query sees its last
+    key.
     """
 
-    keys: Tensor  # (K,) int64, positions of the keys' tokens
+    keys: Tensor  # (total keys,) int64, their positions in the packed tokens
     cu_queries: Tensor  # (S+1,) int32
     cu_keys: Tensor  # (S+1,) int32
     longest_query: int
@@ -135,36 +137,37 @@ class Ragged:
         """Lay out all segments of a packing."""
         lengths, starts, prompts = packing.lengths, packing.starts, packing.prompt_of
         segments = torch.arange(len(lengths), device=lengths.device)
-        before = torch.where(prompts == segments, 0, lengths[prompts])
-        seen = before + lengths
-        bounds = torch.nn.functional.pad(seen.cumsum(0), (1, 0))
-        owner = segments.repeat_interleave(seen)  # (K,)
-        place = torch.arange(len(owner), device=owner.device) - bounds[owner]
-        in_prompt = place < before[owner]
-        start = torch.where(in_prompt, starts[prompts[owner]], starts[owner] - before[owner])
+        prefix = torch.where(prompts == segments, 0, lengths[prompts])
+        key_lengths = prefix + lengths
+        bounds = torch.nn.functional.pad(key_lengths.cumsum(0), (1, 0))
+        segment = segments.repeat_interleave(key_lengths)  # of each key
+        index = torch.arange(len(segment), device=segment.device) - bounds[segment]
+        in_prompt = index < prefix[segment]
+        start = torch.where(in_prompt, starts[prompts[segment]], starts[segment] - prefix[segment])
         return cls(
-            keys=start + place,
+            keys=start + index,
             cu_queries=torch.cat([starts, packing.ends[-1:]]).int(),
             cu_keys=bounds.int(),
             longest_query=int(lengths.max()),
-            longest_key=int(seen.max()),
+            longest_key=int(key_lengths.max()),
         )
 
 
-# Of queries (T, heads, K), keys and values (K', kv_heads, K) and their layout: (T, heads, K).
+# From queries (T, heads, K), keys and values (total keys, kv_heads, K), their layout and the factor
+# of the scores (None: 1/sqrt(K)) to the output (T, heads, K).
 RaggedAttention = Callable[[Tensor, Tensor, Tensor, Ragged, float | None], Tensor]
 
 
 @cache
 def flash_attention() -> RaggedAttention:
-    """Flash attention over ragged segments: flash-attn's where installed, else PyTorch's own.
+    """Return flash attention over ragged segments: flash-attn's if installed, else PyTorch's.
 
     Both align the causal diagonal to the bottom right, as `Ragged` needs it: flash-attn since 2.1
-    (flash_attn_varlen_func), PyTorch in torch.nn.attention.varlen, which runs the same kernel.
+    (flash_attn_varlen_func) and torch.nn.attention.varlen, which runs the same kernel.
     """
     try:
         return _of_flash_attn(importlib.import_module("flash_attn").flash_attn_varlen_func)
-    except (ImportError, AttributeError):  # not there, or built for another torch
+    except (ImportError, AttributeError):  # not installed, or built for another version of PyTorch
         return _of_torch(importlib.import_module("torch.nn.attention.varlen").varlen_attn)
 
 
@@ -190,7 +193,10 @@ def _of_flash_attn(function: Callable[..., Any]) -> RaggedAttention:
 
 
 def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
-    """PyTorch 2.11 and newer; its backward is deterministic if PyTorch is told to be."""
+    """Adapt varlen_attn of PyTorch 2.11 and newer.
+
+    Its backward is deterministic under torch.use_deterministic_algorithms.
+    """
     grouped = "enable_gqa" in inspect.signature(function).parameters  # 2.12 and newer
 
     def attend(
@@ -217,7 +223,7 @@ def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
 
 
 def takes_flash(query: Tensor) -> bool:
-    """Whether flash attention runs on such queries (1, heads, T, K)."""
+    """Return whether flash attention supports these queries (1, heads, T, K)."""
     return (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
@@ -250,7 +256,7 @@ def packed_attention(
     query: Tensor,  # (1, heads, T, K)
     key: Tensor,  # (1, kv_heads, T, K)
     value: Tensor,  # (1, kv_heads, T, K)
-    attention_mask: Tensor | None,  # noqa: ARG001 (rows come by their packing)
+    attention_mask: Tensor | None,  # noqa: ARG001 (the packing says what each token sees)
     *,
     packing: Packing,
     scaling: float | None = None,
@@ -260,9 +266,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention within each packed row; returns (1, T, heads, K).
 
-    Where flash attention does not run (the CPU, float32, a sliding window), segments are padded for
-    this operation alone, prompts apart from responses, because a response asks with its own tokens
-    only. Everything else in the model stays packed.
+    Where flash attention is not supported (CPU, float32, dropout, a sliding window), segments are
+    padded for this operation only, and the rest of the model stays packed. Prompts and responses
+    are padded separately, because the queries of a response are its own tokens only.
     """
     if sliding_window is None and not dropout and takes_flash(query):
         return ragged_attention(query, key, value, packing.ragged, scaling), None
@@ -283,7 +289,7 @@ def packed_attention(
         return out_NHQK.transpose(1, 2).flatten(0, 1)  # (N * Q, H, K)
 
     parts = (packing.padded_prompts, packing.padded_responses)
-    return torch.cat([attend(part) for part in parts])[packing.unpadded][None], None
+    return torch.cat([attend(part) for part in parts])[packing.unpad_index][None], None
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,6 +1,6 @@
-"""The embedded default: a tokenizer trained on our own suite and a small decoder from scratch.
+"""Makes the default model: a tokenizer trained on the problem suite, and a small random decoder.
 
-Nothing is downloaded: `python -m stepcoder.train` works on a bare machine with these two.
+With these two `python -m stepcoder.train` works without a download.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from stepcoder.config import EMBEDDED_POSITIONS, ModelConfig
 
 PAD, EOS = "<pad>", "<eos>"
 
-# Newlines, indentation units and single digits are pieces of their own, so that a program's layout
-# and its numbers read the same wherever a curriculum cuts.
+# How text is split before BPE (byte-pair encoding). Newlines, four-space indents and single digits
+# are pieces of their own, so that a program has the same tokens wherever the curriculum cuts it.
 PIECES = Regex(r"\n| {4}| ?[A-Za-z_]+| ?[0-9]|```| ?[^\sA-Za-z0-9_`]+|\s+|`")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with `vocabulary` entries; any text round-trips."""
+    """Train a byte-level BPE tokenizer with `vocabulary` entries; it can encode any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -56,8 +56,8 @@ def small_decoder(
 ) -> PreTrainedModel:
     """Return a Qwen3-style decoder with random weights, the same for the same seed.
 
-    Of the common families, the one with normalized queries and keys: from scratch in a few hundred
-    steps it learns to copy from the description, which the others do not.
+    Of the common architectures this one normalizes queries and keys. Trained from scratch for a few
+    hundred steps, it learns to copy from the problem's description, and the others do not.
     """
     shape = Qwen3Config(
         vocab_size=len(tokenizer),

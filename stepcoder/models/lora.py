@@ -1,7 +1,7 @@
-"""LoRA through peft: low-rank adapters beside frozen weights, and models without them again.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) with peft: adding, copying and merging them.
 
-Takes a transformers decoder, changes its linear layers in place (it stays the class that it was);
-`merged_model` gives the plain model that computes the same, for checkpoints and engines.
+Adapters are added to the linear layers of a transformers decoder in place, and its class stays the
+same. `merged_model` returns the plain model that computes the same, for checkpoints and engines.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def add_adapters(model: PreTrainedModel, rank: int, seed: int) -> None:
-    """Freeze a decoder and put adapters of this rank (alpha = 2 x rank) on its linear layers.
+    """Freeze a decoder's weights and add adapters of this rank, alpha = 2 x rank, to linear layers.
 
-    The LM head and the embeddings have none. Adapters are float32, whatever the model is: small
-    steps would vanish in bfloat16. They start at zero effect.
+    LM head and embeddings get none. Adapters are float32 even in a bfloat16 model, where small
+    updates would be rounded away. They change nothing until they are trained.
 
     Raises:
         RunError: peft is not installed.
@@ -45,9 +45,9 @@ def add_adapters(model: PreTrainedModel, rank: int, seed: int) -> None:
 
 
 def copy_of(model: M) -> M:
-    """Return a copy that owns what is trained and shares what is frozen (with adapters: the most).
+    """Copy a model's trained parameters and buffers, and share its frozen parameters.
 
-    So policy, reference and critic with adapters hold one set of base weights between them.
+    With adapters, policy, reference and critic thus have one set of base weights in memory.
     """
     shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
     return copy.deepcopy(model, shared)
@@ -55,7 +55,7 @@ def copy_of(model: M) -> M:
 
 @torch.no_grad()
 def merged_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model with the adapters added into its weights; one without adapters as it is."""
+    """Return a copy with the adapters added to the weights; a model without adapters itself."""
     if not any(hasattr(module, "lora_A") for module in model.modules()):
         return model
     plain = copy.deepcopy(model)

@@ -1,7 +1,4 @@
-"""The optimizers of a model: AdamW for all of it, or Muon for the matrices of its layers.
-
-Takes a transformers model, gives torch optimizers that step together.
-"""
+"""Makes a model's optimizers: AdamW for all weights, or Muon for the matrices of its layers."""
 
 from __future__ import annotations
 
@@ -22,9 +19,11 @@ def optimizers_of(
     weight_decay: float,
     eps: float = 1e-8,
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for all trained parameters, or Muon for the layers' matrices and AdamW for the rest.
+    """Return optimizers that step together and cover the parameters that require a gradient.
 
-    Muon's steps are scaled to AdamW's size, so that one learning rate serves both.
+    "adamw" gives AdamW for all; "muon" gives Muon for the matrices other than embeddings and LM
+    head, then AdamW for the rest. Muon's steps are scaled to the size of AdamW's, so that one
+    learning rate serves both (arXiv 2502.16982, section 2.2).
     """
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -34,9 +33,9 @@ def optimizers_of(
 
     if name == "adamw":
         return [adamw(trained)]
-    tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    matrices = [p for p in trained if p.ndim == 2 and p not in tables]
-    others = [p for p in trained if p.ndim != 2 or p in tables]
+    vocabulary = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    matrices = [p for p in trained if p.ndim == 2 and p not in vocabulary]
+    others = [p for p in trained if p.ndim != 2 or p in vocabulary]
     muon = torch.optim.Muon(
         matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
     )
@@ -46,6 +45,6 @@ def optimizers_of(
 def load_optimizers(
     optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]
 ) -> None:
-    """Continue each optimizer from its saved state."""
+    """Load each optimizer's saved state, in the order of `optimizers_of`."""
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""Builds the engine that the configuration asks for.
+"""Creates the engine that the configuration asks for.
 
-`hf` copies the policy into this process. `vllm` starts servers: one on the CPU; on a machine with
-one GPU a server that shares it (and sleeps while the trainer updates); with more GPUs a server on
-each but the first, which the trainer keeps for itself.
+`hf` copies the policy in this process. `vllm` starts servers: one on the CPU; on a machine with one
+GPU one that shares it with the trainer and sleeps during updates; with several GPUs one on each but
+the first, which is the trainer's. A replay reads the completions of an earlier run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stepcoder.rollout.vllm.api import (
 from stepcoder.rollout.vllm.engine import VLLMEngine
 
 CPU_CACHE_GB = 1.0
-MEMORY_SHARE = {"shared": 0.4, "own": 0.9}  # of a GPU that the trainer works on too, or does not
+MEMORY_SHARE = {"shared": 0.4, "own": 0.9}  # of a GPU that a server shares with the trainer, or not
 
 
 def open_engine(
@@ -35,21 +35,21 @@ def open_engine(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    notify: Callable[[str], None],
-    tell: Callable[[str], None],
+    on_recovered_failure: Callable[[str], None],
+    on_status: Callable[[str], None],
 ) -> Engine:
     """Start the configured engine with the policy's weights.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         policy: the model.
         tokenizer: its tokenizer.
-        folder: where a server's files and logs go.
-        notify: is told of failures that the engine got over, in one line each.
-        tell: is told what takes long, in one line.
+        folder: for the servers' logs and model files.
+        on_recovered_failure: called with one line for each failure that the engine recovers from.
+        on_status: called with one line before a step that takes long.
 
     Raises:
-        RunError: vLLM is missing, or does not start.
+        RunError: vLLM is missing or does not start, or there is nothing to replay.
     """
     if config.rollout.replay is not None:
         return ReplayEngine(Path(config.rollout.replay))
@@ -60,14 +60,14 @@ def open_engine(
     write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
     servers = server_options(config, policy, folder / "model")
     check_allocator(servers[0].transfer)
-    tell(
+    on_status(
         f"starting vLLM, {len(servers)} x (15 s on a CPU, minutes for a large model; log: {folder})"
     )
-    return VLLMEngine(policy, tokenizer, servers, folder, notify)
+    return VLLMEngine(policy, tokenizer, servers, folder, on_recovered_failure)
 
 
 def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list[ServerOptions]:
-    """Return what each server is started with."""
+    """Return the options of each server."""
     rollout = config.rollout
     gpus = visible_gpus() if policy.device.type == "cuda" else []
     colocated = len(gpus) == 1
@@ -90,6 +90,6 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
 
 
 def visible_gpus() -> list[str | None]:
-    """Return the GPUs of this process as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process sees, by their names in CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return list(named.split(",") if named else map(str, range(torch.cuda.device_count())))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from stepcoder.errors import RunError
 from stepcoder.problems.problem import Problem
-from stepcoder.rollout.engine import Completion, Request, Sampling
+from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.rollout.rollout import Rollout, Task, sample_seed
 
 ROLLOUTS = "rollouts"
@@ -70,7 +70,7 @@ def dump(folder: Path, step: int, rollouts: Sequence[Rollout], samples: int) -> 
     partial.rename(folder / ROLLOUTS / f"step-{step:06d}.jsonl.gz")
 
 
-class ReplayEngine:
+class ReplayEngine(Engine):
     """Gives the completions that a dump holds for the same prompts and seeds."""
 
     def __init__(self, folder: Path) -> None:

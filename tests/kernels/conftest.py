@@ -1,4 +1,4 @@
-"""What the kernels' tests share: where they run, which operators ran, canaries around buffers."""
+"""Fixtures of the kernels' tests: the device, a record of our operators, guarded buffers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def device() -> torch.device:
 
 
 class Operators(TorchDispatchMode):
-    """Keeps the names of our operators that run inside the context."""
+    """A context that records the names of our operators that run in it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,19 +37,19 @@ class Operators(TorchDispatchMode):
 
 @pytest.fixture
 def operators() -> Operators:
-    """Return a context that keeps the names of our operators."""
+    """Return a context that records the names of our operators."""
     return Operators()
 
 
 def poison(dtype: torch.dtype) -> float | int | bool:
-    """Return what lies around a buffer: read, it shows in any result."""
+    """Return the value that surrounds a buffer: a kernel that reads it gives a wrong result."""
     if dtype.is_floating_point:
         return float("nan")
     return True if dtype == torch.bool else torch.iinfo(dtype).max
 
 
 def fenced(like: Tensor) -> Tensor:
-    """Return a copy of a tensor, contiguous, with poison before and after it in memory."""
+    """Return a contiguous copy of a tensor with poison before and after it in memory."""
     buffer = torch.full(
         (like.numel() + 2 * MARGIN,), poison(like.dtype), dtype=like.dtype, device=like.device
     )
@@ -60,9 +60,9 @@ def fenced(like: Tensor) -> Tensor:
 
 @pytest.fixture
 def canaries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Give `fenced`, fence what the code under test allocates, and check the fences at the end.
+    """Give `fenced`; fence every buffer that the tested code allocates, and check them at the end.
 
-    Fresh buffers are full of poison too, so an element that no kernel writes shows.
+    New buffers are filled with poison, so that an element that no kernel writes is noticed.
     """
     buffers: list[tuple[Tensor, int]] = []
     full, new_empty_itself = torch.full, torch.Tensor.new_empty

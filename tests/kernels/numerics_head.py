@@ -1,4 +1,4 @@
-"""The LM head's kernels against float64: run by test_numerics.py, or as it is on a GPU."""
+"""The LM head's kernels against float64: run by test_numerics.py; on a GPU, by pytest itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Head:
 
 
 def make_head(device: torch.device, rows: int, vocab: int, width: int, spread: float = 3.0) -> Head:
-    """Logits of deviation `spread`, with a few rows that are all but certain of a token."""
+    """Logits of standard deviation `spread`; a few rows are almost certain of their target."""
     generator = torch.Generator().manual_seed(rows + vocab + width)
     hidden = torch.randn(rows, width, generator=generator)
     weight = torch.randn(vocab, width, generator=generator) * (spread / math.sqrt(width))
@@ -69,7 +69,7 @@ def kernels(monkeypatch):
 
 @pytest.fixture
 def tiny_tiles(monkeypatch, device):
-    """Many tiles, groups and ragged edges in a small problem (the GPU keeps its own tile)."""
+    """Small tiles: a small problem has many, some of them partial (a GPU keeps its own tile)."""
     if device.type == "cpu":
         monkeypatch.setattr(lm_head, "INTERPRETER", TINY)
         lm_head.tile_for.cache_clear()
@@ -127,8 +127,8 @@ def test_more_than_65536_rows(device, monkeypatch):
 
 
 def products_depend_on_the_row_alone(device: torch.device) -> bool:
-    """True on a GPU. The interpreter multiplies with numpy, whose BLAS rounds by a row's place on
-    some processors (those without AVX-512)."""
+    """True on a GPU. The interpreter multiplies with numpy, whose BLAS rounds a row by its position
+    on some processors (those without AVX-512)."""
     if device.type == "cuda":
         return True
     left, right = (np.random.default_rng(i).standard_normal((64, 64), np.float32) for i in (0, 1))
@@ -220,7 +220,7 @@ class Tokens:
 
 
 def make_tokens(head: Head, **settings) -> Tokens:
-    """Old log-probabilities away from the clip's corners, where plain bf16 would jump sides."""
+    """Old log-probabilities whose ratios bf16 does not round across the bounds of the clip."""
     generator = torch.Generator().manual_seed(2)
     exact = reference.logprob_entropy(*head.copy(torch.float64).inputs, **settings)[0].detach()
     rows = len(exact)

@@ -1,4 +1,4 @@
-"""GAE's and PPO's kernels over packed tokens against float64: run by test_numerics.py."""
+"""The kernels of GAE and of PPO's losses against float64; test_numerics.py runs this."""
 
 from __future__ import annotations
 

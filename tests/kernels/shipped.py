@@ -1,4 +1,4 @@
-"""Every shipped kernel configuration compiled to an sm_90 cubin, without a GPU.
+"""Compiles every shipped kernel configuration to an sm_90 cubin, without a GPU.
 
 Run as a program (in a process without TRITON_INTERPRET); prints one JSON object a configuration:
 registers, stack, shared memory and how often the instructions of interest occur in the SASS.
@@ -32,7 +32,7 @@ def configurations() -> Iterator[dict[str, Any]]:
                 "name": f"logits_gradient entropy={entropy} softcap={softcap}",
                 "kernel": lm_head_backward.logits_gradient,
                 "types": {
-                    "scores": "*bf16",
+                    "exp_logits": "*bf16",
                     **dict.fromkeys(("tile_maxima", "row_terms"), "*fp32"),
                     "targets": "*i64",
                     **dict.fromkeys(("N", "V", "stride"), "i32"),
@@ -45,7 +45,7 @@ def configurations() -> Iterator[dict[str, Any]]:
                     "SOFTCAP": softcap,
                     "UPCAST": False,
                 },
-                "aligned": ("scores", "stride"),
+                "aligned": ("exp_logits", "stride"),
                 "warps": 8,
             }
     rows = {
@@ -100,7 +100,7 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
         "types": {
             "hidden_desc": f"tensordesc<bf16[{tile.rows}, {tile.hidden}]>",
             "weight_desc": f"tensordesc<bf16[{tile.vocab}, {tile.hidden}]>",
-            "scores_desc": f"tensordesc<bf16[{tile.rows}, {tile.vocab // 2}]>",
+            "exp_logits_desc": f"tensordesc<bf16[{tile.rows}, {tile.vocab // 2}]>",
             "targets": "*i64",
             **dict.fromkeys(("partials", "target_logits"), "*fp32"),
             **dict.fromkeys(("N", "V", "H"), "i32"),
@@ -124,7 +124,7 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
 
 
 def _token_kernels() -> Iterator[dict[str, Any]]:
-    """Kernels over packed tokens: the factor of the backward passes, PPO's losses, GAE."""
+    """The kernels over packed tokens: scaling of gradients, PPO's losses, GAE."""
     for dtype in ("bf16", "fp32"):
         yield {
             "name": f"scale_in_place {dtype}",
@@ -197,7 +197,7 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
 
 
 def variants() -> Iterator[dict[str, Any]]:
-    """All configurations as Triton specializes them: integers odd, multiples of 16, and 1."""
+    """All configurations, as Triton specializes them for integers: any, multiples of 16, and 1."""
     seen = set()
     for configuration in configurations():
         types = configuration["types"]

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from stepcoder.kernels import dispatch, reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
 from stepcoder.kernels.gae import gae
-from stepcoder.kernels.lm_head import score_tiles
+from stepcoder.kernels.lm_head import launch_tiles
 from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.ppo_head import ppo_head
 from stepcoder.method import ppo
@@ -35,7 +35,7 @@ def test_the_cpu_runs_the_reference():
 
 
 def run_the_trainers_operations(operators) -> None:
-    """Call, by the trainer's names for them, every operation that has a kernel, on fake CUDA."""
+    """Call every operation that has a kernel, by the functions the trainer calls, on fake CUDA."""
     with FakeTensorMode(), operators:
         hidden, weight = (torch.empty(n, 32, device="cuda", dtype=torch.bfloat16) for n in (5, 70))
         targets = torch.empty(5, device="cuda", dtype=torch.int64)
@@ -127,7 +127,7 @@ def test_a_head_that_does_not_fit_is_one_clear_line(hidden, weight, targets, err
 def test_a_head_that_the_copy_engine_cannot_read_is_refused():
     shifted = torch.zeros(100, dtype=torch.bfloat16)[4:].view(3, 32)
     with pytest.raises(ValueError, match=r"hidden starts 4 elements into .* 16 bytes"):
-        score_tiles(shifted, WEIGHT, TARGETS, 1.0, 0.0)
+        launch_tiles(shifted, WEIGHT, TARGETS, 1.0, 0.0)
 
 
 def test_tokens_that_do_not_fit_are_one_clear_line():

@@ -1,4 +1,4 @@
-"""The kernels' numerics in Triton's interpreter: each file of them in a process of its own.
+"""Runs the numerics_*.py files in Triton's interpreter, each in its own process.
 
 The interpreter must be chosen before Triton is imported, and holds for the whole process. On a
 machine with CUDA the same files run as they are: `pytest tests/kernels/numerics_*.py`.

@@ -1,4 +1,4 @@
-"""Every shipped kernel configuration, compiled for Hopper without a GPU, stays within its means."""
+"""Every shipped kernel configuration, compiled for Hopper, fits its registers and shared memory."""
 
 from __future__ import annotations
 

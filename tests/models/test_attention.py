@@ -1,4 +1,4 @@
-"""Packed rows: the same numbers as row by row, and no row sees another."""
+"""Attention over packed rows equals attention row by row, and no row sees another."""
 
 import functools
 import importlib.util
@@ -87,7 +87,7 @@ def plain_ragged(query, key, value, ragged, scaling):
 
 @pytest.fixture
 def ragged_on_cpu(monkeypatch):
-    """Take the path of flash attention, with plain arithmetic in its place."""
+    """Run the code around flash attention on the CPU, with `plain_ragged` in its place."""
     monkeypatch.setattr(attention, "takes_flash", lambda _: True)
     monkeypatch.setattr(attention, "flash_attention", lambda: plain_ragged)
 
@@ -138,7 +138,7 @@ def heads(total: int, seed: int, dtype=torch.float64, device="cpu") -> list[torc
 
 
 def outcome(function, total: int, **where) -> list[torch.Tensor]:
-    """The result of an attention, and its gradients by queries, keys and values."""
+    """An attention's output, and its gradients by queries, keys and values."""
     query, key, value, upstream = heads(total, total, **where)
     out = function(query, key, value)
     out.backward(upstream)
@@ -159,7 +159,7 @@ def test_attention_over_ragged_segments_is_that_over_padded_ones(prompts, monkey
 
 
 class Calls(TorchDispatchMode):
-    """Keeps the operators that run, with their arguments."""
+    """Records the operators that run, with their arguments."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""transformers generation: seeds, logprobs, stops, weights."""
+"""The engine of transformers: seeds, log-probabilities, stop strings, weights."""
 
 import copy
 import itertools

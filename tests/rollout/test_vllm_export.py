@@ -1,4 +1,4 @@
-"""vLLM loads the checkpoints that we write, of each family, and computes what transformers does."""
+"""vLLM loads our checkpoints of each model family and computes the same as transformers."""
 
 import json
 import subprocess

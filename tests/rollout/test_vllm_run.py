@@ -50,14 +50,17 @@ VLLM = [*OVERRIDES, "rollout.engine=vllm", "rollout.dump=true"]
 
 
 def dumped(folder: Path, step: int) -> list[dict]:
-    """What the engine gave for a step of a run."""
+    """The completions that a run recorded for a step."""
     path = folder / "rollouts" / f"step-{step:06d}.jsonl.gz"
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A run killed in its fifth step, after a checkpoint at the third; and what its server left."""
+    """A run killed in its fifth step, after a checkpoint at the third.
+
+    Its folder, the processes that its server left behind, and the server's temporary folder.
+    """
     folder = tmp_path_factory.mktemp("killed") / "run"
     command = [sys.executable, "-m", "stepcoder.train", *VLLM, f"run_dir={folder}"]
     with (folder.parent / "output").open("wb") as output:
@@ -83,7 +86,7 @@ def killed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def resumed(killed):
-    """The killed run, continued to its end; with what it had logged and dumped before."""
+    """The killed run continued to its end, with what it had logged and recorded before."""
     folder, _, _ = killed
     before = untimed(folder), dumped(folder, 5)
     assert main(["--resume", str(folder)]) == 0

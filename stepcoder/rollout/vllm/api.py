@@ -1,21 +1,21 @@
-"""All that StepCoder knows of vLLM's API: its options, routes, request and answer bodies.
+"""vLLM's interface as StepCoder uses it: server options, routes, request and response bodies.
 
-Pinned to one version, because routes and options move between releases; what is here was read from
-and run against that release. Everything else of the engine speaks in Requests and Completions.
+Options and routes change between vLLM's releases, so only the PINNED one is accepted, against which
+this was written and tested. The rest of the engine deals in Requests and Completions.
 """
 
 from __future__ import annotations
 
 import copy
-import http.client
 import json
-import math
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -39,40 +39,40 @@ RESET_CACHE = "/reset_prefix_cache"
 SLEEP = "/sleep?level=1&mode=wait"
 WAKE = "/wake_up"
 
-# Settings of the trainer's CUDA allocator: a server does not inherit them, because its sleep mode
-# cannot work with some of them.
+# Settings of the trainer's CUDA allocator. A server does not inherit them, because its sleep mode
+# does not work with some of them.
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
-# What vLLM answers in place of a logprob that is NaN or minus infinity.
+# What vLLM sends in place of a log-probability that is NaN or minus infinity.
 NO_LOGPROB = -9999.0
 
 
-class BadAnswer(Exception):
-    """The server answered, but not with what was asked for; the message says with what."""
+class InvalidResponse(Exception):
+    """The server sent a response that cannot be true or used; the message says what is wrong."""
 
 
-class Refused(Exception):
-    """The server says that the request itself is wrong (HTTP 4xx); the message is its own."""
+class RequestRefused(Exception):
+    """The server says that the request itself is wrong (HTTP 4xx); the message is the server's."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """What one server is started with."""
+    """With what one server is started."""
 
     model: Path  # folder with the model's configuration and tokenizer; weights are sent later
     dtype: str
     transfer: Transfer
     gpu: str | None  # CUDA_VISIBLE_DEVICES of the server; None: a CPU server
-    max_length: int  # tokens of a prompt with its completion
-    max_sequences: int  # completions generated together
-    memory_share: float  # of the GPU's memory
-    kv_cache_gb: float | None  # None: on a GPU what memory_share leaves
+    max_length: int  # tokens of a prompt and its completion together
+    max_sequences: int  # completions generated at a time
+    memory_share: float  # of the GPU's memory, for everything
+    kv_cache_gb: float | None  # GiB; None: on a GPU what memory_share leaves
     threads: int  # of a CPU server
-    can_sleep: bool
+    can_sleep: bool  # whether it frees its GPU memory while the trainer updates
 
 
 def check_installed() -> None:
-    """Raise RunError, with what to do, unless the pinned vLLM is installed."""
+    """Raise RunError unless the pinned vLLM is installed; the message says what to do."""
     for name in DISTRIBUTIONS:
         try:
             found = version(name)
@@ -93,10 +93,10 @@ def check_installed() -> None:
 def write_model_folder(
     folder: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, untie: bool
 ) -> None:
-    """Write what a server needs to know of the model: configuration and tokenizer, no weights.
+    """Write the model's configuration and tokenizer, without weights, for the servers to load.
 
-    `untie` gives the server an LM head of its own. A CPU server needs that: it packs the head when
-    it loads, and a tied head would keep the packed old weights after every update.
+    `untie` gives the servers an LM head apart from the embeddings. CPU servers need that: they pack
+    the head once, when they load it, and a tied head would keep its first weights.
     """
     config = copy.deepcopy(policy.config)
     config.architectures = [type(policy).__name__]
@@ -113,13 +113,13 @@ def command(options: ServerOptions, port: int) -> list[str]:
         "host": "127.0.0.1",
         "port": port,
         "runner": "generate",
-        "load-format": "dummy",  # the weights arrive by the first update, never from a file
+        "load-format": "dummy",  # the first update brings the weights
         "dtype": options.dtype,
         "max-model-len": options.max_length,
         "max-num-seqs": options.max_sequences,
-        # Log-probabilities after the temperature: those of the distribution that was sampled.
+        # Log-probabilities after the temperature, of the distribution that was sampled.
         "logprobs-mode": "processed_logprobs",
-        "generation-config": "vllm",  # no sampling defaults of the model's own
+        "generation-config": "vllm",  # ignore the checkpoint's sampling defaults
         "uvicorn-log-level": "warning",
         "middleware": f"{RequireKey.__module__}.{RequireKey.__name__}",
         "seed": 0,
@@ -132,8 +132,9 @@ def command(options: ServerOptions, port: int) -> list[str]:
             "block-size": 32,
             "distributed-executor-backend": "uni",
             "worker-extension-cls": "stepcoder.rollout.vllm.worker.FileWeights",
-            # Without chunks a prompt must fit a batch. With them a seeded request kills a CPU
-            # server: it rewinds the request's generator, which CPU generators cannot do.
+            # Chunked prefill is off (below): with it a seeded request kills a CPU server, which
+            # then rewinds the request's random generator, and generators on the CPU cannot do that.
+            # So a batch must hold the longest prompt.
             "max-num-batched-tokens": max(4096, options.max_length),
         }
         flags += ["no-enable-chunked-prefill", "enforce-eager"]
@@ -150,19 +151,22 @@ def command(options: ServerOptions, port: int) -> list[str]:
 
 
 def environment(options: ServerOptions, api_key: str, scratch: Path) -> dict[str, str]:
-    """Return the environment of a server: ours, with vLLM's switches.
+    """Return the environment of a server: this process's, with vLLM's settings.
 
-    Sockets and the like go to the folder `scratch`, because a killed server leaves them behind.
+    The server's temporary files (sockets, for example) go to the folder `scratch`, which the caller
+    deletes, because a killed server leaves them behind.
     """
     root = str(Path(__file__).parents[3])  # the worker extension is imported by name
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    mine = {
+    # Compiled code outlives the server's temporary folder, so that only the first one compiles it.
+    compiled = f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"
+    settings = {
         "PYTHONPATH": os.pathsep.join(paths),
         "TMPDIR": str(scratch),
-        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or compiled(),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or compiled,
         TRAINER: str(os.getpid()),
         "VLLM_API_KEY": api_key,
-        "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights and sleep, behind the key
+        "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights and sleep, which RequireKey protects
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -170,28 +174,23 @@ def environment(options: ServerOptions, api_key: str, scratch: Path) -> dict[str
         "TOKENIZERS_PARALLELISM": "false",
     }
     if options.gpu is None:
-        mine |= {
+        settings |= {
             "OMP_NUM_THREADS": str(options.threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # Model and scheduler in one process ("uni"), which the CPU build allows only so.
+            # The CPU build allows one process for model and scheduler ("uni") only with this.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_TARGET_DEVICE": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
         }
     else:
-        mine["CUDA_VISIBLE_DEVICES"] = options.gpu
-        if options.transfer == "ipc":  # memory handles travel pickled, over loopback
-            mine["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    return {name: text for name, text in os.environ.items() if name not in ALLOCATOR} | mine
-
-
-def compiled() -> str:
-    """Return a folder for compiled code that outlives the servers, so that only one compiles it."""
-    return str(Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}")
+        settings["CUDA_VISIBLE_DEVICES"] = options.gpu
+        if options.transfer == "ipc":  # memory handles are sent pickled, over loopback
+            settings["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+    return {name: text for name, text in os.environ.items() if name not in ALLOCATOR} | settings
 
 
 def check_allocator(transfer: Transfer) -> None:
-    """Raise RunError where the trainer's memory cannot be shared with a server on its GPU."""
+    """Raise RunError if the trainer's CUDA allocator cannot hand memory to a server on its GPU."""
     for name in ALLOCATOR:
         if transfer == "ipc" and "expandable_segments:True" in os.environ.get(name, ""):
             raise RunError(
@@ -202,7 +201,7 @@ def check_allocator(transfer: Transfer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Blocking calls to one server; a connection each."""
+    """Makes blocking calls to one server, each over a new connection."""
 
     port: int
     api_key: str
@@ -210,41 +209,35 @@ class Client:
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 60.0
     ) -> str:
-        """Return the text of an answer.
+        """Return the text of a response.
 
         Raises:
-            OSError, http.client.HTTPException: no answer.
-            Refused: HTTP 4xx. BadAnswer: any other status than 200.
+            OSError, http.client.HTTPException: there was no response.
+            RequestRefused: HTTP 4xx. InvalidResponse: any other status than 200.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
-        try:
-            content = None if body is None else json.dumps(body)
-            headers = {
-                "Authorization": f"Bearer {self.api_key}",
-                "Content-Type": "application/json",
-            }
+        content = None if body is None else json.dumps(body)
+        headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)) as connection:
             connection.request(method, path, content, headers)
-            answer = connection.getresponse()
-            text = answer.read().decode("utf-8", "replace")
-        finally:
-            connection.close()
-        if 400 <= answer.status < 500:
-            raise Refused(error_of(text))
-        if answer.status != 200:
-            raise BadAnswer(f"HTTP {answer.status}: {error_of(text)}")
+            response = connection.getresponse()
+            text = response.read().decode("utf-8", "replace")
+        if 400 <= response.status < 500:
+            raise RequestRefused(error_of(text))
+        if response.status != 200:
+            raise InvalidResponse(f"HTTP {response.status}: {error_of(text)}")
         return text
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 300) -> Any:
-        """Return the JSON of the answer to a POST, None if it is empty."""
+        """Return the JSON of the response to a POST, None if it is empty; raises as `call`."""
         text = self.call("POST", path, {} if body is None else body, timeout_s)
         try:
             return json.loads(text) if text else None
         except json.JSONDecodeError:
-            raise BadAnswer(f"no JSON: {text[:80]!r}") from None
+            raise InvalidResponse(f"not JSON: {text[:80]!r}") from None
 
 
 def error_of(text: str) -> str:
-    """Return the message in the body of an error answer."""
+    """Return the message in the body of an error response."""
     try:
         error = json.loads(text).get("error", text)
         return str(error.get("message", error) if isinstance(error, dict) else error)
@@ -253,10 +246,10 @@ def error_of(text: str) -> str:
 
 
 def generate_body(request: Request, sampling: Sampling, eos: int | None) -> dict[str, Any]:
-    """Return the body that asks for one completion.
+    """Return the body of a request for one completion.
 
-    In training nothing truncates the distribution (no top-p, top-k, min-p, penalties): the logprobs
-    are those of the whole softmax, and the ratio to the trainer's stays unbiased.
+    In training nothing truncates the distribution (no top-p, top-k, min-p or penalties): the
+    log-probabilities are those of the whole softmax, so PPO's ratio is unbiased.
     """
     return {
         "token_ids": list(request.prompt_ids),
@@ -270,58 +263,58 @@ def generate_body(request: Request, sampling: Sampling, eos: int | None) -> dict
             "frequency_penalty": 0.0,
             "seed": request.seed,
             "max_tokens": sampling.max_new_tokens,
-            "logprobs": 0,  # of the sampled token alone
+            "logprobs": 0,  # of the sampled token only
             "stop": list(sampling.stop),
             "stop_token_ids": [] if eos is None else [eos],
             "skip_special_tokens": False,
-            "ignore_eos": True,  # the ids above say what ends a completion
+            "ignore_eos": True,  # stop_token_ids has it, and keeps it in the completion
         },
     }
 
 
 def completion_of(
-    answer: Any, index: int, sampling: Sampling, vocabulary: int, weights: str
+    response: Any, index: int, sampling: Sampling, vocabulary: int, weights: str
 ) -> Completion:
-    """Return the completion in an answer, after checking all that training relies on.
+    """Return the completion in a response, after checking all that training relies on.
 
     Raises:
-        BadAnswer: a field is missing or cannot be true.
+        InvalidResponse: a field is missing or cannot be true.
     """
     try:
-        (choice,) = answer["choices"]
+        (choice,) = response["choices"]
         token_ids = tuple(choice["token_ids"])
         content = choice["logprobs"]["content"]
         logprobs = tuple(float(entry["logprob"]) for entry in content)
         versions = {span["version"] for span in choice["weight_versions"]}
         reason = choice["finish_reason"]
-        details = answer["usage"]["prompt_tokens_details"] or {}
+        details = response["usage"]["prompt_tokens_details"] or {}
         cached = int(details.get("cached_tokens") or 0)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadAnswer(f"a completion without what it must hold ({error!r})") from None
+        raise InvalidResponse(f"a completion without what it must hold ({error!r})") from None
     if reason not in ("stop", "length"):
-        raise BadAnswer(f'a completion that ended with "{reason}"')
+        raise InvalidResponse(f'a completion that ended with "{reason}"')
     if not 0 < len(token_ids) <= sampling.max_new_tokens:
-        raise BadAnswer(f"{len(token_ids)} tokens, not 1 to {sampling.max_new_tokens}")
+        raise InvalidResponse(f"{len(token_ids)} tokens, not 1 to {sampling.max_new_tokens}")
     if any(type(token) is not int or not 0 <= token < vocabulary for token in token_ids):
-        raise BadAnswer(f"token ids outside the vocabulary of {vocabulary}")
+        raise InvalidResponse(f"token ids outside the vocabulary of {vocabulary}")
     if [entry.get("token_id") for entry in content] != list(token_ids):
-        raise BadAnswer("log-probabilities of other tokens than it sampled")
-    if any(not math.isfinite(p) or not NO_LOGPROB < p <= 1e-3 for p in logprobs):
-        worst = next(p for p in logprobs if not math.isfinite(p) or not NO_LOGPROB < p <= 1e-3)
-        raise BadAnswer(f"a log-probability of {worst:g}, which no sampled token can have")
+        raise InvalidResponse("log-probabilities of other tokens than it sampled")
+    wrong = next((p for p in logprobs if not NO_LOGPROB < p <= 1e-3), None)  # NaN is wrong, too
+    if wrong is not None:
+        raise InvalidResponse(f"a log-probability of {wrong:g}, which no sampled token can have")
     if versions != {weights}:
-        raise BadAnswer(f"sampled with weights {sorted(versions)}, not {weights!r}")
+        raise InvalidResponse(f"sampled with weights {sorted(versions)}, not {weights!r}")
     return Completion(index, token_ids, logprobs, reason == "stop", cached)
 
 
 def tokens_processed(metrics: str) -> float:
-    """Return from the text of /metrics how many tokens the model has read and written."""
+    """Return how many tokens the model has read and written, from the text of METRICS."""
     pattern = r"^vllm:(?:prompt|generation)_tokens_total(?:\{[^}]*\})? (\S+)$"
     return sum(float(value) for value in re.findall(pattern, metrics, re.MULTILINE))
 
 
 def cause_of(log: str) -> str:
-    """Return the server's own words for what went wrong: the first error in its log."""
+    """Return the first error message in a server's log, else its last line."""
     lines = [re.sub(r"^(?:\(\w[^)]*\) )?(?:ERROR [^\]]*\] )?", "", x) for x in log.splitlines()]
     for line in lines:
         if re.match(r"\S*(?:Error|Exception|Killed)\b:? ?\S", line) or ": error: " in line:

@@ -1,8 +1,9 @@
-"""Generation by vLLM: supervised server processes that speak token ids over loopback HTTP.
+"""Generates completions with vLLM servers, which it starts, supervises and restarts.
 
-Takes requests, gives each completion the moment it ends. A server that dies, hangs or answers
-nonsense is named, restarted and given the weights again, and what it still owed is asked anew; each
-request is answered exactly once. The same code drives CPU servers, one GPU and several.
+Takes requests as token ids and yields each completion when it ends, over HTTP on the loopback
+interface. A server that dies, hangs or sends an invalid response is restarted and given the weights
+again, and its outstanding requests are resent; each request is answered exactly once. The same code
+runs one server on the CPU, one on a GPU or one on each of several GPUs.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stepcoder.errors import RunError
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.policy import lm_head, response_logprobs
-from stepcoder.rollout.engine import Completion, Request, Sampling
+from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm import server as vllm_server
-from stepcoder.rollout.vllm.api import Refused, ServerOptions
-from stepcoder.rollout.vllm.server import NO_ANSWER, ServerFailure, VLLMServer
-from stepcoder.rollout.vllm.weights import sender, transfer_s
+from stepcoder.rollout.vllm.api import RequestRefused, ServerOptions
+from stepcoder.rollout.vllm.server import TRANSPORT_ERRORS, ServerFailure, VLLMServer
+from stepcoder.rollout.vllm.weights import max_transfer_s, weight_sender
 
-RESTARTS = 3  # in a row, without one completion between them
-WATCH_S = 2.0
+MAX_FRUITLESS_ROUNDS = 3  # failed rounds in a row, without one completion between them
+STALL_CHECK_S = 2.0
 PARITY_TOKENS = 16
-# Mean distance of log-probabilities, by the models' numbers, that says "not the same weights".
+# Mean difference of log-probabilities, by the models' dtype, above which the weights are not equal.
 PARITY = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-class VLLMEngine:
-    """Owns the servers; a context manager."""
+class VLLMEngine(Engine):
+    """Owns the servers."""
 
     def __init__(
         self,
@@ -43,53 +44,39 @@ class VLLMEngine:
         tokenizer: PreTrainedTokenizerBase,
         servers: Sequence[ServerOptions],
         folder: Path,
-        notify: Callable[[str], None],
+        on_recovered_failure: Callable[[str], None],
     ) -> None:
         """Start one server for each of `servers`, and give them the policy's weights.
 
         Args:
             policy: the model; its configuration is in every server's model folder.
             tokenizer: its tokenizer.
-            servers: what to start.
+            servers: the options of each server.
             folder: for the servers' logs.
-            notify: is told, in one line each, of failures and what was done about them.
+            on_recovered_failure: called with one line for each failure before the restart.
 
         Raises:
             RunError: a server does not start, or does not compute what the policy computes.
         """
         self.vocabulary: int = lm_head(policy).shape[0]
         self.eos: int | None = tokenizer.eos_token_id
-        self.notify = notify
+        self.on_recovered_failure = on_recovered_failure
         self.servers = [VLLMServer(n, options, folder) for n, options in enumerate(servers)]
-        self.limit = sum(options.max_sequences for options in servers)
-        self._sender = sender(servers[0].transfer)
+        self.max_concurrent = sum(options.max_sequences for options in servers)
+        self._sender = weight_sender(servers[0].transfer)
         self._version = 0
         self._closed = False
-        self._verified: set[int] = set()  # process ids of servers whose parity was checked
-        self._asleep: set[int] = set()
-        torch.cuda.empty_cache()  # what the trainer does not use now may be the servers'
+        torch.cuda.empty_cache()  # lets the servers use what the trainer's allocator keeps free
         try:
             with ThreadPoolExecutor(len(self.servers)) as pool:
-                for start in [pool.submit(server.start) for server in self.servers]:
-                    start.result()
+                list(pool.map(VLLMServer.start, self.servers))
             self.update_weights(policy)
-        except ServerFailure as failure:
-            self.close()
-            raise RunError(str(failure)) from None
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> VLLMEngine:
-        """Return the engine itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the engine."""
-        self.close()
-
     def close(self) -> None:
-        """End the servers; whoever still generates gets an error."""
+        """End the servers; a `generate` in another thread raises RunError."""
         self._closed = True
         for server in self.servers:
             server.stop()
@@ -102,141 +89,132 @@ class VLLMEngine:
             RunError: a server keeps failing, or does not compute what the policy computes.
         """
         self._policy = policy
-        self._limit_s = vllm_server.ANSWER_S + transfer_s(policy)  # to sleep or to wake
+        self._sleep_timeout_s = vllm_server.ANSWER_S + max_transfer_s(policy)
         self._version += 1
         self._sender.publish(policy)
         failures: dict[VLLMServer, str] = {}
         for server in self.servers:
             try:
                 self._deliver(server)
-            except NO_ANSWER as error:
+            except TRANSPORT_ERRORS as error:
                 failures[server] = server.describe(error)
-            except Refused as error:
+            except RequestRefused as error:
                 raise RunError(server.describe(error)) from None
         self._restart(failures)
 
     def _deliver(self, server: VLLMServer) -> None:
-        """Send the present weights to a server; check the parity of one that is new."""
-        assert server.process is not None
-        is_new = server.process.pid not in self._verified
+        """Send the current weights to a server, and check a new server's parity with the policy."""
         self._wake(server)
-        self._sender.deliver(
-            server,
-            str(self._version),
-            vllm_server.FIRST_ANSWER_S if is_new else vllm_server.ANSWER_S,
-        )
-        if is_new:
-            distance = self.parity(server)
-            if not distance <= PARITY.get(self._policy.dtype, 0.1):
+        timeout_s = vllm_server.ANSWER_S if server.verified else vllm_server.FIRST_ANSWER_S
+        self._sender.deliver(server, str(self._version), timeout_s)
+        if not server.verified:
+            difference = self._parity(server)
+            if not difference <= PARITY.get(self._policy.dtype, 0.1):
                 raise RunError(
                     f"{server.name} does not compute what the policy computes: log-probabilities "
-                    f"differ by {distance:.2g} on average after the weights were sent; use "
+                    f"differ by {difference:.2g} on average after the weights were sent; use "
                     "rollout.engine=hf for this model"
                 )
-            self._verified.add(server.process.pid)
+            server.verified = True
 
     @torch.no_grad()
-    def parity(self, server: VLLMServer) -> float:
-        """Mean distance of the log-probabilities of server and policy, on a fixed prompt."""
+    def _parity(self, server: VLLMServer) -> float:
+        """Mean difference of the server's and the policy's log-probabilities on a fixed prompt."""
         prompt = tuple(1 + i * 7 % (self.vocabulary - 1) for i in range(1, 1 + PARITY_TOKENS))
         greedy = Sampling(0.0, PARITY_TOKENS, stop=())
-        limit_s = vllm_server.FIRST_ANSWER_S
-        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, limit_s)
+        timeout_s = vllm_server.FIRST_ANSWER_S
+        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, timeout_s)
         row = Row(prompt, done.token_ids, done.logprobs, [True] * len(done.token_ids), 0.0)
         batch = pack([row]).to(self._policy.device)
         expected, _ = response_logprobs(self._policy, batch, 1.0)
-        theirs = batch.engine_logprobs[batch.response_positions]
-        return (theirs - expected).abs().mean().item()
+        found = batch.engine_logprobs[batch.response_positions]
+        return (found - expected).abs().mean().item()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Yield completions as they end, each request's once.
+        """Yield each request's completion once, when it ends.
 
         Raises:
             RunError: a server failed again and again, or refuses a request.
         """
-        missing = dict(enumerate(requests))
-        barren = 0  # rounds in a row that failed before they gave anything
-        while missing:
-            before = len(missing)
+        outstanding = dict(enumerate(requests))
+        fruitless_rounds = 0  # in a row, without a completion
+        while outstanding:
+            before = len(outstanding)
             failures: dict[VLLMServer, str] = {}
-            for completion in self._round(missing, sampling, failures):
-                del missing[completion.index]
+            for completion in self._dispatch(outstanding, sampling, failures):
+                del outstanding[completion.index]
                 yield completion
-            barren = 0 if len(missing) < before else barren + 1
-            if failures and barren >= RESTARTS:
+            fruitless_rounds = 0 if len(outstanding) < before else fruitless_rounds + 1
+            if failures and fruitless_rounds >= MAX_FRUITLESS_ROUNDS:
                 reason = "; ".join(failures.values())
-                raise RunError(f"{reason}; given up after {barren} restarts in vain")
-            owed = f"({len(missing)} of {len(requests)} to do again)"
-            self._restart({server: f"{reason} {owed}" for server, reason in failures.items()})
+                raise RunError(f"{reason}; no completion after {fruitless_rounds} restarts")
+            again = f"({len(outstanding)} of {len(requests)} to do again)"
+            self._restart({server: f"{reason} {again}" for server, reason in failures.items()})
         for server in self.servers:
-            self._insist(server, self._sleep)
+            self._with_restart(server, self._sleep)
 
-    def _round(
+    def _dispatch(
         self,
-        missing: dict[int, Request],
+        outstanding: Mapping[int, Request],
         sampling: Sampling,
         failures: dict[VLLMServer, str],
     ) -> Iterator[Completion]:
-        """Ask for every missing completion once; what fails is noted by server in `failures`."""
-        ended: SimpleQueue[tuple[int, VLLMServer, Future[Completion]]] = SimpleQueue()
-        waiting = dict.fromkeys(self.servers, 0)
-        pool = ThreadPoolExecutor(min(len(missing), self.limit), "vllm request")
+        """Send every outstanding request once; servers that fail are added to `failures`."""
+        pending: dict[Future[Completion], VLLMServer] = {}
+        ended: SimpleQueue[Future[Completion]] = SimpleQueue()
+        pool = ThreadPoolExecutor(min(len(outstanding), self.max_concurrent), "vllm request")
 
-        def ask(index: int, request: Request, server: VLLMServer) -> None:
-            future = pool.submit(
-                server.complete, index, request, sampling, self.eos, self.vocabulary
-            )
-            future.add_done_callback(lambda done: ended.put((index, server, done)))
-            waiting[server] += 1
+        def fail(server: VLLMServer, reason: str) -> None:
+            failures[server] = reason
+            server.stop()  # breaks the connections of its other requests, which end at once
 
         try:
             for server in self.servers:
-                self._insist(server, self._wake)
-                server.busy()
-            for index, request in missing.items():
-                ask(index, request, self._server_of(request))
-            looked_at = time.monotonic()
-            while any(waiting.values()):
-                # What has ended comes first: nobody hangs because we were slow to take it.
-                if ended.empty() and time.monotonic() - looked_at > WATCH_S:
-                    for server, count in waiting.items():
-                        if count and server not in failures and server.stalled():
+                self._with_restart(server, self._wake)
+                server.reset_stall_timer()
+            for index, request in outstanding.items():
+                server = self._server_of(request)
+                future = pool.submit(
+                    server.complete, index, request, sampling, self.eos, self.vocabulary
+                )
+                pending[future] = server
+                future.add_done_callback(ended.put)
+            checked_at = time.monotonic()
+            while pending:
+                # Not while completions wait to be taken: if the caller is slow, no server stalls.
+                if ended.empty() and time.monotonic() - checked_at > STALL_CHECK_S:
+                    waiting = set(pending.values()) - failures.keys()
+                    for server in self.servers:
+                        if server in waiting and server.stalled():
                             limit_s = vllm_server.STALL_S
-                            reason = f"{server.name} hangs: no token for {limit_s:.0f} s"
-                            self._fail(server, reason, failures)
-                    looked_at = time.monotonic()
+                            fail(server, f"{server.name} hangs: no token for {limit_s:.0f} s")
+                    checked_at = time.monotonic()
                 try:
-                    _, server, future = ended.get(timeout=WATCH_S)
+                    future = ended.get(timeout=STALL_CHECK_S)
                 except Empty:
                     continue
-                waiting[server] -= 1
-                error = None if future.cancelled() else future.exception()
+                server, error = pending.pop(future), future.exception()
                 if error is None:
                     yield future.result()
-                elif isinstance(error, Refused):
+                elif isinstance(error, RequestRefused):
                     raise RunError(server.describe(error))
-                elif not isinstance(error, NO_ANSWER):
+                elif not isinstance(error, TRANSPORT_ERRORS):
                     raise error
                 elif server not in failures:
-                    self._fail(server, server.describe(error), failures)
+                    fail(server, server.describe(error))
         finally:
-            if any(waiting.values()):  # left early: nobody wants the rest
+            if pending:  # the caller stopped early, or an error ended this: the rest is not wanted
                 for server in self.servers:
                     server.stop()
             pool.shutdown(cancel_futures=True)
 
     def _server_of(self, request: Request) -> VLLMServer:
-        """Return the server of a request: equal prompts share one, and with it their KV cache."""
+        """Return a request's server: equal prompts go to the same one and share their KV cache."""
         place = zlib.crc32(repr(request.prompt_ids[:256]).encode()) % len(self.servers)
         return self.servers[place]
 
-    def _fail(self, server: VLLMServer, reason: str, failures: dict[VLLMServer, str]) -> None:
-        """Note why a server is given up, and end it: whoever waits for it learns so at once."""
-        failures[server] = reason
-        server.stop()
-
     def _restart(self, failures: Mapping[VLLMServer, str]) -> None:
-        """Start failed servers again, all at once, and give them the weights.
+        """Restart failed servers, all at once, and give them the weights.
 
         Raises:
             RunError: that fails too.
@@ -244,9 +222,8 @@ class VLLMEngine:
         if self._closed:
             raise RunError("the engine was closed")
         for server, reason in failures.items():
-            self.notify(f"{reason}; restarting it")
+            self.on_recovered_failure(f"{reason}; restarting it")
             server.stop()
-            self._asleep.discard(id(server))
         with ThreadPoolExecutor(len(self.servers)) as pool:
             starts = {server: pool.submit(server.start) for server in failures}
         for server, reason in failures.items():
@@ -255,29 +232,29 @@ class VLLMEngine:
                 self._deliver(server)
             except ServerFailure as failure:
                 raise RunError(f"{reason}; then: {failure}") from None
-            except (Refused, *NO_ANSWER) as error:
+            except (RequestRefused, *TRANSPORT_ERRORS) as error:
                 raise RunError(f"{reason}; then: {server.describe(error)}") from None
 
-    def _insist(self, server: VLLMServer, work: Callable[[VLLMServer], None]) -> None:
-        """Do something with a server; one that fails at it is restarted, and tries once more."""
+    def _with_restart(self, server: VLLMServer, action: Callable[[VLLMServer], None]) -> None:
+        """Call `action` with a server; if that fails, restart the server and call it once more."""
         try:
-            work(server)
-        except NO_ANSWER as error:
+            action(server)
+        except TRANSPORT_ERRORS as error:
             self._restart({server: server.describe(error)})
             try:
-                work(server)
-            except NO_ANSWER as again:
+                action(server)
+            except TRANSPORT_ERRORS as again:
                 raise RunError(f"{server.describe(again)}, right after a restart") from None
 
     def _sleep(self, server: VLLMServer) -> None:
-        """Let a server on the trainer's GPU free its memory; its weights wait on the CPU."""
+        """Free the memory of a server on the trainer's GPU; its weights move to the CPU."""
         if server.options.can_sleep:
-            server.client.post(api.SLEEP, timeout_s=self._limit_s)
-            self._asleep.add(id(server))
+            server.client.post(api.SLEEP, timeout_s=self._sleep_timeout_s)
+            server.asleep = True
 
     def _wake(self, server: VLLMServer) -> None:
-        """Give a sleeping server its memory back, after the trainer gave up what it kept of it."""
-        if id(server) in self._asleep:
+        """Give a sleeping server its GPU memory back; the trainer frees its unused memory first."""
+        if server.asleep:
             torch.cuda.empty_cache()
-            server.client.post(api.WAKE, timeout_s=self._limit_s)
-            self._asleep.discard(id(server))
+            server.client.post(api.WAKE, timeout_s=self._sleep_timeout_s)
+            server.asleep = False

@@ -1,7 +1,6 @@
-"""One supervised vLLM server: a child process on a random loopback port, watched and restarted.
+"""One vLLM server as a child process on a random loopback port: start it, call it, stop it.
 
-Whatever ends a server, hangs it or makes it talk nonsense becomes a ServerFailure that names it;
-the engine decides what to do.
+`describe` and ServerFailure say in one line how a server failed; the engine decides what to do.
 """
 
 from __future__ import annotations
@@ -18,43 +17,47 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from stepcoder.errors import RunError
 from stepcoder.rollout.engine import Completion, Request, Sampling
 from stepcoder.rollout.vllm import api
-from stepcoder.rollout.vllm.api import BadAnswer, Client, ServerOptions
+from stepcoder.rollout.vllm.api import Client, InvalidResponse, RequestRefused, ServerOptions
 
-START_S = 900.0  # large models load and compile for minutes
+START_S = 900.0  # until a server answers: large models load and compile for minutes
 STALL_S = 18.0  # without a single token while completions are waited for
-ANSWER_S = 18.0  # for a request that needs no time to speak of
-FIRST_ANSWER_S = 120.0  # of a new server, which may still compile kernels
+ANSWER_S = 18.0  # for a call that takes hardly any time
+FIRST_ANSWER_S = 120.0  # for a first call to a new server, which may still compile kernels
 POLL_S = 0.2
 PORT_TRIES = 3
 
-NO_ANSWER = (OSError, http.client.HTTPException, BadAnswer)
+# What a call to a server raises if the server, and not the request, is at fault.
+TRANSPORT_ERRORS = (OSError, http.client.HTTPException, InvalidResponse)
 
 
-class ServerFailure(Exception):
+class ServerFailure(RunError):
     """A server cannot be used any more; the message names it and says why."""
 
 
 class VLLMServer:
-    """A server process; `start`, then `complete` and `post`, then `stop`."""
+    """A server process: `start` it, call `complete` or `client.post`, `stop` it."""
 
     def __init__(self, number: int, options: ServerOptions, folder: Path) -> None:
-        """Remember what to start; the log goes to `folder`/server-<number>.log."""
+        """Prepare server `number`; its log will be `folder`/server-<number>.log."""
         self.name = f"vLLM server {number}"
         self.options = options
         self.log = folder / f"server-{number}.log"
-        self.weights = ""  # version that it was last given
         self.process: subprocess.Popen[bytes] | None = None
-        self._scratch = Path()
         self.client = Client(0, "")
-        self._tokens_at = (0.0, 0.0)  # tokens processed, and when that was first seen
+        self.weights = ""  # the version that it holds
+        self.verified = False  # whether its log-probabilities were compared with the policy's
+        self.asleep = False
+        self._temporary = Path()
+        self._progress = (0.0, 0.0)  # tokens processed, and when that number was first seen
 
     def start(self) -> None:
         """Start the process and wait until it answers.
 
         Raises:
-            ServerFailure: it ended, or did not answer in time; with its own error text.
+            ServerFailure: it ended, or did not answer in time; with the error in its log.
         """
         for tries in range(1, PORT_TRIES + 1):
             self._launch(free_port())
@@ -68,17 +71,17 @@ class VLLMServer:
 
     def _launch(self, port: int) -> None:
         self.client = Client(port, secrets.token_hex(16))
-        self.weights = ""
+        self.weights, self.verified, self.asleep = "", False, False
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._scratch = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
+        self._temporary = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 api.command(self.options, port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=api.environment(self.options, self.client.api_key, self._scratch),
-                start_new_session=True,  # one process group: all of it can be killed
+                env=api.environment(self.options, self.client.api_key, self._temporary),
+                start_new_session=True,  # one process group, so that its children can be killed
             )
 
     def _wait_until_healthy(self) -> None:
@@ -86,14 +89,15 @@ class VLLMServer:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise ServerFailure(f"{self.name} did not start: {self._own_words()}")
+                raise ServerFailure(f"{self.name} did not start: {self._logged_cause()}")
             try:
                 self.client.call("GET", api.HEALTH, timeout_s=5)
                 return
-            except (api.Refused, *NO_ANSWER):
+            except (RequestRefused, *TRANSPORT_ERRORS):
                 time.sleep(POLL_S)
         raise ServerFailure(
-            f"{self.name} did not answer within {START_S:.0f} s of its start: {self._own_words()}"
+            f"{self.name} did not answer within {START_S:.0f} s of its start: "
+            f"{self._logged_cause()}"
         )
 
     def complete(
@@ -105,73 +109,74 @@ class VLLMServer:
         vocabulary: int,
         timeout_s: float = 86400,
     ) -> Completion:
-        """Return the completion of a request. Raises NO_ANSWER's exceptions, or api.Refused.
+        """Return the completion of a request.
 
-        By default without a deadline to speak of: `stalled` watches all requests together.
+        The default timeout of a day is in effect none: `stalled` watches all requests together.
+
+        Raises:
+            RequestRefused: the request is wrong. TRANSPORT_ERRORS: the server failed.
         """
         body = api.generate_body(request, sampling, eos)
-        answer = self.client.post(api.GENERATE, body, timeout_s)
-        return api.completion_of(answer, index, sampling, vocabulary, self.weights)
+        response = self.client.post(api.GENERATE, body, timeout_s)
+        return api.completion_of(response, index, sampling, vocabulary, self.weights)
 
     def stalled(self) -> bool:
-        """Return whether no token was read or written for STALL_S (call it every few seconds)."""
+        """Return whether no token was read or written for STALL_S; call it every few seconds."""
         now = time.monotonic()
-        tokens, since = self._tokens_at
+        tokens, since = self._progress
         try:
-            text = self.client.call("GET", api.METRICS, timeout_s=3)
-            seen = api.tokens_processed(text)
-        except (api.Refused, *NO_ANSWER):
+            seen = api.tokens_processed(self.client.call("GET", api.METRICS, timeout_s=3))
+        except (RequestRefused, *TRANSPORT_ERRORS):
             seen = tokens
         if seen != tokens or not since:
-            self._tokens_at = (seen, now)
+            self._progress = (seen, now)
             return False
         return now - since > STALL_S
 
-    def busy(self) -> None:
-        """Begin to watch for a stall from now."""
-        self._tokens_at = (self._tokens_at[0], time.monotonic())
+    def reset_stall_timer(self) -> None:
+        """Let `stalled` count from now."""
+        self._progress = (self._progress[0], time.monotonic())
 
     def describe(self, error: BaseException) -> str:
-        """Name what a failed call means, now that the process may have ended too."""
+        """Say in one line what a failed call means, waiting 3 s for the process to end."""
         process = self.process
         if process is None:
             return f"{self.name} was stopped"
-        if isinstance(error, api.Refused):
+        if isinstance(error, RequestRefused):
             return f"{self.name} refuses a request: {error}"
         deadline = time.monotonic() + 3
         while process.poll() is None and time.monotonic() < deadline:
-            if isinstance(error, BadAnswer) and "HTTP 5" not in str(error):
+            if isinstance(error, InvalidResponse) and "HTTP 5" not in str(error):
                 return f"{self.name} answered garbage: {error}"
             time.sleep(POLL_S)
         code = process.poll()
         if code is not None and code < 0:
-            killer = signal.Signals(-code).name
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return f"{self.name} was killed by {killer}{memory}"
+            return f"{self.name} was killed by {signal.Signals(-code).name}{memory}"
         if code is not None:
-            return f"{self.name} ended with status {code}: {self._own_words()}"
-        if isinstance(error, BadAnswer):
-            return f"{self.name} failed: {error} ({self._own_words()})"
+            return f"{self.name} ended with status {code}: {self._logged_cause()}"
+        if isinstance(error, InvalidResponse):
+            return f"{self.name} failed: {error} ({self._logged_cause()})"
         if isinstance(error, TimeoutError):
             return f"{self.name} hangs: it did not answer in time"
         return f"{self.name} does not answer: {error!r}"
 
-    def _own_words(self) -> str:
+    def _logged_cause(self) -> str:
         return api.cause_of(self.log.read_text(encoding="utf-8", errors="replace"))
 
     def stop(self) -> None:
-        """End the process and everything that it started."""
+        """Kill the process and everything that it started."""
         if self.process is None:
             return
-        with suppress(ProcessLookupError):  # it is gone already
+        with suppress(ProcessLookupError):  # it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
+    """Return a loopback port that is free now; another process may still take it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,8 +1,9 @@
-"""How new weights reach a vLLM server, version by version.
+"""Sends the policy's weights to a vLLM server, version by version.
 
-On a CPU: a safetensors file in shared memory that the server's worker reads. On CUDA: vLLM's native
-weight transfer, by memory handles on one GPU ("ipc") or by NCCL between GPUs. The CUDA part is
-written against vLLM 0.32's trainer interface and has not run on a GPU yet.
+To a CPU server they go by a safetensors file in shared memory, which the server's worker reads; to
+a CUDA server by vLLM's native weight transfer, with memory handles on a shared GPU ("ipc") or by
+NCCL between GPUs. The CUDA part is written against vLLM 0.32's trainer interface and has not run on
+a GPU yet.
 """
 
 from __future__ import annotations
@@ -16,54 +17,51 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from stepcoder.rollout.vllm import api
-from stepcoder.rollout.vllm.api import BadAnswer, Transfer
+from stepcoder.rollout.vllm.api import InvalidResponse, Transfer
 from stepcoder.rollout.vllm.server import VLLMServer, free_port
 
-SLOWEST = 2e8  # bytes a second at which weights arrive at least
+MIN_BYTES_PER_S = 2e8  # the slowest transfer that is not taken for a failure
 
 
 class SharedFile:
-    """Weights in an anonymous file in memory, which goes away with this process, however it ends.
+    """Sends weights by an anonymous file in memory (memfd).
 
-    Another process of the same user opens it by its path under /proc; unlike a file in /dev/shm it
-    has no size limit but the machine's memory, and a killed trainer leaves nothing behind.
+    Another process of the same user opens it by its path under /proc. Unlike a file in /dev/shm it
+    has no size limit but the machine's memory, and it vanishes with this process, even if killed.
     """
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
+        """Hold no file yet."""
         self._descriptor = -1
         self._tensors = 0
         self._transfer_s = 0.0
 
     def publish(self, policy: PreTrainedModel) -> None:
-        """Write the policy's parameters; what was published before is freed."""
+        """Write the policy's parameters to a new file; the one before is freed."""
         self.close()
         self._descriptor = os.memfd_create("stepcoder-weights")
-        # A tied LM head comes twice, because the server's is its own: hence the copies.
+        # A tied LM head comes twice, since the server's is untied; `save` refuses shared memory.
         parameters = {
             name: p.detach().clone(memory_format=torch.contiguous_format)
             for name, p in policy.named_parameters(remove_duplicate=False)
         }
         self._tensors = len(parameters)
-        self._transfer_s = transfer_s(policy)
+        self._transfer_s = max_transfer_s(policy)
         with os.fdopen(os.dup(self._descriptor), "wb") as file:
             file.write(save(parameters))
 
-    @property
-    def _path(self) -> str:
-        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
-
-    def deliver(self, server: VLLMServer, version: str, patience_s: float) -> None:
-        """Let a server load what is published; each call may take `patience_s` and the transfer.
+    def deliver(self, server: VLLMServer, version: str, timeout_s: float) -> None:
+        """Let a server load the published file; loading may take `timeout_s` plus the transfer.
 
         Raises:
-            BadAnswer: it loaded less than that. OSError, http.client.HTTPException: no answer.
+            InvalidResponse: it loaded fewer tensors. OSError, http.client.HTTPException: no answer.
         """
-        body = {"method": "load_weights_file", "args": [self._path]}
-        answer = server.client.post(api.COLLECTIVE, body, patience_s + self._transfer_s)
-        if any(result != {"tensors": self._tensors} for result in answer["results"]):
-            raise BadAnswer(f"it loaded {answer['results']} of {self._tensors} tensors")
-        finish(server, version, patience_s)
+        path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        body = {"method": "load_weights_file", "args": [path]}
+        response = server.client.post(api.COLLECTIVE, body, timeout_s + self._transfer_s)
+        if any(result != {"tensors": self._tensors} for result in response["results"]):
+            raise InvalidResponse(f"it loaded {response['results']} of {self._tensors} tensors")
+        set_version(server, version, timeout_s)
 
     def close(self) -> None:
         """Free the memory."""
@@ -73,7 +71,7 @@ class SharedFile:
 
 
 class NativeTransfer:
-    """vLLM's own weight transfer, one channel a server. Not yet run on a GPU."""
+    """Sends weights by vLLM's own weight transfer, over one channel a server."""
 
     def __init__(self, backend: Transfer) -> None:
         """`backend` is "ipc" (server and trainer share a GPU) or "nccl"."""
@@ -85,27 +83,28 @@ class NativeTransfer:
         """Send this policy from now on."""
         self._policy = policy
 
-    def deliver(self, server: VLLMServer, version: str, patience_s: float) -> None:
-        """Send the weights; a server that was started anew gets a new channel.
+    def deliver(self, server: VLLMServer, version: str, timeout_s: float) -> None:
+        """Send the weights, over a new channel to a server that was restarted.
 
-        Each call may take `patience_s` and the transfer.
+        Each call may take `timeout_s` plus the transfer.
 
         Raises:
-            BadAnswer: it refused them. OSError, http.client.HTTPException: no answer.
+            InvalidResponse: it refused them. OSError, http.client.HTTPException: no answer.
         """
         from vllm.distributed.weight_transfer import ModuleSource
 
         assert server.process is not None
         assert self._policy is not None
+        limit_s = timeout_s + max_transfer_s(self._policy)
         pid, channel = self._channels.get(server, (0, None))
         if pid != server.process.pid:
-            channel = self._open(server, patience_s + transfer_s(self._policy))
+            channel = self._open(server, limit_s)
             self._channels[server] = server.process.pid, channel
         assert channel is not None
         channel.source = ModuleSource(self._policy)
-        channel.client.timeout = patience_s + transfer_s(self._policy)
+        channel.client.timeout = limit_s
         channel.send_weights()
-        finish(server, version, patience_s)
+        set_version(server, version, timeout_s)
 
     def _open(self, server: VLLMServer, limit_s: float) -> Any:
         from vllm.distributed.weight_transfer import (
@@ -123,7 +122,7 @@ class NativeTransfer:
             )
 
         class KeyedClient(HTTPVLLMWeightSyncClient):  # type: ignore[misc]  # vllm may be absent
-            """Speaks to the server by our client, which has the key."""
+            """Makes vLLM's calls by our client, which sends the server's key."""
 
             def _post(self, path: str, json: Mapping[str, Any] | None = None) -> None:
                 server.client.post(f"/{path}", json, self.timeout)
@@ -139,19 +138,23 @@ class NativeTransfer:
         self._channels = {}
 
 
-def transfer_s(policy: PreTrainedModel) -> float:
-    """Return how many seconds a server that works needs at most to take these weights."""
-    return sum(p.nbytes for p in policy.parameters()) / SLOWEST
+def max_transfer_s(policy: PreTrainedModel) -> float:
+    """Return after how many seconds a transfer of these weights counts as failed."""
+    return sum(p.nbytes for p in policy.parameters()) / MIN_BYTES_PER_S
 
 
-def finish(server: VLLMServer, version: str, patience_s: float) -> None:
-    """Give the server's new weights their version, and forget what the old ones computed."""
-    server.client.post(api.SET_VERSION, {"new_version": version}, patience_s)
-    if server.client.post(api.RESET_CACHE, timeout_s=patience_s) != {"success": True}:
-        raise BadAnswer("it still held the old weights' cache")
+def set_version(server: VLLMServer, version: str, timeout_s: float) -> None:
+    """Name the weights that a server has received, and empty its prefix cache of the old ones'.
+
+    Raises:
+        InvalidResponse: the cache was not emptied. OSError, http.client.HTTPException: no answer.
+    """
+    server.client.post(api.SET_VERSION, {"new_version": version}, timeout_s)
+    if server.client.post(api.RESET_CACHE, timeout_s=timeout_s) != {"success": True}:
+        raise InvalidResponse("it still holds the old weights' prefix cache")
     server.weights = version
 
 
-def sender(transfer: Transfer) -> SharedFile | NativeTransfer:
-    """Return what delivers weights by this way."""
+def weight_sender(transfer: Transfer) -> SharedFile | NativeTransfer:
+    """Return the sender for a way of transfer."""
     return SharedFile() if transfer == "file" else NativeTransfer(transfer)

@@ -1,7 +1,7 @@
-"""Runs inside a CPU server's model process: takes new weights from a file in shared memory.
+"""Loads new weights inside a CPU server's model process, from a file in shared memory.
 
-vLLM mixes this class into its worker (option worker-extension-cls) and calls it by name. On CUDA
-vLLM's native weight transfer does this job.
+vLLM mixes the class into its worker (option worker-extension-cls) and calls the method by name. On
+CUDA vLLM's native weight transfer does this job.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class FileWeights:
-    """A worker that can read its weights anew."""
+    """A mix-in for vLLM's worker."""
 
-    reload_weights: Any  # the worker's own
+    reload_weights: Any  # a method of the worker
 
     def load_weights_file(self, path: str) -> dict[str, int]:
-        """Load a safetensors file of a transformers checkpoint's parameters, in place."""
+        """Load a safetensors file of a transformers model's parameters in place; count them."""
         names: list[str] = []
 
         def weights() -> Iterator[tuple[str, Tensor]]:
