@@ -33,7 +33,7 @@ from stepcoder.clean.judges import Judges
 from stepcoder.clean.page import render
 from stepcoder.clean.pipeline import Cleaning, Options, Record, clean, decisions, write
 from stepcoder.clean.records import read_candidates
-from stepcoder.clean.store import Store, fingerprint_of
+from stepcoder.clean.outcomes import Store, fingerprint_of
 from stepcoder.judge.command import InputError
 from stepcoder.problems.problem import Problem, ProblemError, load_problems
 from stepcoder.report.run_dir import replace_file

@@ -28,7 +28,7 @@ from stepcoder.clean.repeats import (
     solve_each_other,
     statement_pairs,
 )
-from stepcoder.clean.store import (
+from stepcoder.clean.outcomes import (
     EXTENDED,
     VERIFIED,
     Store,

@@ -42,7 +42,7 @@ from stepcoder.evaluate.results import (
     to_markdown,
     to_table,
 )
-from stepcoder.evaluate.store import (
+from stepcoder.evaluate.records import (
     SAMPLES,
     VERDICTS,
     Key,

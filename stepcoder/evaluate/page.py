@@ -13,7 +13,7 @@ from typing import Any
 from plotly.offline.offline import get_plotlyjs
 
 from stepcoder.evaluate.results import Result, cells
-from stepcoder.evaluate.store import Record
+from stepcoder.evaluate.records import Record
 from stepcoder.report.charts import GRID, INK, LINE, PALE, QUIET, VERDICTS, Chart, Figure
 from stepcoder.report.page import SCRIPT, STYLE
 

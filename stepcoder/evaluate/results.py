@@ -16,7 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from stepcoder.evaluate.passk import Estimate, estimate, pass_at_k
-from stepcoder.evaluate.store import Key, Record
+from stepcoder.evaluate.records import Key, Record
 from stepcoder.problems.problem import Problem
 
 ORDER = ("introductory", "easy", "interview", "medium", "competition", "hard")

@@ -18,7 +18,7 @@ from stepcoder.clean.extend import Extension
 from stepcoder.clean.reasons import Dropped, Reason
 from stepcoder.clean.records import Candidate
 from stepcoder.clean.verify import Verified
-from stepcoder.evaluate.store import read_lines
+from stepcoder.evaluate.records import read_lines
 from stepcoder.judge.command import InputError
 from stepcoder.report.run_dir import replace_file
 
