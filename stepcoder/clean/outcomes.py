@@ -1,91 +1,18 @@
-"""The folder of a cleaning: what each problem gave, as it comes, so that a killed one goes on.
+"""What the steps of a cleaning gave, as JSON data for its journal, and back.
 
-Takes outcomes one by one and gives back those of an earlier start of the same command. The journal
-holds them in the order in which they finished; the results do not depend on it.
+The journal holds records in the order in which they finished; the results do not depend on it.
 """
 
 from __future__ import annotations
-
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
 
 from stepcoder.clean.answers import Checker
 from stepcoder.clean.extend import Extension
 from stepcoder.clean.reasons import Dropped, Reason
 from stepcoder.clean.records import Candidate
 from stepcoder.clean.verify import Verified
-from stepcoder.evaluate.records import read_lines
-from stepcoder.judge.command import InputError
-from stepcoder.report.run_dir import replace_file
+from stepcoder.journal import Record
 
-SETTINGS, JOURNAL = "settings.json", "journal"
-VERIFIED, EXTENDED = "verified.jsonl", "extended.jsonl"
-
-Record = dict[str, Any]
-
-
-class Store:
-    """An open folder; what it holds already is in `verified` and `extended`, by number."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Open the folder, or go on with the one of an earlier start.
-
-        Raises:
-            InputError: the folder is of another cleaning; the message says what differs.
-        """
-        self.folder = folder
-        journal = folder / JOURNAL
-        try:
-            journal.mkdir(parents=True, exist_ok=True)
-            self._settle(settings)
-            self.verified = {record["number"]: record for record in read_lines(journal / VERIFIED)}
-            self.extended = {record["number"]: record for record in read_lines(journal / EXTENDED)}
-        except InputError:
-            raise
-        except OSError as error:
-            raise InputError(f"-o {folder}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"-o {folder}: its files are damaged; choose another folder") from None
-        self._files: dict[str, IO[str]] = {}
-
-    def _settle(self, settings: Mapping[str, Any]) -> None:
-        path = self.folder / SETTINGS
-        if not path.exists():
-            if any(self.folder.glob("*.jsonl")):
-                raise InputError(f"-o {self.folder} holds other files; choose another folder")
-            replace_file(path, json.dumps(settings, indent=1) + "\n")
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"-o {self.folder} holds a cleaning with other settings ({name} was "
-                f"{before.get(name)!r}, is {settings.get(name)!r}); choose another folder, or "
-                "remove it"
-            )
-
-    @contextmanager
-    def writing(self) -> Iterator[Store]:
-        """Hold the journal open."""
-        for name in (VERIFIED, EXTENDED):
-            path = self.folder / JOURNAL / name
-            self._files[name] = path.open("a", encoding="utf-8")
-        try:
-            yield self
-        finally:
-            for file in self._files.values():
-                file.close()
-
-    def add(self, name: str, record: Record) -> None:
-        """Append a record to a file of the journal, and to the disk."""
-        self._files[name].write(json.dumps(record) + "\n")
-        self._files[name].flush()
-        (self.verified if name == VERIFIED else self.extended)[record["number"]] = record
+VERIFIED, EXTENDED = "journal/verified.jsonl", "journal/extended.jsonl"
 
 
 def verified_record(candidate: Candidate, outcome: Verified | Dropped) -> Record:
@@ -136,12 +63,3 @@ def extension_of(verified: Verified, record: Record) -> Extension:
     first, second, third = record["mutants"]
     lines = frozenset(record["lines"])
     return Extension(tests, record["generated"], lines, (first, second, third))
-
-
-def fingerprint_of(path: Path) -> str:
-    """Return a hash of a file, or of all files of a folder. Raises OSError."""
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()

@@ -57,8 +57,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampler:
-    """How answers are sampled."""
+class AnswerSampling:
+    """How answers are sampled; the fields are named as the options of the command line."""
 
     engine: Literal["hf", "vllm"]
     form: Form  # of the prompt
@@ -107,8 +107,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def sampler(
-    checkpoint: Checkpoint, options: Sampler, folder: Path, notify: Callable[[str], None]
+def open_sampler(
+    checkpoint: Checkpoint, options: AnswerSampling, folder: Path, notify: Callable[[str], None]
 ) -> Iterator[Callable[[Sequence[tuple[Problem, int]]], Iterator[Answer]]]:
     """Load a policy, and give a function that samples the answers numbered (problem, sample).
 
@@ -151,7 +151,7 @@ def sampler(
             given = "" if free else starter_part(problem)
             text = prompt_text(asked(problem) if free else problem, given, template)
             prompt = tuple(encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
-            requests.append(Request(prompt, seed_of(options.seed, problem.task_id, number)))
+            requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
             givens.append(given)
         for done in engine.generate(requests, sampling):
             problem, number = wanted[done.index]
@@ -194,7 +194,7 @@ def asked(problem: Problem) -> Problem:
     return replace(problem, prompt=f"{problem.prompt.strip()}\n\nBegin with:\n{starter}")
 
 
-def seed_of(seed: int, task_id: str, number: int) -> int:
+def sample_seed(seed: int, task_id: str, number: int) -> int:
     """Return a sample's own seed: the same whatever else is sampled, and after a resume."""
     digest = hashlib.sha256(f"{seed} {number} {task_id}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1

@@ -19,9 +19,10 @@ from plotly.offline.offline import get_plotlyjs
 from rich.console import Console
 
 from stepcoder.errors import RunError
+from stepcoder.journal import replace_file
 from stepcoder.report.charts import Chart, Record, charts, evaluations, series_of
 from stepcoder.report.progress import clock
-from stepcoder.report.run_dir import CONFIG, read_records, read_samples, replace_file
+from stepcoder.report.run_dir import CONFIG, read_records, read_samples
 from stepcoder.report.samples import Sample, to_html
 
 REPORT = "report.html"

@@ -13,10 +13,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from stepcoder.journal import replace_file
 from stepcoder.report.charts import INK, QUIET, Chart, Figure, figure_layout
 from stepcoder.report.page import chart_section, document
 from stepcoder.report.progress import clock
-from stepcoder.report.run_dir import replace_file
 from stepcoder.study.plan import Plan
 from stepcoder.study.results import (
     MEASURES,
