@@ -22,7 +22,7 @@ from pathlib import Path
 from stepcoder.config import to_yaml
 from stepcoder.errors import RunError
 from stepcoder.report.run_dir import CONFIG, read_records
-from stepcoder.study.plan import Plan, Run
+from stepcoder.study.plan import Plan, StudyRun
 
 DONE = "done"
 LOOK_EVERY_S = 1.0
@@ -33,7 +33,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 class Running:
     """A process of a run."""
 
-    run: Run
+    run: StudyRun
     process: subprocess.Popen[bytes]
     begun: float
 
@@ -72,12 +72,12 @@ def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> N
                 one.process.wait()
 
 
-def is_done(folder: Path, run: Run) -> bool:
+def is_done(folder: Path, run: StudyRun) -> bool:
     """Whether a run has come to its end."""
     return (folder / run.name / DONE).exists()
 
 
-def _begin(plan: Plan, folder: Path, run: Run) -> Running:
+def _begin(plan: Plan, folder: Path, run: StudyRun) -> Running:
     """Start a run, or continue it where its folder already holds one."""
     config, own = plan.config(run, folder), folder / run.name
     command = [sys.executable, "-m", "stepcoder.train"]
