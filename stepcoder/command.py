@@ -37,6 +37,14 @@ from stepcoder.options import ConfigError
 from stepcoder.problems.problem import Problem, ProblemError, program_of
 from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
 
+EXIT_STATUS = """\
+exit status:
+  0  everything was done, whatever the verdicts
+  1  the sandbox failed on some programs, which says nothing about them
+  2  the arguments or an input are wrong; one line says what and where
+  3  full isolation was asked for and this machine refuses a layer of it
+130  interrupted; the same command goes on where it stopped
+"""
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
 
@@ -125,7 +133,18 @@ def exit_status(work: Callable[[], int], name: str = "", *, resumable: bool = Tr
 def leave(status: int) -> NoReturn:
     """End the process. After an interrupt it does not wait for threads that await programs."""
     sys.stdout.flush()
-    os._exit(status) if status == 130 else sys.exit(status)
+    if status == 130:
+        os._exit(status)
+    sys.exit(status)
+
+
+def of_split(problems: Sequence[Problem], split: str | None, option: str) -> Sequence[Problem]:
+    """Return the problems of a split, all if it is None. Raises InputError if it has none."""
+    chosen = [problem for problem in problems if split in (None, problem.split)]
+    if problems and not chosen:
+        splits = ", ".join(sorted({problem.split for problem in problems}))
+        raise InputError(f"{option} {split}: the problems have {splits}")
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +167,7 @@ def read_samples(
     problems: Mapping[str, Problem],
     fields: Sequence[str],
     program: Callable[[Record, Problem], str],
-    hint: str = "",
+    missing: str,
 ) -> list[Sample]:
     """Read a file of samples; those of one problem are numbered in the order of the file.
 
@@ -157,7 +176,7 @@ def read_samples(
         problems: by task_id.
         fields: that may hold the program; the first that a record has must be text.
         program: gives the program of a record.
-        hint: for messages, how a problem may come to be missing.
+        missing: what to do about a problem that is missing, for messages.
 
     Raises:
         InputError: the file or a line of it cannot be used.
@@ -169,7 +188,7 @@ def read_samples(
             for line, text in enumerate(file, 1):
                 if text.strip():
                     where = f"{path} line {line}"
-                    record = _sample_record(text, where, problems, fields, hint)
+                    record = _sample_record(text, where, problems, fields, missing)
                     problem = problems[record["task_id"]]
                     number = numbers.get(problem.task_id, 0)
                     numbers[problem.task_id] = number + 1
@@ -182,7 +201,7 @@ def read_samples(
 
 
 def _sample_record(
-    text: bytes, where: str, problems: Mapping[str, Problem], fields: Sequence[str], hint: str
+    text: bytes, where: str, problems: Mapping[str, Problem], fields: Sequence[str], missing: str
 ) -> Record:
     names = " or ".join(f'"{field}"' for field in sorted(fields))
     expected = f'expected {{"task_id": ..., {names}: ...}}'
@@ -199,10 +218,7 @@ def _sample_record(
     if not isinstance(task_id, str):
         raise InputError(f'{where}: field "task_id" is missing or no text; {expected}')
     if task_id not in problems:
-        raise InputError(
-            f'{where}: field "task_id": no problem {task_id!r}; give the problems that the samples '
-            f"were made for{hint}"
-        )
+        raise InputError(f'{where}: field "task_id": no problem {task_id!r}{missing}')
     field = next((field for field in fields if field in record), fields[-1])
     if not isinstance(record.get(field), str):
         raise InputError(f'{where}: field "{field}" is missing or no text; {expected}')

@@ -9,49 +9,35 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
+from stepcoder import command
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.outcomes import EXTENDED, VERIFIED
 from stepcoder.clean.page import render
 from stepcoder.clean.pipeline import Cleaning, Options, clean, decisions, write
 from stepcoder.clean.records import read_candidates
-from stepcoder.command import (
-    LIMITS,
-    Parser,
-    StepProgress,
-    add_sandbox_options,
-    exit_status,
-    leave,
-    limits_of,
-    say,
-)
 from stepcoder.errors import InputError
 from stepcoder.journal import Journal, Record, files_fingerprint, replace_file
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.sandbox import Limits
 
-EPILOG = """\
+EPILOG = f"""\
 what lies in OUT afterwards:
   problems.jsonl   the problems that are kept, for stepcoder.train, .judge and .evaluate
   decisions.jsonl  a line a record of the input: kept, repaired or dropped, and why
   report.html      the page: what was kept and why not, coverage, tests, curricula
   journal/         what the sandbox said, so that a killed command goes on
 
-exit status:
-  0  every record was decided on
-  1  the sandbox failed on some; the same command tries them again
-  2  the arguments or an input are wrong; one line says what and where
-  3  full isolation was asked for and this machine refuses a layer of it
-130  interrupted; the same command goes on where it stopped
-"""
+{command.EXIT_STATUS}"""
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "Make verified problems from raw ones: check, repair, deduplicate, add tests."
-    parser = Parser("stepcoder.clean", description, EPILOG)
+    parser = command.Parser("stepcoder.clean", description, EPILOG)
     parser.add_argument("problems", type=Path, help="our JSONL, APPS(+), HumanEval(+) or MBPP(+)")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder")
     parser.add_argument(
@@ -77,8 +63,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--runs", type=int, default=3, help="runs, each with other seeds, that must agree (3)"
     )
     # Decisions must not depend on what else the machine does: CPU time ends programs.
-    add_sandbox_options(parser, "running", wall_s=10 * Limits().cpu_s)
-    arguments = parser.parse(argv, "runs", "workers", *LIMITS)
+    command.add_sandbox_options(parser, "running", wall_s=10 * Limits().cpu_s)
+    arguments = parser.parse(argv, "runs", "workers", *command.LIMITS)
     if arguments.tests < 0:
         parser.error(f"--tests is {arguments.tests}; it must be at least 0")
     if not 0 < arguments.similarity <= 1:
@@ -95,18 +81,12 @@ def references(arguments: argparse.Namespace) -> list[Problem]:
         if not path.exists():
             raise InputError(f"--overlap {path}: no such file or folder of problems")
         found += load_problems(path).problems
-    if not arguments.overlap_split:
-        return found
-    chosen = [problem for problem in found if problem.split == arguments.overlap_split]
-    if not chosen:
-        splits = ", ".join(sorted({problem.split for problem in found}))
-        raise InputError(f"--overlap-split {arguments.overlap_split}: the problems have {splits}")
-    return chosen
+    return command.of_split(found, arguments.overlap_split, "--overlap-split")
 
 
 def cleaning_settings(arguments: argparse.Namespace) -> Record:
     """Return all that the results depend on; a folder with other settings is not gone on with."""
-    others = ("overlap_split", "tests", "similarity", "seed", "runs", *LIMITS)
+    others = ("overlap_split", "tests", "similarity", "seed", "runs", *command.LIMITS)
     return {
         "problems": str(arguments.problems),
         "problems_fingerprint": files_fingerprint(arguments.problems),
@@ -129,13 +109,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not records:
         raise InputError(f"{arguments.problems} holds no record")
     options = Options(arguments.tests, arguments.similarity, arguments.seed)
-    out, isolation = arguments.output, arguments.isolation
+    out, limits = arguments.output, command.limits_of(arguments)
     files, key = (VERIFIED, EXTENDED), itemgetter("number")
-    journal = Journal(out, settings, files, key, "a cleaning", foreign=out.glob("*.jsonl"))
     with (
-        journal,
-        Judges(arguments.runs, arguments.workers, limits_of(arguments), isolation) as judges,
-        StepProgress() as progress,
+        Journal(out, settings, files, key, "a cleaning", out.glob("*.jsonl")) as journal,
+        Judges(arguments.runs, arguments.workers, limits, arguments.isolation) as judges,
+        command.StepProgress() as progress,
     ):
         try:
             cleaning = clean(records, known, options, judges, journal, progress)
@@ -145,9 +124,9 @@ def run(arguments: argparse.Namespace) -> int:
     lines = decisions(cleaning)
     write(out, cleaning, lines)
     replace_file(out / "report.html", render(lines, settings))
-    say(f"{summary(cleaning, lines)}\n{out / 'report.html'}", sys.stdout)
+    command.say(f"{summary(cleaning, lines)}\n{out / 'report.html'}", sys.stdout)
     if cleaning.failed:
-        say(f"the sandbox failed on {cleaning.failed} problems; run the command again")
+        command.say(f"the sandbox failed on {cleaning.failed} problems; run the command again")
     return 1 if cleaning.failed else 0
 
 
@@ -155,11 +134,8 @@ def summary(cleaning: Cleaning, lines: Sequence[Record]) -> str:
     """Return the result in three lines."""
     kept = [line for line in lines if line["decision"] != "dropped"]
     repaired = sum(line["decision"] == "repaired" for line in kept)
-    counts: dict[str, int] = {}
-    for line in lines:
-        if line["decision"] == "dropped":
-            counts[line["reason"]] = counts.get(line["reason"], 0) + 1
-    reasons = ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda c: -c[1]))
+    counts = Counter(line["reason"] for line in lines if line["decision"] == "dropped")
+    reasons = ", ".join(f"{name} {n}" for name, n in counts.most_common())
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in cleaning.seconds.items())
     dropped = f"{len(lines) - len(kept)} dropped" + (f" ({reasons})" if reasons else "")
     text = f"{len(kept)} of {len(lines)} kept, {repaired} of them repaired; {dropped}"
@@ -176,8 +152,8 @@ def summary(cleaning: Cleaning, lines: Sequence[Record]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (EPILOG)."""
     arguments = _arguments(argv)
-    return exit_status(lambda: run(arguments), "stepcoder.clean")
+    return command.exit_status(lambda: run(arguments), "stepcoder.clean")
 
 
 if __name__ == "__main__":
-    leave(main())
+    command.leave(main())

@@ -18,19 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from stepcoder.command import (
-    LIMITS,
-    Parser,
-    Sample,
-    StepProgress,
-    add_sandbox_options,
-    exit_status,
-    judge_of,
-    leave,
-    read_samples,
-    say,
-)
+from stepcoder import command
+from stepcoder.command import Sample
 from stepcoder.errors import InputError, RunError
+from stepcoder.evaluate import results
 from stepcoder.evaluate.page import render
 from stepcoder.evaluate.records import (
     FIELDS,
@@ -41,14 +32,7 @@ from stepcoder.evaluate.records import (
     key_of,
     program_in,
 )
-from stepcoder.evaluate.results import (
-    Evaluation,
-    evaluation_of,
-    to_csv,
-    to_json,
-    to_markdown,
-    to_table,
-)
+from stepcoder.evaluate.results import Evaluation, evaluation_of
 from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.problems.problem import Problem, fingerprint, load_problems
 from stepcoder.sandbox import Judge, Status, Submission
@@ -56,7 +40,7 @@ from stepcoder.sandbox import Judge, Status, Submission
 if TYPE_CHECKING:
     from stepcoder.evaluate.policies import Answer, AnswerSampling
 
-EPILOG = """\
+EPILOG = f"""\
 what lies in OUT afterwards:
   report.html     the page: pass@k with intervals, plots, the first failure of each problem
   results.md/.csv/.json  the table
@@ -64,19 +48,14 @@ what lies in OUT afterwards:
   verdicts.jsonl  a line a program: status and failing test
   samples.jsonl   a line an answer, as the policy wrote it
 
-exit status:
-  0  everything was judged (whatever the verdicts)
-  1  some programs ended in an infrastructure error; the same command judges them again
-  2  the arguments or an input are wrong; one line says what and where
-  3  full isolation was asked for and this machine refuses a layer of it
-130  interrupted; the same command goes on where it stopped
-"""
+{command.EXIT_STATUS}"""
+MISSING = "; give the problems that the samples were made for (--split and --limit leave some out)"
 KS = (1, 5, 10)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "Measure pass@k in the sandbox, with a 95% interval over problems."
-    parser = Parser("stepcoder.evaluate", description, EPILOG)
+    parser = command.Parser("stepcoder.evaluate", description, EPILOG)
     parser.add_argument("problems", type=Path, help="our JSONL, APPS(+), HumanEval(+) or MBPP(+)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -110,9 +89,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU")
-    add_sandbox_options(parser)
+    command.add_sandbox_options(parser)
     counts = ("n", "limit", "max_new_tokens", "max_prompt_tokens", "group_size")
-    arguments = parser.parse(argv, *counts, "workers", *LIMITS)
+    arguments = parser.parse(argv, *counts, "workers", *command.LIMITS)
     if not 0 < arguments.top_p <= 1 or arguments.temperature < 0:
         parser.error("--top-p must be above 0 and at most 1, --temperature at least 0")
     if any(k < 1 for k in arguments.k or ()):
@@ -130,16 +109,11 @@ def chosen_problems(arguments: argparse.Namespace) -> list[Problem]:
         raise InputError(f"{arguments.problems}: no such file or folder of problems")
     report = load_problems(arguments.problems)
     for line in report.skipped:
-        say(f"skipped: {line}")
-    problems = list(report.problems)
-    if arguments.split:
-        splits = sorted({p.split for p in problems})
-        problems = [p for p in problems if p.split == arguments.split]
-        if not problems:
-            raise InputError(f"--split {arguments.split}: the problems have {', '.join(splits)}")
+        command.say(f"skipped: {line}")
+    problems = command.of_split(report.problems, arguments.split, "--split")
     if not problems:
         raise InputError(f"{arguments.problems} holds no usable problem")
-    return problems[: arguments.limit]
+    return list(problems[: arguments.limit])
 
 
 def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Problem]) -> Record:
@@ -147,7 +121,7 @@ def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Proble
     settings: Record = {
         "problems": str(arguments.problems),
         "problems_fingerprint": fingerprint(problems),
-        **{name: getattr(arguments, name) for name in LIMITS},
+        **{name: getattr(arguments, name) for name in command.LIMITS},
     }
     if arguments.policy:
         from stepcoder.evaluate.policies import find_checkpoint
@@ -192,13 +166,13 @@ def judge_samples(journal: Journal, judge: Judge, samples: Iterator[Sample], tot
 
     done, failed = len(journal[VERDICTS]), 0
     passed = sum(record["passed"] for record in journal[VERDICTS].values())
-    with StepProgress() as progress:
+    with command.StepProgress() as progress:
         progress.begin("judged", done, total)
         for index, verdict in judge.map(submissions()):
             done += 1
             if verdict.status is Status.INFRASTRUCTURE_ERROR:
                 failed += 1
-                say(f"the sandbox failed: {verdict.message}")
+                command.say(f"the sandbox failed: {verdict.message}")
             else:
                 journal.add(VERDICTS, judged_record(taken[index], verdict))
                 passed += verdict.passed
@@ -223,11 +197,11 @@ def policy_samples(
     missing = [(p, i) for p in problems for i in numbers if (p.task_id, i) not in stored]
     if not missing:
         return
-    say(f"loading {arguments.policy}")
+    command.say(f"loading {arguments.policy}")
     from stepcoder.evaluate.policies import find_checkpoint, open_sampler
 
     logs, sampling = arguments.output / "engine", sampling_of(arguments)
-    opened = open_sampler(find_checkpoint(arguments.policy), sampling, logs, say)
+    opened = open_sampler(find_checkpoint(arguments.policy), sampling, logs, command.say)
     for answer in stack.enter_context(opened)(missing):
         record = answer_record(answer)
         journal.add(SAMPLES, record)
@@ -251,11 +225,10 @@ def given_samples(arguments: argparse.Namespace, problems: Sequence[Problem]) ->
         return [Sample(p, 0, p.canonical_solution) for p in problems]
     by_id = {problem.task_id: problem for problem in problems}
     program = extracted_program if arguments.extract else program_in
-    hint = " (--split and --limit leave some out)"
-    found = read_samples(arguments.samples, by_id, FIELDS, program, hint)
+    found = command.read_samples(arguments.samples, by_id, FIELDS, program, MISSING)
     lacking = len(by_id) - len({s.problem.task_id for s in found})
     if lacking:
-        say(f"{lacking} of {len(by_id)} problems have no sample: left out")
+        command.say(f"{lacking} of {len(by_id)} problems have no sample: left out")
     return found
 
 
@@ -275,7 +248,7 @@ def run(arguments: argparse.Namespace) -> int:
             given, judged = given_samples(arguments, problems), set(journal[VERDICTS])
             total = len(given)
             samples = (s for s in given if (s.problem.task_id, s.number) not in judged)
-        judge = stack.enter_context(judge_of(arguments))
+        judge = stack.enter_context(command.judge_of(arguments))
         failed = judge_samples(journal, judge, samples, total)
     if not journal[VERDICTS]:
         raise RunError("nothing was judged: every run ended in an infrastructure error")
@@ -283,10 +256,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not evaluation.ks:
         raise InputError(f"-k {arguments.k}: no problem has so many samples")
     write(out, evaluation, settings)
-    Console().print(to_table(evaluation), soft_wrap=True)
-    say(str(out / "report.html"), sys.stdout)
+    Console().print(results.to_table(evaluation), soft_wrap=True)
+    command.say(str(out / "report.html"), sys.stdout)
     if failed:
-        say(f"the sandbox failed on {failed} programs; run the same command again")
+        command.say(f"the sandbox failed on {failed} programs; run the same command again")
     return 1 if failed else 0
 
 
@@ -297,9 +270,9 @@ def write(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> Non
     title = f"{Path(what).name} on {Path(settings['problems']).name}"
     for name, text in (
         ("problems.jsonl", lines),
-        ("results.md", to_markdown(evaluation)),
-        ("results.csv", to_csv(evaluation)),
-        ("results.json", json.dumps(to_json(evaluation), indent=1) + "\n"),
+        ("results.md", results.to_markdown(evaluation)),
+        ("results.csv", results.to_csv(evaluation)),
+        ("results.json", json.dumps(results.to_json(evaluation), indent=1) + "\n"),
         ("report.html", render(title, evaluation, settings)),
     ):
         replace_file(folder / name, text)
@@ -308,8 +281,8 @@ def write(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> Non
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (EPILOG)."""
     arguments = _arguments(argv)
-    return exit_status(lambda: run(arguments), "stepcoder.evaluate")
+    return command.exit_status(lambda: run(arguments), "stepcoder.evaluate")
 
 
 if __name__ == "__main__":
-    leave(main())
+    command.leave(main())

@@ -11,17 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepcoder.command import (
-    LIMITS,
-    Parser,
-    Sample,
-    StepProgress,
-    add_sandbox_options,
-    exit_status,
-    judge_of,
-    read_samples,
-    say,
-)
+from stepcoder import command
+from stepcoder.command import Sample
 from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
 from stepcoder.judge.record import verdict_record
@@ -30,16 +21,11 @@ from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
 from stepcoder.sandbox.program import CodeTests, test_text
 
-EPILOG = """\
-exit status:
-  0  every sample was judged (whatever the verdicts)
-  1  some sample ended in an infrastructure error: the judge failed, not the program
-  2  the arguments or an input file are wrong; the message names file, line and field
-  3  full isolation was asked for and this machine refuses a layer of it
-130  interrupted; the same command goes on where it stopped
-
-`python -m stepcoder.judge serve --help` tells of the server.
+EPILOG = f"""\
+{command.EXIT_STATUS}
+`python -m stepcoder.judge serve --help` shows the options of the server.
 """
+MISSING = " in the --problems file; give the file that the samples were made for"
 
 
 def program_of_sample(record: Record, problem: Problem) -> str:
@@ -76,7 +62,7 @@ def judge_file(
     """
     before = written = already_judged(output, fingerprint)
     early: dict[int, Verdict] = {}
-    with open_to_append(output) as file, StepProgress() as progress:
+    with open_to_append(output) as file, command.StepProgress() as progress:
         if file.tell() == 0:
             append(file, {"judged_from": fingerprint})
         progress.begin("judging", before, len(samples))
@@ -117,13 +103,13 @@ def explain(sample: Sample, verdict: Verdict) -> str:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("stepcoder.judge", "Judge programs in the sandbox.", EPILOG)
+    parser = command.Parser("stepcoder.judge", "Judge programs in the sandbox.", EPILOG)
     parser.add_argument("samples", type=Path, help="samples, .jsonl or .jsonl.gz")
     parser.add_argument("--problems", type=Path, required=True, help="problems, in any known form")
     parser.add_argument("-o", "--output", type=Path, help="verdicts; goes on where it stopped")
     parser.add_argument("--explain", metavar="TASK_ID", help="show this task's first sample")
-    add_sandbox_options(parser)
-    arguments = parser.parse(argv, "workers", *LIMITS)
+    command.add_sandbox_options(parser)
+    arguments = parser.parse(argv, "workers", *command.LIMITS)
     if (arguments.output is None) == (arguments.explain is None):
         parser.error("give either -o or --explain")
     return arguments
@@ -132,27 +118,27 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status (EPILOG)."""
     arguments = _arguments(argv)
-    return exit_status(lambda: _run(arguments), resumable=False)
+    return command.exit_status(lambda: _run(arguments), resumable=False)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     report = load_problems(arguments.problems)
     for line in report.skipped:
-        say(line)
+        command.say(line)
     problems = {problem.task_id: problem for problem in report.problems}
     fields = ("solution", "completion")
-    samples = read_samples(arguments.samples, problems, fields, program_of_sample)
+    samples = command.read_samples(arguments.samples, problems, fields, program_of_sample, MISSING)
     try:
-        with judge_of(arguments) as judge:
+        with command.judge_of(arguments) as judge:
             if arguments.explain:
                 statuses = [_explain(arguments, samples, judge)]
             else:
-                limits = repr(tuple(getattr(arguments, name) for name in LIMITS))
+                limits = repr(tuple(getattr(arguments, name) for name in command.LIMITS))
                 paths = arguments.samples, arguments.problems
                 fingerprint = files_fingerprint(*paths, also=limits)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)
                 passed = statuses.count(Status.ACCEPTED)
-                say(f"{passed} of {len(statuses)} samples passed", sys.stdout)
+                command.say(f"{passed} of {len(statuses)} samples passed", sys.stdout)
     except OSError as error:
         written = arguments.output or "standard output"
         raise InputError(f"{written} cannot be written ({error})") from None
@@ -166,5 +152,5 @@ def _explain(arguments: argparse.Namespace, samples: Sequence[Sample], judge: Ju
     if sample is None:
         raise InputError(f"{arguments.samples} has no sample of {arguments.explain!r}")
     verdict = judge.run(sample.submission.program, sample.problem.tests)
-    say(explain(sample, verdict), sys.stdout)
+    command.say(explain(sample, verdict), sys.stdout)
     return str(verdict.status)

@@ -184,7 +184,7 @@ def samples(data: bytes) -> None:
     path = _file("samples.jsonl.gz" if data[:1] == b"1" else "samples.jsonl", data[1:])
     with contextlib.suppress(InputError):
         fields = ("solution", "completion")
-        for sample in read_samples(path, known, fields, program_of_sample):
+        for sample in read_samples(path, known, fields, program_of_sample, ""):
             str(sample.program)
 
 
