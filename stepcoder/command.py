@@ -1,6 +1,7 @@
-"""What the commands share: their options, samples files, progress, errors and exit statuses.
+"""What the commands share: options, files of samples, progress, errors and exit statuses.
 
-A command parses its arguments with `Parser` and does its work inside `exit_status`.
+A command parses its arguments with `Parser` and does its work inside `exit_status`, which turns the
+exceptions for wrong input into one line on standard error.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(program, None, description, epilog, formatter_class=layout)
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line instead of the usage."""
+        """End the process with one line instead of the usage."""
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}\n")
 
     def parse(self, argv: Sequence[str] | None, *positive: str) -> argparse.Namespace:
@@ -75,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 def add_sandbox_options(
     parser: argparse.ArgumentParser, title: str = "judging", wall_s: float | None = None
 ) -> None:
-    """Add a group of options for the sandbox and its limits; `wall_s` is a default of its own."""
+    """Add a group of options for the sandbox; `wall_s` replaces the usual default of --wall-s."""
     group, limits = parser.add_argument_group(title), Limits()
     group.add_argument("--workers", type=int, help="programs at a time (default: one per CPU)")
     group.add_argument(
@@ -131,15 +132,18 @@ def exit_status(work: Callable[[], int], name: str = "", *, resumable: bool = Tr
 
 
 def leave(status: int) -> NoReturn:
-    """End the process. After an interrupt it does not wait for threads that await programs."""
+    """End the process; after an interrupt, without waiting for threads that await verdicts."""
     sys.stdout.flush()
     if status == 130:
         os._exit(status)
     sys.exit(status)
 
 
-def of_split(problems: Sequence[Problem], split: str | None, option: str) -> Sequence[Problem]:
-    """Return the problems of a split, all if it is None. Raises InputError if it has none."""
+def of_split(problems: Sequence[Problem], split: str | None, option: str) -> list[Problem]:
+    """Return the problems of a split, or all of them for None.
+
+    Raises InputError, which names the option, if no problem is of the split.
+    """
     chosen = [problem for problem in problems if split in (None, problem.split)]
     if problems and not chosen:
         splits = ", ".join(sorted({problem.split for problem in problems}))
@@ -175,8 +179,8 @@ def read_samples(
         path: of the file, .jsonl or .jsonl.gz.
         problems: by task_id.
         fields: that may hold the program; the first that a record has must be text.
-        program: gives the program of a record.
-        missing: what to do about a problem that is missing, for messages.
+        program: returns the program of a record.
+        missing: ends the message about an unknown task_id, and names the fix.
 
     Raises:
         InputError: the file or a line of it cannot be used.
@@ -262,12 +266,12 @@ class StepProgress:
         self._bars.stop()
 
     def begin(self, name: str, done: int, total: int) -> None:
-        """Show a step of which `done` items were done by an earlier start."""
+        """Show a step, of which `done` items are done already."""
         bar = self._bars.add_task(name, total=total, completed=done, note="")
         self._steps[name] = bar, done, time.monotonic()
 
     def step(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Say that so many items of a step are done; a step that is new begins with this one."""
+        """Say that `done` items of a step are done; a new step begins with this item."""
         if name not in self._steps:
             self.begin(name, done - 1, total)
         bar, before, begun = self._steps[name]

@@ -1,7 +1,7 @@
 """Files of a command that may be killed at any moment and goes on when it is called again.
 
-A file is either replaced as a whole, or appended to record by record (JSONL). `Journal` is a folder
-of the second kind, with the settings that its records depend on.
+A file is either replaced as a whole, or records are appended to it (JSONL). `Journal` is a folder
+of such records, with the settings that they depend on.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ class Journal:
             folder: is made if it is missing.
             settings: all that the records depend on, as JSON data.
             names: of the files, relative to the folder.
-            key: gives what a record is known by within its file.
-            kind: of work, for messages, such as "a cleaning".
-            foreign: files that show a folder without settings to be someone else's.
+            key: returns what identifies a record within its file.
+            kind: what the folder holds, for messages, such as "a cleaning".
+            foreign: files that a folder without settings must not hold: they would be overwritten.
 
         Raises:
-            InputError: the folder is of other work; the message says which setting differs.
+            InputError: the folder was made with other settings, or holds other files.
         """
         self._folder, self._key = folder, key
         self._files: dict[str, IO[str]] = {}

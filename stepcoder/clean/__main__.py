@@ -62,7 +62,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=int, default=3, help="runs, each with other seeds, that must agree (3)"
     )
-    # Decisions must not depend on what else the machine does: CPU time ends programs.
+    # Wall time depends on the load of the machine, so only CPU time should end a program.
     command.add_sandbox_options(parser, "running", wall_s=10 * Limits().cpu_s)
     arguments = parser.parse(argv, "runs", "workers", *command.LIMITS)
     if arguments.tests < 0:
@@ -85,7 +85,7 @@ def references(arguments: argparse.Namespace) -> list[Problem]:
 
 
 def cleaning_settings(arguments: argparse.Namespace) -> Record:
-    """Return all that the results depend on; a folder with other settings is not gone on with."""
+    """Return all that the results depend on; a folder with other settings is refused."""
     others = ("overlap_split", "tests", "similarity", "seed", "runs", *command.LIMITS)
     return {
         "problems": str(arguments.problems),

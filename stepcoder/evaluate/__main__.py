@@ -104,7 +104,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_problems(arguments: argparse.Namespace) -> list[Problem]:
-    """Load the problems that were asked for. Raises ProblemError or InputError."""
+    """Load the problems that the options choose. Raises ProblemError or InputError."""
     if not arguments.problems.exists():
         raise InputError(f"{arguments.problems}: no such file or folder of problems")
     report = load_problems(arguments.problems)
@@ -113,17 +113,18 @@ def chosen_problems(arguments: argparse.Namespace) -> list[Problem]:
     problems = command.of_split(report.problems, arguments.split, "--split")
     if not problems:
         raise InputError(f"{arguments.problems} holds no usable problem")
-    return list(problems[: arguments.limit])
+    return problems[: arguments.limit]
 
 
 def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Problem]) -> Record:
-    """Return all that the verdicts depend on; a folder with other settings is not gone on with."""
+    """Return all that the verdicts depend on; a folder with other settings is refused."""
     settings: Record = {
         "problems": str(arguments.problems),
         "problems_fingerprint": fingerprint(problems),
         **{name: getattr(arguments, name) for name in command.LIMITS},
     }
     if arguments.policy:
+        # Imported where it is needed: torch takes seconds, and files of samples need none of it.
         from stepcoder.evaluate.policies import find_checkpoint
 
         checkpoint = find_checkpoint(arguments.policy)
@@ -184,9 +185,9 @@ def judge_samples(journal: Journal, judge: Judge, samples: Iterator[Sample], tot
 def policy_samples(
     journal: Journal, problems: Sequence[Problem], arguments: argparse.Namespace, stack: ExitStack
 ) -> Iterator[Sample]:
-    """Yield the stored answers that have no verdict yet, then new ones, storing each at once.
+    """Yield the stored answers that have no verdict yet, then new ones, which are stored first.
 
-    The policy is loaded, until `stack` is closed, when the first new answer is wanted.
+    The policy is loaded when the first new answer is needed, and closed with `stack`.
     """
     by_id = {problem.task_id: problem for problem in problems}
     stored = journal[SAMPLES]

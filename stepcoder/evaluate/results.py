@@ -1,7 +1,7 @@
-"""What an evaluation says: pass@k of all problems and of their groups, problem by problem.
+"""The figures of an evaluation: pass@k of all problems, of groups of them, and of each problem.
 
-Takes problems and the records of verdicts, gives rows of figures, as a terminal table, Markdown,
-CSV and JSON.
+Takes problems and the records of verdicts; gives the figures, and writes them as a table for a
+terminal, Markdown, CSV and JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class GroupFigures:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of an evaluation: row 0 is all problems; `problems` has a record for each."""
+    """The figures of an evaluation: rows[0] is of all problems, `problems` has a record of each."""
 
     ks: tuple[int, ...]
     rows: tuple[GroupFigures, ...]

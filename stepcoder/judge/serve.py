@@ -1,4 +1,4 @@
-"""`python -m stepcoder.judge serve`: the judge as a server, on loopback unless told otherwise."""
+"""`python -m stepcoder.judge serve`: the judge as an HTTP server, by default on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""python -m stepcoder.study: runs a study, or goes on with it, and writes page and CSV."""
+"""`python -m stepcoder.study`: runs or continues a study, and writes its page and CSV files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study runs: variants x seeds, each seed from one supervised start.
+"""The plan of a study: each variant runs once for each seed, from the seed's supervised start.
 
 Takes a YAML file, gives a Plan and the configuration of each of its runs:
 
@@ -45,7 +45,7 @@ class StudyRun:
 
     @property
     def needs(self) -> StudyRun | None:
-        """The run that must be done before."""
+        """The run that must be done first."""
         return None if self.variant == START else StudyRun(START, self.seed)
 
 
@@ -116,12 +116,12 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         variants={str(name): _options(given, where) for name, given in variants.items()},
     )
     for run in plan.runs:
-        plan.config(run, Path())  # a wrong option is said before anything runs
+        plan.config(run, Path())  # so that a wrong option fails before anything runs
     return plan
 
 
 def bundled(name: str) -> Path | None:
-    """Return the plan of this name that comes with the package (configs/study-NAME.yaml)."""
+    """Return the plan configs/study-NAME.yaml of the package, or None."""
     with as_file(files("stepcoder") / "configs" / f"study-{name}.yaml") as file:
         return file if file.is_file() else None
 

@@ -1,4 +1,4 @@
-"""What a study found: each run's curve and end, and the paired differences between variants.
+"""The results of a study: learning curves and final scores of its runs, and paired differences.
 
 Takes the folders of runs, gives plain data. A difference is taken within a seed, where both runs
 have the same start, problems and order; its interval is Student's t over the seeds.
@@ -29,7 +29,7 @@ _T_95 = (
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run that came to its end. Shares are of problems solved (pass@1).
+    """What a finished run reached. Shares are of problems solved (pass@1).
 
     `curve` has (tokens generated so far, share of the validation problems).
     """
@@ -50,14 +50,14 @@ class RunResult:
 
     @property
     def validation_mean(self) -> float:
-        """Mean share over the tokens of the run: what was learned early counts more."""
+        """Mean share over the tokens of the run, so that learning early counts more."""
         area = sum((b - a) * (u + v) / 2 for (a, u), (b, v) in pairwise(self.curve))
         return area / max(self.curve[-1][0] - self.curve[0][0], 1)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanInterval:
-    """A mean over seeds and its 95% confidence interval; without one from a single seed."""
+    """A mean over seeds and its 95% confidence interval, which is infinite for a single seed."""
 
     mean: float
     half_width: float
@@ -97,18 +97,18 @@ MEASURES = {
 
 
 def run_results(plan: Plan, folder: Path) -> list[RunResult]:
-    """Return the runs that are done, in the plan's order."""
+    """Return the results of the runs that are done, in the plan's order."""
     done = [r for r in plan.runs if r.variant != START and is_done(folder, r)]
     return [run_result(run, read_records(folder / run.name)) for run in done]
 
 
 def run_result(run: StudyRun, records: Sequence[Record]) -> RunResult:
-    """Return what the records of a finished run say.
+    """Return the result of a finished run from its records.
 
     A set without test problems is judged by its validation problems.
 
     Raises:
-        RunError: nothing was held out.
+        RunError: no problem was held out.
     """
     rl = [record for record in records if record["phase"] == "rl"]
     tokens = {record["step"]: record.get("tokens_total", 0) for record in rl}
