@@ -13,11 +13,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from stepcoder.clean.coverage import coverage
 from stepcoder.clean.extend import Extension, extend
 from stepcoder.clean.judges import JudgeFailedError, Judges
+from stepcoder.clean.outcomes import (
+    EXTENDED,
+    VERIFIED,
+    extended_record,
+    extension_of,
+    verified_of,
+    verified_record,
+)
 from stepcoder.clean.reasons import Dropped
 from stepcoder.clean.records import Candidate
 from stepcoder.clean.repeats import (
@@ -28,37 +36,18 @@ from stepcoder.clean.repeats import (
     solve_each_other,
     statement_pairs,
 )
-from stepcoder.clean.store import (
-    EXTENDED,
-    VERIFIED,
-    Store,
-    extended_record,
-    extension_of,
-    verified_of,
-    verified_record,
-)
 from stepcoder.clean.verify import Verified, verify
+from stepcoder.command import StepProgress, say
+from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.method.curriculum import stage_count, start_points
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import starter_part
-from stepcoder.report.run_dir import replace_file
 
 PROBLEMS, DECISIONS = "problems.jsonl", "decisions.jsonl"
 
 A = TypeVar("A")
 B = TypeVar("B")
-Record = dict[str, Any]
 THREADS = 4  # for each worker of the sandbox
-
-
-class Notify(Protocol):
-    """Who hears how far the cleaning is."""
-
-    def step(self, name: str, done: int, total: int) -> None:
-        """So many problems of a step are done."""
-
-    def failure(self, task_id: str, error: Exception) -> None:
-        """The sandbox failed on a problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +81,8 @@ def clean(
     references: Sequence[Problem],
     options: Options,
     judges: Judges,
-    store: Store,
-    notify: Notify,
+    journal: Journal,
+    progress: StepProgress,
 ) -> Cleaning:
     """Run every step that the folder does not hold the results of yet."""
     clock = _Clock()
@@ -110,16 +99,16 @@ def clean(
     clock.end("compare")
 
     for candidate in candidates:
-        if record := store.verified.get(candidate.number):
+        if record := journal[VERIFIED].get(candidate.number):
             outcomes[candidate.number] = verified_of(candidate, record)
     waiting = [c for c in candidates if isinstance(outcomes[c.number], Candidate)]
     for candidate, verified in in_parallel(waiting, lambda c: verify(c, judges), judges.workers):
         if isinstance(verified, JudgeFailedError):
-            notify.failure(candidate.task_id, verified)
+            _say_failure(candidate.task_id, verified)
         else:
-            store.add(VERIFIED, verified_record(candidate, verified))
+            journal.add(VERIFIED, verified_record(candidate, verified))
             outcomes[candidate.number] = verified
-        notify.step("verify", len(store.verified), len(candidates))
+        progress.step("verifying:", len(journal[VERIFIED]), len(candidates))
     clock.end("verify")
 
     kept = [v for v in map(outcomes.get, sorted(outcomes)) if isinstance(v, Verified)]
@@ -132,7 +121,7 @@ def clean(
     answers: dict[tuple[int, int], bool] = {}
     for like, answer in in_parallel(likes, same, judges.workers):
         if isinstance(answer, JudgeFailedError):
-            notify.failure(problems[like.second].task_id, answer)
+            _say_failure(problems[like.second].task_id, answer)
             failures += 1
         answers[like.first, like.second] = answer is True
     for dropped in duplicates(kept, likes, lambda like: answers[like.first, like.second]):
@@ -141,7 +130,7 @@ def clean(
     clock.end("duplicates")
 
     for verified in kept:
-        if record := store.extended.get(verified.number):
+        if record := journal[EXTENDED].get(verified.number):
             outcomes[verified.number] = Kept(verified, extension_of(verified, record))
     left = [v for v in kept if isinstance(outcomes[v.number], Verified)]
 
@@ -150,15 +139,19 @@ def clean(
 
     for verified, extension in in_parallel(left, extended, judges.workers):
         if isinstance(extension, JudgeFailedError):
-            notify.failure(verified.candidate.task_id, extension)
+            _say_failure(verified.candidate.task_id, extension)
         else:
-            store.add(EXTENDED, extended_record(verified.number, extension))
+            journal.add(EXTENDED, extended_record(verified.number, extension))
             outcomes[verified.number] = Kept(verified, extension)
-        notify.step("extend", len(store.extended), len(kept))
+        progress.step("more tests:", len(journal[EXTENDED]), len(kept))
     clock.end("extend")
     done = [outcomes[number] for number in sorted(outcomes)]
     ended = tuple(outcome for outcome in done if isinstance(outcome, (Kept, Dropped)))
     return Cleaning(ended, len(done) - len(ended) + failures, clock.seconds)
+
+
+def _say_failure(task_id: str, error: Exception) -> None:
+    say(f"{task_id}: the sandbox failed: {error}")
 
 
 def in_parallel(

@@ -10,16 +10,15 @@ model for it; so an untrained small policy gains nothing from it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from stepcoder.command import Parser, exit_status, say
 from stepcoder.config import Config, load_config
 from stepcoder.errors import RunError
 from stepcoder.method.fgo import executed_masks
@@ -27,7 +26,6 @@ from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
-from stepcoder.options import ConfigError
 from stepcoder.problems.prompts import FENCE, prompt_text
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
@@ -149,30 +147,26 @@ def answer(candidates: Sequence[Scored], examples: int) -> Scored:
     return max(passing or candidates, key=lambda c: c.passing)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compare critic sampling with plain sampling on a run's test problems."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stepcoder.evaluate.critic_sampling",
-        description="CodeRL's critic sampling with the newest checkpoint of a run.",
-    )
+    name = "stepcoder.evaluate.critic_sampling"
+    parser = Parser(name, "CodeRL's critic sampling with the newest checkpoint of a run.")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run of recipe=coderl")
     parser.add_argument("--problems", type=int, metavar="N", help="so many, spread over all")
     parser.add_argument("--samples", type=int, default=8, help="programs a problem and round")
     parser.add_argument("--examples", type=int, default=1, help="tests that count as examples")
-    command = parser.parse_args(arguments)
-    try:
+    arguments = parser.parse_args(argv)
+
+    def work() -> int:
+        samples = max(arguments.samples, SEEDS)
         plain, chosen, problems = compare(
-            command.run, command.problems, max(command.samples, SEEDS), command.examples
+            arguments.run, arguments.problems, samples, arguments.examples
         )
-    except (ConfigError, RunError) as error:
-        message = f"stepcoder.evaluate.critic_sampling: {error}"
-        Console(stderr=True).print(message, markup=False, soft_wrap=True)
-        return 2
-    Console().print(
-        f"{problems} problems: pass@1 {plain:.1%} sampled, {chosen:.1%} with critic sampling",
-        highlight=False,
-    )
-    return 0
+        figures = f"pass@1 {plain:.1%} sampled, {chosen:.1%} with critic sampling"
+        say(f"{problems} problems: {figures}", sys.stdout)
+        return 0
+
+    return exit_status(work, name, resumable=False)
 
 
 def compare(

@@ -1,6 +1,6 @@
 """The page of an evaluation: figures, plots and the tests that failed, self-contained.
 
-Takes a Result and the settings, gives HTML in the manner of a run's report.
+Takes an Evaluation and the settings, gives HTML in the manner of a run's report.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from plotly.offline.offline import get_plotlyjs
 
-from stepcoder.evaluate.results import Result, cells
-from stepcoder.evaluate.store import Record
+from stepcoder.evaluate.results import Evaluation, cells
+from stepcoder.journal import Record
 from stepcoder.report.charts import GRID, INK, LINE, PALE, QUIET, VERDICTS, Chart, Figure
 from stepcoder.report.page import SCRIPT, STYLE
 
 FAILURES_SHOWN = 200
 
 
-def render(title: str, result: Result, settings: Mapping[str, Any]) -> str:
+def render(title: str, result: Evaluation, settings: Mapping[str, Any]) -> str:
     """Return the page."""
     drawn = [chart for chart in charts(result) if chart.figure]
     data = json.dumps({chart.name: chart.figure for chart in drawn}).replace("</", "<\\/")
@@ -61,7 +61,7 @@ MORE = """
 """
 
 
-def charts(result: Result) -> list[Chart]:
+def charts(result: Evaluation) -> list[Chart]:
     """Return the plots."""
     return [
         Chart(
@@ -91,7 +91,7 @@ def charts(result: Result) -> list[Chart]:
     ]
 
 
-def _pass_at_k(result: Result) -> Figure:
+def _pass_at_k(result: Evaluation) -> Figure:
     found = result.rows[0].pass_at
     values = list(found.values())
     trace = {
@@ -119,7 +119,7 @@ def _error(values: list[Any]) -> Figure:
     }
 
 
-def _groups(result: Result) -> Figure:
+def _groups(result: Evaluation) -> Figure:
     k = result.ks[0]
     rows = [row for row in result.rows[1:] if k in row.pass_at]
     if not rows:
@@ -151,7 +151,7 @@ def _bars(counts: Mapping[str, int], title: str) -> Figure:
     return {"data": [trace], "layout": _layout("", {"rangemode": "tozero"})}
 
 
-def _shares(result: Result) -> Figure:
+def _shares(result: Evaluation) -> Figure:
     most = max((p["samples"] for p in result.problems), default=0)
     if most < 2:
         return {}
@@ -185,7 +185,7 @@ def _layout(title: str, yaxis: Figure) -> Figure:
     }
 
 
-def _table(result: Result) -> str:
+def _table(result: Evaluation) -> str:
     header, *lines = cells(result)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
@@ -197,7 +197,7 @@ def _table(result: Result) -> str:
     return f'<section><h2>Table</h2><table class="wide"><tr>{head}</tr>{body}</table></section>'
 
 
-def _failures(result: Result) -> str:
+def _failures(result: Evaluation) -> str:
     """Return the first failure of each problem that has one, hardest problems first."""
     failed = [p for p in result.problems if p["first_failure"]]
     if not failed:

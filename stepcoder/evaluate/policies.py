@@ -1,7 +1,6 @@
-"""A policy to evaluate: any local transformers checkpoint, or a run of ours.
+"""Samples answers from a policy: any local transformers checkpoint, or a run of StepCoder.
 
-Takes a folder (a checkpoint, a run, a checkpoint of a run), gives the model with its tokenizer and
-an engine that samples answers.
+Takes a folder (a checkpoint, a run, a checkpoint of a run) and problems, gives answers.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ Form = Literal["auto", "chat", "answer", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a policy lies, and the prompt template of its run (None: it is of no run of ours)."""
+    """The folder of a policy, and the prompt template of its run (None: it is not from a run)."""
 
     folder: Path
     template: str | None
 
     @property
     def fingerprint(self) -> str:
-        """What tells its weights from others: names, sizes and times of its files."""
+        """A hash that changes with the weights: of names, sizes and times of its files."""
         digest = hashlib.sha256()
         for file in sorted(self.folder.glob("*.safetensors*")) + sorted(self.folder.glob("*.bin")):
             state = file.stat()
@@ -56,8 +55,8 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampler:
-    """How answers are sampled."""
+class AnswerSampling:
+    """How answers are sampled; the fields are named as the options of the command line."""
 
     engine: Literal["hf", "vllm"]
     form: Form  # of the prompt
@@ -106,16 +105,16 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def sampler(
-    checkpoint: Checkpoint, options: Sampler, folder: Path, notify: Callable[[str], None]
+def open_sampler(
+    checkpoint: Checkpoint, options: AnswerSampling, folder: Path, notify: Callable[[str], None]
 ) -> Iterator[Callable[[Sequence[tuple[Problem, int]]], Iterator[Answer]]]:
-    """Load a policy, and give a function that samples the answers numbered (problem, sample).
+    """Load a policy, and yield a function that samples answers to (problem, number) pairs.
 
     Args:
         checkpoint: the policy.
         options: how to sample.
         folder: for the logs of vLLM's servers.
-        notify: is told, in a line each, of failures that the engine got over.
+        notify: is called with a line for each failure that the engine recovered from.
 
     Raises:
         RunError: the checkpoint, or vLLM, cannot be used.
@@ -140,7 +139,7 @@ def sampler(
         ),
     )
     engine = open_engine(config, policy, tokenizer, folder, notify, notify)
-    del policy  # an engine of transformers has a copy of its own
+    del policy  # the transformers engine keeps its own copy
     stop = () if free else ("```",)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
 
@@ -148,9 +147,9 @@ def sampler(
         requests, givens = [], []
         for problem, number in wanted:
             given = "" if free else starter_part(problem)
-            text = prompt_text(asked(problem) if free else problem, given, template)
+            text = prompt_text(with_starter_code(problem) if free else problem, given, template)
             prompt = tuple(encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
-            requests.append(Request(prompt, seed_of(options.seed, problem.task_id, number)))
+            requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
             givens.append(given)
         for done in engine.generate(requests, sampling):
             problem, number = wanted[done.index]
@@ -165,10 +164,10 @@ def sampler(
 def template_of(
     form: Form, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str, bool]:
-    """Return the text of the prompt template, and whether the answer is in the model's own words.
+    """Return the prompt template, and whether the model writes a whole answer around its code.
 
-    "auto" is the template that the policy was trained with; for a checkpoint of no run of ours, its
-    chat template with the answer begun, if it has one.
+    "auto" is the template that the policy was trained with. A checkpoint that is not from a run is
+    prompted with its chat template, if it has one, and the opening of the code.
 
     Raises:
         RunError: the tokenizer has no chat template.
@@ -185,15 +184,15 @@ def template_of(
         raise RunError(f"--prompt {form}: {error}") from None
 
 
-def asked(problem: Problem) -> Problem:
-    """Return a problem whose description holds its starter code, which a free answer must see."""
+def with_starter_code(problem: Problem) -> Problem:
+    """Return a problem whose description shows its starter code: a free answer sees no other."""
     starter = problem.starter_code.strip()
     if not starter or starter in problem.prompt:
         return problem
     return replace(problem, prompt=f"{problem.prompt.strip()}\n\nBegin with:\n{starter}")
 
 
-def seed_of(seed: int, task_id: str, number: int) -> int:
-    """Return a sample's own seed: the same whatever else is sampled, and after a resume."""
+def sample_seed(seed: int, task_id: str, number: int) -> int:
+    """Return the seed of a sample, which depends on nothing else that is sampled."""
     digest = hashlib.sha256(f"{seed} {number} {task_id}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1

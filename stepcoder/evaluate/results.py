@@ -1,7 +1,7 @@
-"""What an evaluation says: pass@k of all problems and of their groups, problem by problem.
+"""The figures of an evaluation: pass@k of all problems, of groups of them, and of each problem.
 
-Takes problems and the records of verdicts, gives rows of figures, as a terminal table, Markdown,
-CSV and JSON.
+Takes problems and the records of verdicts; gives the figures, and writes them as a table for a
+terminal, Markdown, CSV and JSON.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 from rich.table import Table
 
 from stepcoder.evaluate.passk import Estimate, estimate, pass_at_k
-from stepcoder.evaluate.store import Key, Record
+from stepcoder.evaluate.records import Key
+from stepcoder.journal import Record
 from stepcoder.problems.problem import Problem
 
 ORDER = ("introductory", "easy", "interview", "medium", "competition", "hard")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GroupFigures:
     """The figures of a group of problems."""
 
     group: str
@@ -34,17 +35,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """The figures of an evaluation: row 0 is all problems; `problems` has a record for each."""
+class Evaluation:
+    """The figures of an evaluation: rows[0] is of all problems, `problems` has a record of each."""
 
     ks: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[GroupFigures, ...]
     problems: tuple[Record, ...]
 
 
-def result_of(
+def evaluation_of(
     problems: Sequence[Problem], verdicts: Mapping[Key, Record], ks: Sequence[int]
-) -> Result:
+) -> Evaluation:
     """Return the figures. Problems without a judged sample are left out."""
     by_task: dict[str, list[Record]] = {}
     for (task_id, _), record in sorted(verdicts.items()):
@@ -60,18 +61,18 @@ def result_of(
         _row(name, [by_task[p.task_id] for p in members], ks) for name, members in groups.items()
     )
     shown = tuple(k for k in ks if k in rows[0].pass_at)
-    return Result(shown, rows, tuple(_problem(p, by_task[p.task_id], shown) for p in judged))
+    return Evaluation(shown, rows, tuple(_problem(p, by_task[p.task_id], shown) for p in judged))
 
 
 def _rank(name: str) -> tuple[int, str]:
     return ORDER.index(name) if name in ORDER else len(ORDER), name
 
 
-def _row(name: str, members: Sequence[Sequence[Record]], ks: Sequence[int]) -> Row:
+def _row(name: str, members: Sequence[Sequence[Record]], ks: Sequence[int]) -> GroupFigures:
     counts = [(len(records), sum(r["passed"] for r in records)) for records in members]
     estimates = {k: found for k in ks if (found := estimate(counts, k)) is not None}
     statuses = Counter(r["status"] for records in members for r in records)
-    return Row(name, len(members), sum(n for n, _ in counts), estimates, dict(statuses))
+    return GroupFigures(name, len(members), sum(n for n, _ in counts), estimates, dict(statuses))
 
 
 def _problem(problem: Problem, records: Sequence[Record], ks: Sequence[int]) -> Record:
@@ -89,7 +90,7 @@ def _problem(problem: Problem, records: Sequence[Record], ks: Sequence[int]) -> 
     }
 
 
-def to_json(result: Result) -> dict[str, Any]:
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return the rows as JSON data."""
     return {
         row.group: {
@@ -101,15 +102,15 @@ def to_json(result: Result) -> dict[str, Any]:
                 for k, e in row.pass_at.items()
             },
         }
-        for row in result.rows
+        for row in evaluation.rows
     }
 
 
-def cells(result: Result) -> list[list[str]]:
+def cells(evaluation: Evaluation) -> list[list[str]]:
     """Return the table as text: a header, then a line for each row."""
-    lines = [["problems of", "problems", "samples", *(f"pass@{k} (95%)" for k in result.ks)]]
-    for row in result.rows:
-        figures = [_figure(row.pass_at.get(k)) for k in result.ks]
+    lines = [["problems of", "problems", "samples", *(f"pass@{k} (95%)" for k in evaluation.ks)]]
+    for row in evaluation.rows:
+        figures = [_figure(row.pass_at.get(k)) for k in evaluation.ks]
         lines.append([row.group, str(row.problems), str(row.samples), *figures])
     return lines
 
@@ -120,9 +121,9 @@ def _figure(found: Estimate | None) -> str:
     return f"{found.value:.1%} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
-def to_table(result: Result) -> Table:
+def to_table(evaluation: Evaluation) -> Table:
     """Return the table for a terminal."""
-    header, *lines = cells(result)
+    header, *lines = cells(evaluation)
     table = Table(box=None, pad_edge=False)
     for place, title in enumerate(header):
         table.add_column(title, justify="right" if place else "left", no_wrap=True)
@@ -131,19 +132,19 @@ def to_table(result: Result) -> Table:
     return table
 
 
-def to_markdown(result: Result) -> str:
+def to_markdown(evaluation: Evaluation) -> str:
     """Return the table in Markdown."""
-    header, *lines = cells(result)
+    header, *lines = cells(evaluation)
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
 
 
-def to_csv(result: Result) -> str:
+def to_csv(evaluation: Evaluation) -> str:
     """Return the figures as CSV, one line a group and k."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["group", "problems", "samples", "k", "pass_at_k", "low", "high"])
-    for row in result.rows:
+    for row in evaluation.rows:
         for k, e in row.pass_at.items():
             figures = (f"{x:.6f}" for x in (e.value, e.low, e.high))
             writer.writerow([row.group, e.problems, row.samples, k, *figures])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+
+from stepcoder.command import leave
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +22,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    status = main()
-    sys.stdout.flush()
-    os._exit(status) if status == 130 else sys.exit(status)
+    leave(main())

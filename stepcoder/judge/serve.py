@@ -1,4 +1,4 @@
-"""`python -m stepcoder.judge serve`: the judge as a server, on loopback unless told otherwise."""
+"""`python -m stepcoder.judge serve`: the judge as an HTTP server, by default on loopback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepcoder.sandbox import IsolationError, Judge, Limits
+from stepcoder.command import LIMITS, Parser, add_sandbox_options, exit_status, judge_of
+from stepcoder.errors import InputError
 
 KEY_VARIABLE = "STEPCODER_JUDGE_KEY"
 
@@ -25,27 +26,16 @@ requests:
 The API key is read from --api-key-file or the variable {KEY_VARIABLE}; clients send
 `Authorization: Bearer <key>`. An address that others can reach is refused without one.
 
-exit status: 2 wrong arguments, 3 full isolation is not to be had here
+exit status: 2 wrong arguments, 3 full isolation is unavailable here
 """
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stepcoder.judge serve",
-        description="Judge programs that come in over HTTP.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    limits = Limits()
+    parser = Parser("stepcoder.judge serve", "Judge programs that come in over HTTP.", EPILOG)
     parser.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
-    parser.add_argument("--workers", type=int, help="programs at a time (default: one per CPU)")
-    parser.add_argument("--isolation", choices=("warn", "full"), default="warn")
-    group = parser.add_argument_group("limits of a test, for programs that bring none of their own")
-    group.add_argument("--cpu-s", type=float, default=limits.cpu_s, help="(default: %(default)s)")
-    group.add_argument("--wall-s", type=float, default=limits.wall_s, help="(default: %(default)s)")
-    group.add_argument("--memory-mib", type=int, default=limits.memory_bytes >> 20)
+    add_sandbox_options(parser, "sandbox; a program may bring limits of its own")
     group = parser.add_argument_group("limits of the server; beyond them it answers 413 or 429")
     group.add_argument("--max-body-mib", type=int, default=64, help="(default: %(default)s)")
     group.add_argument("--max-batch", type=int, default=4096, help="programs in one request")
@@ -56,11 +46,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=5,
         help="at a stop, seconds for requests to end by themselves",
     )
-    arguments = parser.parse_args(argv)
-    for name in ("workers", "cpu_s", "wall_s", "memory_mib", "max_body_mib", "max_batch"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+    arguments = parser.parse(argv, "workers", *LIMITS, "max_body_mib", "max_batch")
     if arguments.max_queue < arguments.max_batch:
         parser.error(
             f"--max-queue is {arguments.max_queue}, less than --max-batch "
@@ -70,18 +56,18 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _key(file: Path | None) -> str:
-    """Return the API key, "" if there is none. Raises ValueError if one was meant but is empty."""
+    """Return the API key, "" if there is none. Raises InputError if one was meant but is empty."""
     if file is not None:
         try:
             key, where = file.read_text(encoding="ascii").strip(), str(file)
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--api-key-file: {file} cannot be read ({error})") from None
+            raise InputError(f"--api-key-file: {file} cannot be read ({error})") from None
     elif KEY_VARIABLE in os.environ:
         key, where = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
     else:
         return ""
     if not key:
-        raise ValueError(f"{where} holds no API key; write one into it or remove it")
+        raise InputError(f"{where} holds no API key; write one into it or remove it")
     return key
 
 
@@ -95,44 +81,36 @@ def _is_loopback(host: str) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Serve until a signal comes; return the exit status."""
     arguments = _arguments(argv)
+    return exit_status(lambda: _serve(arguments), resumable=False)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
         from stepcoder.judge.server import ServerLimits, make_app
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed: pip install 'stepcoder[server]'")
-    try:
-        key = _key(arguments.api_key_file)
-    except ValueError as error:
-        return _fail(str(error))
+        raise InputError(
+            f"{error.name} is not installed: pip install 'stepcoder[server]'"
+        ) from None
+    key = _key(arguments.api_key_file)
     if not key and not _is_loopback(arguments.host):
-        return _fail(
+        raise InputError(
             f"--host {arguments.host} can be reached by others and there is no API key; "
             f"set {KEY_VARIABLE} or --api-key-file, or use --host 127.0.0.1"
         )
-    limits = Limits(arguments.cpu_s, arguments.wall_s, arguments.memory_mib << 20)
     server_limits = ServerLimits(
         arguments.max_body_mib << 20, arguments.max_batch, arguments.max_queue
     )
     # uvicorn raises the signal that stopped it once more: by default that would end this process
     # before the judge has ended its programs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        with Judge(arguments.workers, limits, arguments.isolation) as judge:
-            uvicorn.run(
-                make_app(judge, server_limits, key),
-                host=arguments.host,
-                port=arguments.port,
-                access_log=False,
-                timeout_graceful_shutdown=arguments.grace_s,
-            )
-    except IsolationError as error:
-        return _fail(str(error), 3)
-    except KeyboardInterrupt:
-        return 130
+    with judge_of(arguments) as judge:
+        uvicorn.run(
+            make_app(judge, server_limits, key),
+            host=arguments.host,
+            port=arguments.port,
+            access_log=False,
+            timeout_graceful_shutdown=arguments.grace_s,
+        )
     return 0
-
-
-def _fail(text: str, status: int = 2) -> int:
-    print(text, file=sys.stderr)  # noqa: T201
-    return status

@@ -7,8 +7,8 @@ and its content security policy forbids everything else.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 
 import yaml
 from plotly.offline.offline import get_plotlyjs
-from rich.console import Console
 
+from stepcoder.command import Parser, exit_status, say
 from stepcoder.errors import RunError
+from stepcoder.journal import replace_file
 from stepcoder.report.charts import Chart, Record, charts, evaluations, series_of
 from stepcoder.report.progress import clock
-from stepcoder.report.run_dir import CONFIG, read_records, read_samples, replace_file
+from stepcoder.report.run_dir import CONFIG, read_records, read_samples
 from stepcoder.report.samples import Sample, to_html
 
 REPORT = "report.html"
@@ -279,17 +280,14 @@ td { font-family: var(--mono); font-size: 12px; overflow-wrap: anywhere; }
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the report of the run folder that is named on the command line, and say where."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stepcoder.report", description="Write RUN_DIR/report.html."
-    )
+    parser = Parser("stepcoder.report", "Write RUN_DIR/report.html.")
     parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the folder of a run")
-    command = parser.parse_args(arguments)
-    try:
-        page = write_report(command.run)
-    except (RunError, OSError) as error:
-        Console(stderr=True).print(f"stepcoder.report: {error}", markup=False, soft_wrap=True)
-        return 2
-    Console().print(str(page), markup=False, highlight=False, soft_wrap=True)
-    return 0
+    folder = parser.parse_args(argv).run
+
+    def work() -> int:
+        say(str(write_report(folder)), sys.stdout)
+        return 0
+
+    return exit_status(work, "stepcoder.report", resumable=False)

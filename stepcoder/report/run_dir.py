@@ -54,13 +54,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from stepcoder.config import Config, to_yaml
 from stepcoder.errors import RunError
+from stepcoder.journal import replace_file
 from stepcoder.report.samples import Sample, from_dict, to_dict, to_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Phase = Literal["sft", "rl"]
 Record = dict[str, Any]
@@ -89,6 +91,9 @@ class RunDir:
         Raises:
             RunError: a new run's folder already holds one; a folder cannot be written or read.
         """
+        # Imported here: torch takes seconds, and those who only read a folder need none of it.
+        from torch.utils.tensorboard import SummaryWriter
+
         made_here = config.run_dir is None or not Path(config.run_dir).exists()
         try:
             path = _new_folder(config.run_dir) if resume_at is None else Path(str(config.run_dir))
@@ -218,13 +223,6 @@ def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:
     if (path / TENSORBOARD).exists():
         shutil.rmtree(path / TENSORBOARD)
     return kept
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write a file so that a kill leaves either the old one or the new one."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(file)
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""python -m stepcoder.study: runs a study, or goes on with it, and writes page and CSV."""
+"""`python -m stepcoder.study`: runs or continues a study, and writes its page and CSV files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stepcoder.errors import RunError
-from stepcoder.options import ConfigError
+from stepcoder.command import Parser, exit_status, say
 from stepcoder.report.progress import clock
 from stepcoder.study.page import write_page
 from stepcoder.study.plan import Plan, bundled, read_plan
-from stepcoder.study.results import results
+from stepcoder.study.results import run_results
 from stepcoder.study.runner import is_done, run_plan
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line, run what is left of the study, and write its page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stepcoder.study",
-        description="Compare recipes over seeds, from equal starts with equal budgets of tokens. "
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 2 for wrong input, 130 if interrupted."""
+    arguments = _arguments(argv)
+    return exit_status(lambda: run(arguments), "stepcoder.study")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        "stepcoder.study",
+        "Compare recipes over seeds, from equal starts with equal budgets of tokens. "
         "Called again with the same --out it goes on where it was stopped, be it by kill -9.",
     )
     parser.add_argument(
@@ -37,32 +41,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (the plan's)")
     parser.add_argument("--report", action="store_true", help="only write the page anew")
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="of all runs")
-    command = parser.parse_intermixed_args(arguments)
-    console = Console()
-    overrides = command.overrides
-    if "=" in command.plan:  # an override came first
-        command.plan, overrides = "embedded", [command.plan, *overrides]
-    try:
-        plan = read_plan(bundled(command.plan) or command.plan, overrides)
-        if command.jobs is not None:
-            plan = replace(plan, jobs=max(command.jobs, 1))
-        folder = command.out or Path("runs") / f"study-{Path(command.plan).stem}"
-        if not command.report:
-            run_plan(plan, folder, progress(plan, folder, console))
-        page = write_page(plan, results(plan, folder), folder)
-    except (ConfigError, RunError) as error:
-        Console(stderr=True).print(f"stepcoder.study: {error}", markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on", markup=False)
-        return 130
-    console.print(str(page), markup=False, highlight=False, soft_wrap=True)
+    arguments = parser.parse_intermixed_args(argv)
+    if "=" in arguments.plan:  # an override came first
+        arguments.overrides.insert(0, arguments.plan)
+        arguments.plan = "embedded"
+    return arguments
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run what is left of the study and write its page."""
+    plan = read_plan(bundled(arguments.plan) or arguments.plan, arguments.overrides)
+    if arguments.jobs is not None:
+        plan = replace(plan, jobs=max(arguments.jobs, 1))
+    folder = arguments.out or Path("runs") / f"study-{Path(arguments.plan).stem}"
+    if not arguments.report:
+        run_plan(plan, folder, progress(plan, folder))
+    say(str(write_page(plan, run_results(plan, folder), folder)), sys.stdout)
     return 0
 
 
-def progress(plan: Plan, folder: Path, console: Console) -> Callable[[list[str]], None]:
-    """Return what shows how a study is going: a line a finished run, and the page rewritten."""
+def progress(plan: Plan, folder: Path) -> Callable[[list[str]], None]:
+    """Return a function that shows where the runs are, for `run_plan`.
+
+    It prints a line for each run that is done, and then writes the page again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    console = Console()
     begun = time.monotonic()
     done = {run for run in plan.runs if is_done(folder, run)}
     before = len(done)
@@ -77,10 +81,10 @@ def progress(plan: Plan, folder: Path, console: Console) -> Callable[[list[str]]
             done.add(run)
             pace = spent / max(len(done) - before, 1)
             rest = f", about {clock(pace * left)} left" if left else ""
-            text = f"{run.name} done ({len(done)} of {len(plan.runs)} runs, {clock(spent)}{rest})"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            count = f"{len(done)} of {len(plan.runs)} runs"
+            say(f"{run.name} done ({count}, {clock(spent)}{rest})", sys.stdout)
         if now:
-            write_page(plan, results(plan, folder), folder)
+            write_page(plan, run_results(plan, folder), folder)
         if status:
             status.update(f"{len(done)} of {len(plan.runs)} runs · " + " · ".join(lines))
             if not lines:

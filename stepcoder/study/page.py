@@ -13,19 +13,19 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from stepcoder.journal import replace_file
 from stepcoder.report.charts import INK, QUIET, Chart, Figure, figure_layout
 from stepcoder.report.page import chart_section, document
 from stepcoder.report.progress import clock
-from stepcoder.report.run_dir import replace_file
 from stepcoder.study.plan import Plan
 from stepcoder.study.results import (
     MEASURES,
     Difference,
-    Interval,
-    Result,
+    MeanInterval,
+    RunResult,
     at_tokens,
     differences,
-    interval,
+    mean_interval,
 )
 
 PAGE = "study.html"
@@ -33,7 +33,7 @@ COLORS = ("#2563c9", "#d97d26", "#2f9468", "#b1458a", "#7a5fd0", "#a08a2c", "#4a
 GRID_POINTS = 9  # of the mean learning curves
 
 
-def write_page(plan: Plan, found: Sequence[Result], folder: Path) -> Path:
+def write_page(plan: Plan, found: Sequence[RunResult], folder: Path) -> Path:
     """Write the page and the CSV files of what is done so far; returns the page's path."""
     replace_file(folder / "runs.csv", runs_csv(found))
     replace_file(folder / "curves.csv", curves_csv(found))
@@ -42,7 +42,7 @@ def write_page(plan: Plan, found: Sequence[Result], folder: Path) -> Path:
     return folder / PAGE
 
 
-def page(plan: Plan, found: Sequence[Result], name: str) -> str:
+def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
     """Return the page."""
     total = len(plan.seeds) * len(plan.variants)
     seeds = sorted({r.seed for r in found})
@@ -64,7 +64,7 @@ def page(plan: Plan, found: Sequence[Result], name: str) -> str:
     return document(name, "".join(body), drawn)
 
 
-def charts(plan: Plan, found: Sequence[Result]) -> list[Chart]:
+def charts(plan: Plan, found: Sequence[RunResult]) -> list[Chart]:
     """Return the plots."""
     each = "Thin lines are single seeds, thick ones their means."
     return [
@@ -116,7 +116,7 @@ def forest(pairs: Sequence[Difference]) -> Figure:
     return {"data": data, "layout": figure}
 
 
-def curves(found: Sequence[Result]) -> Figure:
+def curves(found: Sequence[RunResult]) -> Figure:
     """Return every run's curve, and the means over seeds on a common grid of tokens."""
     data: list[Figure] = []
     for i, (variant, runs) in enumerate(_by_variant(found).items()):
@@ -136,7 +136,7 @@ def curves(found: Sequence[Result]) -> Figure:
     return {"data": data, "layout": figure}
 
 
-def ends(plan: Plan, found: Sequence[Result]) -> Figure:
+def ends(plan: Plan, found: Sequence[RunResult]) -> Figure:
     """Return the runs' ends by variant, joined by seed."""
     data = []
     for i, seed in enumerate(plan.seeds):
@@ -150,10 +150,10 @@ def ends(plan: Plan, found: Sequence[Result]) -> Figure:
     return {"data": data, "layout": figure}
 
 
-def gains(plan: Plan, found: Sequence[Result]) -> Figure:
+def gains(plan: Plan, found: Sequence[RunResult]) -> Figure:
     """Return the gains over the start as bars."""
     grouped = _by_variant(found)
-    means = {v: interval([r.test_end - r.test_start for r in grouped[v]]) for v in grouped}
+    means = {v: mean_interval([r.test_end - r.test_start for r in grouped[v]]) for v in grouped}
     names = [v for v in plan.variants if v in means]
     bars = {"type": "data", "array": [_finite(means[v].half_width) for v in names], "color": INK}
     colors = [COLORS[i % len(COLORS)] for i in range(len(names))]
@@ -165,7 +165,7 @@ def gains(plan: Plan, found: Sequence[Result]) -> Figure:
     return {"data": [trace], "layout": figure}
 
 
-def runs_csv(found: Sequence[Result]) -> str:
+def runs_csv(found: Sequence[RunResult]) -> str:
     """Return a row for each run."""
     head = ("variant", "seed", "steps", "tokens", "wall_s", "test_start", "test_end")
     rows = (
@@ -178,13 +178,13 @@ def runs_csv(found: Sequence[Result]) -> str:
     return _csv((*head, "validation_end", "validation_mean"), rows)
 
 
-def curves_csv(found: Sequence[Result]) -> str:
+def curves_csv(found: Sequence[RunResult]) -> str:
     """Return a row for each point of each learning curve."""
     head = ("variant", "seed", "tokens", "validation")
     return _csv(head, ((r.variant, r.seed, *point) for r in found for point in r.curve))
 
 
-def differences_csv(plan: Plan, found: Sequence[Result]) -> str:
+def differences_csv(plan: Plan, found: Sequence[RunResult]) -> str:
     """Return a row for each measure and pair of variants."""
     head = ("measure", "variant", "minus", "seeds", "mean", "low", "high")
 
@@ -206,7 +206,7 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _differences_table(plan: Plan, found: Sequence[Result]) -> str:
+def _differences_table(plan: Plan, found: Sequence[RunResult]) -> str:
     """Return the paired differences: a row for each pair, a column for each measure."""
     columns = {m: {p.minus: p for p in differences(plan, found, m)} for m in MEASURES}
     others = list(columns["test_end"])
@@ -249,13 +249,13 @@ def _difference(pair: Difference) -> str:
     return f"<td>{f'<b>{text}</b>' if apart else text}<br>{note}</td>"
 
 
-def _bounds(mean: Interval) -> str:
+def _bounds(mean: MeanInterval) -> str:
     if math.isinf(mean.half_width):
         return "[one seed]"
     return f"[{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]"
 
 
-def _variants_table(plan: Plan, found: Sequence[Result]) -> str:
+def _variants_table(plan: Plan, found: Sequence[RunResult]) -> str:
     """Return what each variant reached."""
     grouped = _by_variant(found)
     rows = []
@@ -263,8 +263,10 @@ def _variants_table(plan: Plan, found: Sequence[Result]) -> str:
         runs = grouped.get(variant, [])
         if not runs:
             continue
-        start, end = (interval([getattr(r, m) for r in runs]) for m in ("test_start", "test_end"))
-        held = interval([r.validation_end for r in runs])
+        start, end = (
+            mean_interval([getattr(r, m) for r in runs]) for m in ("test_start", "test_end")
+        )
+        held = mean_interval([r.validation_end for r in runs])
         steps = sum(r.steps for r in runs) / len(runs)
         tokens = sum(r.tokens for r in runs) / len(runs)
         rows.append(
@@ -282,12 +284,12 @@ def _variants_table(plan: Plan, found: Sequence[Result]) -> str:
     )
 
 
-def _spread(mean: Interval) -> str:
+def _spread(mean: MeanInterval) -> str:
     return "" if math.isinf(mean.half_width) else f"± {100 * mean.half_width:.1f}"
 
 
-def _by_variant(found: Sequence[Result]) -> dict[str, list[Result]]:
-    grouped: dict[str, list[Result]] = {}
+def _by_variant(found: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    grouped: dict[str, list[RunResult]] = {}
     for one in found:
         grouped.setdefault(one.variant, []).append(one)
     return grouped

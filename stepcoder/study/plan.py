@@ -1,4 +1,4 @@
-"""What a study runs: variants x seeds, each seed from one supervised start.
+"""The plan of a study: each variant runs once for each seed, from the seed's supervised start.
 
 Takes a YAML file, gives a Plan and the configuration of each of its runs:
 
@@ -32,7 +32,7 @@ START = "start"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class StudyRun:
     """One run of a study: the start of a seed (variant "start"), or a variant from that start."""
 
     variant: str
@@ -44,9 +44,9 @@ class Run:
         return f"{_slug(self.variant)}-seed{self.seed}"
 
     @property
-    def needs(self) -> Run | None:
-        """The run that must be done before."""
-        return None if self.variant == START else Run(START, self.seed)
+    def needs(self) -> StudyRun | None:
+        """The run that must be done first."""
+        return None if self.variant == START else StudyRun(START, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,16 @@ class Plan:
     variants: Mapping[str, Options]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[StudyRun]:
         """All runs, seed by seed, so that an unfinished study has whole seeds to compare."""
-        return [Run(v, seed) for seed in self.seeds for v in (START, *self.variants)]
+        return [StudyRun(v, seed) for seed in self.seeds for v in (START, *self.variants)]
 
-    def config(self, run: Run, folder: Path) -> Config:
+    def config(self, run: StudyRun, folder: Path) -> Config:
         """Return the configuration of a run below `folder`. Raises ConfigError."""
         own: Options = {"seed": run.seed, "run_dir": str(folder / run.name)}
         if run.variant == START:
             return from_dict({**self.base, **self.start, "steps": 0, **own})
-        model = str(folder / Run(START, run.seed).name / "start")
+        model = str(folder / StudyRun(START, run.seed).name / "start")
         own |= {"model.path": model, "sft.steps": 0}
         return from_dict({**self.base, **self.options, **self.variants[run.variant], **own})
 
@@ -116,12 +116,12 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         variants={str(name): _options(given, where) for name, given in variants.items()},
     )
     for run in plan.runs:
-        plan.config(run, Path())  # a wrong option is said before anything runs
+        plan.config(run, Path())  # so that a wrong option fails before anything runs
     return plan
 
 
 def bundled(name: str) -> Path | None:
-    """Return the plan of this name that comes with the package (configs/study-NAME.yaml)."""
+    """Return the plan configs/study-NAME.yaml of the package, or None."""
     with as_file(files("stepcoder") / "configs" / f"study-{name}.yaml") as file:
         return file if file.is_file() else None
 

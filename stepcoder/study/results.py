@@ -1,4 +1,4 @@
-"""What a study found: each run's curve and end, and the paired differences between variants.
+"""The results of a study: learning curves and final scores of its runs, and paired differences.
 
 Takes the folders of runs, gives plain data. A difference is taken within a seed, where both runs
 have the same start, problems and order; its interval is Student's t over the seeds.
@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from stepcoder.errors import RunError
 from stepcoder.report.charts import evaluations
 from stepcoder.report.run_dir import Record, read_records
-from stepcoder.study.plan import START, Plan, Run
+from stepcoder.study.plan import START, Plan, StudyRun
 from stepcoder.study.runner import is_done
 
 CONFIDENCE = 0.95
@@ -28,8 +28,8 @@ _T_95 = (
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A run that came to its end. Shares are of problems solved (pass@1).
+class RunResult:
+    """What a finished run reached. Shares are of problems solved (pass@1).
 
     `curve` has (tokens generated so far, share of the validation problems).
     """
@@ -50,14 +50,14 @@ class Result:
 
     @property
     def validation_mean(self) -> float:
-        """Mean share over the tokens of the run: what was learned early counts more."""
+        """Mean share over the tokens of the run, so that learning early counts more."""
         area = sum((b - a) * (u + v) / 2 for (a, u), (b, v) in pairwise(self.curve))
         return area / max(self.curve[-1][0] - self.curve[0][0], 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over seeds and its 95% confidence interval; without one from a single seed."""
+class MeanInterval:
+    """A mean over seeds and its 95% confidence interval, which is infinite for a single seed."""
 
     mean: float
     half_width: float
@@ -84,9 +84,9 @@ class Difference:
     by_seed: Mapping[int, float]
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> MeanInterval:
         """The mean difference."""
-        return interval(list(self.by_seed.values()))
+        return mean_interval(list(self.by_seed.values()))
 
 
 MEASURES = {
@@ -96,19 +96,19 @@ MEASURES = {
 }
 
 
-def results(plan: Plan, folder: Path) -> list[Result]:
-    """Return the runs that are done, in the plan's order."""
+def run_results(plan: Plan, folder: Path) -> list[RunResult]:
+    """Return the results of the runs that are done, in the plan's order."""
     done = [r for r in plan.runs if r.variant != START and is_done(folder, r)]
-    return [result(run, read_records(folder / run.name)) for run in done]
+    return [run_result(run, read_records(folder / run.name)) for run in done]
 
 
-def result(run: Run, records: Sequence[Record]) -> Result:
-    """Return what the records of a finished run say.
+def run_result(run: StudyRun, records: Sequence[Record]) -> RunResult:
+    """Return the result of a finished run from its records.
 
     A set without test problems is judged by its validation problems.
 
     Raises:
-        RunError: nothing was held out.
+        RunError: no problem was held out.
     """
     rl = [record for record in records if record["phase"] == "rl"]
     tokens = {record["step"]: record.get("tokens_total", 0) for record in rl}
@@ -119,7 +119,7 @@ def result(run: Run, records: Sequence[Record]) -> Result:
             f"{run.name}: no validation problem was evaluated; a study needs some "
             "(data.validation_share, or data.validation_path)"
         )
-    return Result(
+    return RunResult(
         run.variant,
         run.seed,
         tuple((tokens[step], value) for step, value in curve),
@@ -131,7 +131,7 @@ def result(run: Run, records: Sequence[Record]) -> Result:
     )
 
 
-def differences(plan: Plan, found: Sequence[Result], measure: str) -> list[Difference]:
+def differences(plan: Plan, found: Sequence[RunResult], measure: str) -> list[Difference]:
     """Return `against` minus each other variant, over the seeds that have both."""
     values = {(r.variant, r.seed): float(getattr(r, measure)) for r in found}
 
@@ -147,13 +147,13 @@ def differences(plan: Plan, found: Sequence[Result], measure: str) -> list[Diffe
     return [pair for pair in pairs if pair.by_seed]
 
 
-def interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Sequence[float]) -> MeanInterval:
     """Return the mean of values and Student's 95% interval of it (infinite for a single value)."""
     count = len(values)
     if count < 2:
-        return Interval(fmean(values), math.inf, count)
+        return MeanInterval(fmean(values), math.inf, count)
     quantile = _T_95[count - 2] if count - 2 < len(_T_95) else 1.96 + 2.4 / (count - 1)
-    return Interval(fmean(values), quantile * stdev(values) / math.sqrt(count), count)
+    return MeanInterval(fmean(values), quantile * stdev(values) / math.sqrt(count), count)
 
 
 def at_tokens(curve: Sequence[tuple[int, float]], tokens: float) -> float | None:

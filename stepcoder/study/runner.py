@@ -1,8 +1,8 @@
-"""Runs a plan: every run a process of its own, so many at a time, whatever was done before kept.
+"""Runs a plan: each run is a process of its own, and up to `jobs` of them run at a time.
 
 A run is done when its folder holds `done`. One that was begun is continued by `--resume`, so the
-study itself may be killed at any time: its runs die with it, and the next call goes on from their
-checkpoints.
+study itself may be killed at any time: its runs are killed with it, and the next call goes on from
+their checkpoints.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 from stepcoder.config import to_yaml
 from stepcoder.errors import RunError
 from stepcoder.report.run_dir import CONFIG, read_records
-from stepcoder.study.plan import Plan, Run
+from stepcoder.study.plan import Plan, StudyRun
 
 DONE = "done"
-LOOK_EVERY_S = 1.0
+POLL_S = 1.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -33,51 +33,50 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 class Running:
     """A process of a run."""
 
-    run: Run
+    run: StudyRun
     process: subprocess.Popen[bytes]
-    begun: float
 
 
 def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> None:
-    """Do all runs of a plan that are not done.
+    """Run what is left of a plan.
 
     Args:
-        plan: of the study.
-        folder: of the study; a folder for each run is made in it.
-        report: is called about once a second and after every run, with a line for each process.
+        plan: which runs, and how many at a time.
+        folder: of the study; each run makes its own folder in it.
+        report: is called every POLL_S seconds with a line for each process that runs.
 
     Raises:
-        RunError: a run failed, or another process is at work in the folder.
+        RunError: a run failed, or another study runs in the folder.
     """
     with _alone(folder):
         left = [run for run in plan.runs if not is_done(folder, run)]
-        at_work: list[Running] = []
+        running: list[Running] = []
         try:
-            while left or at_work:
-                for one in [r for r in at_work if r.process.poll() is not None]:
-                    at_work.remove(one)
+            while left or running:
+                for one in [r for r in running if r.process.poll() is not None]:
+                    running.remove(one)
                     _finish(folder, one)
                 for run in list(left):
                     ready = run.needs is None or is_done(folder, run.needs)
-                    if ready and len(at_work) < plan.jobs:
+                    if ready and len(running) < plan.jobs:
                         left.remove(run)
-                        at_work.append(_begin(plan, folder, run))
-                report([_line(folder, one) for one in at_work])
-                if at_work:
-                    time.sleep(LOOK_EVERY_S)
+                        running.append(_begin(plan, folder, run))
+                report([_line(folder, one) for one in running])
+                if running:
+                    time.sleep(POLL_S)
         finally:
-            for one in at_work:
+            for one in running:
                 one.process.terminate()
-            for one in at_work:
+            for one in running:
                 one.process.wait()
 
 
-def is_done(folder: Path, run: Run) -> bool:
-    """Whether a run has come to its end."""
+def is_done(folder: Path, run: StudyRun) -> bool:
+    """Return whether a run is done."""
     return (folder / run.name / DONE).exists()
 
 
-def _begin(plan: Plan, folder: Path, run: Run) -> Running:
+def _begin(plan: Plan, folder: Path, run: StudyRun) -> Running:
     """Start a run, or continue it where its folder already holds one."""
     config, own = plan.config(run, folder), folder / run.name
     command = [sys.executable, "-m", "stepcoder.train"]
@@ -101,11 +100,11 @@ def _begin(plan: Plan, folder: Path, run: Run) -> Running:
             env=environment,
             preexec_fn=_die_with_parent,  # this process has no other threads
         )
-    return Running(run, process, time.monotonic())
+    return Running(run, process)
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this child when the study is gone, be it by kill -9."""
+    """Let the kernel kill this child when the study ends, even by kill -9."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
@@ -120,7 +119,7 @@ def _finish(folder: Path, one: Running) -> None:
 
 
 def _line(folder: Path, one: Running) -> str:
-    """Return where a process stands."""
+    """Return a line that says which step a run is at."""
     records = read_records(folder / one.run.name)
     where = f"{records[-1]['phase']} step {records[-1]['step']}" if records else "starting"
     return f"{one.run.name}: {where}"
@@ -128,7 +127,7 @@ def _line(folder: Path, one: Running) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two studies in one folder would share its runs."""
+    """Hold the lock of the folder, so that no second study starts the same runs."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:

@@ -16,7 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stepcoder.judge.command import InputError, read_samples
+from stepcoder.command import read_samples
+from stepcoder.errors import InputError
+from stepcoder.judge.command import program_of_sample
 from stepcoder.judge.fusion import RunCodeRequest, submission_of
 from stepcoder.judge.messages import Batch
 from stepcoder.problems.problem import Problem, ProblemError, load_problems
@@ -181,8 +183,9 @@ def samples(data: bytes) -> None:
     known = {"x": Problem("x", "", "def f():\n", "", StdinTests(("",), ("",)))}
     path = _file("samples.jsonl.gz" if data[:1] == b"1" else "samples.jsonl", data[1:])
     with contextlib.suppress(InputError):
-        for sample in read_samples(path, known):
-            str(sample.source)
+        fields = ("solution", "completion")
+        for sample in read_samples(path, known, fields, program_of_sample, ""):
+            str(sample.program)
 
 
 _folder: tempfile.TemporaryDirectory[str] | None = None

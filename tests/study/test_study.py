@@ -23,8 +23,8 @@ from stepcoder.options import ConfigError
 from stepcoder.report.run_dir import read_records
 from stepcoder.study.__main__ import main
 from stepcoder.study.page import differences_csv, page, write_page
-from stepcoder.study.plan import Plan, Run, bundled, read_plan
-from stepcoder.study.results import Result, at_tokens, differences, interval, result
+from stepcoder.study.plan import Plan, StudyRun, bundled, read_plan
+from stepcoder.study.results import RunResult, at_tokens, differences, mean_interval, run_result
 from stepcoder.study.runner import is_done, run_plan
 
 PLAN = """
@@ -52,8 +52,8 @@ def test_a_plan_says_what_each_run_is_and_what_it_starts_from(tmp_path):
         *("start-seed3", "ours-seed3", "plain-ppo-seed3"),
         *("start-seed5", "ours-seed5", "plain-ppo-seed5"),
     ]
-    start = plan.config(Run("start", 3), Path("out"))
-    ours, ppo = (plan.config(Run(v, 3), Path("out")) for v in ("ours", "Plain PPO"))
+    start = plan.config(StudyRun("start", 3), Path("out"))
+    ours, ppo = (plan.config(StudyRun(v, 3), Path("out")) for v in ("ours", "Plain PPO"))
     assert (start.sft.steps, start.steps, start.max_tokens) == (7, 0, None)
     assert ours.model.path == ppo.model.path == "out/start-seed3/start"
     assert (ours.sft.steps, ours.max_tokens, ours.seed) == (0, 900, 3)
@@ -67,7 +67,7 @@ def test_the_plans_that_come_along_compare_the_ablations_over_five_seeds(name):
     plan = read_plan(bundled(name))
     assert len(plan.seeds) == 5
     assert list(plan.variants) == ["stepcoder", "without CCCS", "without FGO", "ppo", "grpo"]
-    configs = [plan.config(Run(v, 0), Path()) for v in plan.variants]
+    configs = [plan.config(StudyRun(v, 0), Path()) for v in plan.variants]
     switches = [(c.curriculum.cccs, c.fgo.enabled) for c in configs]
     assert switches == [(True, True), (False, True), (True, False), (False, False), (False, False)]
     assert len({(c.max_tokens, c.model.path) for c in configs}) == 1
@@ -94,9 +94,9 @@ def test_a_wrong_plan_is_one_line_before_anything_runs(tmp_path, change, message
     assert "\n" not in str(refusal.value)
 
 
-def made_up(variant: str, seed: int, end: float, start: float = 0.1) -> Result:
+def made_up(variant: str, seed: int, end: float, start: float = 0.1) -> RunResult:
     middle = (start + end) / 2 + 0.01
-    return Result(
+    return RunResult(
         variant, seed, ((0, start), (500, middle), (1000, end)), start, end, 9, 1000, 60.0
     )
 
@@ -121,9 +121,9 @@ def test_a_difference_is_taken_within_each_seed(tmp_path):
 
 def test_the_interval_is_students():
     values = [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert interval(values).mean == 3
-    assert interval(values).low == pytest.approx(3 - 2.776 * math.sqrt(2.5 / 5), abs=1e-3)
-    many = interval([0.0, 1.0] * 50)
+    assert mean_interval(values).mean == 3
+    assert mean_interval(values).low == pytest.approx(3 - 2.776 * math.sqrt(2.5 / 5), abs=1e-3)
+    many = mean_interval([0.0, 1.0] * 50)
     assert many.half_width == pytest.approx(1.984 * math.sqrt(0.2525 / 100), rel=0.005)
 
 
@@ -136,15 +136,15 @@ def test_a_result_reads_what_a_run_logged():
             **{"eval": {"pass@1": 0.3}, "test": {"pass@1": 0.4}},
         },
     ]
-    found = result(Run("ours", 3), records)
-    assert found == Result("ours", 3, ((0, 0.1), (1000, 0.3)), 0.2, 0.4, 2, 1000, 6.0)
+    found = run_result(StudyRun("ours", 3), records)
+    assert found == RunResult("ours", 3, ((0, 0.1), (1000, 0.3)), 0.2, 0.4, 2, 1000, 6.0)
     assert found.validation_mean == pytest.approx(0.2)
     assert at_tokens(found.curve, 250) == pytest.approx(0.15)
     assert at_tokens(found.curve, 1001) is None
     untested = [{k: v for k, v in record.items() if k != "test"} for record in records]
-    assert result(Run("ours", 3), untested).test_end == 0.3
+    assert run_result(StudyRun("ours", 3), untested).test_end == 0.3
     with pytest.raises(RunError, match="validation_share"):
-        result(Run("ours", 3), [{"phase": "rl", "step": 0, "eval": {}}])
+        run_result(StudyRun("ours", 3), [{"phase": "rl", "step": 0, "eval": {}}])
 
 
 @needs_browser

@@ -1,0 +1,65 @@
+"""What the steps of a cleaning gave, as JSON data for its journal, and back.
+
+The journal holds records in the order in which they finished; the results do not depend on it.
+"""
+
+from __future__ import annotations
+
+from stepcoder.clean.answers import Checker
+from stepcoder.clean.extend import Extension
+from stepcoder.clean.reasons import Dropped, Reason
+from stepcoder.clean.records import Candidate
+from stepcoder.clean.verify import Verified
+from stepcoder.journal import Record
+
+VERIFIED, EXTENDED = "journal/verified.jsonl", "journal/extended.jsonl"
+
+
+def verified_record(candidate: Candidate, outcome: Verified | Dropped) -> Record:
+    """Return an outcome as JSON data, with what a repair changed."""
+    if isinstance(outcome, Dropped):
+        dropped = {"reason": outcome.reason, "detail": outcome.detail}
+        return {"number": outcome.number, "dropped": dropped}
+    before, after = candidate.record, outcome.candidate.record
+    return {
+        "number": candidate.number,
+        "changes": {key: value for key, value in after.items() if before.get(key) != value},
+        "repairs": list(outcome.candidate.repairs),
+        "lines": sorted(outcome.executed_lines),
+        "checker": outcome.checker,
+    }
+
+
+def verified_of(candidate: Candidate, record: Record) -> Verified | Dropped:
+    """Return what `verified_record` wrote of the same candidate."""
+    if "dropped" in record:
+        dropped = record["dropped"]
+        reason = Reason(dropped["reason"])
+        return Dropped(candidate.number, candidate.task_id, reason, dropped["detail"])
+    changed = Candidate(
+        candidate.number,
+        {**candidate.record, **record["changes"]},
+        candidate.alternatives,
+        tuple(record["repairs"]),
+        candidate.tidied,
+    )
+    return Verified(changed, frozenset(record["lines"]), Checker(record["checker"]))
+
+
+def extended_record(number: int, extension: Extension) -> Record:
+    """Return an extension as JSON data."""
+    return {
+        "number": number,
+        "tests": extension.tests if extension.generated else None,
+        "generated": extension.generated,
+        "lines": sorted(extension.executed_lines),
+        "mutants": list(extension.mutants),
+    }
+
+
+def extension_of(verified: Verified, record: Record) -> Extension:
+    """Return what `extended_record` wrote of the same problem."""
+    tests = record["tests"] or verified.candidate.record["tests"]
+    first, second, third = record["mutants"]
+    lines = frozenset(record["lines"])
+    return Extension(tests, record["generated"], lines, (first, second, third))

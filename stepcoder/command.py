@@ -1,0 +1,285 @@
+"""What the commands share: options, files of samples, progress, errors and exit statuses.
+
+A command parses its arguments with `Parser` and does its work inside `exit_status`, which turns the
+exceptions for wrong input into one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from stepcoder.errors import InputError, RunError
+from stepcoder.journal import Record
+from stepcoder.options import ConfigError
+from stepcoder.problems.problem import Problem, ProblemError, program_of
+from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
+
+EXIT_STATUS = """\
+exit status:
+  0  everything was done, whatever the verdicts
+  1  the sandbox failed on some programs, which says nothing about them
+  2  the arguments or an input are wrong; one line says what and where
+  3  full isolation was asked for and this machine refuses a layer of it
+130  interrupted; the same command goes on where it stopped
+"""
+LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
+QUIET_S = 30.0  # between two lines of progress where there is no terminal
+
+
+class Parser(argparse.ArgumentParser):
+    """The arguments of `python -m MODULE`; wrong ones are one line and exit status 2."""
+
+    def __init__(self, module: str, description: str | None, epilog: str = "") -> None:
+        """Make a parser without options; the lines of `epilog` are shown as they are."""
+        layout = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
+        program = f"python -m {module}"
+        super().__init__(program, None, description, epilog, formatter_class=layout)
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with one line instead of the usage."""
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}\n")
+
+    def parse(self, argv: Sequence[str] | None, *positive: str) -> argparse.Namespace:
+        """Parse; the options named in `positive`, if given, must be above 0."""
+        arguments = self.parse_args(argv)
+        for name in positive:
+            value = getattr(arguments, name)
+            if value is not None and not value > 0:
+                self.error(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        return arguments
+
+
+def add_sandbox_options(
+    parser: argparse.ArgumentParser, title: str = "judging", wall_s: float | None = None
+) -> None:
+    """Add a group of options for the sandbox; `wall_s` replaces the usual default of --wall-s."""
+    group, limits = parser.add_argument_group(title), Limits()
+    group.add_argument("--workers", type=int, help="programs at a time (default: one per CPU)")
+    group.add_argument(
+        "--isolation",
+        choices=("warn", "full"),
+        default="warn",
+        help="full: refuse to run where this machine lacks a layer (default: %(default)s)",
+    )
+    for name, default, what in (
+        ("--cpu-s", limits.cpu_s, "CPU seconds a test"),
+        ("--wall-s", wall_s or limits.wall_s, "seconds a test"),
+        ("--memory-mib", limits.memory_bytes >> 20, "memory of a program"),
+    ):
+        kind, text = type(default), f"{what} (default: %(default)s)"
+        group.add_argument(name, type=kind, default=default, help=text)
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """Return the limits that the options give."""
+    return Limits(arguments.cpu_s, arguments.wall_s, arguments.memory_mib << 20)
+
+
+def judge_of(arguments: argparse.Namespace) -> Judge:
+    """Start the judge that the options describe. Raises IsolationError."""
+    return Judge(arguments.workers, limits_of(arguments), arguments.isolation)
+
+
+def say(line: str, file: TextIO | None = None) -> None:
+    """Print a line as it is, by default on standard error."""
+    print(line, file=file or sys.stderr)
+
+
+def exit_status(work: Callable[[], int], name: str = "", *, resumable: bool = True) -> int:
+    """Do the work of a command and return its exit status; errors become one line.
+
+    Args:
+        work: returns the exit status where nothing stops it.
+        name: of the command, which stands before a message.
+        resumable: whether an interrupted command goes on when it is called again.
+    """
+    try:
+        return work()
+    except IsolationError as error:
+        say(str(error))
+        return 3
+    except (InputError, ProblemError, RunError, ConfigError, OSError) as error:
+        say(f"{name}: {error}" if name else str(error))
+        return 2
+    except KeyboardInterrupt:
+        if resumable:
+            say("stopped; the same command goes on")
+        return 130
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; after an interrupt, without waiting for threads that await verdicts."""
+    sys.stdout.flush()
+    if status == 130:
+        os._exit(status)
+    sys.exit(status)
+
+
+def of_split(problems: Sequence[Problem], split: str | None, option: str) -> list[Problem]:
+    """Return the problems of a split, or all of them for None.
+
+    Raises InputError, which names the option, if no problem is of the split.
+    """
+    chosen = [problem for problem in problems if split in (None, problem.split)]
+    if problems and not chosen:
+        splits = ", ".join(sorted({problem.split for problem in problems}))
+        raise InputError(f"{option} {split}: the problems have {splits}")
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One program to judge: the `number`-th of its problem, from a line of a file (0: of none)."""
+
+    problem: Problem
+    number: int
+    program: str
+    line: int = 0
+
+    @property
+    def submission(self) -> Submission:
+        """The program with the tests of its problem."""
+        return Submission(program_of(self.problem, self.program), self.problem.tests)
+
+
+def read_samples(
+    path: Path,
+    problems: Mapping[str, Problem],
+    fields: Sequence[str],
+    program: Callable[[Record, Problem], str],
+    missing: str,
+) -> list[Sample]:
+    """Read a file of samples; those of one problem are numbered in the order of the file.
+
+    Args:
+        path: of the file, .jsonl or .jsonl.gz.
+        problems: by task_id.
+        fields: that may hold the program; the first that a record has must be text.
+        program: returns the program of a record.
+        missing: ends the message about an unknown task_id, and names the fix.
+
+    Raises:
+        InputError: the file or a line of it cannot be used.
+    """
+    found: list[Sample] = []
+    numbers: dict[str, int] = {}
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for line, text in enumerate(file, 1):
+                if text.strip():
+                    where = f"{path} line {line}"
+                    record = _sample_record(text, where, problems, fields, missing)
+                    problem = problems[record["task_id"]]
+                    number = numbers.get(problem.task_id, 0)
+                    numbers[problem.task_id] = number + 1
+                    found.append(Sample(problem, number, program(record, problem), line))
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error})") from None
+    if not found:
+        raise InputError(f"{path} holds no sample")
+    return found
+
+
+def _sample_record(
+    text: bytes, where: str, problems: Mapping[str, Problem], fields: Sequence[str], missing: str
+) -> Record:
+    names = " or ".join(f'"{field}"' for field in sorted(fields))
+    expected = f'expected {{"task_id": ..., {names}: ...}}'
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); {expected}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: not an object; {expected}")
+    task_id = record.get("task_id")
+    if isinstance(task_id, int):  # MBPP's own numbers
+        known = [f"{name}/{task_id}" for name in ("MBPP", "MBPPPlus")]
+        task_id = record["task_id"] = next((n for n in known if n in problems), str(task_id))
+    if not isinstance(task_id, str):
+        raise InputError(f'{where}: field "task_id" is missing or no text; {expected}')
+    if task_id not in problems:
+        raise InputError(f'{where}: field "task_id": no problem {task_id!r}{missing}')
+    field = next((field for field in fields if field in record), fields[-1])
+    if not isinstance(record.get(field), str):
+        raise InputError(f'{where}: field "{field}" is missing or no text; {expected}')
+    return record
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Return items a second."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+class StepProgress:
+    """Shows how far each step of a command is: bars on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        """Prepare to show on standard error."""
+        self._console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+        )
+        quiet = not self._console.is_terminal
+        self._bars = Progress(*columns, console=self._console, disable=quiet)
+        self._steps: dict[str, tuple[TaskID, int, float]] = {}  # bar, done before, begun at
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Leave the last state on the screen."""
+        self._bars.stop()
+
+    def begin(self, name: str, done: int, total: int) -> None:
+        """Show a step, of which `done` items are done already."""
+        bar = self._bars.add_task(name, total=total, completed=done, note="")
+        self._steps[name] = bar, done, time.monotonic()
+
+    def step(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Say that `done` items of a step are done; a new step begins with this item."""
+        if name not in self._steps:
+            self.begin(name, done - 1, total)
+        bar, before, begun = self._steps[name]
+        self._bars.update(bar, completed=done, note=note)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._last_line > QUIET_S or done == total):
+            self._last_line = now
+            rate = (done - before) / max(now - begun, 1e-9)
+            left = (total - done) / max(rate, 1e-9)
+            line = f"{name} {done} of {total}, {rate:.1f}/s, {left:.0f} s left"
+            say(f"{line}, {note}" if note else line)
