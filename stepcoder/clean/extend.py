@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from stepcoder.clean.answers import Checker
+from stepcoder.clean.comparison import Checker
 from stepcoder.clean.coverage import coverage, statement_spans
 from stepcoder.clean.inputs import new_inputs
 from stepcoder.clean.judges import Judges

@@ -20,7 +20,7 @@ from stepcoder.clean.extend import Extension, extend
 from stepcoder.clean.judges import JudgeFailedError, Judges
 from stepcoder.clean.reasons import Dropped
 from stepcoder.clean.records import Candidate
-from stepcoder.clean.repeats import (
+from stepcoder.clean.duplicates import (
     Likeness,
     duplicates,
     likenesses,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from stepcoder.clean.answers import Checker
+from stepcoder.clean.comparison import Checker
 from stepcoder.clean.extend import Extension
 from stepcoder.clean.reasons import Dropped, Reason
 from stepcoder.clean.records import Candidate

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stepcoder.clean.answers import Checker, checker_of, same_in_any_order, same_tokens
+from stepcoder.clean.comparison import Checker, checker_of, same_in_any_order, same_tokens
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.reasons import Dropped, Reason, Repair
 from stepcoder.clean.records import ALTERNATIVES, Candidate
