@@ -7,8 +7,9 @@ have nearly all words in common count as the same if each solution also solves t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 from stepcoder.clean.extend import calls_of
 from stepcoder.clean.judges import Judges
@@ -32,113 +33,114 @@ COMPARED = 8  # of the earlier problems with a similar statement, the most simil
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """A pair of problems by their numbers, and what they have in common."""
+class Match:
+    """Two problems that may be the same, the earlier one first, and what they have in common."""
 
-    first: int
-    second: int
+    first: Verified
+    second: Verified
+    similarity: float
     reason: Reason
     detail: str
-    similarity: float
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """The places of both in the input."""
+        return self.first.number, self.second.number
+
+    @property
+    def task_id(self) -> str:
+        """The name of the problem that may be dropped."""
+        return self.second.task_id
+
+
+def similar_statements(
+    candidates: Sequence[Candidate], references: Sequence[Problem], threshold: float
+) -> list[Pair]:
+    """Return the pairs of similar statements.
+
+    Candidates go by their numbers in the input, references by negative ones: -1 is the last.
+    """
+    problems = [*references, *(candidate.problem for candidate in candidates)]
+    numbers = [*range(-len(references), 0), *(candidate.number for candidate in candidates)]
+    shingles = [shingles_of(statement_of(problem.prompt)) for problem in problems]
+    return [
+        Pair(numbers[pair.first], numbers[pair.second], pair.similarity)
+        for pair in similar_pairs(shingles, threshold)
+    ]
 
 
 def overlaps(
     candidates: Sequence[Candidate], references: Sequence[Problem], pairs: Iterable[Pair]
 ) -> Iterator[Dropped]:
-    """Yield the candidates whose statement or solution is that of a reference problem.
+    """Yield the candidates whose solution or statement is that of a reference problem.
 
-    `pairs` are those of `statement_pairs` of the same arguments.
+    `pairs` are those of `similar_statements` of the same arguments.
     """
     if not references:
         return
-    count = len(references)
-    found: dict[int, str] = {}
     keys = {program_key(problem.canonical_solution): problem.task_id for problem in references}
-    for place, candidate in enumerate(candidates):
+    similar: dict[int, tuple[int, float]] = {}
+    for pair in pairs:
+        if pair.first < 0 <= pair.second:
+            similar.setdefault(pair.second, (pair.first, pair.similarity))
+    for candidate in candidates:
         key = program_key(candidate.problem.canonical_solution)
         if key in keys:
-            found.setdefault(place, f"its solution is that of {keys[key]}, names aside")
-    for pair in pairs:
-        if pair.first < count <= pair.second:
-            same = f"its statement is {pair.similarity:.0%} that of"
-            found.setdefault(pair.second - count, f"{same} {references[pair.first].task_id}")
-    for place, detail in sorted(found.items()):
-        candidate = candidates[place]
-        yield Dropped(candidate.number, candidate.task_id, Reason.OVERLAP, detail)
+            detail = f"its solution is that of {keys[key]}, names aside"
+            yield candidate.dropped(Reason.OVERLAP, detail)
+        elif candidate.number in similar:
+            first, similarity = similar[candidate.number]
+            detail = f"its statement is {similarity:.0%} that of {references[first].task_id}"
+            yield candidate.dropped(Reason.OVERLAP, detail)
 
 
-def statement_pairs(
-    candidates: Sequence[Candidate], references: Sequence[Problem], threshold: float
-) -> list[Pair]:
-    """Return the pairs of similar statements, by place: references first, then candidates."""
-    problems = [*references, *(candidate.problem for candidate in candidates)]
-    sets = [shingles_of(statement_of(problem.prompt)) for problem in problems]
-    return list(similar_pairs(sets, threshold))
-
-
-def likenesses(kept: Sequence[Verified], pairs: Iterable[Pair]) -> list[Likeness]:
+def matches(verified: Sequence[Verified], pairs: Iterable[Pair]) -> list[Match]:
     """Return what may be duplicates: similar statements, or one solution and statements near it.
 
-    `pairs` hold the numbers of the problems; those of others are left out. Of each problem only
-    the most similar earlier ones are named.
+    `pairs` hold the numbers of the problems; those of others are left out. Matches come in the
+    order of the later problem; each has at most COMPARED, the most similar ones first.
     """
-    problems = {verified.number: verified.candidate.problem for verified in kept}
-    found: dict[int, list[Likeness]] = {}
-    for pair in pairs:
-        if pair.first in problems and pair.second in problems:
-            found.setdefault(pair.second, []).append(_likeness(pair, problems))
-    for like in _same_programs(problems):
-        found.setdefault(like.second, []).append(like)
-    return [
-        like
-        for likes in found.values()
-        for like in sorted(likes, key=lambda like: (-like.similarity, like.first))[:COMPARED]
+    of_number = {problem.number: problem for problem in verified}
+    found = [
+        _statement_match(of_number[pair.first], of_number[pair.second], pair.similarity)
+        for pair in pairs
+        if pair.first in of_number and pair.second in of_number
     ]
+    found += _program_matches(verified)
+    found.sort(key=lambda match: (match.second.number, -match.similarity, match.first.number))
+    groups = groupby(found, key=lambda match: match.second.number)
+    return [match for _, group in groups for match in islice(group, COMPARED)]
 
 
-def _likeness(pair: Pair, problems: Mapping[int, Problem]) -> Likeness:
-    prompts = (problems[number].prompt for number in (pair.first, pair.second))
-    first, second = (words_of(statement_of(prompt)) for prompt in prompts)
-    if first == second:
-        reason, detail = Reason.DUPLICATE, "the same statement"
-    else:
-        reason, detail = Reason.NEAR_DUPLICATE, f"{pair.similarity:.0%} of its words"
-    return Likeness(pair.first, pair.second, reason, detail, pair.similarity)
+def _statement_match(first: Verified, second: Verified, similarity: float) -> Match:
+    words, others = (words_of(statement_of(one.problem.prompt)) for one in (first, second))
+    if words == others:
+        return Match(first, second, similarity, Reason.DUPLICATE, "the same statement")
+    detail = f"{similarity:.0%} of its words"
+    return Match(first, second, similarity, Reason.NEAR_DUPLICATE, detail)
 
 
-def _same_programs(problems: Mapping[int, Problem]) -> Iterator[Likeness]:
+def _program_matches(verified: Iterable[Verified]) -> Iterator[Match]:
     """Yield the problems with one solution and statements that have much in common."""
-    numbers: dict[str, list[int]] = {}
-    for second, problem in problems.items():
-        earlier = numbers.setdefault(program_key(problem.canonical_solution), [])
+    of_key: dict[str, list[Verified]] = {}
+    for second in verified:
+        earlier = of_key.setdefault(program_key(second.problem.canonical_solution), [])
         for first in earlier:
-            texts = [statement_of(problems[number].prompt) for number in (first, second)]
-            similarity = jaccard(*map(shingles_of, texts))
+            statements = [statement_of(one.problem.prompt) for one in (first, second)]
+            similarity = jaccard(*map(shingles_of, statements))
             if similarity >= SAME_PROGRAM:
                 detail = f"the same solution, and {similarity:.0%} of its words"
-                yield Likeness(first, second, Reason.NEAR_DUPLICATE, detail, similarity)
+                yield Match(first, second, similarity, Reason.NEAR_DUPLICATE, detail)
         earlier.append(second)
 
 
-def duplicates(
-    kept: Sequence[Verified], likes: Iterable[Likeness], same: Callable[[Likeness], bool]
-) -> Iterator[Dropped]:
-    """Yield the problems that are the same as an earlier one which stays."""
-    names = {verified.number: verified.candidate.task_id for verified in kept}
-    gone: set[int] = set()
-    for like in sorted(likes, key=lambda like: (like.second, -like.similarity, like.first)):
-        if like.first not in gone and like.second not in gone and same(like):
-            gone.add(like.second)
-            detail = f"{like.detail} as {names[like.first]}"
-            yield Dropped(like.second, names[like.second], like.reason, detail)
-
-
-def solve_each_other(one: Problem, other: Problem, judges: Judges) -> bool:
+def is_same_problem(match: Match, judges: Judges) -> bool:
     """Return whether each of two solutions passes the other's tests, as far as those are calls.
 
     Raises:
         JudgeFailedError: the sandbox failed.
     """
+    one, other = match.first.problem, match.second.problem
     for solver, asked in ((one, other), (other, one)):
         tests = _tests_for(solver, asked)
         program = program_of(solver, solver.canonical_solution)
@@ -154,4 +156,15 @@ def _tests_for(solver: Problem, asked: Problem) -> CallTests | StdinTests | None
     calls = calls_of(asked)
     if not calls or solver.entry_point is None or isinstance(solver.tests, StdinTests):
         return None
-    return CallTests(tuple(a for a, _ in calls), tuple(e for _, e in calls))
+    inputs, outputs = zip(*calls, strict=True)
+    return CallTests(inputs, outputs)
+
+
+def duplicates(same: Iterable[Match]) -> Iterator[Dropped]:
+    """Yield the later problem of each match of which both are still there, in the order given."""
+    gone: set[int] = set()
+    for match in same:
+        if gone.isdisjoint(match.numbers):
+            gone.add(match.second.number)
+            detail = f"{match.detail} as {match.first.task_id}"
+            yield match.second.candidate.dropped(match.reason, detail)

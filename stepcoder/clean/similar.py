@@ -26,7 +26,7 @@ Shingles = frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two texts by their places, the earlier one first, and how similar they are."""
+    """Two texts by their numbers, the earlier one first, and how similar they are."""
 
     first: int
     second: int
@@ -43,14 +43,14 @@ def statement_of(prompt: str) -> str:
     return text.partition(">>>")[0].strip() or prompt
 
 
-def words_of(text: str) -> str:
-    """Return the words of a text in lower case, one space apart."""
-    return " ".join(_WORD.findall(text.lower()))
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
+    return _WORD.findall(text.lower())
 
 
 def shingles_of(text: str) -> Shingles:
     """Return the word triples of a text; all of it where it has fewer words."""
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     count = max(len(words) - WORDS + 1, 1)
     return frozenset(" ".join(words[i : i + WORDS]) for i in range(count))
 
@@ -91,56 +91,47 @@ def program_key(source: str) -> str:
         case [ast.ClassDef(body=[ast.FunctionDef(args=ast.arguments(args=[_, *_])) as method])]:
             del method.args.args[0]
             body = [method]
-    tree = ast.Module(body, [])
-    writer = _Writer(tree)
-    writer.write(tree)
-    return hashlib.sha256("\n".join(writer.parts).encode("utf-8", "surrogatepass")).hexdigest()
+    text = "\n".join(_without_names(ast.Module(body, [])))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 _LEFT_OUT = frozenset({"ctx", "annotation", "returns", "type_comment", "type_ignores", "kind"})
 _NAME_FIELDS = frozenset({"id", "arg", "name", "names"})
 
 
-class _Writer:
-    """Writes a tree as lines that are the same whatever its names are."""
+def _without_names(tree: ast.Module) -> list[str]:
+    """Return the parts of a tree in order, the names that it binds as numbers."""
+    defined: set[str] = set()
+    bound: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+    own = dict.fromkeys(_NAME_FIELDS, bound | defined) | {"attr": defined}
+    parts: list[str] = []
+    numbers: dict[str, str] = {}
 
-    def __init__(self, tree: ast.Module) -> None:
-        self.parts: list[str] = []
-        self._numbers: dict[str, str] = {}
-        self._methods: set[str] = set()
-        self._bound: set[str] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                self._methods.add(node.name)
-            elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-                self._bound.add(node.id)
-            elif isinstance(node, ast.arg):
-                self._bound.add(node.arg)
-        self._bound |= self._methods
-
-    def write(self, node: ast.AST) -> None:
-        self.parts.append(type(node).__name__)
-        for name, value in ast.iter_fields(node):
-            if name in _LEFT_OUT:
-                continue
-            if isinstance(value, list):
-                items = [item for item in value if not _is_docstring(item)]
-                self.parts.append(f"{name}[{len(items)}")
-                for item in items:
-                    self._write_value(name, item)
-            else:
-                self._write_value(name, value)
-
-    def _write_value(self, name: str, value: object) -> None:
+    def write(field: str, value: object) -> None:
         if isinstance(value, ast.AST):
-            self.write(value)
-            return
-        renamed = self._methods if name == "attr" else self._bound if name in _NAME_FIELDS else ()
-        known = isinstance(value, str) and value in renamed
-        self.parts.append(self._number(str(value)) if known else repr(value))
+            parts.append(type(value).__name__)
+            for name, child in ast.iter_fields(value):
+                if name not in _LEFT_OUT:
+                    write(name, child)
+        elif isinstance(value, list):
+            items = [item for item in value if not _is_docstring(item)]
+            parts.append(f"{field}[{len(items)}")
+            for item in items:
+                write(field, item)
+        elif isinstance(value, str) and value in own.get(field, ()):
+            parts.append(numbers.setdefault(value, f"_{len(numbers)}"))
+        else:
+            parts.append(repr(value))
 
-    def _number(self, name: str) -> str:
-        return self._numbers.setdefault(name, f"_{len(self._numbers)}")
+    write("", tree)
+    return parts
 
 
 def _is_docstring(value: object) -> bool:
