@@ -11,8 +11,9 @@ import ast
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -21,7 +22,7 @@ from stepcoder.clean.coverage import executed_statements, statement_spans
 from stepcoder.clean.inputs import new_inputs
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.stdin_inputs import new_stdins
-from stepcoder.clean.verify import NO_VALUE, Verified, submission_of, values_of
+from stepcoder.clean.verify import NO_VALUE, Verified, ended, submission_of, value_of
 from stepcoder.problems.formats import Record
 from stepcoder.problems.problem import Problem, program_of, tests_of
 from stepcoder.problems.source import parse
@@ -33,7 +34,6 @@ from stepcoder.sandbox import (
     StdinTests,
     Submission,
     TestVerdict,
-    Verdict,
 )
 from stepcoder.sandbox.checking import asks_checker
 from stepcoder.sandbox.compare import same_value
@@ -67,11 +67,12 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """A new test: its input, the solution's answer, and the lines that ran."""
+    """A new test: its input, the solution's answer, the lines that ran, and what else fails it."""
 
     input: Any
     output: Any
     lines: frozenset[int]
+    killed: set[int] = field(default_factory=set)  # mutants that pass all given tests
 
 
 def extend(verified: Verified, judges: Judges, wanted: int, seed: int) -> Cleaned:
@@ -89,19 +90,16 @@ def extend(verified: Verified, judges: Judges, wanted: int, seed: int) -> Cleane
     new = _new_tests(problem, judges, 2 * missing + 4, rng)
     if not new:
         return unchanged
-    sources = _mutants(problem.canonical_solution, rng)
-    survivors = _survivors(sources, problem, judges)
-    killed = _killed(survivors, new, problem, judges)
-    chosen = _most_useful(problem, new, killed, verified.executed_lines, missing)
+    run, killed = _run_mutants(problem, new, judges, rng)
+    chosen = _most_useful(problem, new, verified.executed_lines, missing)
     while chosen:
-        tests = _with_tests(given, [new[i] for i in chosen], problem)
+        tests = _with_tests(given, chosen, problem)
         failing = _failing(problem, tests, judges, len(chosen))
         if not failing:
-            lines = verified.executed_lines.union(*(new[i].lines for i in chosen))
-            before = len(sources) - len(survivors)
-            after = before + len(set().union(*(killed[i] for i in chosen)))
-            return Cleaned(verified, tests, len(chosen), lines, (len(sources), before, after))
-        chosen = [test for place, test in enumerate(chosen) if place not in failing]
+            lines = verified.executed_lines.union(*(test.lines for test in chosen))
+            killed_by_all = killed + len(set().union(*(test.killed for test in chosen)))
+            return Cleaned(verified, tests, len(chosen), lines, (run, killed, killed_by_all))
+        chosen = [test for i, test in enumerate(chosen) if i not in failing]
     return unchanged
 
 
@@ -117,53 +115,47 @@ def _new_tests(problem: Problem, judges: Judges, count: int, rng: random.Random)
         return [test for test in found if len(test.output) <= LONGEST_ANSWER]
     known = calls_of(problem)
     inputs = tuple(new_inputs([arguments for arguments, _ in known], count, rng))
-    found = _answered(problem, CallTests(inputs, (None,) * len(inputs)), values_of, judges)
+    found = _answered(problem, CallTests(inputs, (None,) * len(inputs)), value_of, judges)
     types = {type(expected) for _, expected in known}
-    if isinstance(tests, CallTests) and list in types:
+    as_json = isinstance(tests, CallTests)
+    if as_json and list in types:
         types.add(tuple)
-    may_be_expected = _survives_json if isinstance(tests, CallTests) else _exact
     return [
         test
         for test in found
         if type(test.output) in types
         and len(repr(test.output)) <= LONGEST_ANSWER
-        and may_be_expected(test.output)
+        and (_survives_json(test.output) if as_json else _exact(test.output))
     ]
 
 
 def _answered(
     problem: Problem,
     unanswered: CallTests | StdinTests,
-    answers_of: Callable[[Verdict], list[Any]],
+    answer_of: Callable[[TestVerdict], Any],
     judges: Judges,
 ) -> list[_Test]:
     """Return the tests that the solution answers quickly and the same in every run."""
     if not unanswered.inputs:
         return []
-    solution = problem.canonical_solution
-    submission = Submission(program_of(problem, solution), unanswered, _quick(judges.limits))
-    first = judges.run(submission)
-    answers = answers_of(first)
-    for run in judges.other_runs(solution):
-        again = answers_of(judges.run(submission, run))
+    submission = submission_of(problem, unanswered, _quick(judges.limits))
+    first = judges.run(submission).tests
+    answers = list(map(answer_of, first))
+    for run in judges.other_runs(problem.canonical_solution):
+        again = map(answer_of, judges.run(submission, run).tests)
         pairs = zip(answers, again, strict=True)
         answers = [one if repr(one) == repr(other) else NO_VALUE for one, other in pairs]
     return [
         _Test(given, answer, test.executed_lines)
-        for given, answer, test in zip(unanswered.inputs, answers, first.tests, strict=True)
+        for given, answer, test in zip(unanswered.inputs, answers, first, strict=True)
         if answer is not NO_VALUE and test.cpu_s < QUICK_S
     ]
 
 
-def _printed(verdict: Verdict) -> list[Any]:
-    """Return what was printed in each test, without spaces at the ends of lines."""
-    return [_stdout(test) for test in verdict.tests]
-
-
-def _stdout(test: TestVerdict) -> Any:
+def _printed(test: TestVerdict) -> Any:
+    """Return what was printed, without spaces at the ends of lines; NO_VALUE if nothing was."""
     text = (test.stdout or "").rstrip()
-    ended = test.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
-    if not ended or not text or "nan" in text.lower().split():
+    if not ended(test) or not text or "nan" in text.lower().split():
         return NO_VALUE
     return "".join(line.rstrip() + "\n" for line in text.split("\n"))
 
@@ -178,32 +170,24 @@ def calls_of(problem: Problem) -> list[tuple[list[Any], Any]]:
     tests = problem.tests
     if isinstance(tests, CallTests):
         return list(zip(tests.inputs, tests.outputs, strict=True))
-    if not isinstance(tests, AssertTests):
-        return []
-    found = []
-    for text in tests.asserts:
-        try:
-            found += [_asserted_call(node, problem.entry_point) for node in parse(text).body]
-        except SyntaxError:
-            continue
-    return [call for call in found if call is not None]
+    texts = tests.asserts if isinstance(tests, AssertTests) else ()
+    return [call for text in texts for call in _asserted_calls(text, problem.entry_point)]
 
 
-def _asserted_call(node: ast.stmt, entry_point: str | None) -> tuple[list[Any], Any] | None:
-    """Return arguments and value of `assert f(...) == ...`; None for everything else."""
-    match node:
-        case ast.Assert(
-            test=ast.Compare(
-                left=ast.Call(func=ast.Name(id=name), args=args, keywords=[]),
-                ops=[ast.Eq()],
-                comparators=[expected],
-            )
-        ) if name == entry_point:
-            try:
-                return [ast.literal_eval(arg) for arg in args], ast.literal_eval(expected)
-            except (ValueError, TypeError, MemoryError, RecursionError):
-                return None
-    return None
+def _asserted_calls(code: str, entry_point: str | None) -> Iterator[tuple[list[Any], Any]]:
+    """Yield arguments and value of each `assert f(...) == ...` whose values are written out."""
+    with suppress(SyntaxError):
+        for node in parse(code).body:
+            match node:
+                case ast.Assert(
+                    test=ast.Compare(
+                        left=ast.Call(func=ast.Name(id=name), args=args, keywords=[]),
+                        ops=[ast.Eq()],
+                        comparators=[expected],
+                    )
+                ) if name == entry_point:
+                    with suppress(ValueError, TypeError, MemoryError, RecursionError):
+                        yield list(map(ast.literal_eval, args)), ast.literal_eval(expected)
 
 
 def _survives_json(value: Any) -> bool:
@@ -224,6 +208,30 @@ def _exact(value: Any) -> bool:
     return all(map(_exact, value)) if isinstance(value, (list, tuple, set, frozenset)) else True
 
 
+def _run_mutants(
+    problem: Problem, new: Sequence[_Test], judges: Judges, rng: random.Random
+) -> tuple[int, int]:
+    """Note in each new test which mutants it kills that pass all given tests.
+
+    Returns:
+        How many mutants ran, and how many the given tests kill.
+    """
+    sources, limits, killed = _mutants(problem.canonical_solution, rng), _quick(judges.limits), 0
+    given = replace(submission_of(problem, limits=limits), stop_at_first_failure=True)
+    kind = StdinTests if isinstance(problem.tests, StdinTests) else CallTests
+    more = kind(tuple(test.input for test in new), tuple(test.output for test in new))
+    for number, source in enumerate(sources):
+        program = program_of(problem, source)
+        if not judges.run(replace(given, program=program)).passed:
+            killed += 1
+            continue
+        verdict = judges.run(Submission(program, more, limits))
+        for test, outcome in zip(new, verdict.tests, strict=False):
+            if outcome.status is not Status.ACCEPTED:
+                test.killed.add(number)
+    return len(sources), killed
+
+
 def _mutants(source: str, rng: random.Random) -> list[str]:
     """Return some programs that differ from a solution in a small fault."""
     if len(source) > LONGEST_SOLUTION:
@@ -235,62 +243,26 @@ def _mutants(source: str, rng: random.Random) -> list[str]:
     return rng.sample(found, min(MUTANTS, len(found)))
 
 
-def _survivors(sources: Sequence[str], problem: Problem, judges: Judges) -> list[str]:
-    """Return the mutants that pass all given tests."""
-    given = replace(
-        submission_of(problem), limits=_quick(judges.limits), stop_at_first_failure=True
-    )
-    return [
-        source
-        for source in sources
-        if judges.run(replace(given, program=program_of(problem, source))).passed
-    ]
-
-
-def _killed(
-    survivors: Sequence[str], new: Sequence[_Test], problem: Problem, judges: Judges
-) -> list[set[int]]:
-    """Return which of the surviving mutants each new test fails, by their places."""
-    inputs, outputs = tuple(test.input for test in new), tuple(test.output for test in new)
-    kind = StdinTests if isinstance(problem.tests, StdinTests) else CallTests
-    killed: list[set[int]] = [set() for _ in new]
-    for place, source in enumerate(survivors):
-        program, limits = program_of(problem, source), _quick(judges.limits)
-        verdict = judges.run(Submission(program, kind(inputs, outputs), limits))
-        for of_test, test in zip(killed, verdict.tests, strict=False):
-            if test.status is not Status.ACCEPTED:
-                of_test.add(place)
-    return killed
-
-
 def _most_useful(
-    problem: Problem,
-    new: Sequence[_Test],
-    killed: Sequence[set[int]],
-    lines: frozenset[int],
-    count: int,
-) -> list[int]:
+    problem: Problem, new: Sequence[_Test], lines: frozenset[int], count: int
+) -> list[_Test]:
     """Return up to `count` of the new tests, the most useful first."""
     spans = statement_spans(parse(problem.canonical_solution))
-    executed = executed_statements(spans, lines)
-    executed_by = [executed_statements(spans, test.lines) for test in new]
     answers = {repr(expected) for _, expected in calls_of(problem)}
-    killed_so_far: set[int] = set()
-    left = set(range(len(new)))
-    chosen: list[int] = []
+    executed, killed = executed_statements(spans, lines), set[int]()
+    left, chosen = list(new), list[_Test]()
 
-    def use(i: int) -> tuple[int, int, bool, int]:
-        """Count new statements and mutants; prefer a new answer, and then the earlier test."""
-        new_answer = repr(new[i].output) not in answers
-        return len(executed_by[i] - executed), len(killed[i] - killed_so_far), new_answer, -i
+    def gain(test: _Test) -> tuple[int, int, bool]:
+        statements = executed_statements(spans, test.lines) - executed
+        return len(statements), len(test.killed - killed), repr(test.output) not in answers
 
     while left and len(chosen) < count:
-        best = max(left, key=use)
+        best = max(left, key=gain)  # the earliest of the best
         left.remove(best)
         chosen.append(best)
-        executed |= executed_by[best]
-        killed_so_far |= killed[best]
-        answers.add(repr(new[best].output))
+        executed |= executed_statements(spans, best.lines)
+        killed |= best.killed
+        answers.add(repr(best.output))
     return chosen
 
 
@@ -318,7 +290,7 @@ def _failing(problem: Problem, tests: Record, judges: Judges, generated: int) ->
     given = len(problem.tests)
     if len(whole) != given + generated:  # the test code is not cut as before
         return set(range(generated))
-    submission = Submission(program_of(problem, solution), whole)
+    submission = submission_of(problem, whole)
     failing: set[int] = set()
     for run in (0, *judges.other_runs(solution, *test_code(whole))):
         statuses = [test.status for test in judges.run(submission, run).tests]

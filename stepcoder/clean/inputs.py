@@ -175,33 +175,26 @@ def _number_relations(number: int, items: Sequence[Any]) -> Iterator[str]:
     yield "in" if number in list(items) else "not in"
     if not isinstance(items, str):
         numbers = list(_numbers(items))
-        yield from _true(
-            {
-                "at least all of": all(other <= number for other in numbers),
-                "above all of": all(other < number for other in numbers),
-            }
-        )
+        if all(other <= number for other in numbers):
+            yield "at least all of"
+        if all(other < number for other in numbers):
+            yield "above all of"
 
 
 def _sequence_relations(left: Sequence[Any], right: Sequence[Any]) -> Iterator[str]:
-    yield from _order("length ", len(left), len(right))
-    if isinstance(left, str) and isinstance(right, str):
-        yield from _true({"part of": left in right})
-    else:
-        yield from _true({"in": left in list(right)})
-    if isinstance(left, str) == isinstance(right, str):
-        yield from _true({"same items": sorted(map(repr, left)) == sorted(map(repr, right))})
+    texts = isinstance(left, str) + isinstance(right, str)
     numbers, others = list(_numbers(left)), list(_numbers(right))
-    if numbers:
-        pairs = list(zip(numbers, others, strict=False))
-        paired = len(numbers) == len(others)
-        yield from _true(
-            {
-                "each below": paired and all(one < other for one, other in pairs),
-                "each at most": paired and all(one <= other for one, other in pairs),
-                "indices of": all(0 <= number < len(right) for number in numbers),
-            }
-        )
+    pairs = list(zip(numbers, others, strict=True)) if len(numbers) == len(others) else []
+    claims = {
+        "part of": texts == 2 and left in right,
+        "in": texts < 2 and left in list(right),
+        "same items": texts != 1 and sorted(map(repr, left)) == sorted(map(repr, right)),
+        "each below": bool(pairs) and all(one < other for one, other in pairs),
+        "each at most": bool(pairs) and all(one <= other for one, other in pairs),
+        "indices of": bool(numbers) and all(0 <= number < len(right) for number in numbers),
+    }
+    yield from _order("length ", len(left), len(right))
+    yield from _true(claims)
 
 
 def _order(prefix: str, left: int, right: int) -> Iterator[str]:
@@ -277,27 +270,26 @@ def changed_value(value: Any, domain: Domain, rng: random.Random) -> Any:
     if rng.random() < 0.15:
         alike = [other for other in domain.values if type(other) is type(value)]
         return rng.choice(alike or [value])
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, (int, float)) and not domain.numbers:
-        return value
-    if isinstance(value, int):
-        low, high = domain.bounds()
-        near = [value - 1, value + 1, low, high, low + (high - low) // 2]
-        return rng.choice([*near, rng.randint(low, high), rng.randint(low, high)])
-    if isinstance(value, float):
-        return float(rng.choice(sorted(domain.numbers)))
-    if isinstance(value, str):
-        letters = sorted(domain.letters) or [""]
-        return "".join(_changed_items(list(value), lambda _: rng.choice(letters), rng))
-    if isinstance(value, list):
-        inner = domain.of_items()
-        return _changed_items(list(value), lambda item: changed_value(item, inner, rng), rng)
-    if isinstance(value, tuple):
-        return tuple(changed_value(list(value), domain, rng))
-    if isinstance(value, dict) and value:
-        key = rng.choice(list(value))
-        return {**value, key: changed_value(value[key], domain.of_items(), rng)}
+    match value:
+        case bool():
+            return not value
+        case int() if domain.numbers:
+            low, high = domain.bounds()
+            near = [value - 1, value + 1, low, high, low + (high - low) // 2]
+            return rng.choice([*near, rng.randint(low, high), rng.randint(low, high)])
+        case float() if domain.numbers:
+            return float(rng.choice(sorted(domain.numbers)))
+        case str():
+            letters = sorted(domain.letters) or [""]
+            return "".join(_changed_items(list(value), lambda _: rng.choice(letters), rng))
+        case list():
+            inner = domain.of_items()
+            return _changed_items(list(value), lambda item: changed_value(item, inner, rng), rng)
+        case tuple():
+            return tuple(changed_value(list(value), domain, rng))
+        case dict() if value:
+            key = rng.choice(list(value))
+            return {**value, key: changed_value(value[key], domain.of_items(), rng)}
     return value
 
 

@@ -187,13 +187,8 @@ def decisions(cleaning: Cleaning) -> list[Record]:
 
 def _decision(outcome: Cleaned | Dropped) -> Record:
     if isinstance(outcome, Dropped):
-        return {
-            "number": outcome.number,
-            "task_id": outcome.task_id,
-            "decision": "dropped",
-            "reason": outcome.reason,
-            "detail": outcome.detail,
-        }
+        decision = {"decision": "dropped", "reason": outcome.reason, "detail": outcome.detail}
+        return {"number": outcome.number, "task_id": outcome.task_id, **decision}
     candidate = outcome.verified.candidate
     return {
         "number": candidate.number,

@@ -1,6 +1,6 @@
 """Raw records as candidates: read, checked, and written in the one usual way.
 
-Takes a file or folder in any form of `problem_formats`, gives a Candidate, or why there is none,
+Takes a file or folder in any form of `problems.formats`, gives a Candidate, or why there is none,
 for every record. Nothing runs here.
 """
 
@@ -35,6 +35,7 @@ REQUIRED = {
     "HumanEval": ("task_id", "prompt", "canonical_solution", "test", "entry_point"),
     "MBPP": ("task_id", "code", "test_list"),
 }
+_TEXTS = ("prompt", "starter_code", "canonical_solution", "preamble")
 _EMPTY: tuple[object, ...] = (None, "", [], {}, "[]", "{}")
 
 
@@ -121,10 +122,7 @@ def candidate_of(
 
 
 def _problem(record: Record) -> Problem:
-    texts = {
-        key: record.get(key) or ""
-        for key in ("task_id", "prompt", "starter_code", "canonical_solution", "preamble")
-    }
+    texts = {key: record.get(key) or "" for key in (*_TEXTS, "task_id", "source")}
     tests = record["tests"]
     if not isinstance(tests, dict):
         raise BrokenRecordError('field "tests" is no object')
@@ -132,7 +130,6 @@ def _problem(record: Record) -> Problem:
         **texts,
         tests=tests_of(tests),
         entry_point=record.get("entry_point") or None,
-        source=record.get("source") or "",
         difficulty=record.get("difficulty") or "unknown",
         split=record.get("split") or split_of(str(record["task_id"]), 0.0),
     )
@@ -153,16 +150,15 @@ def _checked(candidate: Candidate) -> Candidate:
     call.
     """
     candidate, tree = _parsed(candidate)
-    entry_point, solution = candidate.problem.entry_point, candidate.problem.canonical_solution
-    if entry_point is None and candidate.record["tests"]["kind"] == "call":
-        candidate = candidate.repaired(Repair.ENTRY_POINT, entry_point=_only_function(tree))
-    elif entry_point is not None and not _defines(solution, entry_point):
-        check_entry_point(entry_point, solution)
     problem = candidate.problem
+    if problem.entry_point is None and candidate.record["tests"]["kind"] == "call":
+        candidate = candidate.repaired(Repair.ENTRY_POINT, entry_point=_only_function(tree))
+    elif problem.entry_point and not _defines(problem.canonical_solution, problem.entry_point):
+        check_entry_point(problem.entry_point, problem.canonical_solution)
     statements = missing_imports(problem.canonical_solution, tree, problem.preamble)
-    if not statements:
-        return candidate
-    return candidate.repaired(Repair.IMPORT, **add_imports(candidate.problem, statements))
+    if statements:
+        candidate = candidate.repaired(Repair.IMPORT, **add_imports(problem, statements))
+    return candidate
 
 
 def _defines(solution: str, entry_point: str) -> bool:
@@ -177,21 +173,22 @@ def _defines(solution: str, entry_point: str) -> bool:
 def _parsed(candidate: Candidate) -> tuple[Candidate, ast.Module]:
     """Return the candidate and its solution's tree, with the layout mended where that helps."""
     solution = candidate.problem.canonical_solution
-    try:
-        return candidate, parse(solution)
-    except SyntaxError as error:
-        first = error
+    errors: list[SyntaxError] = []
     for text in _layouts(solution):
         try:
             tree = parse(text)
-        except SyntaxError:
-            continue
-        return candidate.repaired(Repair.LAYOUT, canonical_solution=text), tree
-    raise first
+        except SyntaxError as error:
+            errors.append(error)
+        else:
+            if errors:  # the solution as it is was tried first
+                candidate = candidate.repaired(Repair.LAYOUT, canonical_solution=text)
+            return candidate, tree
+    raise errors[0]
 
 
 def _layouts(source: str) -> Iterator[str]:
-    """Yield the source without what surrounds or indents it."""
+    """Yield the source as it is, then without what surrounds or indents it."""
+    yield source
     bare = source.lstrip("\ufeff").replace("\0", "").replace("\xa0", " ")
     fenced = re.fullmatch(r"\s*```\w*\n(.*?)```\s*", bare, re.DOTALL)
     bare = fenced[1] if fenced else bare
@@ -214,7 +211,7 @@ def _normalized(candidate: Candidate) -> Candidate:
     """Make line ends LF, end stdin with one, cut spaces off stdout, leave out repeated tests."""
     record, tests = dict(candidate.record), dict(candidate.record["tests"])
     done: list[Normalization] = []
-    texts = [(record, key) for key in ("prompt", "starter_code", "canonical_solution", "preamble")]
+    texts = [(record, key) for key in _TEXTS]
     if tests["kind"] in ("assert", "unittest"):
         texts.append((tests, "code"))
     for owner, key in texts:

@@ -11,7 +11,7 @@ import random
 import re
 from functools import cache
 
-from stepcoder.sandbox import syntax
+from stepcoder.problems.source import parse
 
 # fmt: off
 _MODULES = frozenset({
@@ -42,8 +42,8 @@ def _may_vary(source: str) -> bool:
     if "{" not in source and words.isdisjoint(_TELLING):
         return False
     try:
-        tree = syntax.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = parse(source)
+    except SyntaxError:
         return True
     return any(map(_varies, ast.walk(tree)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,16 @@ from stepcoder.clean.reasons import Dropped, Reason, Repair
 from stepcoder.clean.records import Candidate
 from stepcoder.problems.formats import BrokenRecordError, Record
 from stepcoder.problems.problem import Problem, program_of
-from stepcoder.sandbox import CallTests, Status, StdinTests, Submission, TestVerdict, Verdict
-from stepcoder.sandbox.program import CodeTests, test_code
+from stepcoder.sandbox import (
+    CallTests,
+    Limits,
+    Status,
+    StdinTests,
+    Submission,
+    TestVerdict,
+    Verdict,
+)
+from stepcoder.sandbox.program import CodeTests, Tests, test_code
 
 ALTERNATIVES = 8  # other solutions that are tried where the first fails
 NO_VALUE = object()  # of a test that gave none, or one that is no plain data
@@ -86,9 +94,12 @@ def verify(candidate: Candidate, judges: Judges) -> Verified | Dropped:
     return Verified(candidate, verdict.executed_lines, comparison)
 
 
-def submission_of(problem: Problem) -> Submission:
-    """Return the solution with its problem's tests."""
-    return Submission(program_of(problem, problem.canonical_solution), problem.tests)
+def submission_of(
+    problem: Problem, tests: Tests | None = None, limits: Limits | None = None
+) -> Submission:
+    """Return the solution with its problem's tests, or with others."""
+    program = program_of(problem, problem.canonical_solution)
+    return Submission(program, problem.tests if tests is None else tests, limits)
 
 
 def _first_repair(
@@ -110,49 +121,48 @@ def _repairs(
     candidate: Candidate, verdict: Verdict, comparison: Comparison, judges: Judges
 ) -> Iterator[tuple[Repair, Record]]:
     """Yield what may mend a problem, as changes of its record: of the tests, then the solution."""
-    problem, tests = candidate.problem, candidate.record["tests"]
-    unordered = comparison is Comparison.UNORDERED
-    if isinstance(problem.tests, StdinTests):
-        for repair, changes in _stdin_repairs(problem, problem.tests, verdict, unordered, judges):
-            yield repair, {"tests": {**tests, **changes}}
+    problem, unordered = candidate.problem, comparison is Comparison.UNORDERED
+    mended: Iterable[tuple[Repair, Record]] = ()
+    if isinstance(problem.tests, StdinTests) and all(map(ended, verdict.tests)):
+        printed = stdout_of(problem, problem.tests, judges)
+        mended = _stdin_repairs(problem.tests, printed, unordered)
     elif isinstance(problem.tests, CallTests):
-        for repair, changes in _call_repairs(problem.tests, verdict, unordered):
-            yield repair, {"tests": {**tests, **changes}}
+        returned = list(map(value_of, verdict.tests))
+        mended = _call_repairs(problem.tests, returned, unordered)
+    for repair, changes in mended:
+        yield repair, {"tests": {**candidate.record["tests"], **changes}}
     others = [s for s in dict.fromkeys(candidate.alternatives) if s != problem.canonical_solution]
     for solution in others[:ALTERNATIVES]:
         yield Repair.SOLUTION, {"canonical_solution": solution}
 
 
 def _stdin_repairs(
-    problem: Problem, tests: StdinTests, verdict: Verdict, unordered: bool, judges: Judges
+    tests: StdinTests, printed: list[str], unordered: bool
 ) -> Iterator[tuple[Repair, Record]]:
     """Yield the solution's own outputs, where they differ in digits or order only."""
-    if all(map(_ended, verdict.tests)):
-        outputs = stdout_of(problem, tests, judges)
-        if all(map(same_tokens, outputs, tests.outputs)):
-            yield Repair.FLOATS, {"outputs": outputs}
-        if unordered and all(map(has_same_items, outputs, tests.outputs)):
-            yield Repair.ORDER, {"outputs": outputs}
+    if all(map(same_tokens, printed, tests.outputs)):
+        yield Repair.FLOATS, {"outputs": printed}
+    if unordered and all(map(has_same_items, printed, tests.outputs)):
+        yield Repair.ORDER, {"outputs": printed}
 
 
 def _call_repairs(
-    tests: CallTests, verdict: Verdict, unordered: bool
+    tests: CallTests, returned: list[Any], unordered: bool
 ) -> Iterator[tuple[Repair, Record]]:
     """Yield tests without quotes in their texts, or with outputs as the solution returns them."""
     inputs, outputs = list(tests.inputs), list(tests.outputs)
-    if any(quote in repr(inputs) for quote in "\"'"):
-        unquoted = {"inputs": _unquoted(inputs), "outputs": _unquoted(outputs)}
-        if unquoted != {"inputs": inputs, "outputs": outputs}:
-            yield Repair.QUOTES, unquoted
-    values = values_of(verdict)
-    if NO_VALUE in values:
+    unquoted = {"inputs": _unquoted(inputs), "outputs": _unquoted(outputs)}
+    changed = unquoted != {"inputs": inputs, "outputs": outputs}
+    if changed and any(quote in repr(inputs) for quote in "\"'"):
+        yield Repair.QUOTES, unquoted
+    if NO_VALUE in returned:
         return
     if all(isinstance(output, list) and len(output) == 1 for output in outputs):
         yield Repair.WRAPPING, {"outputs": [output[0] for output in outputs]}
-    if all(isinstance(value, (list, tuple)) and len(value) == 1 for value in values):
+    if all(isinstance(value, (list, tuple)) and len(value) == 1 for value in returned):
         yield Repair.WRAPPING, {"outputs": [[output] for output in outputs]}
-    if unordered and all(map(has_same_items, values, outputs)):
-        yield Repair.ORDER, {"outputs": values}
+    if unordered and all(map(has_same_items, returned, outputs)):
+        yield Repair.ORDER, {"outputs": returned}
 
 
 def _unquoted(value: Any) -> Any:
@@ -201,29 +211,25 @@ def _differs_in_order(problem: Problem, verdict: Verdict, judges: Judges, run: i
     tests = problem.tests
     if isinstance(tests, CodeTests):
         return False
-    got: list[Any] = (
-        stdout_of(problem, tests, judges, run)
-        if isinstance(tests, StdinTests)
-        else values_of(verdict)
-    )
+    got: list[Any]
+    if isinstance(tests, StdinTests):
+        got = stdout_of(problem, tests, judges, run)
+    else:
+        got = list(map(value_of, verdict.tests))
     return len(got) == len(tests.outputs) and all(map(has_same_items, got, tests.outputs))
 
 
-def _ended(test: TestVerdict) -> bool:
+def ended(test: TestVerdict) -> bool:
     """Return whether the program gave an answer, right or wrong."""
     return test.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
 
 
-def values_of(verdict: Verdict) -> list[Any]:
-    """Return the value of each call test; NO_VALUE where it has none that is plain data.
+def value_of(test: TestVerdict) -> Any:
+    """Return what a call returned; NO_VALUE where that is not known, or no plain data.
 
-    A verdict shows the first 300 characters of a value: longer ones count as having none.
+    A verdict shows the first 300 characters of a value: longer ones are not known.
     """
-    return [_value(test) for test in verdict.tests]
-
-
-def _value(test: TestVerdict) -> Any:
-    if not _ended(test) or test.got is None or test.message.endswith("not plain data"):
+    if not ended(test) or test.got is None or test.message.endswith("not plain data"):
         return NO_VALUE
     try:
         return ast.literal_eval(test.got)
@@ -234,5 +240,5 @@ def _value(test: TestVerdict) -> Any:
 def stdout_of(problem: Problem, tests: StdinTests, judges: Judges, run: int = 0) -> list[str]:
     """Return all that the solution prints on each stdin."""
     kept = StdinTests(tests.inputs, tests.outputs, keep_output=True)
-    program = program_of(problem, problem.canonical_solution)
-    return [test.stdout or "" for test in judges.run(Submission(program, kept), run).tests]
+    verdict = judges.run(submission_of(problem, kept), run)
+    return [test.stdout or "" for test in verdict.tests]
