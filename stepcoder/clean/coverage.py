@@ -49,5 +49,5 @@ def _is_silent(node: ast.stmt) -> bool:
 
 def _first_line(node: ast.AST) -> int:
     header = getattr(node, "pattern", node)  # of a case
-    nodes: list[ast.expr] = [header, *getattr(node, "decorator_list", [])]
+    nodes: list[ast.AST] = [header, *getattr(node, "decorator_list", [])]
     return min(getattr(each, "lineno", 1) for each in nodes)
