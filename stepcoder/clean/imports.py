@@ -37,8 +37,7 @@ def missing_imports(source: str, tree: ast.Module, preamble: str) -> list[str]:
 
     `source` is the text of the tree: most programs have no word that could be one.
     """
-    candidates = _known().keys() - _names_of(preamble) - _BUILTINS
-    if candidates.isdisjoint(_WORD.findall(source)):
+    if not (set(_WORD.findall(source)) & _known().keys()) - _names_of(preamble):
         return []
     used: dict[str, set[str]] = {}  # name: the attributes that are taken of it
     bound: set[str] = set()
@@ -52,7 +51,10 @@ def missing_imports(source: str, tree: ast.Module, preamble: str) -> list[str]:
             used.setdefault(node.value.id, set()).add(node.attr)
         else:
             bound.update(_binds(node))
-    names = set() if "*" in bound else (candidates & used.keys()) - bound
+    names = used.keys() - bound - _BUILTINS
+    names = (names & _known().keys()) - _names_of(preamble)
+    if "*" in bound:
+        return []
     return sorted({statement for name in names if (statement := _statement(name, used[name]))})
 
 

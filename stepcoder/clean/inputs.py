@@ -94,6 +94,7 @@ def facts(arguments: Sequence[Any]) -> frozenset[Fact]:
 
 
 def _true(claims: Mapping[str, bool]) -> Iterator[str]:
+    """Return the names of the claims that hold."""
     return (name for name, holds in claims.items() if holds)
 
 
