@@ -40,7 +40,7 @@ from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import test_code
 from stepcoder.suite.mutants import mutants
 
-MUTANTS = 12  # of a solution, spread over all
+MUTANTS = 12  # of a solution, drawn from all
 QUICK_S = 0.25  # CPU seconds that an answer may take
 LONGEST_ANSWER = 300  # characters
 LONGEST_SOLUTION = 20_000  # characters; longer ones are not mutated
@@ -65,7 +65,7 @@ class Cleaned:
         return self.verified.number
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Test:
     """A new test: its input, the solution's answer, the lines that ran, and what else fails it."""
 
@@ -269,11 +269,9 @@ def _most_useful(
 def _with_tests(tests: Record, new: Sequence[_Test], problem: Problem) -> Record:
     """Return the tests of a record with new ones at the end."""
     if tests["kind"] != "assert":
-        return {
-            **tests,
-            "inputs": [*tests["inputs"], *(test.input for test in new)],
-            "outputs": [*tests["outputs"], *(test.output for test in new)],
-        }
+        inputs = [*tests["inputs"], *(test.input for test in new)]
+        outputs = [*tests["outputs"], *(test.output for test in new)]
+        return {**tests, "inputs": inputs, "outputs": outputs}
     lines = [
         f"assert {problem.entry_point}({', '.join(map(repr, test.input))}) == {test.output!r}"
         for test in new

@@ -123,12 +123,12 @@ def _repairs(
     """Yield what may mend a problem, as changes of its record: of the tests, then the solution."""
     problem, unordered = candidate.problem, comparison is Comparison.UNORDERED
     mended: Iterable[tuple[Repair, Record]] = ()
-    if isinstance(problem.tests, StdinTests) and all(map(ended, verdict.tests)):
-        printed = stdout_of(problem, problem.tests, judges)
-        mended = _stdin_repairs(problem.tests, printed, unordered)
-    elif isinstance(problem.tests, CallTests):
-        returned = list(map(value_of, verdict.tests))
+    if isinstance(problem.tests, CallTests):
+        returned = answers_of(problem, verdict, judges)
         mended = _call_repairs(problem.tests, returned, unordered)
+    elif isinstance(problem.tests, StdinTests) and all(map(ended, verdict.tests)):
+        printed = answers_of(problem, verdict, judges)
+        mended = _stdin_repairs(problem.tests, printed, unordered)
     for repair, changes in mended:
         yield repair, {"tests": {**candidate.record["tests"], **changes}}
     others = [s for s in dict.fromkeys(candidate.alternatives) if s != problem.canonical_solution]
@@ -211,17 +211,25 @@ def _differs_in_order(problem: Problem, verdict: Verdict, judges: Judges, run: i
     tests = problem.tests
     if isinstance(tests, CodeTests):
         return False
-    got: list[Any]
-    if isinstance(tests, StdinTests):
-        got = stdout_of(problem, tests, judges, run)
-    else:
-        got = list(map(value_of, verdict.tests))
+    got = answers_of(problem, verdict, judges, run)
     return len(got) == len(tests.outputs) and all(map(has_same_items, got, tests.outputs))
 
 
 def ended(test: TestVerdict) -> bool:
     """Return whether the program gave an answer, right or wrong."""
     return test.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
+
+
+def answers_of(problem: Problem, verdict: Verdict, judges: Judges, run: int = 0) -> list[Any]:
+    """Return what the solution returned in each call, or all that it printed on each stdin.
+
+    A verdict holds the end of stdout only: for all of it the solution runs once more.
+    """
+    tests = problem.tests
+    if not isinstance(tests, StdinTests):
+        return list(map(value_of, verdict.tests))
+    kept = StdinTests(tests.inputs, tests.outputs, keep_output=True)
+    return [t.stdout or "" for t in judges.run(submission_of(problem, kept), run).tests]
 
 
 def value_of(test: TestVerdict) -> Any:
@@ -235,10 +243,3 @@ def value_of(test: TestVerdict) -> Any:
         return ast.literal_eval(test.got)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return NO_VALUE
-
-
-def stdout_of(problem: Problem, tests: StdinTests, judges: Judges, run: int = 0) -> list[str]:
-    """Return all that the solution prints on each stdin."""
-    kept = StdinTests(tests.inputs, tests.outputs, keep_output=True)
-    verdict = judges.run(submission_of(problem, kept), run)
-    return [test.stdout or "" for test in verdict.tests]
