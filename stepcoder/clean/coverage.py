@@ -1,36 +1,26 @@
 """Coverage of a solution by its tests: which of its statements ran.
 
-Takes source text and the lines that a tracer saw, gives the share of the statements that ran; as
-with FGO, lines that no instruction belongs to do not count.
+Takes a syntax tree and the lines that a tracer saw, gives the statements that ran; as with FGO,
+lines that no instruction belongs to do not count.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from stepcoder.problems.source import parse
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Statements of a program, and how many of them some test ran."""
-
-    statements: int
-    ran: int
-
-    @property
-    def share(self) -> float:
-        """The share that ran; 1 for a program without statements."""
-        return self.ran / self.statements if self.statements else 1.0
+# Not seen by a tracer, or seen as their body is.
+_SILENT = (ast.Global, ast.Nonlocal, ast.Try, ast.TryStar)
 
 
-def coverage(source: str, executed_lines: Collection[int]) -> Coverage:
-    """Return how much of a source that parses ran."""
-    spans = statement_spans(parse(source))
-    lines = set(executed_lines)
-    return Coverage(len(spans), sum(not lines.isdisjoint(span) for span in spans))
+def executed_statements(spans: Sequence[range], lines: frozenset[int]) -> set[int]:
+    """Return the places of the statements of which a line ran."""
+    return {i for i, span in enumerate(spans) if not lines.isdisjoint(span)}
+
+
+def coverage(spans: Sequence[range], lines: frozenset[int]) -> float:
+    """Return the share of the statements that ran; 1 for a program without statements."""
+    return len(executed_statements(spans, lines)) / len(spans) if spans else 1.0
 
 
 def statement_spans(tree: ast.Module) -> list[range]:
@@ -46,13 +36,9 @@ def statement_spans(tree: ast.Module) -> list[range]:
         end = node.end_lineno or node.lineno
         body: list[ast.AST] = getattr(node, "body", None) or getattr(node, "cases", None) or []
         if body:
-            first = min(_first_line(inner) for inner in body)
-            end = max(min(end, first - 1), node.lineno)
+            end = max(min(end, min(map(_first_line, body)) - 1), node.lineno)
         spans.append(range(_first_line(node), end + 1))
     return spans
-
-
-_SILENT = (ast.Global, ast.Nonlocal, ast.Try, ast.TryStar)
 
 
 def _is_silent(node: ast.stmt) -> bool:
@@ -62,7 +48,6 @@ def _is_silent(node: ast.stmt) -> bool:
 
 
 def _first_line(node: ast.AST) -> int:
-    lines: list[int] = [inner.lineno for inner in getattr(node, "decorator_list", [])]
-    pattern = getattr(node, "pattern", node)  # of a case
-    lines.append(getattr(pattern, "lineno", 1))
-    return min(lines)
+    header = getattr(node, "pattern", node)  # of a case
+    nodes: list[ast.AST] = [header, *getattr(node, "decorator_list", [])]
+    return min(getattr(each, "lineno", 1) for each in nodes)

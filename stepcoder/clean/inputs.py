@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise, permutations
+from itertools import islice, pairwise, permutations
 from typing import Any
 
-Fact = tuple[str | int, ...]
+Fact = tuple[str | int, ...]  # a name, and the positions of the arguments that it is about
 ENOUGH = 4  # inputs, for what half of all numbers and lists are to be more than chance
 _CHANCE = frozenset({"even", "odd", "even length", "odd length"})
 TRIES = 12  # changes that are tried for each input that is wanted
 LONGEST = 2000  # characters of an input's repr
+_SIZED = (str, list, tuple, set, frozenset, dict)
 
 
 @dataclass(slots=True)
@@ -34,18 +35,17 @@ class Domain:
         """Take a value and all that it holds into account."""
         if depth == 0:
             self.values.append(value)
-        if isinstance(value, bool) or value is None:
+        if isinstance(value, bool):
             return
         if isinstance(value, (int, float)):
             if math.isfinite(value):
                 self.numbers.add(value)
-        elif isinstance(value, (str, list, tuple, set, frozenset, dict)):
+        elif isinstance(value, _SIZED):
             self.lengths.setdefault(depth, set()).add(len(value))
             if isinstance(value, str):
                 self.letters.update(value)
             else:
-                items = [*value, *value.values()] if isinstance(value, dict) else value
-                for item in items:
+                for item in _items(value):
                     self.add(item, depth + 1)
 
     def bounds(self) -> tuple[int, int]:
@@ -59,16 +59,25 @@ class Domain:
             return True
         if isinstance(value, (int, float)):
             return bool(self.numbers) and self.bounds()[0] <= value <= self.bounds()[1]
-        if isinstance(value, (str, list, tuple, set, frozenset, dict)):
-            seen = self.lengths.get(depth, {0})
-            least = (min(seen) + 1) // 2 if len(seen) == 1 else min(seen)
-            if not least <= len(value) <= max(seen):
-                return False
-            if isinstance(value, str):
-                return self.letters.issuperset(value)
-            items = [*value, *value.values()] if isinstance(value, dict) else value
-            return all(self.admits(item, depth + 1) for item in items)
-        return False
+        if not isinstance(value, _SIZED):
+            return False
+        seen = self.lengths.get(depth, {0})
+        least = (min(seen) + 1) // 2 if len(seen) == 1 else min(seen)
+        if not least <= len(value) <= max(seen):
+            return False
+        if isinstance(value, str):
+            return self.letters.issuperset(value)
+        return all(self.admits(item, depth + 1) for item in _items(value))
+
+    def of_items(self) -> Domain:
+        """Return the domain of the items of the lists and tuples of this one."""
+        lists = [value for value in self.values if isinstance(value, (list, tuple))]
+        items = [item for value in lists for item in value]
+        return Domain(self.numbers, self.letters, self.lengths, items or [0])
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return [*value, *value.values()] if isinstance(value, dict) else value
 
 
 def facts(arguments: Sequence[Any]) -> frozenset[Fact]:
@@ -84,70 +93,62 @@ def facts(arguments: Sequence[Any]) -> frozenset[Fact]:
     return frozenset(found)
 
 
+def _true(claims: Mapping[str, bool]) -> Iterator[str]:
+    """Return the names of the claims that hold."""
+    return (name for name, holds in claims.items() if holds)
+
+
 def _facts_of(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from _shape_facts(list(value), value)
-        yield from (f"{test.__name__}" for test in _TEXT_TESTS if test(value))
-    elif isinstance(value, (list, tuple)):
-        yield from _shape_facts(list(value), value)
-        if value and all(isinstance(item, (list, tuple, str)) for item in value):
-            lengths = {len(item) for item in value}
-            if len(lengths) == 1:
-                yield "rectangular"
-            if lengths == {len(value)}:
-                yield "square"
-            inner = [set(_shape_facts(list(item), item)) for item in value]
-            yield from (f"each {name}" for name in set.intersection(*inner))
-            for test in _TEXT_TESTS:
-                if all(isinstance(item, str) and test(item) for item in value):
-                    yield f"each {test.__name__}"
+    if isinstance(value, (str, list, tuple)):
+        yield from _sequence_facts(value)
+        if not isinstance(value, str):
+            yield from _facts_of_items(value)
     elif isinstance(value, int) and not isinstance(value, bool):
-        if value % 2 == 0:
-            yield "even"
-        else:
-            yield "odd"
-        if value & (value - 1) == 0 and value > 0:
+        yield "odd" if value % 2 else "even"
+        if value > 0 and value & (value - 1) == 0:
             yield "power of two"
 
 
-_TEXT_TESTS: tuple[Callable[[str], bool], ...] = (
-    str.isdigit,
-    str.islower,
-    str.isupper,
-    str.istitle,
-)
-
-
-def _shape_facts(items: list[Any], value: Any) -> Iterator[str]:
+def _sequence_facts(value: Sequence[Any]) -> Iterator[str]:
+    items = list(value)
+    yield "odd length" if len(items) % 2 else "even length"
     if items:
         yield "filled"
-    if len(items) % 2 == 0:
-        yield "even length"
-    else:
-        yield "odd length"
     try:
         ordered = sorted(items)
     except TypeError:
         return
-    if items == ordered:
-        yield "ascending"
-    if items == ordered[::-1]:
-        yield "descending"
-    if items == items[::-1]:
-        yield "palindrome"
-    if not isinstance(value, str) and all(isinstance(item, int) for item in items):
-        if ordered == list(range(1, len(items) + 1)):
-            yield "permutation from 1"
-        if ordered == list(range(len(items))):
-            yield "permutation from 0"
-    if all(left != right for left, right in pairwise(ordered)):
-        yield "distinct"
-    if len(items) > 1 and ordered[0] != ordered[-1]:
-        yield "varied"
-    if isinstance(value, str) and value.strip() == value and "  " not in value:
-        yield "single spaces"
-    if isinstance(value, str) and _balanced(value):
-        yield "balanced"
+    claims = {
+        "ascending": items == ordered,
+        "descending": items == ordered[::-1],
+        "palindrome": items == items[::-1],
+        "distinct": all(left != right for left, right in pairwise(ordered)),
+        "varied": len(items) > 1 and ordered[0] != ordered[-1],
+    }
+    if isinstance(value, str):
+        claims |= {
+            "single spaces": value.strip() == value and "  " not in value,
+            "balanced": _balanced(value),
+            "digits": value.isdigit(),
+            "lower case": value.islower(),
+            "upper case": value.isupper(),
+            "title case": value.istitle(),
+        }
+    elif all(isinstance(item, int) for item in items):
+        claims |= {
+            "permutation from 1": ordered == list(range(1, len(items) + 1)),
+            "permutation from 0": ordered == list(range(len(items))),
+        }
+    yield from _true(claims)
+
+
+def _facts_of_items(value: Sequence[Any]) -> Iterator[str]:
+    """Yield what holds for every item of a list of lists or texts."""
+    if value and all(isinstance(item, (str, list, tuple)) for item in value):
+        lengths = {len(item) for item in value}
+        yield from _true({"rectangular": len(lengths) == 1, "square": lengths == {len(value)}})
+        shared = set.intersection(*(set(_sequence_facts(item)) for item in value))
+        yield from (f"each {name}" for name in shared)
 
 
 def _balanced(text: str) -> bool:
@@ -161,51 +162,45 @@ def _balanced(text: str) -> bool:
 
 def _relations(left: Any, right: Any) -> Iterator[str]:
     """Yield what the value at one position says about that at another."""
-    sized = isinstance(right, (str, list, tuple))
-    if isinstance(left, int):
-        if isinstance(right, int):
-            yield from _order("", left, right)
-        elif sized:
-            yield from _order("length ", left, len(right))
-            if not isinstance(right, str):
-                numbers = list(_numbers(right))
-                if all(number <= left for number in numbers):
-                    yield "at least all of"
-                if all(number < left for number in numbers):
-                    yield "above all of"
-            if left in list(right):
-                yield "in"
-            else:
-                yield "not in"
-    elif isinstance(left, (str, list, tuple)) and sized:
-        yield from _order("length ", len(left), len(right))
-        if isinstance(left, str) == isinstance(right, str):
-            if isinstance(left, str) and isinstance(right, str) and left in right:
-                yield "part of"
-            if sorted(map(repr, left)) == sorted(map(repr, right)):
-                yield "same items"
-        if not isinstance(left, str) and left in list(right):
-            yield "in"
-        if isinstance(left, str) and not isinstance(right, str) and left in right:
-            yield "in"
-        numbers = [] if isinstance(left, str) else list(_numbers(left))
-        others = [] if isinstance(right, str) else list(_numbers(right))
-        if len(numbers) == len(others) > 0:
-            if all(one < other for one, other in zip(numbers, others, strict=True)):
-                yield "each below"
-            if all(one <= other for one, other in zip(numbers, others, strict=True)):
-                yield "each at most"
-        if numbers and all(0 <= number < len(right) for number in numbers):
-            yield "indices of"
+    if isinstance(left, int) and isinstance(right, int):
+        yield from _order("", left, right)
+    elif isinstance(right, (str, list, tuple)):
+        if isinstance(left, int):
+            yield from _number_relations(left, right)
+        elif isinstance(left, (str, list, tuple)):
+            yield from _sequence_relations(left, right)
+
+
+def _number_relations(number: int, items: Sequence[Any]) -> Iterator[str]:
+    yield from _order("length ", number, len(items))
+    yield "in" if number in list(items) else "not in"
+    if not isinstance(items, str):
+        numbers = list(_numbers(items))
+        if all(other <= number for other in numbers):
+            yield "at least all of"
+        if all(other < number for other in numbers):
+            yield "above all of"
+
+
+def _sequence_relations(left: Sequence[Any], right: Sequence[Any]) -> Iterator[str]:
+    texts = isinstance(left, str) + isinstance(right, str)
+    numbers, others = list(_numbers(left)), list(_numbers(right))
+    pairs = list(zip(numbers, others, strict=True)) if len(numbers) == len(others) else []
+    claims = {
+        "part of": texts == 2 and left in right,
+        "in": texts < 2 and left in list(right),
+        "same items": texts != 1 and sorted(map(repr, left)) == sorted(map(repr, right)),
+        "each below": bool(pairs) and all(one < other for one, other in pairs),
+        "each at most": bool(pairs) and all(one <= other for one, other in pairs),
+        "indices of": bool(numbers) and all(0 <= number < len(right) for number in numbers),
+    }
+    yield from _order("length ", len(left), len(right))
+    yield from _true(claims)
 
 
 def _order(prefix: str, left: int, right: int) -> Iterator[str]:
-    if left == right:
-        yield f"{prefix}equal"
-    if left <= right:
-        yield f"{prefix}at most"
-    if left < right:
-        yield f"{prefix}below"
+    claims = {"equal": left == right, "at most": left <= right, "below": left < right}
+    return (prefix + name for name in _true(claims))
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -228,20 +223,18 @@ def new_inputs(known: Sequence[list[Any]], count: int, rng: random.Random) -> li
     if len(known) < ENOUGH:
         shared = frozenset(fact for fact in shared if fact[0] not in _CHANCE)
     seen = {repr(arguments) for arguments in known}
-    found: list[list[Any]] = []
-    for _ in range(count * TRIES):
-        if len(found) == count:
-            break
-        made = _changed(rng.choice(known), domains, shared, rng)
-        text = repr(made)
-        if text in seen or len(text) > LONGEST:
-            continue
-        seen.add(text)
-        if not all(d.admits(v) for d, v in zip(domains, made, strict=True)):
-            continue
-        if shared <= facts(made):
-            found.append(made)
-    return found
+
+    def found() -> Iterator[list[Any]]:
+        for _ in range(count * TRIES):
+            made = _changed(rng.choice(known), domains, shared, rng)
+            text = repr(made)
+            if text not in seen and len(text) <= LONGEST:
+                seen.add(text)
+                admitted = all(d.admits(v) for d, v in zip(domains, made, strict=True))
+                if admitted and shared <= facts(made):
+                    yield made
+
+    return list(islice(found(), count))
 
 
 def _changed(
@@ -253,16 +246,16 @@ def _changed(
         i = rng.randrange(len(made))
         made[i] = changed_value(made[i], domains[i], rng)
     for i, value in enumerate(made):
-        if isinstance(value, list) and ("ascending", i) in shared:
-            made[i] = _sorted(value)
-        elif isinstance(value, list) and ("descending", i) in shared:
-            made[i] = _sorted(value)[::-1]
-        if isinstance(value, list) and ("each ascending", i) in shared:
-            made[i] = [_sorted(item) if isinstance(item, list) else item for item in value]
-    for i, j in combinations(range(len(made)), 2):
-        for number, sized in ((i, j), (j, i)):
-            if ("length equal", number, sized) in shared and isinstance(made[number], int):
-                made[number] = len(made[sized])
+        if isinstance(value, list):
+            if ("ascending", i) in shared:
+                made[i] = _sorted(value)
+            elif ("descending", i) in shared:
+                made[i] = _sorted(value)[::-1]
+            if ("each ascending", i) in shared:
+                made[i] = [_sorted(item) if isinstance(item, list) else item for item in value]
+    for number, sized in permutations(range(len(made)), 2):
+        if ("length equal", number, sized) in shared and isinstance(made[number], int):
+            made[number] = len(made[sized])
     return made
 
 
@@ -278,35 +271,27 @@ def changed_value(value: Any, domain: Domain, rng: random.Random) -> Any:
     if rng.random() < 0.15:
         alike = [other for other in domain.values if type(other) is type(value)]
         return rng.choice(alike or [value])
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, (int, float)) and not domain.numbers:
-        return value
-    if isinstance(value, int):
-        low, high = domain.bounds()
-        near = [value - 1, value + 1, low, high, low + (high - low) // 2]
-        return rng.choice([*near, rng.randint(low, high), rng.randint(low, high)])
-    if isinstance(value, float):
-        return float(rng.choice(sorted(domain.numbers)))
-    if isinstance(value, str):
-        letters = sorted(domain.letters) or [""]
-        return "".join(_changed_items(list(value), lambda _: rng.choice(letters), rng))
-    if isinstance(value, list):
-        return _changed_items(
-            list(value), lambda item: changed_value(item, domain_in(domain), rng), rng
-        )
-    if isinstance(value, tuple):
-        return tuple(changed_value(list(value), domain, rng))
-    if isinstance(value, dict) and value:
-        key = rng.choice(list(value))
-        return {**value, key: changed_value(value[key], domain_in(domain), rng)}
+    match value:
+        case bool():
+            return not value
+        case int() if domain.numbers:
+            low, high = domain.bounds()
+            near = [value - 1, value + 1, low, high, low + (high - low) // 2]
+            return rng.choice([*near, rng.randint(low, high), rng.randint(low, high)])
+        case float() if domain.numbers:
+            return float(rng.choice(sorted(domain.numbers)))
+        case str():
+            letters = sorted(domain.letters) or [""]
+            return "".join(_changed_items(list(value), lambda _: rng.choice(letters), rng))
+        case list():
+            inner = domain.of_items()
+            return _changed_items(list(value), lambda item: changed_value(item, inner, rng), rng)
+        case tuple():
+            return tuple(changed_value(list(value), domain, rng))
+        case dict() if value:
+            key = rng.choice(list(value))
+            return {**value, key: changed_value(value[key], domain.of_items(), rng)}
     return value
-
-
-def domain_in(domain: Domain) -> Domain:
-    """Return the domain of the items of the values of a domain."""
-    items = [item for value in domain.values if isinstance(value, (list, tuple)) for item in value]
-    return Domain(domain.numbers, domain.letters, domain.lengths, items or [0])
 
 
 def _changed_items(items: list[Any], other: Callable[[Any], Any], rng: random.Random) -> list[Any]:

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal, Self
 
-from stepcoder.sandbox import Judge, Limits, Program, Status, Submission, Verdict
+from stepcoder.clean.vary import may_vary
+from stepcoder.sandbox import Judge, Limits, Status, Submission, Verdict
 
 
 class JudgeFailedError(Exception):
@@ -31,7 +32,7 @@ class Judges:
     ) -> None:
         """Start the judges. Raises IsolationError as `Judge` does."""
         self.limits = limits
-        self.runs = runs
+        self._runs = runs
         with ExitStack() as stack:
             self._judges = [
                 stack.enter_context(Judge(workers, limits, isolation, hash_seed=seed))
@@ -52,20 +53,20 @@ class Judges:
         """End all programs; verdicts that are awaited become JudgeFailedErrors."""
         self._stack.close()
 
+    def other_runs(self, *sources: str) -> range:
+        """Return the runs after the first: none where no source could give another output there."""
+        return range(1, self._runs if may_vary(*sources) else 1)
+
     def run(self, submission: Submission, run: int = 0) -> Verdict:
         """Judge a program in one of the runs. Raises JudgeFailedError."""
         if run > 0:
-            program = _seeded(submission.program, run)
-            submission = replace(submission, program=program)
+            program = submission.program
+            preamble = f"{program.preamble.rstrip()}\n__import__('random').seed({run})\n"
+            submission = replace(submission, program=replace(program, preamble=preamble))
         verdict = self._judges[run].submit_all(submission).result()
         if verdict.status is Status.INFRASTRUCTURE_ERROR and not _is_of_tests(verdict):
             raise JudgeFailedError(verdict.message)
         return verdict
-
-
-def _seeded(program: Program, seed: int) -> Program:
-    preamble = f"{program.preamble.rstrip()}\n__import__('random').seed({seed})\n"
-    return replace(program, preamble=preamble)
 
 
 def _is_of_tests(verdict: Verdict) -> bool:

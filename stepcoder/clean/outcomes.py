@@ -5,8 +5,8 @@ The journal holds records in the order in which they finished; the results do no
 
 from __future__ import annotations
 
-from stepcoder.clean.answers import Checker
-from stepcoder.clean.extend import Extension
+from stepcoder.clean.comparison import Comparison
+from stepcoder.clean.extend import Cleaned
 from stepcoder.clean.reasons import Dropped, Reason
 from stepcoder.clean.records import Candidate
 from stepcoder.clean.verify import Verified
@@ -26,7 +26,7 @@ def verified_record(candidate: Candidate, outcome: Verified | Dropped) -> Record
         "changes": {key: value for key, value in after.items() if before.get(key) != value},
         "repairs": list(outcome.candidate.repairs),
         "lines": sorted(outcome.executed_lines),
-        "checker": outcome.checker,
+        "checker": outcome.comparison,
     }
 
 
@@ -41,25 +41,25 @@ def verified_of(candidate: Candidate, record: Record) -> Verified | Dropped:
         {**candidate.record, **record["changes"]},
         candidate.alternatives,
         tuple(record["repairs"]),
-        candidate.tidied,
+        candidate.normalized,
     )
-    return Verified(changed, frozenset(record["lines"]), Checker(record["checker"]))
+    return Verified(changed, frozenset(record["lines"]), Comparison(record["checker"]))
 
 
-def extended_record(number: int, extension: Extension) -> Record:
-    """Return an extension as JSON data."""
+def extended_record(number: int, cleaned: Cleaned) -> Record:
+    """Return a cleaned problem as JSON data."""
     return {
         "number": number,
-        "tests": extension.tests if extension.generated else None,
-        "generated": extension.generated,
-        "lines": sorted(extension.executed_lines),
-        "mutants": list(extension.mutants),
+        "tests": cleaned.tests if cleaned.generated else None,
+        "generated": cleaned.generated,
+        "lines": sorted(cleaned.executed_lines),
+        "mutants": list(cleaned.mutants),
     }
 
 
-def extension_of(verified: Verified, record: Record) -> Extension:
+def cleaned_of(verified: Verified, record: Record) -> Cleaned:
     """Return what `extended_record` wrote of the same problem."""
     tests = record["tests"] or verified.candidate.record["tests"]
     first, second, third = record["mutants"]
     lines = frozenset(record["lines"])
-    return Extension(tests, record["generated"], lines, (first, second, third))
+    return Cleaned(verified, tests, record["generated"], lines, (first, second, third))

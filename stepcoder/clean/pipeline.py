@@ -1,7 +1,7 @@
 """The pipeline: leave out what overlaps, verify, leave out duplicates, extend, write.
 
-Takes what reading gave and Options, leaves problems.jsonl, decisions.jsonl and report.html in a
-folder. Every step decides in the order of the input, whatever order programs finish in.
+Takes what reading gave and Options, leaves problems.jsonl and decisions.jsonl in a folder. Every
+step decides in the order of the input, whatever order programs finish in.
 """
 
 from __future__ import annotations
@@ -9,45 +9,55 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from stepcoder.clean.coverage import coverage
-from stepcoder.clean.extend import Extension, extend
+from stepcoder.clean.coverage import coverage, statement_spans
+from stepcoder.clean.duplicates import (
+    Match,
+    duplicates,
+    is_same_problem,
+    matches,
+    overlaps,
+    similar_statements,
+)
+from stepcoder.clean.extend import Cleaned, extend
 from stepcoder.clean.judges import JudgeFailedError, Judges
 from stepcoder.clean.outcomes import (
     EXTENDED,
     VERIFIED,
+    cleaned_of,
     extended_record,
-    extension_of,
     verified_of,
     verified_record,
 )
 from stepcoder.clean.reasons import Dropped
 from stepcoder.clean.records import Candidate
-from stepcoder.clean.repeats import (
-    Likeness,
-    duplicates,
-    likenesses,
-    overlaps,
-    solve_each_other,
-    statement_pairs,
-)
 from stepcoder.clean.verify import Verified, verify
 from stepcoder.command import StepProgress, say
 from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.method.curriculum import stage_count, start_points
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import starter_part
+from stepcoder.problems.source import parse
 
 PROBLEMS, DECISIONS = "problems.jsonl", "decisions.jsonl"
-
-A = TypeVar("A")
-B = TypeVar("B")
 THREADS = 4  # for each worker of the sandbox
+
+Outcome = Candidate | Verified | Cleaned | Dropped
+
+
+class _Named(Protocol):
+    @property
+    def task_id(self) -> str:
+        """The name of a problem."""
+
+
+A = TypeVar("A", bound=_Named)
+B = TypeVar("B")
+Kind = TypeVar("Kind", Candidate, Verified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +70,10 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A problem that is kept, with all that is known about it."""
-
-    verified: Verified
-    extension: Extension
-
-
-@dataclass(frozen=True, slots=True)
 class Cleaning:
     """The whole result, in the order of the input."""
 
-    outcomes: tuple[Kept | Dropped, ...]
+    outcomes: tuple[Cleaned | Dropped, ...]
     failed: int  # problems that the sandbox failed on; the same command tries them again
     seconds: Mapping[str, float]  # by step
 
@@ -85,112 +87,90 @@ def clean(
     progress: StepProgress,
 ) -> Cleaning:
     """Run every step that the folder does not hold the results of yet."""
-    clock = _Clock()
-    failures = 0  # in comparing solutions
-    outcomes: dict[int, Candidate | Verified | Kept | Dropped] = {r.number: r for r in records}
-    candidates = [c for c in outcomes.values() if isinstance(c, Candidate)]
+    outcomes: dict[int, Outcome] = {record.number: record for record in records}
+    seconds: dict[str, float] = {}
+    begun = time.monotonic()
 
-    pairs = statement_pairs(candidates, references, options.similarity)
-    for dropped in overlaps(candidates, references, pairs):
-        outcomes[dropped.number] = dropped
-    numbers = [-1] * len(references) + [candidate.number for candidate in candidates]
-    pairs = [replace(p, first=numbers[p.first], second=numbers[p.second]) for p in pairs]
-    candidates = [c for c in outcomes.values() if isinstance(c, Candidate)]
-    clock.end("compare")
+    def remaining(kind: type[Kind]) -> list[Kind]:
+        return [outcome for outcome in outcomes.values() if isinstance(outcome, kind)]
 
-    for candidate in candidates:
-        if record := journal[VERIFIED].get(candidate.number):
-            outcomes[candidate.number] = verified_of(candidate, record)
-    waiting = [c for c in candidates if isinstance(outcomes[c.number], Candidate)]
-    for candidate, verified in in_parallel(waiting, lambda c: verify(c, judges), judges.workers):
-        if isinstance(verified, JudgeFailedError):
-            _say_failure(candidate.task_id, verified)
-        else:
-            journal.add(VERIFIED, verified_record(candidate, verified))
-            outcomes[candidate.number] = verified
-        progress.step("verifying:", len(journal[VERIFIED]), len(candidates))
-    clock.end("verify")
+    def end(step: str, found: Iterable[Outcome]) -> None:
+        outcomes.update({outcome.number: outcome for outcome in found})
+        seconds[step] = time.monotonic() - begun - sum(seconds.values())
 
-    kept = [v for v in map(outcomes.get, sorted(outcomes)) if isinstance(v, Verified)]
-    likes = likenesses(kept, pairs)
-    problems = {verified.number: verified.candidate.problem for verified in kept}
+    pairs = similar_statements(remaining(Candidate), references, options.similarity)
+    end("compare", overlaps(remaining(Candidate), references, pairs))
+    end("verify", verify_all(remaining(Candidate), judges, journal, progress))
+    found = matches(remaining(Verified), pairs)
+    same, unknown = confirm_all(found, judges)
+    end("duplicates", duplicates(same))
+    end("extend", extend_all(remaining(Verified), options, judges, journal, progress))
+    ended = tuple(o for o in outcomes.values() if isinstance(o, (Cleaned, Dropped)))
+    return Cleaning(ended, len(outcomes) - len(ended) + unknown, seconds)
 
-    def same(like: Likeness) -> bool:
-        return solve_each_other(problems[like.first], problems[like.second], judges)
 
-    answers: dict[tuple[int, int], bool] = {}
-    for like, answer in in_parallel(likes, same, judges.workers):
-        if isinstance(answer, JudgeFailedError):
-            _say_failure(problems[like.second].task_id, answer)
-            failures += 1
-        answers[like.first, like.second] = answer is True
-    for dropped in duplicates(kept, likes, lambda like: answers[like.first, like.second]):
-        outcomes[dropped.number] = dropped
-    kept = [v for v in kept if isinstance(outcomes[v.number], Verified)]
-    clock.end("duplicates")
+def verify_all(
+    candidates: Sequence[Candidate], judges: Judges, journal: Journal, progress: StepProgress
+) -> list[Verified | Dropped]:
+    """Verify the candidates; those that the sandbox failed on are left out."""
+    known = journal[VERIFIED]
+    waiting = [c for c in candidates if c.number not in known]
+    for candidate, outcome in in_parallel(waiting, lambda c: verify(c, judges), judges):
+        journal.add(VERIFIED, verified_record(candidate, outcome))
+        progress.step("verifying:", len(known), len(candidates))
+    return [verified_of(c, known[c.number]) for c in candidates if c.number in known]
 
-    for verified in kept:
-        if record := journal[EXTENDED].get(verified.number):
-            outcomes[verified.number] = Kept(verified, extension_of(verified, record))
-    left = [v for v in kept if isinstance(outcomes[v.number], Verified)]
 
-    def extended(verified: Verified) -> Extension:
+def confirm_all(found: Sequence[Match], judges: Judges) -> tuple[list[Match], int]:
+    """Return the matches that are the same problem, and on how many the sandbox failed."""
+    answers = {
+        match.numbers: same
+        for match, same in in_parallel(found, lambda m: is_same_problem(m, judges), judges)
+    }
+    known = [match for match in found if match.numbers in answers]
+    return [match for match in known if answers[match.numbers]], len(found) - len(known)
+
+
+def extend_all(
+    problems: Sequence[Verified],
+    options: Options,
+    judges: Judges,
+    journal: Journal,
+    progress: StepProgress,
+) -> list[Cleaned]:
+    """Add tests to the problems; those that the sandbox failed on are left out."""
+
+    def work(verified: Verified) -> Cleaned:
         return extend(verified, judges, options.tests, options.seed)
 
-    for verified, extension in in_parallel(left, extended, judges.workers):
-        if isinstance(extension, JudgeFailedError):
-            _say_failure(verified.candidate.task_id, extension)
-        else:
-            journal.add(EXTENDED, extended_record(verified.number, extension))
-            outcomes[verified.number] = Kept(verified, extension)
-        progress.step("more tests:", len(journal[EXTENDED]), len(kept))
-    clock.end("extend")
-    done = [outcomes[number] for number in sorted(outcomes)]
-    ended = tuple(outcome for outcome in done if isinstance(outcome, (Kept, Dropped)))
-    return Cleaning(ended, len(done) - len(ended) + failures, clock.seconds)
-
-
-def _say_failure(task_id: str, error: Exception) -> None:
-    say(f"{task_id}: the sandbox failed: {error}")
+    known = journal[EXTENDED]
+    waiting = [verified for verified in problems if verified.number not in known]
+    for verified, cleaned in in_parallel(waiting, work, judges):
+        journal.add(EXTENDED, extended_record(verified.number, cleaned))
+        progress.step("more tests:", len(known), len(problems))
+    return [cleaned_of(v, known[v.number]) for v in problems if v.number in known]
 
 
 def in_parallel(
-    items: Iterable[A], work: Callable[[A], B], workers: int
-) -> Iterator[tuple[A, B | JudgeFailedError]]:
-    """Yield each item with what `work` made of it, as they finish.
+    items: Iterable[A], work: Callable[[A], B], judges: Judges
+) -> Iterator[tuple[A, B]]:
+    """Yield each item with what `work` made of it, as they finish, where the sandbox did not fail.
 
     Work waits for the sandbox most of the time, so there are more threads than workers.
     """
-    rest = iter(items)
-    with ThreadPoolExecutor(THREADS * workers) as pool:
-        running: dict[Future[B], A] = {}
+    with ThreadPoolExecutor(THREADS * judges.workers) as pool:
+        running = {pool.submit(work, item): item for item in items}
         try:
-            while True:
-                for item in islice(rest, 2 * THREADS * workers - len(running)):
-                    running[pool.submit(work, item)] = item
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    item = running.pop(future)
-                    try:
-                        yield item, future.result()
-                    except JudgeFailedError as error:
-                        yield item, error
+            for future in as_completed(running):
+                item = running.pop(future)
+                try:
+                    result = future.result()
+                except JudgeFailedError as error:
+                    say(f"{item.task_id}: the sandbox failed: {error}")
+                else:
+                    yield item, result
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-class _Clock:
-    """Seconds of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def end(self, step: str) -> None:
-        now = time.monotonic()
-        self.seconds[step] = now - self._last
-        self._last = now
 
 
 def decisions(cleaning: Cleaning) -> list[Record]:
@@ -198,56 +178,49 @@ def decisions(cleaning: Cleaning) -> list[Record]:
     return [_decision(outcome) for outcome in cleaning.outcomes]
 
 
-def _decision(outcome: Kept | Dropped) -> Record:
+def _decision(outcome: Cleaned | Dropped) -> Record:
     if isinstance(outcome, Dropped):
-        return {
-            "number": outcome.number,
-            "task_id": outcome.task_id,
-            "decision": "dropped",
-            "reason": outcome.reason,
-            "detail": outcome.detail,
-        }
+        decision = {"decision": "dropped", "reason": outcome.reason, "detail": outcome.detail}
+        return {"number": outcome.number, "task_id": outcome.task_id, **decision}
     candidate = outcome.verified.candidate
     return {
         "number": candidate.number,
         "task_id": candidate.task_id,
         "decision": "repaired" if candidate.repairs else "kept",
         "repairs": list(candidate.repairs),
-        "tidied": list(candidate.tidied),
-        **marks(outcome),
+        "tidied": list(candidate.normalized),
+        **annotations_of(outcome),
     }
 
 
-def marks(kept: Kept) -> Record:
-    """Return what is known about a problem: its checker, curriculum, tests and coverage."""
-    problem, extension = kept.verified.candidate.problem, kept.extension
-    solution = problem.canonical_solution
+def annotations_of(cleaned: Cleaned) -> Record:
+    """Return what is known about a problem: its comparison, curriculum, tests and coverage."""
+    problem = cleaned.verified.problem
     given = len(starter_part(problem))
-    conditionals = sum(cut >= given for cut in start_points(solution))
-    before = coverage(solution, kept.verified.executed_lines)
-    after = coverage(solution, extension.executed_lines)
+    conditionals = sum(cut >= given for cut in start_points(problem.canonical_solution))
+    spans = statement_spans(parse(problem.canonical_solution))
+    run, failed_before, failed = cleaned.mutants
     return {
-        "checker": kept.verified.checker,
+        "checker": cleaned.verified.comparison,
         "conditionals": conditionals,
         "stages": stage_count(conditionals),
-        "tests": len(problem.tests) + extension.generated,
-        "generated_tests": extension.generated,
-        "statements": after.statements,
-        "coverage_before": round(before.share, 4),
-        "coverage": round(after.share, 4),
-        "mutants": dict(zip(("run", "failed_before", "failed"), extension.mutants, strict=True)),
+        "tests": len(problem.tests) + cleaned.generated,
+        "generated_tests": cleaned.generated,
+        "statements": len(spans),
+        "coverage_before": round(coverage(spans, cleaned.verified.executed_lines), 4),
+        "coverage": round(coverage(spans, cleaned.executed_lines), 4),
+        "mutants": {"run": run, "failed_before": failed_before, "failed": failed},
     }
 
 
 def write(folder: Path, cleaning: Cleaning, lines: Sequence[Record]) -> None:
-    """Write the problems, with a field `clean` that holds their marks, and the decisions."""
+    """Write the decisions, and the problems with what is known of each in a field `clean`."""
     problems = []
     for outcome, line in zip(cleaning.outcomes, lines, strict=True):
-        if isinstance(outcome, Kept):
+        if isinstance(outcome, Cleaned):
             record = outcome.verified.candidate.record
-            unmarked = ("number", "task_id", "decision")
-            clean_field = {key: value for key, value in line.items() if key not in unmarked}
-            problems.append({**record, "tests": outcome.extension.tests, "clean": clean_field})
+            known = {k: v for k, v in line.items() if k not in ("number", "task_id", "decision")}
+            problems.append({**record, "tests": outcome.tests, "clean": known})
     replace_file(folder / PROBLEMS, _lines(problems))
     replace_file(folder / DECISIONS, _lines(lines))
 

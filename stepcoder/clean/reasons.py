@@ -1,6 +1,6 @@
 """Why a problem was dropped, and what was done to one that was kept: the codes of decisions.jsonl.
 
-The table of docs/clean.md explains each; nothing here takes or gives data.
+The tables of docs/clean.md explain each.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Repair(StrEnum):
     SOLUTION = "other-solution"
 
 
-class Tidied(StrEnum):
-    """What was written in the one usual way; it would have passed as it was."""
+class Normalization(StrEnum):
+    """What was written in the one usual way; the problem would have passed as it was."""
 
     LINE_ENDS = "line-ends"
     SPACE = "trailing-space"

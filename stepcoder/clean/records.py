@@ -1,6 +1,6 @@
 """Raw records as candidates: read, checked, and written in the one usual way.
 
-Takes a file or folder in any form of `problem_formats`, gives a Candidate, or why there is none,
+Takes a file or folder in any form of `problems.formats`, gives a Candidate, or why there is none,
 for every record. Nothing runs here.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stepcoder.clean.imports import add_imports, missing_imports
-from stepcoder.clean.reasons import Dropped, Reason, Repair, Tidied
+from stepcoder.clean.reasons import Dropped, Normalization, Reason, Repair
 from stepcoder.problems.formats import (
     BrokenRecordError,
     Record,
@@ -35,7 +35,7 @@ REQUIRED = {
     "HumanEval": ("task_id", "prompt", "canonical_solution", "test", "entry_point"),
     "MBPP": ("task_id", "code", "test_list"),
 }
-ALTERNATIVES = 8  # other solutions that are tried where the first fails
+_TEXTS = ("prompt", "starter_code", "canonical_solution", "preamble")
 _EMPTY: tuple[object, ...] = (None, "", [], {}, "[]", "{}")
 
 
@@ -44,14 +44,14 @@ class Candidate:
     """A record of our own schema that may become a problem.
 
     `record` keeps fields that only others know. `alternatives` are other solutions of the same
-    problem. `repairs` and `tidied` say what was changed so far.
+    problem. `repairs` and `normalized` say what was changed so far.
     """
 
     number: int
     record: Record
     alternatives: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
-    tidied: tuple[str, ...] = ()
+    normalized: tuple[str, ...] = ()
     problem: Problem = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +68,10 @@ class Candidate:
         repairs = (*self.repairs, repair) if repair not in self.repairs else self.repairs
         return replace(self, record={**self.record, **changes}, repairs=repairs)
 
+    def dropped(self, reason: Reason, detail: str) -> Dropped:
+        """Return what stands in the candidate's place when it is left out."""
+        return Dropped(self.number, self.task_id, reason, detail)
+
 
 def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
     """Yield what each record of a file or folder gives, in order.
@@ -82,9 +86,8 @@ def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
         if isinstance(found, Candidate):
             if found.task_id in seen:
                 detail = f"{where}: an earlier record has the same task_id"
-                found = Dropped(number, found.task_id, Reason.REPEATED_ID, detail)
-            else:
-                seen.add(found.task_id)
+                found = found.dropped(Reason.REPEATED_ID, detail)
+            seen.add(found.task_id)
         yield found
 
 
@@ -111,7 +114,7 @@ def candidate_of(
         if not isinstance(made.record.get(key), str):
             return dropped(Reason.MALFORMED, f'field "{key}" is no text')
     try:
-        return _checked(_tidy(made))
+        return _checked(_normalized(made))
     except SyntaxError as error:
         return dropped(Reason.DOES_NOT_PARSE, f"the canonical solution does not parse ({error})")
     except BrokenRecordError as error:
@@ -119,10 +122,7 @@ def candidate_of(
 
 
 def _problem(record: Record) -> Problem:
-    texts = {
-        key: record.get(key) or ""
-        for key in ("task_id", "prompt", "starter_code", "canonical_solution", "preamble")
-    }
+    texts = {key: record.get(key) or "" for key in (*_TEXTS, "task_id", "source")}
     tests = record["tests"]
     if not isinstance(tests, dict):
         raise BrokenRecordError('field "tests" is no object')
@@ -130,7 +130,6 @@ def _problem(record: Record) -> Problem:
         **texts,
         tests=tests_of(tests),
         entry_point=record.get("entry_point") or None,
-        source=record.get("source") or "",
         difficulty=record.get("difficulty") or "unknown",
         split=record.get("split") or split_of(str(record["task_id"]), 0.0),
     )
@@ -151,16 +150,15 @@ def _checked(candidate: Candidate) -> Candidate:
     call.
     """
     candidate, tree = _parsed(candidate)
-    entry_point, solution = candidate.problem.entry_point, candidate.problem.canonical_solution
-    if entry_point is None and candidate.record["tests"]["kind"] == "call":
-        candidate = candidate.repaired(Repair.ENTRY_POINT, entry_point=_only_function(tree))
-    elif entry_point is not None and not _defines(solution, entry_point):
-        check_entry_point(entry_point, solution)
     problem = candidate.problem
+    if problem.entry_point is None and candidate.record["tests"]["kind"] == "call":
+        candidate = candidate.repaired(Repair.ENTRY_POINT, entry_point=_only_function(tree))
+    elif problem.entry_point and not _defines(problem.canonical_solution, problem.entry_point):
+        check_entry_point(problem.entry_point, problem.canonical_solution)
     statements = missing_imports(problem.canonical_solution, tree, problem.preamble)
-    if not statements:
-        return candidate
-    return candidate.repaired(Repair.IMPORT, **add_imports(candidate.problem, statements))
+    if statements:
+        candidate = candidate.repaired(Repair.IMPORT, **add_imports(problem, statements))
+    return candidate
 
 
 def _defines(solution: str, entry_point: str) -> bool:
@@ -175,21 +173,22 @@ def _defines(solution: str, entry_point: str) -> bool:
 def _parsed(candidate: Candidate) -> tuple[Candidate, ast.Module]:
     """Return the candidate and its solution's tree, with the layout mended where that helps."""
     solution = candidate.problem.canonical_solution
-    try:
-        return candidate, parse(solution)
-    except SyntaxError as error:
-        first = error
+    errors: list[SyntaxError] = []
     for text in _layouts(solution):
         try:
             tree = parse(text)
-        except SyntaxError:
-            continue
-        return candidate.repaired(Repair.LAYOUT, canonical_solution=text), tree
-    raise first
+        except SyntaxError as error:
+            errors.append(error)
+        else:
+            if errors:  # the solution as it is was tried first
+                candidate = candidate.repaired(Repair.LAYOUT, canonical_solution=text)
+            return candidate, tree
+    raise errors[0]
 
 
 def _layouts(source: str) -> Iterator[str]:
-    """Yield the source without what surrounds or indents it."""
+    """Yield the source as it is, then without what surrounds or indents it."""
+    yield source
     bare = source.lstrip("\ufeff").replace("\0", "").replace("\xa0", " ")
     fenced = re.fullmatch(r"\s*```\w*\n(.*?)```\s*", bare, re.DOTALL)
     bare = fenced[1] if fenced else bare
@@ -208,40 +207,35 @@ def _only_function(tree: ast.Module) -> str:
     return names[0]
 
 
-def _tidy(candidate: Candidate) -> Candidate:
+def _normalized(candidate: Candidate) -> Candidate:
     """Make line ends LF, end stdin with one, cut spaces off stdout, leave out repeated tests."""
-    record, tidied = dict(candidate.record), []
-    for key in ("prompt", "starter_code", "canonical_solution", "preamble"):
-        if "\r" in (record.get(key) or ""):
-            record[key] = _line_ends(record[key])
-            tidied.append(Tidied.LINE_ENDS)
-    tests = dict(record["tests"])
+    record, tests = dict(candidate.record), dict(candidate.record["tests"])
+    done: list[Normalization] = []
+    texts = [(record, key) for key in _TEXTS]
     if tests["kind"] in ("assert", "unittest"):
-        if "\r" in tests["code"]:
-            tests["code"] = _line_ends(tests["code"])
-            tidied.append(Tidied.LINE_ENDS)
-    else:
-        inputs, outputs = tests["inputs"], tests["outputs"]
+        texts.append((tests, "code"))
+    for owner, key in texts:
+        if "\r" in (owner.get(key) or ""):
+            owner[key] = _line_ends(owner[key])
+            done.append(Normalization.LINE_ENDS)
+    if tests["kind"] in ("call", "stdin"):
+        pairs = list(zip(tests["inputs"], tests["outputs"], strict=True))
         if tests["kind"] == "stdin":
-            if any("\r" in text for text in (*inputs, *outputs)):
-                tidied.append(Tidied.LINE_ENDS)
-            trimmed = [_stdin_text(text) for text in inputs], [_stdout_text(t) for t in outputs]
-            if trimmed != ([_line_ends(t) for t in inputs], [_line_ends(t) for t in outputs]):
-                tidied.append(Tidied.SPACE)
-            inputs, outputs = trimmed
-        places = {repr(pair): i for i, pair in enumerate(zip(inputs, outputs, strict=True))}
-        if len(places) < len(inputs):
-            first = {
-                repr(p): i for i, p in reversed([*enumerate(zip(inputs, outputs, strict=True))])
-            }
-            kept = sorted(first.values())
-            inputs, outputs = [inputs[i] for i in kept], [outputs[i] for i in kept]
-            tidied.append(Tidied.REPEATED_TESTS)
-        tests |= {"inputs": inputs, "outputs": outputs}
-    if not tidied:
+            unix = [(_line_ends(given), _line_ends(expected)) for given, expected in pairs]
+            trimmed = [(_stdin_text(given), _stdout_text(expected)) for given, expected in unix]
+            if unix != pairs:
+                done.append(Normalization.LINE_ENDS)
+            if trimmed != unix:
+                done.append(Normalization.SPACE)
+            pairs = trimmed
+        distinct = list({repr(pair): pair for pair in pairs}.values())
+        if len(distinct) < len(pairs):
+            done.append(Normalization.REPEATED_TESTS)
+        tests["inputs"], tests["outputs"] = map(list, zip(*distinct, strict=True))
+    if not done:
         return candidate
     record["tests"] = tests
-    return replace(candidate, record=record, tidied=tuple(dict.fromkeys(tidied)))
+    return replace(candidate, record=record, normalized=tuple(dict.fromkeys(done)))
 
 
 def _line_ends(text: str) -> str:
@@ -250,11 +244,10 @@ def _line_ends(text: str) -> str:
 
 def _stdin_text(text: str) -> str:
     """Spaces inside may be part of the input; what is missing at its end is only a line end."""
-    text = _line_ends(text)
     return text if not text or text.endswith("\n") else text + "\n"
 
 
 def _stdout_text(text: str) -> str:
-    lines = [line.rstrip() for line in _line_ends(text).split("\n")]
+    lines = [line.rstrip() for line in text.split("\n")]
     text = "\n".join(lines).rstrip("\n")
     return text + "\n" if text else ""

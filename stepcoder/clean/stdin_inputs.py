@@ -9,42 +9,43 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import permutations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, permutations
 
 from stepcoder.clean.inputs import LONGEST, TRIES, Domain, changed_value
 
 Line = list[int | str]
+Place = tuple[int, int]
+SHORT = 4  # tokens of a line whose places differ in what they mean
+FIRST_LINE = -1
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
-_PARTS = re.compile(r"(\s+)")
-Role = tuple[int, int]  # tokens of the line, place in it; of the first line: -1, place
 
 
 def new_stdins(known: Sequence[str], count: int, rng: random.Random) -> list[str]:
     """Return up to `count` texts that are not known yet."""
-    texts = [text for text in known if text.strip() and len(text) <= LONGEST]
-    if not texts:
+    inputs = {text: parsed(text) for text in known if text.strip() and len(text) <= LONGEST}
+    if not inputs:
         return []
-    inputs = {text: parsed(text) for text in texts}
-    domains: dict[Role, Domain] = {}
+    texts = [text for text in known if text in inputs]
+    domains: dict[Place, Domain] = {}
     for lines in inputs.values():
         for i, line in enumerate(lines):
             for j, token in enumerate(line):
                 domains.setdefault(role(i, j, line), Domain()).add(token)
-    bounds = frozenset.intersection(*(_bounds(lines) for lines in inputs.values()))
-    orders = _orders(inputs.values())
+    bounds = frozenset.intersection(*map(_bounds, inputs.values()))
+    orders = _orders(list(inputs.values()))
     seen = set(known)
-    found: list[str] = []
-    for _ in range(count * TRIES):
-        if len(found) == count:
-            break
-        text = rng.choice(texts)
-        lines = _changed(inputs[text], domains, rng)
-        made = _written(text, lines)
-        if made not in seen and bounds <= _bounds(lines) and _keeps(orders, lines):
-            seen.add(made)
-            found.append(made)
-    return found
+
+    def found() -> Iterator[str]:
+        for _ in range(count * TRIES):
+            text = rng.choice(texts)
+            lines = _changed(inputs[text], domains, rng)
+            made = _written(text, lines)
+            if made not in seen and bounds <= _bounds(lines) and _keeps(orders, lines):
+                seen.add(made)
+                yield made
+
+    return list(islice(found(), count))
 
 
 def parsed(text: str) -> list[Line]:
@@ -55,73 +56,66 @@ def parsed(text: str) -> list[Line]:
     ]
 
 
-def role(i: int, j: int, line: Line) -> Role:
-    """Return what tokens one is like: those at its place of the first line, or of lines as long.
+def role(i: int, j: int, line: Line) -> Place:
+    """Return what token j of line i is like: those at its place of lines as long, or of first ones.
 
     In a long line all places are alike.
     """
-    if i == 0:
-        return -1, j if len(line) <= 4 else 0
-    return len(line) if len(line) <= 4 else 5, j if len(line) <= 4 else 0
+    length = FIRST_LINE if i == 0 else min(len(line), SHORT + 1)
+    return length, j if len(line) <= SHORT else 0
 
 
 def _bounds(lines: list[Line]) -> frozenset[tuple[int, str]]:
     """Return which numbers of the first line no later number exceeds, or reaches."""
     later = [token for line in lines[1:] for token in line if isinstance(token, int)]
-    highest = max(later, default=0)
-    found = set()
-    for j, token in enumerate(lines[0]):
-        if isinstance(token, int) and later:
-            if highest <= token:
-                found.add((j, "at most"))
-            if highest < token:
-                found.add((j, "below"))
-    return frozenset(found)
+    if not later:
+        return frozenset()
+    numbers = [(j, token) for j, token in enumerate(lines[0]) if isinstance(token, int)]
+    at_most = {(j, "at most") for j, number in numbers if max(later) <= number}
+    return frozenset(at_most | {(j, "below") for j, number in numbers if max(later) < number})
 
 
-def _orders(inputs: Iterable[list[Line]]) -> dict[Role, set[Role]]:
+def _orders(inputs: Sequence[list[Line]]) -> dict[Place, set[Place]]:
     """Return, for lines of two to four numbers, which places hold rising numbers in all of them."""
-    found: dict[Role, set[Role]] = {}
+    found: dict[Place, set[Place]] = {}
     for lines in inputs:
         for i, line in enumerate(lines):
-            if 2 <= len(line) <= 4 and all(isinstance(token, int) for token in line):
-                rising = _rising(line)
-                found[role(i, 0, line)] = found.get(role(i, 0, line), rising) & rising
+            if 2 <= len(line) <= SHORT and all(isinstance(token, int) for token in line):
+                key = role(i, 0, line)
+                found[key] = found.get(key, _rising(line)) & _rising(line)
     return found
 
 
-def _rising(line: Line) -> set[Role]:
-    return {(j, k) for j, k in permutations(range(len(line)), 2) if _key(line[j]) < _key(line[k])}
+def _rising(line: Line) -> set[Place]:
+    """Return the pairs of places whose numbers rise; a word counts as 0."""
+    numbers = [token if isinstance(token, int) else 0 for token in line]
+    return {(j, k) for j, k in permutations(range(len(line)), 2) if numbers[j] < numbers[k]}
 
 
-def _keeps(orders: Mapping[Role, set[Role]], lines: list[Line]) -> bool:
+def _keeps(orders: Mapping[Place, set[Place]], lines: list[Line]) -> bool:
     return all(
         orders.get(role(i, 0, line), set()) <= _rising(line)
         for i, line in enumerate(lines)
-        if 2 <= len(line) <= 4
+        if 2 <= len(line) <= SHORT
     )
 
 
-def counts(lines: list[Line]) -> set[tuple[int, int]]:
+def counts(lines: list[Line]) -> set[Place]:
     """Return the places of the numbers that count something that stands after them."""
     found = set()
-    filled = [i for i, line in enumerate(lines) if line]
     for i, line in enumerate(lines):
-        after = sum(1 for k in filled if k > i)
+        after = sum(map(bool, lines[i + 1 :]))  # lines that are not empty
+        near = lines[i + 1 : i + 4] if i else lines[1:]
+        lengths = {len(later) for later in near}
+        lengths |= {len(word) for later in near for word in later if isinstance(word, str)}
+        lengths |= {len(str(later[0])) for later in near if len(later) == 1}
         for j, token in enumerate(line):
-            if not isinstance(token, int):
-                continue
-            sizes = {len(line) - j - 1, after, after - 1, after // 2}
-            for later in lines[i + 1 : i + 4] if i else lines[i + 1 :]:
-                sizes |= {len(later), *(len(word) for word in later if isinstance(word, str))}
-                if len(later) == 1:
-                    sizes.add(len(str(later[0])))
-            if token in sizes - {0}:
+            if token in (lengths | {len(line) - j - 1, after, after - 1, after // 2}) - {0}:
                 found.add((i, j))
     return found
 
 
-def _changed(lines: list[Line], domains: dict[Role, Domain], rng: random.Random) -> list[Line]:
+def _changed(lines: list[Line], domains: dict[Place, Domain], rng: random.Random) -> list[Line]:
     made = [list(line) for line in lines]
     fixed = counts(lines)
     free = [(i, j) for i, line in enumerate(lines) for j in range(len(line)) if (i, j) not in fixed]
@@ -131,9 +125,8 @@ def _changed(lines: list[Line], domains: dict[Role, Domain], rng: random.Random)
         i, j = rng.choice(free)
         line = made[i]
         places = [k for k in range(len(line)) if (i, k) not in fixed]
-        alike = [k for k in places if type(line[k]) is type(line[j])]
         if len(line) > 2 and rng.random() < 0.4:
-            k = rng.choice(alike)
+            k = rng.choice([k for k in places if type(line[k]) is type(line[j])])
             line[j], line[k] = line[k], line[j]
         else:
             line[j] = _other(line[j], domains[role(i, j, line)], rng)
@@ -164,30 +157,22 @@ def _kind(letter: str) -> tuple[bool, bool, bool]:
 
 
 def _keep_order(before: Line, line: Line, places: list[int]) -> None:
-    """Sort a line that was sorted; put back one that lost being distinct."""
-    old = [before[k] for k in places]
-    if len(old) < 2 or not all(isinstance(token, int) for token in old):
+    """Sort the numbers of a line that was sorted; put back one that lost being distinct."""
+    old = [token for k in places if isinstance(token := before[k], int)]
+    new = [token for k in places if isinstance(token := line[k], int)]
+    if len(old) < max(2, len(places)):
         return
-    new = [line[k] for k in places]
     if len(set(old)) == len(old) and len(set(new)) < len(new):
         new = old
-    elif sorted(old, key=_key) == old:
-        new = sorted(new, key=_key)
-    elif sorted(old, key=_key, reverse=True) == old:
-        new = sorted(new, key=_key, reverse=True)
-    for k, token in zip(places, new, strict=True):
-        line[k] = token
-
-
-def _key(token: int | str) -> int:
-    return token if isinstance(token, int) else 0
+    elif sorted(old) == old:
+        new.sort()
+    elif sorted(old, reverse=True) == old:
+        new.sort(reverse=True)
+    for k, number in zip(places, new, strict=True):
+        line[k] = number
 
 
 def _written(text: str, lines: list[Line]) -> str:
     """Return the text with its tokens exchanged; the space between them stays."""
-    written = []
-    for old, line in zip(text.split("\n"), lines, strict=True):
-        parts = _PARTS.split(old)
-        tokens = iter(line)
-        written.append("".join(p if not p or p.isspace() else str(next(tokens)) for p in parts))
-    return "\n".join(written)
+    tokens = (str(token) for line in lines for token in line)
+    return re.sub(r"\S+", lambda _: next(tokens), text)

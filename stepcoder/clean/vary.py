@@ -11,7 +11,7 @@ import random
 import re
 from functools import cache
 
-from stepcoder.sandbox import syntax
+from stepcoder.problems.source import parse
 
 # fmt: off
 _MODULES = frozenset({
@@ -42,8 +42,8 @@ def _may_vary(source: str) -> bool:
     if "{" not in source and words.isdisjoint(_TELLING):
         return False
     try:
-        tree = syntax.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = parse(source)
+    except SyntaxError:
         return True
     return any(map(_varies, ast.walk(tree)))
 
@@ -58,11 +58,9 @@ def _varies(node: ast.AST) -> bool:
             return any(alias.name not in _MODULES for alias in aliases)
         case ast.ImportFrom(module=module, names=aliases):
             return module not in _MODULES or any(alias.name in _NAMES for alias in aliases)
-        case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _SET_OPERATORS):
-            return any(
-                isinstance(side, ast.Call)
-                and isinstance(side.func, ast.Attribute)
-                and side.func.attr in ("keys", "items")
-                for side in (left, right)
-            )
+        case (
+            ast.BinOp(left=ast.Call(func=ast.Attribute(attr="keys" | "items")), op=op)
+            | ast.BinOp(right=ast.Call(func=ast.Attribute(attr="keys" | "items")), op=op)
+        ):
+            return isinstance(op, _SET_OPERATORS)
     return False

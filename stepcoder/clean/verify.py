@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from stepcoder.clean.answers import Checker, checker_of, same_in_any_order, same_tokens
+from stepcoder.clean.comparison import Comparison, comparison_of, has_same_items, same_tokens
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.reasons import Dropped, Reason, Repair
-from stepcoder.clean.records import ALTERNATIVES, Candidate
-from stepcoder.clean.vary import may_vary
-from stepcoder.problems.formats import BrokenRecordError
+from stepcoder.clean.records import Candidate
+from stepcoder.problems.formats import BrokenRecordError, Record
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.sandbox import (
     CallTests,
-    Program,
+    Limits,
     Status,
     StdinTests,
     Submission,
+    TestVerdict,
     Verdict,
 )
-from stepcoder.sandbox.program import CodeTests, test_code
+from stepcoder.sandbox.program import CodeTests, Tests, test_code
 
+ALTERNATIVES = 8  # other solutions that are tried where the first fails
+NO_VALUE = object()  # of a test that gave none, or one that is no plain data
 _REASONS = {
     Status.WRONG_ANSWER: Reason.FAILS_TESTS,
     Status.RUNTIME_ERROR: Reason.RUNTIME_ERROR,
@@ -50,12 +51,22 @@ class Verified:
 
     candidate: Candidate
     executed_lines: frozenset[int]
-    checker: Checker
+    comparison: Comparison
 
     @property
     def number(self) -> int:
         """Its place in the input."""
         return self.candidate.number
+
+    @property
+    def task_id(self) -> str:
+        """The problem's name."""
+        return self.candidate.task_id
+
+    @property
+    def problem(self) -> Problem:
+        """The problem as it was repaired."""
+        return self.candidate.problem
 
 
 def verify(candidate: Candidate, judges: Judges) -> Verified | Dropped:
@@ -64,140 +75,94 @@ def verify(candidate: Candidate, judges: Judges) -> Verified | Dropped:
     Raises:
         JudgeFailedError: the sandbox failed.
     """
-    checker = checker_of(candidate.problem)
-    if checker is Checker.ANY:
+    comparison = comparison_of(candidate.problem)
+    if comparison is Comparison.ANY:
         detail = "the statement accepts several answers, the tests hold one"
-        return Dropped(candidate.number, candidate.task_id, Reason.AMBIGUOUS, detail)
+        return candidate.dropped(Reason.AMBIGUOUS, detail)
     verdict = judges.run(submission_of(candidate.problem))
     if not verdict.passed:
-        found = _repaired(candidate, verdict, checker, judges)
-        if found is None:
+        repaired = _first_repair(candidate, verdict, comparison, judges)
+        if repaired is None:
             return _dropped(candidate, verdict, judges)
-        candidate, verdict = found
-        checker = Checker.UNORDERED if Repair.ORDER in candidate.repairs else checker
-        checker = Checker.FLOAT if Repair.FLOATS in candidate.repairs else checker
-    if detail := _differs(candidate.problem, checker, judges):
-        return Dropped(candidate.number, candidate.task_id, Reason.NON_DETERMINISTIC, detail)
-    return Verified(candidate, verdict.executed_lines, checker)
+        candidate, verdict = repaired
+        if Repair.ORDER in candidate.repairs:
+            comparison = Comparison.UNORDERED
+        if Repair.FLOATS in candidate.repairs:
+            comparison = Comparison.FLOAT
+    if detail := _other_answers(candidate.problem, comparison, judges):
+        return candidate.dropped(Reason.NON_DETERMINISTIC, detail)
+    return Verified(candidate, verdict.executed_lines, comparison)
 
 
-def submission_of(problem: Problem, source: str | None = None) -> Submission:
-    """Return a program (the solution) with its problem's tests."""
-    program = program_of(problem, problem.canonical_solution if source is None else source)
-    return Submission(program, problem.tests)
+def submission_of(
+    problem: Problem, tests: Tests | None = None, limits: Limits | None = None
+) -> Submission:
+    """Return the solution with its problem's tests, or with others."""
+    program = program_of(problem, problem.canonical_solution)
+    return Submission(program, problem.tests if tests is None else tests, limits)
 
 
-def _dropped(candidate: Candidate, verdict: Verdict, judges: Judges) -> Dropped:
-    reason = _REASONS[verdict.status]
-    erred = verdict.status in (Status.WRONG_ANSWER, Status.RUNTIME_ERROR)
-    if erred and _passes_elsewhere(candidate, judges):
-        reason = Reason.NON_DETERMINISTIC
-    if verdict.error_type == "NameError" and _UNKNOWN_NAME.search(verdict.message):
-        reason = Reason.MISSING_IMPORT
-    place = next((i for i, t in enumerate(verdict.tests) if t.status is verdict.status), 0)
-    detail = f"test {place + 1} of {len(verdict.tests)}: {verdict.message}"
-    if verdict.error_line:
-        detail += f" (line {verdict.error_line})"
-    return Dropped(candidate.number, candidate.task_id, reason, detail)
-
-
-def _passes_elsewhere(candidate: Candidate, judges: Judges) -> bool:
-    """Return whether a solution that failed passes under another seed."""
-    submission = submission_of(candidate.problem)
-    if not may_vary(candidate.problem.canonical_solution):
-        return False
-    return any(judges.run(submission, run).passed for run in range(1, judges.runs))
-
-
-def _repaired(
-    candidate: Candidate, verdict: Verdict, checker: Checker, judges: Judges
+def _first_repair(
+    candidate: Candidate, verdict: Verdict, comparison: Comparison, judges: Judges
 ) -> tuple[Candidate, Verdict] | None:
     """Return the first repair whose solution passes, with its verdict."""
-    attempts = [*_attempts(candidate, verdict, checker, judges)]
-    solution = candidate.problem.canonical_solution
-    others = [text for text in dict.fromkeys(candidate.alternatives) if text != solution]
-    attempts += [
-        partial(candidate.repaired, Repair.SOLUTION, canonical_solution=text)
-        for text in others[:ALTERNATIVES]
-    ]
-    for attempt in attempts:
+    for repair, changes in _repairs(candidate, verdict, comparison, judges):
         try:
-            changed = attempt()
+            repaired = candidate.repaired(repair, **changes)
         except BrokenRecordError:
             continue
-        again = judges.run(submission_of(changed.problem))
+        again = judges.run(submission_of(repaired.problem))
         if again.passed:
-            return changed, again
+            return repaired, again
     return None
 
 
-def _attempts(
-    candidate: Candidate, verdict: Verdict, checker: Checker, judges: Judges
-) -> Iterator[Callable[[], Candidate]]:
-    """Yield what may mend the tests, given how the solution failed them."""
-    tests, record = candidate.problem.tests, candidate.record
+def _repairs(
+    candidate: Candidate, verdict: Verdict, comparison: Comparison, judges: Judges
+) -> Iterator[tuple[Repair, Record]]:
+    """Yield what may mend a problem, as changes of its record: of the tests, then the solution."""
+    problem, unordered = candidate.problem, comparison is Comparison.UNORDERED
+    mended: Iterable[tuple[Repair, Record]] = ()
+    if isinstance(problem.tests, CallTests):
+        returned = answers_of(problem, verdict, judges)
+        mended = _call_repairs(problem.tests, returned, unordered)
+    elif isinstance(problem.tests, StdinTests) and all(map(ended, verdict.tests)):
+        printed = answers_of(problem, verdict, judges)
+        mended = _stdin_repairs(problem.tests, printed, unordered)
+    for repair, changes in mended:
+        yield repair, {"tests": {**candidate.record["tests"], **changes}}
+    others = [s for s in dict.fromkeys(candidate.alternatives) if s != problem.canonical_solution]
+    for solution in others[:ALTERNATIVES]:
+        yield Repair.SOLUTION, {"canonical_solution": solution}
 
-    def with_tests(repair: Repair, **changes: Any) -> Callable[[], Candidate]:
-        return partial(candidate.repaired, repair, tests={**record["tests"], **changes})
 
-    if isinstance(tests, StdinTests):
-        if any(test.status not in (Status.ACCEPTED, Status.WRONG_ANSWER) for test in verdict.tests):
-            return
-        got = stdout_of(candidate.problem, candidate.problem.canonical_solution, judges)
-        pairs = list(zip(got, tests.outputs, strict=True))
-        if all(same_tokens(text, expected) for text, expected in pairs):
-            yield with_tests(Repair.FLOATS, outputs=got)
-        if checker is Checker.UNORDERED and all(same_in_any_order(*pair) for pair in pairs):
-            yield with_tests(Repair.ORDER, outputs=got)
+def _stdin_repairs(
+    tests: StdinTests, printed: list[str], unordered: bool
+) -> Iterator[tuple[Repair, Record]]:
+    """Yield the solution's own outputs, where they differ in digits or order only."""
+    if all(map(same_tokens, printed, tests.outputs)):
+        yield Repair.FLOATS, {"outputs": printed}
+    if unordered and all(map(has_same_items, printed, tests.outputs)):
+        yield Repair.ORDER, {"outputs": printed}
+
+
+def _call_repairs(
+    tests: CallTests, returned: list[Any], unordered: bool
+) -> Iterator[tuple[Repair, Record]]:
+    """Yield tests without quotes in their texts, or with outputs as the solution returns them."""
+    inputs, outputs = list(tests.inputs), list(tests.outputs)
+    unquoted = {"inputs": _unquoted(inputs), "outputs": _unquoted(outputs)}
+    changed = unquoted != {"inputs": inputs, "outputs": outputs}
+    if changed and any(quote in repr(inputs) for quote in "\"'"):
+        yield Repair.QUOTES, unquoted
+    if NO_VALUE in returned:
         return
-    if not isinstance(tests, CallTests):
-        return
-    if any('"' in repr(value) or "'" in repr(value) for value in tests.inputs):
-        inputs, outputs = _unquoted(list(tests.inputs)), _unquoted(list(tests.outputs))
-        if (inputs, outputs) != (list(tests.inputs), list(tests.outputs)):
-            yield with_tests(Repair.QUOTES, inputs=inputs, outputs=outputs)
-    values = values_of(verdict)
-    if None in values:
-        return
-    found = [value[0] for value in values if value]
-    if all(isinstance(e, list) and len(e) == 1 for e in tests.outputs):
-        yield with_tests(Repair.WRAPPING, outputs=[e[0] for e in tests.outputs])
-    if all(isinstance(v, (list, tuple)) and len(v) == 1 for v in found):
-        yield with_tests(Repair.WRAPPING, outputs=[[e] for e in tests.outputs])
-    if checker is Checker.UNORDERED and all(map(same_in_any_order, found, tests.outputs)):
-        yield with_tests(Repair.ORDER, outputs=found)
-
-
-def values_of(verdict: Verdict) -> list[tuple[Any] | None]:
-    """Return the value of each call test, in a tuple of one; None where it has none that is plain.
-
-    A verdict shows the first 300 characters of a value: longer ones count as having none.
-    """
-    return [
-        _value(test.got, test.message) if _returned(test.status) else None for test in verdict.tests
-    ]
-
-
-def _returned(status: Status) -> bool:
-    return status in (Status.ACCEPTED, Status.WRONG_ANSWER)
-
-
-def _value(got: str | None, message: str) -> tuple[Any] | None:
-    if got is None or message.endswith("not plain data"):
-        return None
-    try:
-        return (ast.literal_eval(got),)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
-def stdout_of(problem: Problem, source: str, judges: Judges, run: int = 0) -> list[str]:
-    """Return all that a program prints on each stdin of its problem."""
-    tests = problem.tests
-    assert isinstance(tests, StdinTests)
-    kept = StdinTests(tests.inputs, tests.outputs, keep_output=True)
-    verdict = judges.run(Submission(program_of(problem, source), kept), run)
-    return [test.stdout or "" for test in verdict.tests]
+    if all(isinstance(output, list) and len(output) == 1 for output in outputs):
+        yield Repair.WRAPPING, {"outputs": [output[0] for output in outputs]}
+    if all(isinstance(value, (list, tuple)) and len(value) == 1 for value in returned):
+        yield Repair.WRAPPING, {"outputs": [[output] for output in outputs]}
+    if unordered and all(map(has_same_items, returned, outputs)):
+        yield Repair.ORDER, {"outputs": returned}
 
 
 def _unquoted(value: Any) -> Any:
@@ -213,35 +178,68 @@ def _unquoted(value: Any) -> Any:
     return value
 
 
-def _differs(problem: Problem, checker: Checker, judges: Judges) -> str:
+def _dropped(candidate: Candidate, verdict: Verdict, judges: Judges) -> Dropped:
+    """Return why a candidate that no repair mends is dropped."""
+    reason, submission = _REASONS[verdict.status], submission_of(candidate.problem)
+    if verdict.status in (Status.WRONG_ANSWER, Status.RUNTIME_ERROR) and any(
+        judges.run(submission, run).passed
+        for run in judges.other_runs(candidate.problem.canonical_solution)
+    ):
+        reason = Reason.NON_DETERMINISTIC
+    if verdict.error_type == "NameError" and _UNKNOWN_NAME.search(verdict.message):
+        reason = Reason.MISSING_IMPORT
+    place = next((i for i, t in enumerate(verdict.tests) if t.status is verdict.status), 0)
+    detail = f"test {place + 1} of {len(verdict.tests)}: {verdict.message}"
+    if verdict.error_line:
+        detail += f" (line {verdict.error_line})"
+    return candidate.dropped(reason, detail)
+
+
+def _other_answers(problem: Problem, comparison: Comparison, judges: Judges) -> str:
     """Return how the solution answers otherwise under another seed; "" if it does not."""
-    tests = problem.tests
-    code = test_code(tests)
-    if not may_vary(problem.canonical_solution, *code):
-        return ""
-    for run in range(1, judges.runs):
+    for run in judges.other_runs(problem.canonical_solution, *test_code(problem.tests)):
         verdict = judges.run(submission_of(problem), run)
-        if verdict.passed:
-            continue
-        if checker is Checker.UNORDERED and _same_but_for_order(problem, verdict, judges, run):
-            continue
-        return f"with hash and random seed {run}: {verdict.message}"
+        if not verdict.passed and not (
+            comparison is Comparison.UNORDERED and _differs_in_order(problem, verdict, judges, run)
+        ):
+            return f"with hash and random seed {run}: {verdict.message}"
     return ""
 
 
-def _same_but_for_order(problem: Problem, verdict: Verdict, judges: Judges, run: int) -> bool:
+def _differs_in_order(problem: Problem, verdict: Verdict, judges: Judges, run: int) -> bool:
+    """Return whether the answers of a run are the expected ones but for their order."""
     tests = problem.tests
     if isinstance(tests, CodeTests):
         return False
-    if isinstance(tests, StdinTests):
-        got: list[Any] = stdout_of(problem, problem.canonical_solution, judges, run)
-    else:
-        values = values_of(verdict)
-        got = [value[0] for value in values if value]
-    return len(got) == len(tests.outputs) and all(map(same_in_any_order, got, tests.outputs))
+    got = answers_of(problem, verdict, judges, run)
+    return len(got) == len(tests.outputs) and all(map(has_same_items, got, tests.outputs))
 
 
-def called_with(problem: Problem, source: str, inputs: tuple[list[Any], ...]) -> Submission:
-    """Return a submission that calls a program with inputs whose answers are not known."""
-    program = Program(source, problem.entry_point, problem.preamble)
-    return Submission(program, CallTests(inputs, (None,) * len(inputs)))
+def ended(test: TestVerdict) -> bool:
+    """Return whether the program gave an answer, right or wrong."""
+    return test.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
+
+
+def answers_of(problem: Problem, verdict: Verdict, judges: Judges, run: int = 0) -> list[Any]:
+    """Return what the solution returned in each call, or all that it printed on each stdin.
+
+    A verdict holds the end of stdout only: for all of it the solution runs once more.
+    """
+    tests = problem.tests
+    if not isinstance(tests, StdinTests):
+        return list(map(value_of, verdict.tests))
+    kept = StdinTests(tests.inputs, tests.outputs, keep_output=True)
+    return [t.stdout or "" for t in judges.run(submission_of(problem, kept), run).tests]
+
+
+def value_of(test: TestVerdict) -> Any:
+    """Return what a call returned; NO_VALUE where that is not known, or no plain data.
+
+    A verdict shows the first 300 characters of a value: longer ones are not known.
+    """
+    if not ended(test) or test.got is None or test.message.endswith("not plain data"):
+        return NO_VALUE
+    try:
+        return ast.literal_eval(test.got)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return NO_VALUE

@@ -5,8 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepcoder.clean.duplicates import jaccard, program_key, shingles_of, similar_pairs
 from stepcoder.clean.inputs import Domain, facts, new_inputs
-from stepcoder.clean.similar import jaccard, program_key, shingles_of, similar_pairs
 from stepcoder.clean.stdin_inputs import new_stdins, parsed
 from stepcoder.clean.vary import may_vary
 

@@ -1,6 +1,6 @@
 """How an answer must be compared: exactly, as numbers, in any order, or not at all.
 
-Takes a problem's statement and expected outputs, gives a checker's name. A statement that accepts
+Takes a problem's statement and expected outputs, gives a Comparison. A statement that accepts
 any of several answers cannot be judged by comparison with one of them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -21,7 +21,7 @@ from stepcoder.sandbox.program import CodeTests
 TOLERANCE = 1e-6
 
 
-class Checker(StrEnum):
+class Comparison(StrEnum):
     """How answers are compared."""
 
     EXACT = "exact"
@@ -63,7 +63,7 @@ _REAL = re.compile(r"[-+]?\d+\.\d+(?:[eE][-+]?\d+)?")
 _LETTER_CASE = re.compile(r"\b(?:in\s+)?any\s+(?:letter\s+)?(?:case|register)\b", re.IGNORECASE)
 
 
-def checker_of(problem: Problem) -> Checker:
+def comparison_of(problem: Problem) -> Comparison:
     """Return how answers of a problem must be compared.
 
     A statement's own words decide between the answers that it accepts; the expected outputs decide
@@ -74,15 +74,15 @@ def checker_of(problem: Problem) -> Checker:
     if "any" in words or "order of" in words:  # the patterns below are slow
         text = _LETTER_CASE.sub(" ", re.sub(r"\s*\n\s*", "\n", text))
         if _ANY_ANSWER.search(_ANY_ORDER.sub(" ", text)) and not _one_word(problem):
-            return Checker.ANY
+            return Comparison.ANY
         if _ANY_ORDER.search(text) and _has_order(problem):
-            return Checker.UNORDERED
+            return Comparison.UNORDERED
     if any(map(_is_real, _outputs(problem))):
-        return Checker.FLOAT
+        return Comparison.FLOAT
     told = any(word in words for word in ("error", "within", "exceed", "toleran", "precision"))
     if told and _ERROR.search(text):
-        return Checker.FLOAT
-    return Checker.EXACT
+        return Comparison.FLOAT
+    return Comparison.EXACT
 
 
 def _outputs(problem: Problem) -> Iterable[Any]:
@@ -132,15 +132,21 @@ def _same_token(got: str, expected: str) -> bool:
         return False
 
 
-def same_in_any_order(got: Any, expected: Any) -> bool:
-    """Return whether two outputs have the same items: lists of values, or texts of lines."""
+def has_same_items(got: Any, expected: Any) -> bool:
+    """Return whether two outputs have the same items: lists of values, or words of texts.
+
+    Unlike the judge's own comparison in any order, this one takes 1 and 1.0 for different items: it
+    decides whether the expected output may be replaced by the one that was got.
+    """
     if isinstance(got, str) and isinstance(expected, str):
         return Counter(got.split()) == Counter(expected.split())
     if not isinstance(got, (list, tuple)) or not isinstance(expected, (list, tuple)):
         return same_value(got, expected)
-    return sorted(map(repr, _untupled(got))) == sorted(map(repr, _untupled(expected)))
+    return Counter(map(_text, got)) == Counter(map(_text, expected))
 
 
-def _untupled(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        yield list(_untupled(value)) if isinstance(value, (list, tuple)) else value
+def _text(value: Any) -> str:
+    """Return a value's repr, the same for a tuple as for a list."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_text, value))}]"
+    return repr(value)
