@@ -5,12 +5,12 @@
 
 #include <algorithm>
 
-#include "bindings_walls.h"
-#include "child.h"
-#include "event_loop.h"
-#include "tracer.h"
-#include "wire.h"
-#include "worker.h"
+#include "bindings_testing.h"
+#include "guest/child.h"
+#include "guest/tracer.h"
+#include "host/event_loop.h"
+#include "wire/wire.h"
+#include "worker/worker.h"
 
 namespace py = pybind11;
 

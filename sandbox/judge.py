@@ -407,7 +407,7 @@ def _worker_command(kind: str, numpy_folder: str, hash_seed: int) -> list[str]:
 
 def _preload() -> str:
     """Return the library that workers load before all others, "" where it was not built."""
-    spec = importlib.util.find_spec("stepcoder.sandbox._gather")
+    spec = importlib.util.find_spec("stepcoder.sandbox._arena_preload")
     return str(Path(spec.origin).resolve()) if spec and spec.origin else ""
 
 

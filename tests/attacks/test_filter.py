@@ -76,7 +76,7 @@ def emulated(folder: Path) -> Filter:
     for tool in (CROSS, EMULATOR):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
-    sources = [ROOT / "csrc/seccomp.cpp", ROOT / "csrc/syscall_table.cpp"]
+    sources = [ROOT / f"csrc/worker/{name}.cpp" for name in ("seccomp", "syscall_table")]
     sources.append(ROOT / "tests/helpers/print_filter.cpp")
     program = folder / "print_filter"
     flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{ROOT}/csrc"]
