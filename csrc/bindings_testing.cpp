@@ -20,8 +20,8 @@ namespace py = pybind11;
 namespace stepcoder {
 namespace {
 
-// Makes one system call behind the filter, in a process of its own; returns the number that was
-// reported as a violation, or -1. For tests: Python code inside has no way to make most calls.
+// Makes one system call behind the filter, in a process of its own. Returns the number that was
+// reported as a violation, or -1. Python code in the sandbox has no way to make most calls.
 int try_filter(long number) {
   void* shared =
       mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -44,9 +44,9 @@ int try_filter(long number) {
 
 }  // namespace
 
-void bind_walls(py::module_& module) {
+void bind_testing(py::module_& module) {
   module.def("try_filter", &try_filter);
-  // The filter's instructions (code, jt, jf, k), and the table that it was made from.
+  // The filter's instructions (code, jt, jf, k), and the table that it is made from.
   module.def("filter_program", [](bool own_pid_namespace, bool read_only_files) {
     std::vector<std::tuple<uint16_t, uint8_t, uint8_t, uint32_t>> program;
     for (const sock_filter& one : build_filter(own_pid_namespace, read_only_files))
@@ -59,12 +59,6 @@ void bind_walls(py::module_& module) {
       rules.emplace_back(rule.number, static_cast<int>(rule.rule), rule.name);
     return rules;
   });
-  module.def("syscall_name", &syscall_name);
-  py::class_<CgroupParent>(module, "CgroupParent")
-      .def_readonly("version", &CgroupParent::version)
-      .def_readonly("memory", &CgroupParent::memory)
-      .def_readonly("pids", &CgroupParent::pids)
-      .def_readonly("missing", &CgroupParent::missing);
   module.def("find_cgroup_parent", [](const std::string& cgroups, const std::string& mounts) {
     return find_cgroup_parent(cgroups, mounts);
   });

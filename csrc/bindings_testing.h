@@ -1,10 +1,10 @@
-// The walls' own parts for Python, for tests and for what the judge says about them.
+// What only tests call: the seccomp filter and the cgroups, each by itself.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 namespace stepcoder {
 
-void bind_walls(pybind11::module_& module);
+void bind_testing(pybind11::module_& module);
 
 }  // namespace stepcoder

@@ -1,6 +1,6 @@
-"""Room for so many programs in a judge: who finds none waits, first come first served.
+"""Bounded, first-in-first-out admission for threads and asyncio tasks.
 
-Made for both kinds of waiting, that of threads and that of asyncio tasks.
+A judge admits so many programs at a time; callers beyond that wait for their turn.
 """
 
 from __future__ import annotations
@@ -10,78 +10,73 @@ import threading
 from concurrent.futures import Future
 
 
-class Room:
-    """Places for `size` programs. Thread-safe.
+class FairSemaphore:
+    """A semaphore of `size` permits, given out in the order of the requests. Thread-safe.
 
-    The thread whose work makes room, `exempt`, is always let in: it would wait for itself.
+    `reentrant_thread` never waits: it is the thread that releases the permits.
     """
 
     def __init__(self, size: int) -> None:
-        """Start empty."""
-        self.exempt: threading.Thread | None = None
+        """Start with all permits free."""
+        self.reentrant_thread: threading.Thread | None = None
         self._size = size
         self._held = 0
         self._waiting: collections.deque[Future[None]] = collections.deque()
         self._closed = False
         self._lock = threading.Lock()
 
-    def enter(self) -> None:
-        """Take a place; block until there is one. Raises RuntimeError once the room is closed."""
-        if place := self._take():
+    def acquire(self) -> None:
+        """Take a permit; block until there is one. Raises RuntimeError once closed."""
+        if turn := self._take():
             try:
-                place.result()
+                turn.result()
             except BaseException:
-                self._give_up(place)
+                self._withdraw(turn)
                 raise
 
-    async def enter_async(self) -> None:
-        """Do as `enter` does without blocking the event loop."""
-        import asyncio  # see judge.py
+    async def acquire_async(self) -> None:
+        """Do as `acquire` does without blocking the event loop."""
+        import asyncio  # see service.py
 
-        if place := self._take():
+        if turn := self._take():
             try:
-                await asyncio.wrap_future(place)
+                await asyncio.wrap_future(turn)
             except BaseException:
-                self._give_up(place)
+                self._withdraw(turn)
                 raise
 
-    def leave(self) -> None:
-        """Give a place back."""
+    def release(self) -> None:
+        """Give a permit back."""
         with self._lock:
             self._held -= 1
-            if self._waiting:
-                self._let_in()
+            while self._waiting and self._held < self._size:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    self._held += 1
+                    turn.set_result(None)
 
     def close(self) -> None:
-        """Let nobody in any more: who waits gets RuntimeError."""
+        """Admit nobody any more; all who wait get a RuntimeError."""
         with self._lock:
             self._closed = True
             while self._waiting:
-                place = self._waiting.popleft()
-                if place.set_running_or_notify_cancel():
-                    place.set_exception(RuntimeError("the judge is closed"))
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_exception(RuntimeError("the judge is closed"))
 
     def _take(self) -> Future[None] | None:
-        """Take a place, or return the future of one."""
+        """Take a permit, or return the future of one."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the judge is closed")
-            if self._held < self._size or threading.current_thread() is self.exempt:
+            if self._held < self._size or threading.current_thread() is self.reentrant_thread:
                 self._held += 1
                 return None
-            place: Future[None] = Future()
-            self._waiting.append(place)
-            return place
+            turn: Future[None] = Future()
+            self._waiting.append(turn)
+            return turn
 
-    def _let_in(self) -> None:
-        """Give what places there are to those who still wait. The lock is held."""
-        while self._waiting and self._held < self._size:
-            place = self._waiting.popleft()
-            if place.set_running_or_notify_cancel():
-                self._held += 1
-                place.set_result(None)
-
-    def _give_up(self, place: Future[None]) -> None:
-        """Wait no longer; a place that came in that very moment is given back."""
-        if not place.cancel() and place.exception() is None:
-            self.leave()
+    def _withdraw(self, turn: Future[None]) -> None:
+        """Stop waiting; a permit that has come in the meantime is given back."""
+        if not turn.cancel() and turn.exception() is None:
+            self.release()

@@ -1,12 +1,12 @@
-"""Assert tests that ask for one value each: `assert f([1, 2]) == 3` and its like.
+"""Compiles assert tests into call tests: `assert f([1, 2]) == 3` becomes a call and a condition.
 
-Such a test needs no tester: the program is called with constants, and what it returns is put into
-the assert here, outside the sandbox, as every value of a call test is. That is one process instead
-of two that talk to each other. Takes AssertTests, gives a ValueTest for each, or nothing where some
-test needs more than that; then all of them go to a tester (`requests`).
+Such a test needs no tester. The program is called with constants, and the condition is evaluated on
+the returned value here, outside the sandbox, as for call tests. That takes one process instead of
+two that talk to each other. If some test of a submission needs more than one call with constants,
+all its tests go to a tester (`jobs`).
 
-Test code is not the program's, but what it computes with is. So only what stays small whatever the
-program returned is computed here: comparisons with constants, and a few functions.
+The test code is trusted, but the returned value is not. So conditions are limited to computations
+that stay small for every value: comparisons with constants, and a few functions.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from functools import lru_cache
 from typing import Any
 
 from stepcoder.sandbox import syntax
-from stepcoder.sandbox.program import AssertTests, CallTests, Limits, Program, Submission
+from stepcoder.sandbox.program import AssertTests, CallTests, Program, Submission
 
-_LONGEST = 1 << 13  # characters of a test; longer ones are tables of inputs for loops
+_LONGEST = 1 << 13  # characters of a test; longer ones hold tables of inputs for loops
 _STATEMENTS = re.compile(
     r"^\s*(for|while|if|try|with|class|from|global|async|raise)\b", re.MULTILINE
 )
@@ -37,7 +37,7 @@ _NAMES = {"__builtins__": {}, "isclose": math.isclose, **_FUNCTIONS}
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Condition:
-    """What must hold of a returned value: that it equals `expected`, or `code` of it as `_got`."""
+    """A condition on a returned value: that it equals `expected`, or `code`, with it as `_got`."""
 
     expected: Any = None
     code: types.CodeType | None = None
@@ -49,62 +49,51 @@ class Condition:
             if self.code is None:
                 return bool(got == self.expected)
             return bool(eval(self.code, _NAMES, {_GOT: got}))
-        except Exception:  # what raises in an assert fails it
+        except Exception:  # an assert that raises has failed
             return False
 
     def __repr__(self) -> str:
-        """Return what a message says was expected."""
+        """Return the text for "expected ..." in messages."""
         return repr(self.expected) if self.code is None else self.text
 
 
 @dataclass(frozen=True, slots=True)
-class ValueTests(CallTests):
-    """Asserts as calls. An input None calls nothing; the outputs are Conditions."""
+class CompiledAsserts(CallTests):
+    """Asserts as call tests. The outputs are Conditions; a test with input None calls nothing."""
 
     def holds(self, index: int, got: Any) -> bool:
         """Return whether an assert holds for the value that its call returned."""
         return bool(self.outputs[index].holds(got))
 
 
-@dataclass(frozen=True, slots=True)
-class ByValue:
-    """A submission of assert tests and the question that, it seems, decides them."""
-
-    submission: Submission
-    limits: Limits
-    question: Submission
-
-
 class _NotSimpleError(Exception):
     """A test needs more than one call with constants."""
 
 
-def by_value(submission: Submission, limits: Limits) -> ByValue | None:
-    """Return what the asserts ask for, None if some of them need a tester.
+def compile_asserts(submission: Submission) -> Submission | None:
+    """Return the submission with CompiledAsserts as its tests, None if some assert needs a tester.
 
-    The question does not decide where the program returns what is no plain data: a tester can do
-    more with that (`verdicts.has_no_value`).
+    They decide only if the program returns plain data. With other values a tester can do more.
     """
     program, tests = submission.program, submission.tests
     if not isinstance(tests, AssertTests) or tests.shared_process or program.preamble:
         return None
-    parsed = _parsed(program.entry_point, tests.setup, tests.asserts, tests.process_per_test)
-    if parsed is None:
+    compiled = _compiled(program.entry_point, tests.setup, tests.asserts, tests.process_per_test)
+    if compiled is None:
         return None
-    name, value_tests = parsed
-    question = replace(submission, program=Program(program.source, name), tests=value_tests)
-    return ByValue(submission, limits, question)
+    name, calls = compiled
+    return replace(submission, program=Program(program.source, name), tests=calls)
 
 
 # Many programs are judged on the tests of one problem.
 @lru_cache(maxsize=8192)
-def _parsed(
+def _compiled(
     entry_point: str | None, setup: str, asserts: tuple[str, ...], process_per_test: bool
-) -> tuple[str, ValueTests] | None:
+) -> tuple[str, CompiledAsserts] | None:
     root = (entry_point or "").partition("(")[0].partition(".")[0]
     try:
         _check_setup(setup)
-        found = [_value_test(text, root) for text in asserts]
+        found = [_compiled_assert(text, root) for text in asserts]
     except (_NotSimpleError, SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return None
     names = {name for name, _, _ in found if name is not None}
@@ -112,11 +101,11 @@ def _parsed(
         return None
     inputs: tuple[Any, ...] = tuple(arguments for _, arguments, _ in found)
     outputs = tuple(condition for _, _, condition in found)
-    return names.pop(), ValueTests(inputs, outputs, process_per_test=process_per_test)
+    return names.pop(), CompiledAsserts(inputs, outputs, process_per_test=process_per_test)
 
 
 def _check_setup(setup: str) -> None:
-    """Let imports of math, docstrings and assigned constants pass, which no simple assert uses."""
+    """Accept imports of math, docstrings and assigned constants, which no simple assert uses."""
     if len(setup) > _LONGEST:
         raise _NotSimpleError
     for node in syntax.parse(setup).body:
@@ -131,8 +120,8 @@ def _check_setup(setup: str) -> None:
                 raise _NotSimpleError
 
 
-def _value_test(text: str, root: str) -> tuple[str | None, list[Any] | None, Condition]:
-    """Return the name that a test calls, the arguments and what it asks for."""
+def _compiled_assert(text: str, root: str) -> tuple[str | None, list[Any] | None, Condition]:
+    """Return the name that a test calls, the arguments and the condition on the value."""
     if len(text) > _LONGEST or _STATEMENTS.search(text):  # parsing takes longer than this
         raise _NotSimpleError
     body = syntax.parse(text).body
@@ -180,7 +169,7 @@ def _imports_math(node: ast.stmt) -> bool:
 
 
 class _CallFinder(ast.NodeTransformer):
-    """Puts `_got` in the place of the one call of the program, and looks at all the rest."""
+    """Replaces the one call of the program by `_got` and checks the rest of the expression."""
 
     def __init__(self, alias: str | None, root: str) -> None:
         self.alias = alias
@@ -213,7 +202,7 @@ class _CallFinder(ast.NodeTransformer):
     def _is_program(self, name: str) -> bool:
         if self.alias is not None:
             return name == self.alias
-        # The tests' own Python comes before a program's function of the same name.
+        # In test code a builtin hides the program's function of the same name.
         return name == self.root or not hasattr(builtins, name)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -225,7 +214,7 @@ class _CallFinder(ast.NodeTransformer):
                 _singleton(left) or _singleton(right)
             ):
                 raise _NotSimpleError
-            # A search through what the program returned takes as long as the program likes.
+            # The program decides how long a search through its returned value takes.
             if isinstance(operator, (ast.In, ast.NotIn)):
                 constant(right)
         return node
@@ -233,7 +222,7 @@ class _CallFinder(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         if not _has_call(node):
             return _as_constant(node)
-        # Differences of numbers; whatever else - takes, it makes nothing larger.
+        # Subtraction only, of numbers or sets: its result is never larger than its operands.
         if not isinstance(node.op, ast.Sub):
             raise _NotSimpleError
         node.left, node.right = self.visit(node.left), self.visit(node.right)
@@ -269,7 +258,7 @@ def _has_call(node: ast.expr) -> bool:
 
 
 def _as_constant(node: ast.expr) -> ast.expr:
-    constant(node)  # raises where it is none, or too large a one
+    constant(node)  # raises if it is no constant, or too large
     return node
 
 

@@ -1,8 +1,8 @@
-"""Checkers that are code of their own: the second job that asks them, and what their answers mean.
+"""Checkers that are code of their own: the second job that runs them, and what it returns.
 
-Takes a submission whose program has ended, with what its runs left; gives a submission of the
-checker's source on the values that the program gave, and from its runs the verdict. A value
-crosses as plain data, and the program is gone when the checker starts.
+Takes a submission whose program has ended, and what its runs left. Gives a submission of the
+checker's source on the values that the program returned, and from its runs the verdict. Values
+cross as plain data, and the program is gone when the checker starts.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.checkers import Custom, Regex
+from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.program import CallTests, Limits, Program, StdinTests, Submission
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
-from stepcoder.sandbox.verdicts import verdict_of
 
-# Of each test; the program's own limits say nothing about the work of checking it.
+# For each test. The program's own limits do not apply to the work of checking it.
 CHECKER_LIMITS = Limits(cpu_s=5.0, wall_s=20.0, memory_bytes=1 << 30)
 
-# `re` cannot be interrupted, and an expression can take for ever on what a program chose to print.
+# `re` cannot be interrupted, and some expressions take for ever on text that a program can choose.
 _REGEX = """
 import re
 def check(input, expected, got):
@@ -27,34 +26,37 @@ def check(input, expected, got):
 """
 
 
-def asks_checker(tests: object) -> bool:
+def needs_checker_run(tests: object) -> bool:
     """Return whether tests have a checker that runs in the sandbox."""
     return isinstance(getattr(tests, "checker", None), (Regex, Custom))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A submission that waits for its checker: `question` runs it on the values of `tests`."""
+class CheckerRun:
+    """A judged submission that waits for its checker.
 
-    submission: Submission
-    runs: list[_launcher.RunResult]
-    tests: tuple[int, ...]
-    question: Submission
+    `checker` is a submission of its own: it runs the checker on the values of the tests `indices`.
+    """
 
-    def verdict(self, runs: list[_launcher.RunResult]) -> Verdict:
-        """Return the submission's verdict, given what the checker's own runs left."""
-        # A False is an answer: those that follow it count too.
-        answers = verdict_of(replace(self.question, stop_at_first_failure=False), runs)
-        of_test = dict(zip(self.tests, answers.tests, strict=False))
+    judged: Submission
+    runs: Runs
+    indices: tuple[int, ...]
+    checker: Submission
+
+    def grade(self, checker_runs: Runs) -> Verdict:
+        """Return the verdict of the judged submission, given the runs of the checker."""
+        # A False is an answer, and the answers after it count too.
+        answers = grade(replace(self.checker, stop_at_first_failure=False), checker_runs)
+        of_test = dict(zip(self.indices, answers.tests, strict=False))
 
         def check(index: int, _got: Any) -> bool | TestVerdict:
             return _meaning(index, of_test.get(index), answers.message)
 
-        return verdict_of(self.submission, self.runs, check)
+        return grade(self.judged, self.runs, check)
 
 
-def asked(submission: Submission, runs: list[_launcher.RunResult]) -> Asked | None:
-    """Return what to ask the checker; None where the program gave it no value to see."""
+def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
+    """Return the checker's run; None if the program has left no value to check."""
     tests = submission.tests
     assert isinstance(tests, (CallTests, StdinTests))
     values: dict[int, Any] = {}
@@ -63,24 +65,24 @@ def asked(submission: Submission, runs: list[_launcher.RunResult]) -> Asked | No
         values[index] = got
         return False
 
-    verdict_of(submission, runs, note)
+    grade(submission, runs, note)
     if not values:
         return None
     source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
     if isinstance(tests, StdinTests) and isinstance(tests.checker, Regex):
         values = {i: text.rstrip() for i, text in values.items()}
     arguments = tuple([tests.inputs[i], tests.outputs[i], got] for i, got in values.items())
-    question = Submission(
+    checker = Submission(
         Program(source, "check"),
         CallTests(arguments, (True,) * len(arguments)),
         CHECKER_LIMITS,
-        stop_at_first_failure=True,  # of its process: one failure decides about the submission
+        stop_at_first_failure=True,  # if its process dies: one failed check decides the verdict
     )
-    return Asked(submission, runs, tuple(values), question)
+    return CheckerRun(submission, runs, tuple(values), checker)
 
 
 def _meaning(index: int, answer: TestVerdict | None, message: str) -> bool | TestVerdict:
-    """Return the answer of a checker, or the judge's failing where it gave none."""
+    """Return a checker's answer, or an infrastructure error if it gave none."""
     if answer is not None and answer.got in ("True", "False"):
         return answer.got == "True"
     if answer is not None and answer.got is not None:

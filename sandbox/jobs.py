@@ -1,7 +1,7 @@
-"""What crosses into the sandbox: a submission as a job of the event loop.
+"""Builds the event loop's job for a submission: the requests that cross into the sandbox.
 
-Takes a Submission, gives the launcher's Job. Expected outputs of call and stdin tests stay behind;
-the test code of assert tests goes to the tester, not to the program (`harness`).
+Expected outputs of call and stdin tests stay with the judge. The test code of assert tests goes to
+the tester's process, not to the program's (`guest.harness`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.by_value import ValueTests
+from stepcoder.sandbox.assert_calls import CompiledAsserts
 from stepcoder.sandbox.checkers import Regex, Unordered
 from stepcoder.sandbox.program import (
     CallTests,
@@ -30,7 +30,7 @@ _ENCODED_NONE = _launcher.encode(None, 8)
 _IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
-def job_of(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
+def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
     """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
     program, tests = submission.program, submission.tests
     if len(tests) == 0:
@@ -63,7 +63,7 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
     if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
         raise ValueError("an expected output of a Regex checker is no text")
     job.kind = _launcher.JobKind.CALLS
-    kind = "values" if isinstance(tests, ValueTests) else "calls"
+    kind = "values" if isinstance(tests, CompiledAsserts) else "calls"
     if tests.process_per_test:
         job.request = _without_end(_request(kind, program, None))
         _add_runs(job, tests.inputs)
@@ -123,15 +123,15 @@ def _request(kind: str, program: Program, payload: Any) -> bytes:
 
 
 def _without_end(encoded: bytes) -> bytes:
-    """Leave out the None that a request ends with; what each test has in its place follows it.
+    """Return a request without the None at its end, which the event loop replaces for each test.
 
-    The items of a tuple are encoded one behind the other.
+    This works because the items of a tuple are encoded one after the other.
     """
     return encoded[: -len(_ENCODED_NONE)]
 
 
 def source_too_large(submission: Submission) -> bool:
-    """Return whether the source is refused without being compiled."""
+    """Return whether the source is too large to be compiled."""
     source = submission.program.source
     if 4 * len(source) <= MAX_SOURCE_BYTES:  # no character takes more bytes
         return False

@@ -63,12 +63,12 @@ std::string read_request() {
   return bytes;
 }
 
-// The checklist of a run, as far as it needs no order. What the worker hands down (namespaces,
-// empty root, no new privileges, filter, fixed limits, not dumpable) is not repeated here.
+// The steps of a run's isolation that do not depend on its request. A child inherits the rest from
+// the worker: namespaces, root, no new privileges, filter, fixed limits, not dumpable.
 void confine() {
   // The end of the worker ends its children, wherever they are.
   checked(prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "parent death signal");
-  // A process group of its own: kill(0) would otherwise reach the worker.
+  // A process group of its own, so that kill(0) does not reach the worker.
   checked(setpgid(0, 0), "setpgid");
   checked(close(kControlFd), "close the control socket");
   drop_capabilities();
@@ -78,21 +78,21 @@ void confine() {
   checked(sigprocmask(SIG_SETMASK, &none, nullptr), "sigprocmask");
 }
 
-// The rest of it.
-void confine_to(const Shared& shared, const Order& order, int channel) {
-  // The request, the board and the worker's end of the line: none is the program's.
+// The steps that depend on the request.
+void confine_to(const Shared& shared, const ControlMessage& message, int channel) {
+  // The program gets neither the request nor the board nor the socket to the worker.
   if (channel >= 0) checked(dup2(channel, kChannelFd), "dup2");
   checked(syscall(SYS_close_range, channel >= 0 ? kChannelFd + 1 : kChannelFd, ~0U, 0),
           "close descriptors");
-  // Behind the worker's clock, a limit of the kernel's: soft equals hard, so it cannot be caught.
-  const uint64_t phases = uint64_t{order.test_count} + 2;
-  set_limit(RLIMIT_CPU, static_cast<uint64_t>(order.cpu_ns) * phases / 1'000'000'000 + 2);
-  set_limit(RLIMIT_AS, shared.address_space_bytes + order.memory_bytes);
-  set_limit(RLIMIT_FSIZE, order.output_bytes + 1);
+  // A kernel limit behind the worker's clock. Soft equals hard, so that it cannot be caught.
+  const uint64_t phases = uint64_t{message.test_count} + 2;
+  set_limit(RLIMIT_CPU, static_cast<uint64_t>(message.cpu_ns) * phases / 1'000'000'000 + 2);
+  set_limit(RLIMIT_AS, shared.address_space_bytes + message.memory_bytes);
+  set_limit(RLIMIT_FSIZE, message.output_bytes + 1);
   if (!shared.filter.empty()) install_filter(shared.filter);
 }
 
-// Puts a value's bytes on the board, behind those that are there.
+// Appends a value's bytes to the board.
 bool put_payload(Record& record, Outcome outcome, const std::string& bytes) {
   const uint64_t used = header().arena_used;
   if (used > kArenaBytes || bytes.size() > kArenaBytes - used) {
@@ -114,22 +114,22 @@ void stamp(Record& record) {
 
 }  // namespace
 
-void run(const Shared& shared, int orders, PyObject* run) {
+void run(const Shared& shared, int control, PyObject* run) {
   prctl(PR_SET_NAME, "sc-ready");
   g_board = static_cast<std::byte*>(shared.board);
   PyObject* request = nullptr;
   int channel = -1;
   try {
     confine();
-    touch::write_to(shared.written_pages);
-    std::optional<Received> received = receive_order(orders);
+    prefault(shared.dirty_pages);
+    std::optional<Received> received = receive_control(control);
     if (!received) _exit(0);  // the worker is gone
     prctl(PR_SET_NAME, "sc-child");
     const std::string bytes = read_request();
     request = decode_value(bytes);
-    // From here on it is kChannelFd, whatever number it came with.
+    // confine_to() moves it to kChannelFd.
     channel = received->channel.release();
-    confine_to(shared, received->order, channel);
+    confine_to(shared, received->message, channel);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cannot confine the run: %s\n", error.what());
     std::fflush(stderr);
@@ -165,7 +165,7 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
 }
 
 void enter_phase(uint32_t phase) {
-  // A program can call this too: going back would undo what it has done.
+  // A program can call this too, and must not reset what an earlier phase has recorded.
   if (phase <= header().phase) return;
   header().phase_cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID);
   header().phase_wall_ns = now_ns();
@@ -174,7 +174,7 @@ void enter_phase(uint32_t phase) {
     auto* bitmaps = reinterpret_cast<uint8_t*>(g_board + header().bitmaps_offset);
     tracer::set_bitmap(bitmaps + index * header().bitmap_bytes, header().bitmap_bytes);
   }
-  // Last, and in this order: the worker reads the phase first and then when it began.
+  // Stored last: the worker reads the phase first, then the times at which it began.
   __atomic_store_n(&header().phase, phase, __ATOMIC_RELEASE);
 }
 

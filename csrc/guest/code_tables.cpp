@@ -1,5 +1,5 @@
-// See code_tables.h. Both tables consist of numbers with six bits a byte and one bit for "goes on";
-// the first byte of an entry has its highest bit set.
+// See code_tables.h. Both tables consist of variable-length numbers: six bits a byte and one bit
+// for "another byte follows". The first byte of an entry has its highest bit set.
 #include "guest/code_tables.h"
 
 #if PY_VERSION_HEX < 0x030C0000
@@ -69,8 +69,8 @@ void put_low_bits_first_signed(std::string& out, int number) {
   put(out, static_cast<int>(value));
 }
 
-// Kinds: a few that say the line by a number, three that say "0, 1 or 2 lines on", the rest on the
-// line of the entry before.
+// Kinds of entry: some hold a line difference, three mean "0, 1 or 2 lines on", the rest stay on
+// the line of the entry before.
 bool has_number(int kind) {
   return kind == PY_CODE_LOCATION_INFO_NO_COLUMNS || kind == PY_CODE_LOCATION_INFO_LONG;
 }

@@ -1,5 +1,5 @@
-// The two tables beside the bytecode of a Python 3.11 code object, read and written: where each
-// stretch of code is in the source, and where its exceptions are handled. Positions are code units.
+// Reads and writes the two tables beside the bytecode of a Python 3.11 code object: its locations
+// in the source, and its exception handlers. Positions are code units.
 #pragma once
 
 #include <Python.h>

@@ -1,8 +1,8 @@
 // See probes.h.
 //
-// When 3.11 reports a line (maybe_call_line_trace in its ceval.c): before an instruction that has a
+// Python 3.11 reports a line (maybe_call_line_trace in ceval.c) before an instruction that has a
 // line, if the instruction before it in this frame was on another line or, SEND apart, further
-// down. RESUME and what comes before the first RESUME report nothing, and count as no line.
+// down. RESUME and the instructions before the first RESUME report nothing and count as no line.
 #include "guest/probes.h"
 
 #if PY_VERSION_HEX < 0x030C0000
@@ -115,7 +115,7 @@ class Rewriter {
     place();
   }
 
-  bool is_built_as_usual() const;
+  bool has_compiler_layout() const;
   bool is_ambiguous() const;
   // The copy, or nullptr with a Python error.
   PyObject* build(PyObject* constants, std::vector<Probe>& probes);
@@ -129,7 +129,7 @@ class Rewriter {
   bool reports(int from, int to) const;
   void follow_resumed(int from);
   void lay_out();
-  // Where what began at, or ended before, a code unit of the original begins or ends in the copy.
+  // Where a code unit of the original lies in the copy.
   int moved(int unit) const;
   Owned bytecode() const;
   Owned location_table();
@@ -218,12 +218,12 @@ void Rewriter::place() {
     }
 }
 
-bool Rewriter::is_built_as_usual() const {
+bool Rewriter::has_compiler_layout() const {
   const int count = static_cast<int>(instructions_.size());
   for (int i = 0; i < count; ++i) {
     const Instruction& one = instructions_[i];
-    // The interpreter takes a specialised PRECALL for the CALL after it too, and a generator's
-    // throw() counts on what SEND jumps over.
+    // A specialised PRECALL also executes the CALL after it, and a generator's throw() relies on
+    // the instructions that SEND jumps over.
     const int last = one.opcode == PRECALL ? i + 1 : one.opcode == SEND ? one.target - 1 : i;
     for (int j = i + 1; j <= last; ++j)
       if (j == count || instructions_[j].probed) return false;
@@ -281,8 +281,8 @@ int Rewriter::moved(int unit) const {
   const size_t i = index_of_[unit];
   const Instruction& one = instructions_[i];
   if (one.start == unit) return one.new_start;
-  // An entry of the location table can begin within an instruction that is longer than an entry
-  // can be. Whatever was put before the instruction belongs to the entry before.
+  // An instruction can be longer than one entry of the location table, which may then begin within
+  // it. A probe put before the instruction belongs to the entry before.
   const int end = i + 1 < instructions_.size() ? instructions_[i + 1].new_start : new_units_;
   const int old_end = i + 1 < instructions_.size() ? instructions_[i + 1].start : units_;
   return end - (old_end - unit);
@@ -339,7 +339,7 @@ PyObject* Rewriter::build(PyObject* constants, std::vector<Probe>& probes) {
 
 PyObject* add(PyCodeObject* code, Probed& probed) {
   Rewriter rewriter(code);
-  if (!rewriter.is_built_as_usual()) return nullptr;
+  if (!rewriter.has_compiler_layout()) return nullptr;
   const Py_ssize_t count = PyTuple_GET_SIZE(code->co_consts);
   Owned constants(PyTuple_New(count));
   if (constants == nullptr) return nullptr;

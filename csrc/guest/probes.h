@@ -1,10 +1,9 @@
 // Line probes in the bytecode of Python 3.11.
 //
-// Takes a code object and gives a copy of it, and of the code in its constants, that calls out
-// wherever settrace would report a line. A probe is two instructions, LOAD_ASSERTION_ERROR and
-// POP_JUMP_FORWARD_IF_TRUE 0: it needs no constant, no name and no object that a program could
-// find, and does nothing wherever a copy of it ends up. It calls out because tracer_311.cpp stands
-// for the truth of classes.
+// Takes a code object and gives a copy of it, and of the code in its constants, that calls the
+// tracer wherever settrace would report a line. A probe is two instructions, LOAD_ASSERTION_ERROR
+// and POP_JUMP_FORWARD_IF_TRUE 0. It needs no constant, name or object that a program could find,
+// and does nothing in a copy of the code. The truth test calls a function of tracer_311.cpp.
 #pragma once
 
 #include <Python.h>
@@ -23,13 +22,13 @@ struct Probe {
 struct Probed {
   // In the order of their addresses once sorted; all armed.
   std::vector<Probe> probes;
-  // Copies in which a frame, suspended and then resumed, can come to a probe on the line that it
-  // was suspended on. settrace would not report that line, if it does not enter it anew.
+  // Copies in which a resumed frame can reach a probe on the line on which it was suspended.
+  // settrace does not report that line unless the frame enters it anew.
   std::vector<PyObject*> ambiguous;
 };
 
-// Returns the copy (a new reference); nullptr with a Python error set, or without one if the code
-// is not built as the compiler builds it.
+// Returns the copy (a new reference), or nullptr: with a Python error set, or without one if the
+// compiler does not lay code out this way.
 PyObject* add(PyCodeObject* code, Probed& probed);
 
 void arm(const Probe& probe);

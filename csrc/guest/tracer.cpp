@@ -40,13 +40,13 @@ PyObject* g_line_event = nullptr;
 PyObject* on_line(PyObject* /*self*/, PyObject* const* arguments, Py_ssize_t count) {
   if (count != 2 || !PyCode_Check(arguments[0])) return Py_NewRef(g_disable);
   PyObject* filename = reinterpret_cast<PyCodeObject*>(arguments[0])->co_filename;
-  if (!g_everything || copied_code::is_the_programs(filename))
+  if (!g_everything || copied_code::is_program_filename(filename))
     note(PyLong_AsLongLong(arguments[1]));
   return Py_NewRef(g_disable);
 }
 
-// restart_events() is for every tool, so a program's own is harmless; free_tool_id and set_events
-// of our id are not.
+// A program may call restart_events(), which is harmless. It may not free our tool id or set its
+// events.
 PyMethodDef g_on_line{"on_line", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(on_line)),
                       METH_FASTCALL, nullptr};
 
@@ -57,7 +57,7 @@ PyObject* refuse(PyObject* /*self*/, PyObject* const* /*arguments*/, Py_ssize_t 
 PyMethodDef g_refuse{"refused", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(refuse)),
                      METH_FASTCALL, nullptr};
 
-// Copies of the program's code are not watched, so from here on all code is.
+// Watches all code from here on, since copies of the program's code are not watched one by one.
 void watch_everything() {
   g_everything = true;
   PyObject* done = PyObject_CallFunction(g_set_events, "iO", kTool, g_line_event);
@@ -107,7 +107,7 @@ bool prepare() {
   Py_DECREF(previous);
   Py_DECREF(function);
   Py_DECREF(events);
-  // From here on nobody but this file changes what is watched.
+  // From here on only this file can change what is watched.
   for (const char* name : {"free_tool_id", "clear_tool_id", "set_events", "set_local_events",
                            "register_callback", "use_tool_id"})
     if (PyObject_HasAttrString(monitoring, name) != 0 &&
@@ -141,7 +141,7 @@ bool intact() {
   bool ours = tool != nullptr && tool != Py_None;
   Py_XDECREF(tool);
   PyErr_Clear();
-  return ours && !copied_code::renamed();
+  return ours && !copied_code::made_foreign_code();
 }
 
 #endif

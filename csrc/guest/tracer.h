@@ -1,9 +1,9 @@
-// Notes which lines of the program run, on the board.
+// Records on the board which lines of the program run.
 //
 // The reference is sys.settrace: a line counts if a 'line' event names it in a code object that was
-// compiled from the program's source. From 3.12 on this is done by sys.monitoring, whose LINE
-// events switch themselves off after the first hit; on 3.11 by probes in the bytecode, which do the
-// same (see probes.h and tracer_311.cpp).
+// compiled from the program's source. Python 3.12 and later use sys.monitoring, whose LINE events
+// are disabled after the first hit; 3.11 uses probes in the bytecode that do the same (probes.h and
+// tracer_311.cpp).
 #pragma once
 
 #include <Python.h>
@@ -12,26 +12,27 @@
 
 namespace stepcoder::tracer {
 
-// Where lines are noted: bit n of the bitmap is line n; higher lines are dropped.
+// Sets the bitmap that lines are recorded in: bit n is line n. Higher lines are dropped.
 void set_bitmap(uint8_t* bitmap, uint64_t bytes);
 
-// Notes a line; for this folder's tracers.
+// Records a line; for this folder's tracers.
 void note(int64_t line);
 
-// Traces a code object that has not run yet, and the code in it, in this thread and those started
-// later. Returns what to run in its place (a new reference), or nullptr with a Python error set.
+// Traces a code object that has not run yet, and the code in its constants, in this thread and
+// those started later. Returns what to run in its place (a new reference); nullptr: a Python error
+// is set.
 PyObject* start(PyObject* code);
 
-// After a rehearsal: forgets what start() was given. It takes one code object in a process.
+// After a warm-up run: lets start() be called again. A process traces one code object.
 void forget();
 
-// Makes every line report again, for the next bitmap.
+// Makes every line report once more, for the next bitmap.
 bool restart();
 
-// False if the program took the tracer away.
+// False if the program has removed the tracer.
 bool intact();
 
-// Called in the fork server: prepares what children need. Returns false with a Python error set.
+// In the worker: prepares what children need. False: a Python error is set.
 bool prepare();
 
 }  // namespace stepcoder::tracer

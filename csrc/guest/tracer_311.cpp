@@ -1,11 +1,11 @@
 // See tracer.h: Python 3.11.
 //
-// Probes in the bytecode (probes.h) test the truth of AssertionError. Classes have no truth of
-// their own in 3.11, so the slot for it is free: it becomes a function here, which finds the probe
-// that the running frame stands at, notes its line, and turns it into a jump over itself.
+// Probes in the bytecode (probes.h) test AssertionError for truth. In 3.11 `type` leaves its slot
+// for truth tests (nb_bool) empty, so this file puts a function there. It finds the probe at which
+// the running frame stands, records the line and turns the probe into a jump over itself.
 //
-// Where probes could miss a line or tell one too many, the interpreter's trace hook, which is slow
-// and always right, takes over for good: see trace_everything().
+// Where probes could miss a line or report one too many, the interpreter's trace hook takes over
+// for the rest of the run (trace_everything). It is slow and always right.
 #include "guest/tracer.h"
 
 #if PY_VERSION_HEX < 0x030C0000
@@ -28,7 +28,7 @@ bool g_everything = false;  // the trace hook is on
 probes::Probed g_probed;    // its probes in the order of their addresses
 std::vector<const probes::Probe*> g_disarmed;
 
-void reach(const _Py_CODEUNIT* unit) {
+void on_probe_hit(const _Py_CODEUNIT* unit) {
   const auto probe = std::lower_bound(
       g_probed.probes.begin(), g_probed.probes.end(), unit,
       [](const probes::Probe& one, const _Py_CODEUNIT* at) { return one.unit < at; });
@@ -38,14 +38,14 @@ void reach(const _Py_CODEUNIT* unit) {
   g_disarmed.push_back(&*probe);
 }
 
-// The truth of a class.
+// nb_bool of `type`: whether a class is true.
 int is_true(PyObject* self) {
   if (self == PyExc_AssertionError) {
     const _PyInterpreterFrame* frame = PyThreadState_Get()->cframe->current_frame;
-    if (frame != nullptr) reach(frame->prev_instr - 1);
+    if (frame != nullptr) on_probe_hit(frame->prev_instr - 1);
     return 1;
   }
-  // What the interpreter does where this slot is empty: a metaclass can have a length.
+  // What the interpreter does if this slot is empty: a metaclass can define a length.
   const PyTypeObject* type = Py_TYPE(self);
   lenfunc length = nullptr;
   if (type->tp_as_mapping != nullptr) length = type->tp_as_mapping->mp_length;
@@ -59,7 +59,7 @@ int is_true(PyObject* self) {
 int on_event(PyObject* /*self*/, PyFrameObject* frame, int what, PyObject* /*argument*/) {
   if (what == PyTrace_LINE) {
     PyCodeObject* code = PyFrame_GetCode(frame);
-    if (copied_code::is_the_programs(code->co_filename)) note(PyFrame_GetLineNumber(frame));
+    if (copied_code::is_program_filename(code->co_filename)) note(PyFrame_GetLineNumber(frame));
     Py_DECREF(code);
   }
   return 0;
@@ -78,8 +78,8 @@ void trace_everything() {
   }
 }
 
-// Stands for sys.settrace in a child: a program cannot take the trace hook away, and threads, whose
-// start calls it, get it too.
+// Replaces sys.settrace in a child, so that a program cannot remove the trace hook. New threads
+// call it when they start, and so get the hook too.
 PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
   if (g_everything) PyEval_SetTrace(on_event, nullptr);
   Py_RETURN_NONE;
@@ -87,21 +87,22 @@ PyObject* replace_settrace(PyObject* /*self*/, PyObject* /*function*/) {
 
 PyMethodDef g_settrace{"settrace", replace_settrace, METH_O, nullptr};
 
-// False where _imp._fix_co_filename, which the import system has for itself, was put to work.
-bool keeps_its_name(PyObject* code) {
-  if (!copied_code::is_the_programs(reinterpret_cast<PyCodeObject*>(code)->co_filename))
+// False if the program has changed file names with _imp._fix_co_filename.
+bool filename_unchanged(PyObject* code) {
+  if (!copied_code::is_program_filename(reinterpret_cast<PyCodeObject*>(code)->co_filename))
     return false;
   PyObject* constants = reinterpret_cast<PyCodeObject*>(code)->co_consts;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(constants); ++i) {
     PyObject* constant = PyTuple_GET_ITEM(constants, i);
-    if (PyCode_Check(constant) && !keeps_its_name(constant)) return false;
+    if (PyCode_Check(constant) && !filename_unchanged(constant)) return false;
   }
   return true;
 }
 
-// Whether a frame of the program's may have begun already, in a way that makes a difference.
-bool is_amid() {
-  // Elsewhere than in the constants, ambiguous code is held by its functions or by its frames.
+// True if a frame of the program may have begun and not ended; a probe could then report a line on
+// which the frame was suspended, and settrace would not.
+bool program_is_on_stack() {
+  // Beside the constants, functions and frames hold references to ambiguous code.
   for (PyObject* code : g_probed.ambiguous)
     if (Py_REFCNT(code) > 1) return true;
   PyThreadState* thread = PyThreadState_Get();
@@ -110,7 +111,7 @@ bool is_amid() {
     return true;
   const _PyInterpreterFrame* frame = thread->cframe->current_frame;
   for (; frame != nullptr; frame = frame->previous)
-    if (copied_code::is_the_programs(frame->f_code->co_filename)) return true;
+    if (copied_code::is_program_filename(frame->f_code->co_filename)) return true;
   return false;
 }
 
@@ -133,7 +134,7 @@ PyObject* start(PyObject* code) {
   if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
   PyObject* filename = reinterpret_cast<PyCodeObject*>(code)->co_filename;
   if (!copied_code::watch(filename, trace_everything)) return nullptr;
-  // Kept for good: probes point into it.
+  // Never released: probes point into it.
   g_code = probes::add(reinterpret_cast<PyCodeObject*>(code), g_probed);
   if (g_code == nullptr) {
     g_probed = {};
@@ -156,7 +157,7 @@ void forget() {
 
 bool restart() {
   if (g_code == nullptr || g_everything) return true;
-  if (is_amid()) {
+  if (program_is_on_stack()) {
     trace_everything();
     return true;
   }
@@ -167,7 +168,7 @@ bool restart() {
 
 bool intact() {
   if (g_code == nullptr) return true;
-  return !copied_code::renamed() && keeps_its_name(g_code) &&
+  return !copied_code::made_foreign_code() && filename_unchanged(g_code) &&
          (!g_everything || PyThreadState_Get()->c_tracefunc == on_event);
 }
 

@@ -100,7 +100,7 @@ bool gives_controllers(const fs::path& folder) {
   return has_word(given, "memory", ' ') && has_word(given, "pids", ' ');
 }
 
-// Whoever leaves this group leaves no limit behind that someone set.
+// True if a process that leaves this group escapes no limit that someone has set.
 bool is_unlimited(const fs::path& folder) {
   for (const char* file : {"memory.max", "memory.high", "cpu.max"}) {
     const std::string limit = text_of(folder / file);
@@ -110,8 +110,8 @@ bool is_unlimited(const fs::path& folder) {
 }
 
 // Version 2: a group with processes of its own cannot give controllers to groups below it, unless
-// it is the machine's root. So workers go beside this process rather than below it, and only where
-// they escape no limit by that.
+// it is the machine's root. Workers then go beside this process's group rather than below it, and
+// only if they escape no limit by that.
 std::string version2_parent(const fs::path& own, std::string* why) {
   const std::string name = own.string();
   if (is_writable(own) && (gives_controllers(own) ||
@@ -137,7 +137,7 @@ uint64_t number_in(const std::string& path) {
 
 CgroupParent find_cgroup_parent(const std::string& cgroups, const std::string& mounts) {
   CgroupParent parent;
-  // Where a machine has both, the controllers are in one of them, and version 1 shows in which.
+  // A machine with both versions has the controllers in one of them; version 1 shows in which.
   if (const auto memory = own_folder(cgroups, mounts, "memory")) {
     if (!is_writable(*memory)) {
       parent.missing = memory->string() + " is not writable";
@@ -175,7 +175,7 @@ int remove_leftovers(const CgroupParent& parent) {
       std::istringstream parts(name.substr(kPrefix.size()));
       std::string pid, start;
       if (!std::getline(parts, pid, '-') || !std::getline(parts, start, '-')) continue;
-      // A judge that cannot be seen from here is safe: the kernel keeps a group with processes.
+      // Groups of judges in other pid namespaces are safe: the kernel keeps a group with processes.
       if (start_of(pid) != start && rmdir(entry->path().c_str()) == 0) ++removed;
     }
   }
@@ -255,10 +255,10 @@ void Cgroup::remove() {
   const std::string pids = std::exchange(pids_, {});
   if (memory.empty() || owner_ != getpid()) return;
   // A run that is killed with its worker is gone a moment after it.
-  constexpr int kPatienceMs = 500;
+  constexpr int kTimeoutMs = 500;
   for (const std::string& folder : {memory, version_ == 1 ? pids : std::string()})
     for (int waited = 0;
-         !folder.empty() && rmdir(folder.c_str()) != 0 && errno == EBUSY && waited < kPatienceMs;
+         !folder.empty() && rmdir(folder.c_str()) != 0 && errno == EBUSY && waited < kTimeoutMs;
          ++waited)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }

@@ -1,4 +1,4 @@
-// See event_loop.h. The worker enforces a run's limits; the loop keeps a later deadline for the
+// See event_loop.h. The worker enforces a run's limits. The loop keeps a later deadline for the
 // worker itself, so that no run can hold a slot for ever.
 #include "host/event_loop.h"
 
@@ -48,7 +48,7 @@ void EventLoop::submit(Job job) {
     pending_.push_back(std::move(job));
     awaited = std::exchange(job_awaited_, false);
   }
-  if (awaited) wake();  // else every slot is busy, and takes it when it is done
+  if (awaited) wake();  // otherwise every slot is busy and looks for a job when it is done
 }
 
 void EventLoop::cancel(uint64_t id) {
@@ -113,8 +113,7 @@ void EventLoop::thread() {
   slots_.clear();  // ends the workers
 }
 
-// A job that waits is forgotten; the runs of one that runs are killed, and it ends with their
-// reports.
+// Drops queued jobs. Runs in progress are killed, and their job ends with the reports.
 void EventLoop::take_cancellations() {
   std::vector<uint64_t> ids;
   {
@@ -137,11 +136,11 @@ void EventLoop::take_cancellations() {
   }
 }
 
-// The run ends with its reports. A worker that is gone is noticed by its socket.
+// The run then ends with its reports. Its socket tells if a worker is gone.
 void EventLoop::kill_run(Slot& slot) {
   if (!slot.running) return;
-  for (auto* worker : needed(slot, slot.active->job))
-    if (*worker) (*worker)->order_kill();
+  for (auto* worker : workers_for(slot, slot.active->job))
+    if (*worker) (*worker)->request_kill();
 }
 
 void EventLoop::take_jobs() {
@@ -157,35 +156,35 @@ void EventLoop::take_jobs() {
       }
       active->result.id = active->job.id;
       active->end_test = active->job.test_count;
-      take_test(slot, active);
+      assign_test(slot, active);
     }
   }
-  help();
+  share_tests();
 }
 
-// Slots that have no job take tests of those that others work on. A worker that is not there yet is
-// started, but no test waits for it.
-void EventLoop::help() {
+// Idle slots take tests of the jobs that others work on. A slot without a worker starts one, but no
+// test waits for it.
+void EventLoop::share_tests() {
   for (const Slot& owner : slots_) {
     const std::shared_ptr<ActiveJob> active = owner.active;
     if (!active || !active->job.run_for_each_test || active->cancelled) continue;
     uint32_t starting = 0;
     for (Slot& slot : slots_) {
       if (active->next_test + starting >= active->end_test) break;
-      if (slot.active || !slot.may_help) continue;
+      if (slot.active || !slot.can_share) continue;
       try {
         if (start_workers(slot, active->job))
-          take_test(slot, active);
+          assign_test(slot, active);
         else
           ++starting;
       } catch (const std::exception&) {
-        slot.may_help = false;
+        slot.can_share = false;
       }
     }
   }
 }
 
-void EventLoop::take_test(Slot& slot, const std::shared_ptr<ActiveJob>& active) {
+void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active) {
   slot.active = active;
   ++active->slots;
   slot.test = active->next_test;
@@ -194,7 +193,7 @@ void EventLoop::take_test(Slot& slot, const std::shared_ptr<ActiveJob>& active) 
   advance(slot);
 }
 
-std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::needed(Slot& slot, const Job& job) {
+std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::workers_for(Slot& slot, const Job& job) {
   std::vector<std::unique_ptr<WorkerProcess>*> workers{job.numpy ? &slot.program_numpy
                                                                  : &slot.program_bare};
   if (job.kind == JobKind::kPair)
@@ -219,7 +218,7 @@ void EventLoop::advance(Slot& slot) {
 // Starts those workers of a job that the slot lacks; true once all are ready.
 bool EventLoop::start_workers(Slot& slot, const Job& job) {
   bool ready = true;
-  for (auto* worker : needed(slot, job)) {
+  for (auto* worker : workers_for(slot, job)) {
     if (!*worker) {
       const bool numpy = worker == &slot.program_numpy || worker == &slot.tester_numpy;
       const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
@@ -237,7 +236,7 @@ void EventLoop::start_run(Slot& slot) {
   const Job& job = slot.active->job;
   slot.reported.clear();
   slot.running = true;
-  slot.deadline_ns = now_ns() + patience_ns(job);
+  slot.deadline_ns = now_ns() + longest_run_ns(job);
   UniqueFd program_end;
   UniqueFd tester_end;
   if (job.kind == JobKind::kPair) {
@@ -246,13 +245,13 @@ void EventLoop::start_run(Slot& slot) {
     program_end = UniqueFd(pair[0]);
     tester_end = UniqueFd(pair[1]);
   }
-  const auto workers = needed(slot, job);
+  const auto workers = workers_for(slot, job);
   slot.expected_reports = workers.size();
   for (auto* worker : workers) {
     const bool as_tester = worker != workers.front();
     const UniqueFd& channel = as_tester ? tester_end : program_end;
     if (!(*worker)->begin(job, slot.test, as_tester, channel.get()))
-      throw std::runtime_error("the worker is gone: " + (*worker)->last_words());
+      throw std::runtime_error("the worker is gone: " + (*worker)->stderr_tail());
   }
 }
 
@@ -270,20 +269,20 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
     if (slot.active && !slot.running) advance(slot);
     return;
   }
-  // The kernel may have taken the worker for what its run used: that is the run's own end.
+  // The kernel may have killed the worker for its run's memory; that counts as the run's own end.
   const bool ended = got != sizeof(Report) || !slot.running;
-  const auto of_memory = ended && slot.running ? worker->report_of_memory() : std::nullopt;
+  const auto of_memory = ended && slot.running ? worker->oom_report() : std::nullopt;
   if (of_memory) message.report = *of_memory;
   if (ended && !of_memory) {
-    const std::string why = "a worker of the sandbox ended: " + worker->last_words();
-    bool in_use = false;  // one that waits for other jobs takes nothing from this one
+    const std::string why = "a worker of the sandbox ended: " + worker->stderr_tail();
+    bool in_use = false;  // the slot's current job may not need this worker
     if (slot.active)
-      for (auto* other : needed(slot, slot.active->job)) in_use = in_use || other == &worker;
+      for (auto* other : workers_for(slot, slot.active->job)) in_use = in_use || other == &worker;
     worker.reset();
     if (in_use)
       on_crash(slot, why);
     else if (!slot.active)
-      slot.may_help = false;
+      slot.can_share = false;
     return;
   }
   const bool as_tester =
@@ -299,14 +298,14 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
   if (slot.reported.size() == slot.expected_reports) {
     finish_run(slot);
   } else if (as_tester) {
-    // The tests are over; what the program still does is of no interest.
-    needed(slot, slot.active->job).front()->get()->order_kill();
+    // The tests are over, so the program need not go on.
+    workers_for(slot, slot.active->job).front()->get()->request_kill();
   }
 }
 
-// The machine or a worker failed, not the program: once more with fresh workers, then give up.
+// The machine or a worker failed, not the program. Tries once more with fresh workers.
 void EventLoop::on_crash(Slot& slot, const std::string& why) {
-  for (auto* worker : needed(slot, slot.active->job)) worker->reset();
+  for (auto* worker : workers_for(slot, slot.active->job)) worker->reset();
   slot.running = false;
   if (++slot.attempts < kAttempts) {
     advance(slot);
@@ -345,15 +344,15 @@ void EventLoop::finish_run(Slot& slot) {
   }
   bool again = false;
   if (job.run_for_each_test) {
-    // What does not compile for one test does not for the next.
+    // A program that does not compile for one test does not for the next.
     if (ended_in(kPhaseCompile) || (failed && job.stop_at_first_failure))
       end_after(active, slot.test);
     slot.test = active.next_test;
     again = slot.test < active.end_test;
     if (again) ++active.next_test;
   } else if (job.kind == JobKind::kCalls && phase >= kPhaseFirstTest) {
-    // The process ended inside this test: the others get a new one. The phase is the program's own
-    // word, so it may lie before the tests that this run was for.
+    // The process ended in this test, so the others get a new one. The program may have lied about
+    // the phase, which can therefore lie before the tests that this run was for.
     slot.test = std::max(slot.test, phase - kPhaseFirstTest) + 1;
     again = slot.test < job.test_count && !job.stop_at_first_failure;
   }
@@ -363,7 +362,7 @@ void EventLoop::finish_run(Slot& slot) {
   advance(slot);
 }
 
-// Nothing behind this test matters any more, not even what runs already.
+// Tests behind this one do not matter any more; those that run already are killed.
 void EventLoop::end_after(ActiveJob& active, uint32_t test) {
   active.end_test = std::min(active.end_test, test + 1);
   for (Slot& slot : slots_)

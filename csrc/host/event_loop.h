@@ -34,34 +34,34 @@ class EventLoop {
 
   void submit(Job job);
 
-  // Forgets a job or ends its runs; its result then has none, or those that it had. Ids that are
-  // finished or unknown do nothing.
+  // Drops a queued job, or ends the runs of one in progress; its result holds the runs that it had.
+  // Does nothing for ids that are finished or unknown.
   void cancel(uint64_t id);
 
-  // Waits until something is finished, at most `seconds`; empty after that or after close().
+  // Waits for finished jobs, at most `seconds`. Empty after that and after close().
   std::vector<JobResult> next(double seconds);
 
-  // Ends every worker and the thread. What is not finished never will be.
+  // Ends every worker and the thread. Unfinished jobs give no result.
   void close();
 
-  // Layers that some worker could not have; known once a worker is ready.
+  // Isolation layers that some worker lacks; known once a worker is ready.
   uint32_t missing_layers() const { return missing_layers_.load(); }
   // Where the workers' cgroups are made, or why there are none.
   const CgroupParent& cgroups() const { return cgroups_; }
 
  private:
-  // A job that some slot works on. Where each test has a run of its own, idle slots take tests of
-  // it too; what it reports does not depend on how many did.
+  // A job in progress. Where each test has a run of its own, idle slots share its tests; the result
+  // does not depend on how many did.
   struct ActiveJob {
     Job job;
     JobResult result;
-    uint32_t next_test = 0;  // the first that no slot has taken
+    uint32_t next_test = 0;  // the first that is not assigned to a slot
     uint32_t end_test = 0;   // tests from here on need no run (any more)
-    uint32_t slots = 0;      // that work on it
+    uint32_t slots = 0;      // slots that work on it
     bool cancelled = false;
   };
 
-  // Makes one run at a time, on the workers that belong to it alone.
+  // Makes one run at a time, on workers of its own.
   struct Slot {
     uint32_t number = 0;
     std::unique_ptr<WorkerProcess> program_bare;
@@ -72,7 +72,7 @@ class EventLoop {
     uint32_t test = 0;  // the first of the run
     int attempts = 0;
     bool running = false;
-    bool may_help = true;  // false once a worker died that no run needed
+    bool can_share = true;  // false once a worker died while idle
     std::vector<RunResult> reported;
     size_t expected_reports = 0;
     int64_t deadline_ns = 0;
@@ -82,8 +82,8 @@ class EventLoop {
   void wake();
   void take_cancellations();
   void take_jobs();
-  void help();
-  void take_test(Slot& slot, const std::shared_ptr<ActiveJob>& active);
+  void share_tests();
+  void assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active);
   void advance(Slot& slot);
   void start_run(Slot& slot);
   void on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker);
@@ -93,7 +93,7 @@ class EventLoop {
   void kill_run(Slot& slot);
   void leave_job(Slot& slot);
   bool start_workers(Slot& slot, const Job& job);
-  std::vector<std::unique_ptr<WorkerProcess>*> needed(Slot& slot, const Job& job);
+  std::vector<std::unique_ptr<WorkerProcess>*> workers_for(Slot& slot, const Job& job);
   int timeout_ms();
   void check_deadlines();
 
@@ -108,7 +108,7 @@ class EventLoop {
   std::mutex mutex_;
   std::condition_variable finished_changed_;
   std::deque<Job> pending_;
-  bool job_awaited_ = true;  // by a slot that has none
+  bool job_awaited_ = true;  // some slot is idle
   std::vector<uint64_t> cancelled_;
   std::vector<JobResult> finished_;
   bool closing_ = false;

@@ -1,4 +1,4 @@
-// What the judge hands to its event loop, and what it gets back.
+// What the judge hands to its event loop (Job), and what it gets back (JobResult).
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 namespace stepcoder {
 
 enum class JobKind {
-  kCalls,  // one run, all tests in it; a test that ends the process costs a new run for the others
-  kStdin,  // a run for each test, which finds it on stdin
+  kCalls,  // one run for all tests; when a test ends the process, the next ones get another run
+  kStdin,  // a run for each test, which reads it on stdin
   kPair,   // a program and, in another process, the tester that talks to it
 };
 
@@ -22,7 +22,7 @@ struct Job {
   bool tester_numpy = false;  // the tester does
   std::string request;
   std::string tester_request;
-  // Where each test has a run of its own: what follows the request, or the tester's, for each.
+  // Where each test has a run of its own: the end of the request, or of the tester's, for each.
   std::vector<std::string> test_requests;
   std::vector<std::string> stdins;            // kStdin: of each test
   std::vector<std::string> expected_stdouts;  // kStdin: compared by tokens
@@ -40,8 +40,8 @@ struct Job {
 // How many tests one run of the job's program takes.
 inline uint32_t tests_per_run(const Job& job) { return job.run_for_each_test ? 1 : job.test_count; }
 
-// Longest time that a worker may take: compiling, loading, the tests, the end and its report.
-inline int64_t patience_ns(const Job& job) {
+// The time after which a worker counts as hung: compiling, loading, the tests, the end, its report.
+inline int64_t longest_run_ns(const Job& job) {
   constexpr int64_t kSecond = 1'000'000'000;
   const int64_t phases = int64_t{tests_per_run(job)} + 3;
   const int64_t own = job.kind == JobKind::kPair ? 10 * kSecond : 0;
@@ -73,7 +73,7 @@ struct RunResult {
   bool output_exceeded = false;
   bool output_matches = false;  // kStdin
 
-  // The machine's fault; a request that did not fit into the run's memory is the program's.
+  // The machine's failure. (A request that did not fit into the run's memory is the program's.)
   bool was_not_set_up() const { return report.phase == kPhaseSetup && !out_of_memory; }
 };
 

@@ -22,15 +22,15 @@
 namespace stepcoder {
 namespace {
 
-// Above the numbers that a worker's descriptors get, so that no dup2 covers another's source.
+// Above the numbers of a worker's descriptors, so that no dup2 overwrites the source of another.
 constexpr int kLowestFd = 16;
 
-UniqueFd lifted(UniqueFd fd) {
+UniqueFd with_high_number(UniqueFd fd) {
   return UniqueFd(checked(fcntl(fd.get(), F_DUPFD_CLOEXEC, kLowestFd), "dup a descriptor"));
 }
 
 UniqueFd memory_file(const char* name) {
-  return lifted(
+  return with_high_number(
       UniqueFd(checked(memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING), "make a memory file")));
 }
 
@@ -126,8 +126,8 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::st
     : owner_(getpid()), cgroup_(cgroups) {
   std::array<int, 2> pair{};
   checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
-  control_ = lifted(UniqueFd(pair[0]));
-  const UniqueFd theirs = lifted(UniqueFd(pair[1]));
+  control_ = with_high_number(UniqueFd(pair[0]));
+  const UniqueFd theirs = with_high_number(UniqueFd(pair[1]));
   request_ = memory_file("stepcoder-request");
   board_file_ = memory_file("stepcoder-board");
   stdin_ = memory_file("stepcoder-stdin");
@@ -167,8 +167,8 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::st
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   // Nothing of the caller's environment. A fixed hash seed makes the order of sets, and with it
-  // verdicts, the same on every run; numpy's thread pools would forbid the worker to fork.
-  // Symbols are bound now: every child would bind them again, each on its own copy of the page.
+  // verdicts, the same on every run. numpy's thread pools would keep the worker from forking.
+  // Symbols are bound at once: otherwise every child would bind them, on its own copy of the page.
   std::array<std::string, 5> variables{"PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1",
                                        "OMP_NUM_THREADS=1", "LD_BIND_NOW=1",
                                        "LD_PRELOAD=" + preload};
@@ -187,7 +187,7 @@ WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::st
     throw std::system_error(error, std::generic_category(), "start " + argv[0]);
   }
   pidfd_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
-  cgroup_.add(pid_);  // before it has used memory worth the name; without a group, rlimits hold
+  cgroup_.add(pid_);  // before it has used much memory; without a cgroup the rlimits hold alone
 }
 
 WorkerProcess::~WorkerProcess() {
@@ -198,9 +198,9 @@ WorkerProcess::~WorkerProcess() {
 void WorkerProcess::wait_or_kill() {
   // A worker that sees the judge go ends its child and itself.
   shutdown(control_.get(), SHUT_RDWR);
-  constexpr int kPatienceMs = 500;
+  constexpr int kTimeoutMs = 500;
   pollfd end{pidfd_.get(), POLLIN, 0};
-  if (!pidfd_ || poll(&end, 1, ready ? kPatienceMs : 0) != 1) kill(pid_, SIGKILL);
+  if (!pidfd_ || poll(&end, 1, ready ? kTimeoutMs : 0) != 1) kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
 }
 
@@ -223,23 +223,23 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   header.first_test = job.run_for_each_test ? 0 : first_test;
   std::memcpy(board_, &header, sizeof header);
 
-  Order order;
-  order.test_count = tests_per_run(job);
-  order.cpu_ns = job.cpu_ns;
-  order.wall_ns = job.wall_ns;
-  order.memory_bytes = job.memory_bytes;
-  order.output_bytes = job.output_bytes;
-  if (as_tester) {  // its time is spent waiting for the program, whose own limits come first
-    order.cpu_ns = 2 * job.cpu_ns + 10'000'000'000;
-    order.wall_ns = job.wall_ns + 10'000'000'000;
-    order.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
+  ControlMessage message;
+  message.test_count = tests_per_run(job);
+  message.cpu_ns = job.cpu_ns;
+  message.wall_ns = job.wall_ns;
+  message.memory_bytes = job.memory_bytes;
+  message.output_bytes = job.output_bytes;
+  if (as_tester) {  // it mostly waits for the program, whose own limits are reached first
+    message.cpu_ns = 2 * job.cpu_ns + 10'000'000'000;
+    message.wall_ns = job.wall_ns + 10'000'000'000;
+    message.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
   }
-  cgroup_.allow_memory(order.memory_bytes + 2 * order.output_bytes + kOutsideLimits);
-  return send_order(control_.get(), order, channel);
+  cgroup_.allow_memory(message.memory_bytes + 2 * message.output_bytes + kOutsideLimits);
+  return send_control(control_.get(), message, channel);
 }
 
-// Whatever the last run left on the board is gone, wherever it wrote it. The first pages, which
-// every run uses, are kept and cleared; a page given back and got again costs more.
+// Clears the whole board, wherever the last run wrote. The first pages, which every run uses, are
+// overwritten; giving a page back and getting it again would cost more.
 void WorkerProcess::wipe_board() {
   constexpr off_t kKept = 64 << 10;
   const off_t hole = lseek(board_file_.get(), 0, SEEK_HOLE);
@@ -252,10 +252,10 @@ void WorkerProcess::wipe_board() {
           "wipe the board");
 }
 
-bool WorkerProcess::order_kill() {
-  Order order;
-  order.command = Command::kKill;
-  return send(control_.get(), &order, sizeof order, MSG_NOSIGNAL) == sizeof order;
+bool WorkerProcess::request_kill() {
+  ControlMessage message;
+  message.command = Command::kKill;
+  return send(control_.get(), &message, sizeof message, MSG_NOSIGNAL) == sizeof message;
 }
 
 RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_tester,
@@ -282,21 +282,21 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.stdout_text = content(stdout_, 0, std::min(written, job.output_bytes));
   result.stderr_tail = tail(stderr_);
   if (WIFSIGNALED(report.wait_status) && WTERMSIG(report.wait_status) == SIGKILL)
-    result.out_of_memory = died_for_memory_ || cgroup_.ran_out_of_memory();
+    result.out_of_memory = oom_killed_ || cgroup_.ran_out_of_memory();
   if (job.compares_stdout && first_test < job.expected_stdouts.size())
     result.output_matches = same_tokens(result.stdout_text, job.expected_stdouts[first_test]);
   return result;
 }
 
-std::optional<Report> WorkerProcess::report_of_memory() {
+std::optional<Report> WorkerProcess::oom_report() {
   if (!cgroup_.ran_out_of_memory()) return std::nullopt;
-  died_for_memory_ = true;
+  oom_killed_ = true;
   Report report;
   report.wait_status = SIGKILL;
   std::memcpy(&report.phase, board_ + offsetof(BoardHeader, phase), sizeof report.phase);
   return report;
 }
 
-std::string WorkerProcess::last_words() const { return tail(stderr_); }
+std::string WorkerProcess::stderr_tail() const { return tail(stderr_); }
 
 }  // namespace stepcoder

@@ -26,18 +26,18 @@ class WorkerProcess {
 
   int control() const { return control_.get(); }
 
-  // Writes the request and the empty board and gives the order. False if the worker is gone.
+  // Writes the request, clears the board and starts the run. False if the worker is gone.
   bool begin(const Job& job, uint32_t first_test, bool as_tester, int channel);
-  bool order_kill();
+  bool request_kill();
 
-  // Copies what the run left. Only when its Report is there: nothing writes any more.
+  // Copies what the run left. Only once its Report has come, when nothing writes any more.
   RunResult collect(const Job& job, uint32_t first_test, bool as_tester, const Report& report);
 
-  // Where the worker itself was killed for the memory of its run: what it would have reported.
-  std::optional<Report> report_of_memory();
+  // The report that the worker would have sent, if the kernel killed it for the memory of its run.
+  std::optional<Report> oom_report();
 
   // The end of what the process wrote to stderr, to explain why it is gone.
-  std::string last_words() const;
+  std::string stderr_tail() const;
 
   bool ready = false;
   uint32_t missing_layers = 0;
@@ -46,7 +46,7 @@ class WorkerProcess {
   void wipe_board();
   void wait_or_kill();
 
-  bool died_for_memory_ = false;
+  bool oom_killed_ = false;
   pid_t pid_ = -1;
   pid_t owner_;    // a fork of the judge owns no process
   Cgroup cgroup_;  // removed after the process has ended

@@ -7,37 +7,37 @@
 
 namespace stepcoder {
 
-bool send_order(int socket, const Order& order, int channel) {
-  iovec part{const_cast<Order*>(&order), sizeof order};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
+bool send_control(int socket, const ControlMessage& message, int channel) {
+  iovec part{const_cast<ControlMessage*>(&message), sizeof message};
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))]{};
+  msghdr packet{};
+  packet.msg_iov = &part;
+  packet.msg_iovlen = 1;
   if (channel >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* rights = CMSG_FIRSTHDR(&message);
+    packet.msg_control = ancillary;
+    packet.msg_controllen = sizeof ancillary;
+    cmsghdr* rights = CMSG_FIRSTHDR(&packet);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(sizeof(int));
     std::memcpy(CMSG_DATA(rights), &channel, sizeof channel);
   }
-  return sendmsg(socket, &message, MSG_NOSIGNAL) == sizeof order;
+  return sendmsg(socket, &packet, MSG_NOSIGNAL) == sizeof message;
 }
 
-std::optional<Received> receive_order(int socket) {
+std::optional<Received> receive_control(int socket) {
   Received received;
-  iovec part{&received.order, sizeof received.order};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  const ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  if (got != static_cast<ssize_t>(sizeof received.order)) return std::nullopt;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-       header = CMSG_NXTHDR(&message, header))
+  iovec part{&received.message, sizeof received.message};
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof(int))];
+  msghdr packet{};
+  packet.msg_iov = &part;
+  packet.msg_iovlen = 1;
+  packet.msg_control = ancillary;
+  packet.msg_controllen = sizeof ancillary;
+  const ssize_t got = recvmsg(socket, &packet, MSG_CMSG_CLOEXEC);
+  if (got != static_cast<ssize_t>(sizeof received.message)) return std::nullopt;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&packet); header != nullptr;
+       header = CMSG_NXTHDR(&packet, header))
     if (header->cmsg_type == SCM_RIGHTS)
       received.channel = UniqueFd(*reinterpret_cast<int*>(CMSG_DATA(header)));
   return received;

@@ -1,4 +1,4 @@
-// Orders to run, on their way from the judge to a worker and from there to its child.
+// Control messages on their way from the judge to a worker, and from there to its child.
 #pragma once
 
 #include <optional>
@@ -9,14 +9,14 @@
 namespace stepcoder {
 
 struct Received {
-  Order order;
+  ControlMessage message;
   UniqueFd channel;  // to the tester or the program, where there is one
 };
 
-// `channel` is -1 or a descriptor that goes along. False if nobody is there.
-bool send_order(int socket, const Order& order, int channel);
+// `channel` is -1 or a descriptor that is sent along. False if the other side is gone.
+bool send_control(int socket, const ControlMessage& message, int channel);
 
-// Waits for an order; nothing where the other side is gone.
-std::optional<Received> receive_order(int socket);
+// Waits for a message; nullopt if the other side is gone.
+std::optional<Received> receive_control(int socket);
 
 }  // namespace stepcoder

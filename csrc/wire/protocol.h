@@ -1,9 +1,10 @@
-// What judge, worker and child say to each other: the fixed descriptors of a worker, the messages
-// on its control socket, and the board, a shared memory that the child writes its results into.
+// The protocol between judge, worker and child: the fixed descriptors of a worker, the messages on
+// its control socket, and the board, a shared memory into which the child writes its results.
+// Python reads the constants from the extension (bindings.cpp), on both sides.
 //
-// The board is written by untrusted code: whoever reads it copies each field once and checks it
-// against sizes that it knows itself. Nothing on the board can earn a verdict; it holds values that
-// the judge compares with expected ones that only the judge has.
+// Untrusted code writes to the board. A reader copies each field once and checks it against sizes
+// that it knows itself. Nothing on the board can earn a verdict: it holds returned values, and the
+// expected ones are known to the judge alone.
 #pragma once
 
 #include <time.h>
@@ -17,7 +18,7 @@ constexpr int kControlFd = 3;
 constexpr int kRequestFd = 4;
 constexpr int kBoardFd = 5;
 constexpr int kFirstFreeFd = 6;
-// In a child that talks to another child, its end of the channel.
+// In a child that talks to another child: its end of the channel.
 constexpr int kChannelFd = 3;
 
 // Processes and threads of a worker and its run together.
@@ -25,8 +26,8 @@ constexpr uint64_t kMaxTasks = 256;
 
 enum class Command : uint32_t { kRun = 1, kKill = 2 };
 
-// judge -> worker, on a SOCK_SEQPACKET pair. The request itself lies in the request file.
-struct Order {
+// judge -> worker -> child, on SOCK_SEQPACKET pairs. The request itself lies in the request file.
+struct ControlMessage {
   Command command = Command::kRun;
   uint32_t test_count = 0;
   int64_t cpu_ns = 0;   // per phase
@@ -49,9 +50,10 @@ enum Layer : uint32_t {
   kReadableFiles = 32,  // neither an empty root nor Landlock
 };
 
-enum class KilledFor : uint32_t { kNothing = 0, kCpu = 1, kWall = 2, kOrder = 3 };
+// kCancelled: the judge asked for it.
+enum class KilledFor : uint32_t { kNothing = 0, kCpu = 1, kWall = 2, kCancelled = 3 };
 
-// worker -> judge, once for each Order to run.
+// worker -> judge, once for each run.
 struct Report {
   int32_t wait_status = 0;
   KilledFor killed_for = KilledFor::kNothing;
@@ -62,7 +64,7 @@ struct Report {
   int64_t peak_memory_bytes = 0;
 };
 
-// Exit statuses of a child whose harness, not the program, decided to end.
+// Exit statuses of a child that the launcher, not the program, has ended.
 constexpr int kExitSetupFailed = 113;
 constexpr int kExitHarnessFailed = 114;
 constexpr int kExitViolation = 115;

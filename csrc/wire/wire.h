@@ -1,9 +1,9 @@
-// Plain Python values as bytes and back: None, bool, int, float, complex, str, bytes, list, tuple,
-// set, frozenset, dict. Subclasses are written as their base type from its own storage, without
-// calling any method of theirs.
+// Encodes plain Python values as bytes and decodes them: None, bool, int, float, complex, str,
+// bytes, list, tuple, set, frozenset, dict. Subclasses are written as their base type from its own
+// storage, without calling any of their methods.
 //
-// Decoding trusts nothing: lengths are checked against what is left, depth, memory and the time
-// that keys of equal hash take are capped, and no code is looked up or run.
+// Decoding trusts nothing. It checks lengths against what is left, caps depth, memory and the time
+// that keys of equal hash take, and looks up and runs no code.
 #pragma once
 
 #include <Python.h>
@@ -23,20 +23,21 @@ struct Encoded {
   std::string bytes;  // the value; for kNotPlain the reason
 };
 
-// What to do with a value that is not exactly of a plain type.
+// What to do with a value whose type is not exactly a plain one.
 struct Extension {
   // Called with the value; NotImplemented: subclasses are written as their base, others refused.
   PyObject* hook = nullptr;
-  // True: what the hook returns is written behind a mark, and decoding calls its own hook for it.
-  // False: it is written in the value's place, and subclasses of plain types are not asked about.
+  // True: the hook's answer is written behind a mark, for which decoding calls its own hook.
+  // False: it is written in the value's place, and the hook is not called for subclasses.
   bool marked = false;
 };
 
 Encoded encode_value(PyObject* value, size_t max_bytes, Extension extension = {});
 
 // Returns a new reference, or nullptr with a Python error set. `hook(payload)` is called for marked
-// values; without one they are malformed, as everything is that encode_value does not write, and
-// what would take more than about `max_memory` bytes: 32 MiB of empty sets become 4 GiB.
+// values. ValueError for malformed bytes: whatever encode_value does not write, marked values
+// without a hook, and values of more than about `max_memory` bytes (32 MiB of empty sets would
+// become 4 GiB).
 PyObject* decode_value(std::string_view bytes, PyObject* hook = nullptr,
                        uint64_t max_memory = UINT64_MAX);
 

@@ -1,4 +1,4 @@
-// See wire.h: from bytes, which untrusted code has written, to values.
+// See wire.h: decodes bytes that untrusted code has written.
 #include <cstring>
 #include <unordered_map>
 
@@ -8,13 +8,13 @@
 namespace stepcoder {
 namespace {
 
-// Keys of one set or dict whose hashes are equal are compared one by one. A program can choose such
-// keys by the thousand, and would hold up the judge for hours.
+// Counts the work of comparing keys of equal hash in one set or dict. A program can choose
+// thousands of such keys, which would hold up the judge for hours.
 class Collisions {
  public:
   explicit Collisions(uint64_t& work) : work_(work) {}
 
-  // False where comparing has become too much work. `bytes` is the key's encoded size.
+  // False once comparing is too much work. `bytes` is the key's encoded size.
   bool bearable(Py_hash_t hash, uint64_t bytes) {
     work_ += seen_[hash]++ * bytes;
     return work_ <= kMaxWork;

@@ -1,4 +1,4 @@
-// See wire.h: from values to bytes.
+// See wire.h: encodes values.
 #include "wire/wire.h"
 #include "wire/wire_tags.h"
 

@@ -27,13 +27,13 @@ namespace {
 
 constexpr uintptr_t kHuge = uintptr_t{2} << 20;
 constexpr uintptr_t kSmall = uintptr_t{4} << 10;
-constexpr size_t kManyVariables = size_t{256} << 10;
+constexpr size_t kManyBytes = size_t{256} << 10;
 constexpr size_t kLargest = size_t{256} << 20;
 
 constexpr uintptr_t rounded_down(uintptr_t address) { return address & ~(kHuge - 1); }
 constexpr uintptr_t rounded_up(uintptr_t address) { return rounded_down(address + kHuge - 1); }
 
-using touch::Range;
+using Range = AddressRange;
 
 // The whole huge pages within a range.
 Range whole_pages(Range range) {
@@ -53,7 +53,7 @@ Range reserve(size_t size) {
 }
 
 uintptr_t g_heap_begin;
-std::vector<Range> g_variables;  // the interpreter's, where there are many
+std::vector<Range> g_data_ranges;
 
 struct Mapping {
   Range range;
@@ -85,7 +85,7 @@ std::vector<Mapping> mappings() {
   return found;
 }
 
-// Whether so much of a huge page is in use that a whole one is no waste.
+// True if enough of a huge page is in use to be worth a whole one.
 bool well_used(uintptr_t page) {
   constexpr size_t kEnough = 128;  // of 512
   std::array<unsigned char, kHuge / kSmall> present{};
@@ -95,7 +95,7 @@ bool well_used(uintptr_t page) {
          })) >= kEnough;
 }
 
-// A copy of the code on huge pages in the place of the file's own, which may be what runs this.
+// Replaces code mapped from a file by a copy on huge pages. The code may be what runs this.
 void copy_over(Range code) {
   const Range copy = reserve(code.size());
   if (copy.begin == 0) return;
@@ -111,7 +111,7 @@ void copy_over(Range code) {
 }  // namespace
 
 #if defined(__SANITIZE_ADDRESS__)
-// Its shadow of the address space knows nothing of memory that moves.
+// AddressSanitizer's shadow memory cannot follow memory that moves.
 void move_code() {}
 void collapse_data() {}
 #else
@@ -125,18 +125,18 @@ void move_code() {
     const Mapping& mapping = all[i];
     if (mapping.path == "[heap]") g_heap_begin = mapping.range.begin;
     // A sanitizer's shadow takes terabytes of addresses.
-    if (mapping.path.empty() && mapping.permissions == "rw-p" &&
-        mapping.present >= kManyVariables && mapping.range.size() <= kLargest)
-      g_variables.push_back(mapping.range);
+    if (mapping.path.empty() && mapping.permissions == "rw-p" && mapping.present >= kManyBytes &&
+        mapping.range.size() <= kLargest)
+      g_data_ranges.push_back(mapping.range);
     if (!mapping.path.starts_with('/') || mapping.permissions[3] != 'p') continue;
-    if (mapping.permissions == "rw-p" && mapping.present >= kManyVariables)
-      g_variables.push_back(mapping.range);
-    // What a library's loading wrote and then closed joins its other variables.
+    if (mapping.permissions == "rw-p" && mapping.present >= kManyBytes)
+      g_data_ranges.push_back(mapping.range);
+    // Data that the loader wrote and then made read-only (RELRO) joins the library's other data.
     if (mapping.written && mapping.permissions == "r--p" && goes_on(i) &&
         all[i + 1].permissions == "rw-p")
       checked(mprotect(mapping.range.data(), mapping.range.size(), PROT_READ | PROT_WRITE),
-              "join variables");
-    // Its constants, code and constants again: one mapping instead of three.
+              "join data");
+    // Constants, code and constants again become one mapping instead of three.
     const auto is_code = [&](size_t k) {
       return all[k].permissions.starts_with("r-") && !all[k].written;
     };
@@ -153,7 +153,7 @@ void move_code() {
     if (!executable) continue;
     checked(mprotect(range.data(), range.size(), PROT_READ | PROT_EXEC), "join code");
     const Range whole = whole_pages(range);
-    // Of numpy's mathematics hardly anything is used.
+    // Not for a library that is hardly used, such as numpy's mathematics.
     if (whole.begin != 0 && 2 * present >= range.size()) copy_over(whole);
   }
 }
@@ -164,13 +164,13 @@ void collapse_data() {
     PyObject_SetArenaAllocator(reinterpret_cast<PyObjectArenaAllocator*>(&arenas->usual));
     const Range used{arenas->begin, rounded_up(arenas->next)};
     if (used.end < arenas->end) munmap(reinterpret_cast<void*>(used.end), arenas->end - used.end);
-    g_variables.push_back(used);
+    g_data_ranges.push_back(used);
   }
-  // The C heap ends with a whole page too; malloc copes with others that move its end.
+  // The C heap ends on a whole huge page too; malloc copes with a moved end.
   const auto heap_end = reinterpret_cast<uintptr_t>(sbrk(0));
   sbrk(static_cast<intptr_t>(rounded_up(heap_end) - heap_end));
-  g_variables.push_back({g_heap_begin, rounded_up(heap_end)});
-  for (const Range& range : g_variables) {
+  g_data_ranges.push_back({g_heap_begin, rounded_up(heap_end)});
+  for (const Range& range : g_data_ranges) {
     const Range whole = whole_pages(range);
     for (uintptr_t page = whole.begin; page < whole.end; page += kHuge)
       if (well_used(page)) madvise(reinterpret_cast<void*>(page), kHuge, MADV_COLLAPSE);
@@ -178,6 +178,6 @@ void collapse_data() {
 }
 #endif
 
-const std::vector<Range>& variables() { return g_variables; }
+const std::vector<Range>& data_ranges() { return g_data_ranges; }
 
 }  // namespace stepcoder::huge_pages

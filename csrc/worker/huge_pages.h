@@ -1,7 +1,8 @@
-// Puts what every child shares with its worker on huge pages. A fork copies, and an exit frees, one
-// page table entry for 2 MiB instead of 512, and the interpreter's code is never faulted in.
+// Puts the memory that children share with their worker on huge pages. A fork then copies, and an
+// exit frees, one page table entry for 2 MiB instead of 512, and the interpreter's code is never
+// faulted in.
 //
-// Best effort: where the kernel gives no huge pages everything stays as it was.
+// Best effort: without huge pages from the kernel everything stays as it was.
 #pragma once
 
 #include <vector>
@@ -10,14 +11,15 @@
 
 namespace stepcoder::huge_pages {
 
-// Once all is loaded, while /proc is in sight: the code of the interpreter and its libraries.
+// Moves the code of the interpreter and its libraries. Call it once all modules are loaded and
+// while /proc is still visible.
 void move_code();
 
-// Last: the interpreter's objects (which worker/preload/arena_preload.cpp has brought together) and
-// the C heap.
+// Collapses the interpreter's objects (worker/preload/arena_preload.cpp placed them together) and
+// the C heap. Call it last.
 void collapse_data();
 
-// Where the interpreter's objects and variables lie, and the C heap.
-const std::vector<touch::Range>& variables();
+// Where the interpreter's objects and data segments lie, and the C heap.
+const std::vector<AddressRange>& data_ranges();
 
 }  // namespace stepcoder::huge_pages

@@ -30,17 +30,17 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kInnerId = 1000;
-constexpr const char* kStage =
-    "/tmp";  // exists everywhere; only this mount namespace sees it covered
+// Where the new root is put together. It exists everywhere and is covered in this namespace alone.
+constexpr const char* kStage = "/tmp";
 
 bool write_file(const char* path, const std::string& text) {
   UniqueFd file(open(path, O_WRONLY | O_CLOEXEC));
   return file && write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
 }
 
-// A user namespace in which one id stands for the caller's own.
+// Enters a user namespace whose only user is the caller, under another id.
 bool enter_user_namespace(int more_namespaces) {
-  // The maps of a process that has changed its user belong to root, until it says otherwise.
+  // The id maps of a process that has changed its user belong to root unless it is dumpable.
   prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
   const std::string uid = std::to_string(geteuid());
   const std::string gid = std::to_string(getegid());
@@ -93,15 +93,15 @@ void hide(const std::string& target) {
     checked(mount("/dev/null", target.c_str(), nullptr, MS_BIND, nullptr), "hide a file");
 }
 
-// A root that holds the interpreter, read-only, and an empty scratch folder; nothing else.
+// Enters a root that holds the interpreter, read-only, an empty scratch folder and nothing else.
 void change_root(const IsolationConfig& config) {
   const std::string root = kStage;
-  // Nothing that is mounted from here on may reach the machine's own mount table.
+  // Mounts from here on do not propagate to the machine's own mount table.
   checked(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "make mounts private");
   checked(
       mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=4k,mode=755"),
       "mount the new root");
-  // Parents before what lies in them: numpy is shown in a folder of packages that is hidden.
+  // Parents come first: numpy is shown within a folder of packages that is hidden.
   std::vector<std::pair<std::string, bool>> paths;
   for (const std::string& path : config.readable) paths.emplace_back(path, true);
   for (const std::string& path : config.hidden) paths.emplace_back(path, false);
@@ -133,7 +133,7 @@ void change_root(const IsolationConfig& config) {
   checked(chdir(config.scratch.c_str()), "enter the scratch folder");
 }
 
-// Gives up root for good. False if this root may not (a container without the capability).
+// Becomes an unprivileged user for good. False if refused (a container without the capability).
 bool become(uint32_t uid) {
   for (int capability = 0; capability < 64; ++capability)
     if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0) break;
@@ -141,7 +141,7 @@ bool become(uint32_t uid) {
   return setresgid(uid, uid, uid) == 0 && setresuid(uid, uid, uid) == 0;
 }
 
-// True if any user can read the path: another uid would otherwise lose the standard library.
+// True if any user can read the path. Otherwise another uid would lose the standard library.
 bool readable_by_all(const std::string& path) {
   std::error_code error;
   const auto others_may = [&](const fs::path& part, fs::perms what) {
@@ -157,8 +157,8 @@ bool readable_by_all(const std::string& path) {
   return true;
 }
 
-// Takes steps that may fail halfway: only where they all succeed in a process that tries them
-// first. Containers and AppArmor allow namespaces and then refuse the mounts in them.
+// Takes steps that may fail halfway, once a process that tries them first has succeeded in all of
+// them. Containers and AppArmor allow namespaces and then refuse the mounts in them.
 template <typename Steps>
 bool all_or_nothing(Steps steps) {
   const pid_t child = fork();
@@ -177,7 +177,7 @@ bool all_or_nothing(Steps steps) {
   return status == 0 && steps();
 }
 
-// A pid namespace needs a capability that only some machines give: try one.
+// A pid namespace needs a capability that only some machines give, so this tries one.
 bool can_make_pid_namespace() {
   long child = syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0);
   if (child < 0) return false;
@@ -194,60 +194,78 @@ void set_limit(__rlimit_resource_t resource, rlim_t value) {
   checked(setrlimit(resource, &limit), "setrlimit");
 }
 
-}  // namespace
+constexpr int kOtherNamespaces = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
 
-Isolation isolate(const IsolationConfig& config) {
-  constexpr int kOtherSpaces = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
-  Isolation result;
-  bool mounts = false;
-  bool network = false;
-  bool users = false;
-  if (geteuid() == 0) {
-    // As root: the namespaces first, then an unprivileged user, who then gets a user namespace of
-    // its own, which is what pid namespaces for the runs need. Mounts stay out of its reach.
-    mounts = all_or_nothing([&] {
-      if (unshare(CLONE_NEWNS | kOtherSpaces) != 0) return false;
-      change_root(config);
-      return true;
-    });
-    network = mounts || unshare(kOtherSpaces) == 0;
-    bool can_read = mounts;
-    if (!mounts)
-      can_read = std::all_of(config.readable.begin(), config.readable.end(), readable_by_all);
-    if (!can_read || !become(config.own_uid)) result.missing_layers |= kOwnUid;
-    users = mounts && unshare(CLONE_NEWUSER) == 0;
-  }
-  // As an ordinary user, or as a root who may not mount: with what a user namespace gives.
-  if (!mounts) {
-    mounts = all_or_nothing([&] {
-      if (!enter_user_namespace(CLONE_NEWNS | kOtherSpaces)) return false;
-      change_root(config);
-      return true;
-    });
-    users = mounts || all_or_nothing([] { return enter_user_namespace(0); });
-    network = network || mounts || unshare(kOtherSpaces) == 0;
-  }
-  if (!users) result.missing_layers |= kUserNamespace;
-  if (!mounts) result.missing_layers |= kMountNamespace;
-  if (!network) result.missing_layers |= kNetworkNamespace;
-  // Where the machine's files are in sight, at least none of them can be opened. In a root of its
-  // own what is hidden is not there, or covered. Landlock also keeps the memory of other processes
-  // of this user out of reach.
-  const bool files = mounts ? allow_files(config.readable, {}, config.scratch)
-                            : allow_files(config.readable, config.hidden, "");
-  if (!mounts && !files) result.missing_layers |= kReadableFiles;
-  if (!can_make_pid_namespace()) result.missing_layers |= kPidNamespace;
+struct Got {
+  bool user_namespace = false;
+  bool mount_namespace = false;
+  bool network_namespace = false;
+  bool own_uid = true;
+};
 
-  // Nobody with the same user id may read or trace this process or its children.
-  checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable");
-  // Limits that are the same for every run; the hard limit too, so that none can be raised.
+// For a judge that runs as root. The worker then is an unprivileged user who cannot change the
+// mounts; runs get their pid namespaces from a user namespace that this user makes at the end.
+void isolate_root(const IsolationConfig& config, Got& got) {
+  got.mount_namespace = all_or_nothing([&] {
+    if (unshare(CLONE_NEWNS | kOtherNamespaces) != 0) return false;
+    change_root(config);
+    return true;
+  });
+  got.network_namespace = got.mount_namespace || unshare(kOtherNamespaces) == 0;
+  const bool can_read = got.mount_namespace || std::all_of(config.readable.begin(),
+                                                           config.readable.end(), readable_by_all);
+  got.own_uid = can_read && become(config.own_uid);
+  got.user_namespace = got.mount_namespace && unshare(CLONE_NEWUSER) == 0;
+}
+
+// For an ordinary user, or a root who may not mount: a user namespace gives the right to the
+// others.
+void isolate_user(const IsolationConfig& config, Got& got) {
+  got.mount_namespace = all_or_nothing([&] {
+    if (!enter_user_namespace(CLONE_NEWNS | kOtherNamespaces)) return false;
+    change_root(config);
+    return true;
+  });
+  got.user_namespace =
+      got.mount_namespace || all_or_nothing([] { return enter_user_namespace(0); });
+  got.network_namespace =
+      got.network_namespace || got.mount_namespace || unshare(kOtherNamespaces) == 0;
+}
+
+// Limits that are the same for every run. The hard limits too, so that no program can raise them.
+void set_fixed_limits(bool user_namespace) {
   set_limit(RLIMIT_CORE, 0);
   set_limit(RLIMIT_MEMLOCK, 0);
   set_limit(RLIMIT_MSGQUEUE, 0);
   set_limit(RLIMIT_NOFILE, 64);
   set_limit(RLIMIT_STACK, rlim_t{64} << 20);
-  // Counted in the user namespace, so for this worker alone; without one, for all of the user's.
-  if (users) set_limit(RLIMIT_NPROC, kMaxTasks);
+  // Counted for this worker alone in its user namespace; elsewhere for all of the user's processes.
+  if (user_namespace) set_limit(RLIMIT_NPROC, kMaxTasks);
+}
+
+}  // namespace
+
+Isolation isolate(const IsolationConfig& config) {
+  Got got;
+  if (geteuid() == 0) isolate_root(config, got);
+  if (!got.mount_namespace) isolate_user(config, got);
+  // Without a root of its own the worker sees the machine's files; Landlock then keeps programs
+  // from opening them, and in either case from the memory of this user's other processes.
+  const bool landlock = got.mount_namespace ? allow_files(config.readable, {}, config.scratch)
+                                            : allow_files(config.readable, config.hidden, "");
+  const bool pid_namespace = can_make_pid_namespace();
+  // Nobody with the same user id may read or trace this process or its children.
+  checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable");
+  set_fixed_limits(got.user_namespace);
+
+  Isolation result;
+  for (const auto& [layer, is_there] : {std::pair{kUserNamespace, got.user_namespace},
+                                        {kMountNamespace, got.mount_namespace},
+                                        {kNetworkNamespace, got.network_namespace},
+                                        {kPidNamespace, pid_namespace},
+                                        {kOwnUid, got.own_uid},
+                                        {kReadableFiles, got.mount_namespace || landlock}})
+    if (!is_there) result.missing_layers |= layer;
   return result;
 }
 

@@ -1,4 +1,4 @@
-// Puts the worker process, once, behind every wall that the machine permits.
+// Isolates the worker process, once, by every layer that the machine permits.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,9 @@
 namespace stepcoder {
 
 struct IsolationConfig {
-  std::vector<std::string> readable;  // folders and files that programs may read, as they are named
-  std::vector<std::string> hidden;    // files and folders within those that they may not
-  std::string scratch;                // where a run may write; its working folder
+  std::vector<std::string> readable;  // folders and files that programs may read
+  std::vector<std::string> hidden;    // files and folders within those that they may not read
+  std::string scratch;                // the working folder of a run, the only one it may write to
   uint64_t scratch_bytes = 0;
   uint32_t own_uid = 0;  // the user to become where the judge runs as root
 };
@@ -20,11 +20,11 @@ struct Isolation {
   bool has(uint32_t layer) const { return (missing_layers & layer) == 0; }
 };
 
-// Throws std::system_error only where a wall stands half: a wall that cannot be had is reported.
+// Reports a layer that the machine refuses; throws std::system_error if a layer is left half done.
 Isolation isolate(const IsolationConfig& config);
 
-// In a child of the worker: gives up the capabilities that its user namespace gave it, or that it
-// has where it could not stop being root.
+// For a child of the worker: gives up the capabilities that its user namespace gave it, or that it
+// still has because it could not stop being root.
 void drop_capabilities();
 
 }  // namespace stepcoder

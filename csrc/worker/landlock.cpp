@@ -38,8 +38,8 @@ void add_rule(const UniqueFd& ruleset, const UniqueFd& file, uint64_t access) {
   checked(syscall(kAddRule, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0), "allow a path");
 }
 
-// A rule holds for all that lies below it, so a folder with something hidden in it is allowed entry
-// by entry, and itself only to be listed.
+// A rule covers everything below its path. A folder with something hidden in it is therefore
+// allowed entry by entry, and may itself only be listed.
 void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::path>& hidden) {
   if (std::find(hidden.begin(), hidden.end(), path) != hidden.end()) return;
   const UniqueFd file(open(path.c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));

@@ -1,5 +1,5 @@
-// Landlock: which files a process may open. A second wall where a mount namespace hides the others,
-// the only one where it cannot.
+// Landlock: which files a process may open. A second layer behind a mount namespace, and the only
+// one where the machine refuses mounts.
 #pragma once
 
 #include <string>
@@ -7,10 +7,9 @@
 
 namespace stepcoder {
 
-// From here on this process and its children can read `readable` without `hidden`, and nothing else
-// by path, write nothing but below `scratch` ("": nothing at all), and look into no process
-// outside. False where the kernel has no Landlock; with a scratch folder, none from before
-// Linux 5.19.
+// From here on this process and its children can read `readable` without `hidden` and write below
+// `scratch` ("": nowhere). They open nothing else by path and cannot look into other processes.
+// False if the kernel has no Landlock; with a scratch folder, if it is older than Linux 5.19.
 bool allow_files(const std::vector<std::string>& readable, const std::vector<std::string>& hidden,
                  const std::string& scratch);
 

@@ -1,5 +1,5 @@
-// See seccomp.h. Offsets and flags follow the kernel's seccomp_data; every run begins with the
-// check of the architecture, without which a 32-bit call could stand for another number.
+// See seccomp.h. Offsets and flags follow the kernel's seccomp_data. The filter first checks the
+// architecture, since a 32-bit call has other numbers.
 #include "worker/seccomp.h"
 
 #include <fcntl.h>
@@ -90,7 +90,7 @@ constexpr uint32_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGH
 Code threads_only(bool own_pid_namespace) {
   Code code{load_argument(0)};
   if (own_pid_namespace) {
-    // What the worker itself starts runs with. In a run it fails: it needs a capability.
+    // The worker starts runs with this call. In a run it fails for want of a capability.
     code.push_back(jump(BPF_JMP | BPF_JEQ | BPF_K, CLONE_NEWPID | SIGCHLD, 0, 1));
     code.push_back(answer(kAllow));
   }
@@ -124,7 +124,7 @@ Code no_address() {
           answer(kAllow)};
 }
 
-// A child of the worker asks to die with it; it may not take that back.
+// A child of the worker has asked to be killed when the worker ends; it may not take that back.
 Code plain_prctl() {
   Code code{load_argument(0),      jump(BPF_JMP | BPF_JEQ | BPF_K, PR_SET_PDEATHSIG, 0, 4),
             load_argument(1),      jump(BPF_JMP | BPF_JEQ | BPF_K, SIGKILL, 1, 0),

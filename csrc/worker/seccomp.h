@@ -7,9 +7,9 @@
 
 namespace stepcoder {
 
-// Builds the filter. `own_pid_namespace`: signals can only reach the run's own processes, so kill
-// is allowed. `read_only_files`: no mount namespace hides the machine's files, so every open for
-// writing and every change of a path fails.
+// Builds the filter. With `own_pid_namespace` signals reach only the run's own processes, so kill
+// is allowed. With `read_only_files`, where no mount namespace hides the machine's files, every
+// open for writing and every change of a path fails.
 std::vector<sock_filter> build_filter(bool own_pid_namespace, bool read_only_files);
 
 // Installs it for this thread and its children, for good. Throws std::system_error.

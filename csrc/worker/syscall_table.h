@@ -35,7 +35,7 @@ struct SyscallRule {
 
 std::span<const SyscallRule> syscall_rules();
 
-// "socket" for 41 on x86-64; "system call 9999" where the table does not know it.
+// "socket" for 41 on x86-64; "unknown system call" for a number that is not in the table.
 std::string_view syscall_name(int number);
 
 }  // namespace stepcoder

@@ -1,5 +1,5 @@
-// See worker.h. The worker keeps the time of its child: it stands outside the child, and the judge
-// stands behind it with a later deadline for both.
+// See worker.h. The worker enforces its child's time limits from outside. The judge keeps a later
+// deadline for the two of them.
 #include "worker/worker.h"
 
 #include <fcntl.h>
@@ -37,16 +37,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// `statm` is /proc/self/statm, opened while /proc was in sight.
+// `statm` is /proc/self/statm, opened while /proc was visible.
 uint64_t address_space_bytes(const UniqueFd& statm) {
   std::array<char, 64> text{};
   checked(pread(statm.get(), text.data(), text.size() - 1, 0), "read the size of this process");
   return std::strtoull(text.data(), nullptr, 10) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-// Takes all free memory between this process's objects, for good. A child's own objects then lie
-// together on fresh pages; in the gaps each would cost it the copy of a page.
-void fill_gaps() {
+// Exhausts the allocators' free lists, so that a child's allocations land together on fresh pages.
+// Each allocation in a gap between the worker's objects would cost the child the copy of a page.
+void drain_free_lists() {
   malloc_trim(0);
   const auto end = reinterpret_cast<uintptr_t>(sbrk(0));
   constexpr size_t kLargest = size_t{1} << 18;
@@ -54,7 +54,7 @@ void fill_gaps() {
     while (void* block = std::malloc(size)) {
       const auto address = reinterpret_cast<uintptr_t>(block);
       if (address + 8192 < end) continue;
-      // A small one would not go back to the end, but come first and lie apart.
+      // A small block is kept: freed, it would go to a free list and not back to the heap's end.
       if (size > 1024) std::free(block);
       break;
     }
@@ -71,11 +71,12 @@ void fill_gaps() {
   }
 }
 
-// How long the child's current phase has run. The child says when it began, and is believed only
-// between the last look and now, so it gains nothing by lying; phases only go forward.
+// How long the child's current phase has run. The child reports when a phase began. That time is
+// clamped to the interval between the last update and now, and phases only go forward, so the child
+// gains nothing by lying.
 class PhaseClock {
  public:
-  // Both clocks of a child that has waited for its order begin now.
+  // Both clocks of a child that has waited for its run begin now.
   PhaseClock(const BoardHeader& header, clockid_t cpu_clock)
       : header_(header),
         cpu_clock_(cpu_clock),
@@ -85,7 +86,7 @@ class PhaseClock {
         last_cpu_(cpu_start_),
         cpu_(cpu_start_) {}
 
-  void look() {
+  void update() {
     const int64_t wall = now_ns();
     cpu_ = now_ns(cpu_clock_);
     const uint32_t claimed = __atomic_load_n(&header_.phase, __ATOMIC_ACQUIRE);
@@ -120,7 +121,7 @@ class Worker {
     void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
     if (board == MAP_FAILED) throw system_error("map the board");
     shared_.board = board;
-    // Fewer than the kernel's own limits, and before the walls rise: /proc is outside.
+    // Before isolate(): /proc is still visible.
     checked(syscall(SYS_close_range, kFirstFreeFd, ~0U, 0), "close inherited descriptors");
     const UniqueFd statm(checked(open("/proc/self/statm", O_RDONLY | O_CLOEXEC), "open statm"));
     isolation_ = isolate(config);
@@ -140,11 +141,11 @@ class Worker {
     else
       shared_.filter = filter;
     child::rehearse(shared_, rehearse);
-    fill_gaps();
+    drain_free_lists();
     huge_pages::collapse_data();
-    // Only now: memory reserved for the interpreter's objects has been given back.
+    // Only now, when memory reserved for the interpreter's objects has been given back.
     shared_.address_space_bytes = address_space_bytes(statm);
-    learn_written_pages(rehearse_small);
+    learn_dirty_pages(rehearse_small);
   }
 
   void serve() {
@@ -152,9 +153,9 @@ class Worker {
     const Hello hello{isolation_.missing_layers};
     checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
     make_child_ready();
-    while (auto received = receive_order(kControlFd)) {
-      if (received->order.command != Command::kRun) continue;  // a kill that came too late
-      if (!run_one(received->order, received->channel)) break;
+    while (auto received = receive_control(kControlFd)) {
+      if (received->message.command != Command::kRun) continue;  // a kill that came too late
+      if (!run_one(received->message, received->channel)) break;
     }
     kill(ready_child_, SIGKILL);
     waitpid(ready_child_, nullptr, 0);
@@ -170,21 +171,22 @@ class Worker {
                    "fork a child");
   }
 
-  void learn_written_pages(PyObject* rehearse_small) {
-    auto* written = reinterpret_cast<touch::Written*>(static_cast<std::byte*>(shared_.board) +
-                                                      kBoardBytes - sizeof(touch::Written));
+  // Notes which pages a smallest run writes to. The end of the board serves as shared memory.
+  void learn_dirty_pages(PyObject* rehearse_small) {
+    auto* dirty = reinterpret_cast<DirtyPages*>(static_cast<std::byte*>(shared_.board) +
+                                                kBoardBytes - sizeof(DirtyPages));
     const long pid = fork_child();
     if (pid == 0)
-      touch::watch(
-          huge_pages::variables(), written,
+      record_dirty_pages(
+          huge_pages::data_ranges(), dirty,
           [](void* function) { PyObject_CallNoArgs(static_cast<PyObject*>(function)); },
           rehearse_small);
     waitpid(static_cast<pid_t>(pid), nullptr, 0);
-    shared_.written_pages.assign(written->pages, written->pages + written->count);
+    shared_.dirty_pages.assign(dirty->pages, dirty->pages + dirty->count);
   }
 
-  // Forks the child that the next order goes to, so that no order waits for a fork.
-  // It must not hold the channel of the one before open.
+  // Forks the child of the next run ahead of time, so that no run waits for a fork. `channel` is
+  // that of the current run, which the new child must not hold open.
   void make_child_ready(UniqueFd* channel = nullptr) {
     std::array<int, 2> pair{};
     checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
@@ -199,23 +201,23 @@ class Worker {
     ready_child_ = static_cast<pid_t>(pid);
   }
 
-  // The channel stays open here until the child has ended: its other end learns of that not before
-  // it can be told why.
-  bool run_one(const Order& order, UniqueFd& channel) {
+  // The channel stays open here until the child has ended, so that the process at its other end
+  // does not see it close before the judge has a report of why.
+  bool run_one(const ControlMessage& message, UniqueFd& channel) {
     for (int fd : {0, 1, 2}) checked(lseek(fd, 0, SEEK_SET), "rewind");
-    // Whatever may have ended it while it waited.
+    // Something may have ended the child while it waited.
     if (waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
     const pid_t pid = ready_child_;
     clockid_t cpu_clock{};
     checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
     const int64_t start = now_ns();
     PhaseClock clock(header(), cpu_clock);
-    if (!send_order(to_child_.get(), order, channel.get()))
-      throw system_error("order a child to run");
+    if (!send_control(to_child_.get(), message, channel.get()))
+      throw system_error("tell a child to run");
     make_child_ready(&channel);
     Report report;
     const int64_t cpu_before = clock.cpu_start();
-    if (!supervise(pid, order, clock, report)) return false;
+    if (!supervise(pid, message, clock, report)) return false;
     report.cpu_ns = std::max<int64_t>(0, report.cpu_ns - cpu_before);
     report.wall_ns = now_ns() - start;
     report.phase = header().phase;
@@ -224,10 +226,10 @@ class Worker {
   }
 
   // Waits for the child and ends it where it exceeds a limit. False if the judge is gone.
-  bool supervise(pid_t pid, const Order& order, PhaseClock& clock, Report& report) {
+  bool supervise(pid_t pid, const ControlMessage& message, PhaseClock& clock, Report& report) {
     pollfd waits[2]{{signals_.get(), POLLIN, 0}, {kControlFd, POLLIN, 0}};
     bool judge_is_here = true;
-    int64_t left = std::min(order.wall_ns, order.cpu_ns);
+    int64_t left = std::min(message.wall_ns, message.cpu_ns);
     while (true) {
       const bool killed = report.killed_for != KilledFor::kNothing || !judge_is_here;
       timespec timeout{left / 1'000'000'000, left % 1'000'000'000};
@@ -243,22 +245,22 @@ class Worker {
         }
       }
       if (judge_is_here && waits[1].revents != 0) {
-        auto received = receive_order(kControlFd);
+        auto received = receive_control(kControlFd);
         judge_is_here = received.has_value();
-        report.killed_for = KilledFor::kOrder;
+        report.killed_for = KilledFor::kCancelled;
         kill(pid, SIGKILL);
         continue;
       }
       if (killed) continue;
-      clock.look();
-      if (clock.cpu_spent() >= order.cpu_ns)
+      clock.update();
+      if (clock.cpu_spent() >= message.cpu_ns)
         report.killed_for = KilledFor::kCpu;
-      else if (clock.wall_spent() >= order.wall_ns)
+      else if (clock.wall_spent() >= message.wall_ns)
         report.killed_for = KilledFor::kWall;
       if (report.killed_for != KilledFor::kNothing) kill(pid, SIGKILL);
-      // CPU time cannot pass faster than wall time, but for the threads of extension code.
-      left = std::max<int64_t>(1'000'000, std::min(order.wall_ns - clock.wall_spent(),
-                                                   order.cpu_ns - clock.cpu_spent()));
+      // CPU time passes no faster than wall time, threads of extension code apart.
+      left = std::max<int64_t>(1'000'000, std::min(message.wall_ns - clock.wall_spent(),
+                                                   message.cpu_ns - clock.cpu_spent()));
     }
   }
 
@@ -266,17 +268,17 @@ class Worker {
     return int64_t{time.tv_sec} * 1'000'000'000 + int64_t{time.tv_usec} * 1'000;
   }
 
-  // The next run finds its folder empty. A tmpfs folder's size tells whether it is.
+  // Empties the scratch folder for the next run. A tmpfs folder's size tells whether it is empty.
   void clean_scratch() {
     if (empty_scratch_size_ < 0) return;
     struct stat info{};
     checked(stat(config_.scratch.c_str(), &info), "look at the scratch folder");
-    // Where the program owns the folder it may have closed it.
+    // The program may own the folder and have changed its mode.
     if ((info.st_mode & 07777) != 0777)
       checked(chmod(config_.scratch.c_str(), 0777), "open the scratch folder");
     else if (info.st_size == empty_scratch_size_)
       return;
-    // Folders within folders are first moved up: however deep they lie, no path gets long.
+    // Nested folders are first moved up, so that no path gets too long however deep they lie.
     for (int moved = 0; !fs::is_empty(config_.scratch);) {
       const fs::path entry = fs::directory_iterator(config_.scratch)->path();
       if (fs::symlink_status(entry).type() != fs::file_type::directory) {

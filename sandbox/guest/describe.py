@@ -1,4 +1,4 @@
-"""An exception as plain data: its type, its message and the line of the program it came from."""
+"""Describes an exception as plain data: its type, its message and the line of the program."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What a child does: compile the program, run it, call its entry point, record what comes back.
+"""Runs one program in a child: compiles it, loads it, calls its entry point, records the values.
 
-Runs inside the sandbox, in the same process as the program, so nothing here is trusted: it gives
-the judge values, never verdicts. Takes a request (see `requests`), writes to the board.
+Takes a request (see `jobs` on the judge's side) and writes to the board, the shared memory of
+results. Runs in the same process as the program and is not trusted: it reports values, and the
+judge makes the verdicts.
 """
 
 from __future__ import annotations
@@ -15,23 +16,15 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _peer, _tester, _unittester
-    from stepcoder.sandbox._describe import FILENAME, describe
-else:
-    import _launcher  # loaded by _worker from its file
-    import _peer
-    import _tester
-    import _unittester
-    from _describe import FILENAME, describe
+from .. import _launcher
+from . import rpc, tester, unittests
+from .describe import FILENAME, describe
 
 PREAMBLE_FILENAME = "<preamble>"
-PHASE_COMPILE = 1
-PHASE_LOAD = 2
-PHASE_FIRST_TEST = 3
 
+# A program may replace the builtins.
 _compile, _exec, _eval = compile, exec, eval
 _numpy_types: tuple[Any, ...] = ()
 
@@ -67,15 +60,15 @@ if __name__ == "__main__":
     1 / 0
 '''
 
-# The interpreter adapts code to its use once it has run eight times: too late for a child.
+# The interpreter specialises code after eight runs of it, which no child gets to.
 REHEARSALS = 12
 
 
 def rehearse() -> Iterator[None]:
-    """Last step before the fork server starts: do in it what every child does.
+    """Make warm-up runs in the worker before it forks children; yield after each.
 
-    Children then find the interpreter's caches filled, its code adapted, a fixed seed, and no
-    garbage. The launcher forgets each run that this yields after.
+    Children then start with filled interpreter caches, specialised code, a fixed seed and no
+    garbage.
     """
     global _numpy_types
     if "numpy" in sys.modules:
@@ -94,7 +87,7 @@ def rehearse() -> Iterator[None]:
 
 
 def rehearse_small() -> None:
-    """Do what every child does with the smallest of programs."""
+    """Make a warm-up run of the smallest program."""
     source = "def f(n):\n    return n\n"
     run(("calls", source, "", "f", [[1]]), -1)
 
@@ -102,7 +95,7 @@ def rehearse_small() -> None:
 def run(request: tuple[Any, ...], channel: int) -> None:
     """Run one request in this child. Returns when the run is over; the child then ends."""
     if request[0] in ("tester", "unittester"):
-        _tester.run_tester(request, channel)
+        tester.run_tester(request, channel)
         return
     kind, source, preamble, entry_point, payload = request
     program = load(source, preamble, as_main=kind == "stdin" and entry_point is None)
@@ -116,14 +109,14 @@ def run(request: tuple[Any, ...], channel: int) -> None:
 def load(
     source: str, preamble: str, *, as_main: bool
 ) -> tuple[types.CodeType, types.ModuleType] | None:
-    """Compile the program and run its preamble. None if either fails, which is then recorded."""
-    _launcher.enter_phase(PHASE_COMPILE)
+    """Compile the program and run its preamble; if either fails, record the error, return None."""
+    _launcher.enter_phase(_launcher.PHASE_COMPILE)
     try:
         code = _compile(source, FILENAME, "exec", dont_inherit=True)
     except BaseException as error:
         _launcher.record_error(describe(error))
         return None
-    _launcher.enter_phase(PHASE_LOAD)
+    _launcher.enter_phase(_launcher.PHASE_LOAD)
     name = "__main__" if as_main else "program"
     module = types.ModuleType(name)
     sys.modules[name] = module
@@ -137,7 +130,7 @@ def load(
 
 
 def execute(code: types.CodeType, module: types.ModuleType) -> bool:
-    """Run the program's module body, traced. False if it raised, which is then recorded."""
+    """Run the program's module body, traced; if it raises, record the error and return False."""
     code = _launcher.trace(code)
     try:
         _exec(code, module.__dict__)
@@ -155,21 +148,21 @@ def run_calls(
     _channel: int,
     normalize: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Call the entry point with each test's arguments; a test without any calls nothing."""
+    """Call the entry point with each test's arguments; a test without arguments calls nothing."""
     normalize = normalize or plain
     if not execute(code, module):
         return
     entry = _compile(entry_point, "<entry point>", "eval")
     for i in range(_launcher.first_test(), len(inputs)):
         _launcher.retrace()
-        _launcher.enter_phase(PHASE_FIRST_TEST + i)
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + i)
         arguments = inputs[i]
         try:
             value = None if arguments is None else _eval(entry, module.__dict__)(*arguments)
             _launcher.record_value(value, normalize)
         except BaseException as error:
             _launcher.record_error(describe(error))
-    _launcher.enter_phase(PHASE_FIRST_TEST + len(inputs))
+    _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + len(inputs))
 
 
 def run_values(
@@ -179,7 +172,7 @@ def run_values(
     inputs: list[list[Any] | None],
     channel: int,
 ) -> None:
-    """Call the entry point for asserts, to which a generator is no list (`by_value`)."""
+    """Call the entry point for compiled asserts, to which a generator does not count as a list."""
     run_calls(code, module, entry_point, inputs, channel, without_numpy)
 
 
@@ -190,9 +183,9 @@ def run_stdin(
     _payload: None,
     _channel: int,
 ) -> None:
-    """Run the program, or its zero-argument entry point, on the stdin that the judge laid out."""
+    """Run the program, or its zero-argument entry point, on the stdin that the judge prepared."""
     if entry_point is None:
-        _launcher.enter_phase(PHASE_FIRST_TEST)
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST)
         code = _launcher.trace(code)
         body: Callable[[], Any] = lambda: _exec(code, module.__dict__)  # noqa: E731
     else:
@@ -200,7 +193,7 @@ def run_stdin(
             flush()
             return
         _launcher.retrace()
-        _launcher.enter_phase(PHASE_FIRST_TEST)
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST)
         entry = _compile(entry_point, "<entry point>", "eval")
         body = lambda: _eval(entry, module.__dict__)()  # noqa: E731
     try:
@@ -209,7 +202,7 @@ def run_stdin(
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise
-        # What the interpreter does at its end, as far as a program can see it.
+        # What the interpreter does at exit, as far as a program can notice it.
         if _thread._count():
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -219,11 +212,11 @@ def run_stdin(
         return
     flush()
     _launcher.record_value(None, plain)
-    _launcher.enter_phase(PHASE_FIRST_TEST + 1)
+    _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + 1)
 
 
 def flush() -> None:
-    """Write out what print() still holds."""
+    """Flush what print() has buffered."""
     for stream in {id(s): s for s in (sys.stdout, sys.__stdout__)}.values():
         try:
             if stream is not None:
@@ -239,7 +232,7 @@ def run_served(
     test_count: int,
     channel: int,
 ) -> None:
-    """Load the program, then do what the tester at the other end of the channel asks for."""
+    """Load the program, then serve the tester at the other end of the channel."""
     classes = {
         name: value
         for name, value in module.__dict__.items()
@@ -247,29 +240,29 @@ def run_served(
     }
     if not execute(code, module):
         return
-    for name in classes:  # a program may bring its own ListNode
+    for name in classes:  # the program may define its own ListNode
         if isinstance(module.__dict__.get(name), type):
             classes[name] = module.__dict__[name]
-    peer = _peer.Peer(channel, classes, open_to_all=True)
-    peer.describe = describe
+    connection = rpc.Connection(channel, classes, open_to_all=True)
+    connection.describe = describe
 
     def begin_test(index: int) -> None:
         _launcher.retrace()
-        _launcher.enter_phase(PHASE_FIRST_TEST + index)
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + index)
 
     def find_names(names: list[str]) -> dict[str, Any]:
         found = {name: module.__dict__[name] for name in names if name in module.__dict__}
         return {name: _shareable(value) for name, value in found.items()}
 
-    peer.commands = {"test": begin_test, "names": find_names, "seed": random.seed}
-    peer.serve()
-    _launcher.enter_phase(PHASE_FIRST_TEST + test_count)
+    connection.commands = {"test": begin_test, "names": find_names, "seed": random.seed}
+    connection.serve()
+    _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + test_count)
 
 
 def _shareable(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, BaseException):
         names = [f"{kind.__module__}.{kind.__qualname__}" for kind in value.__mro__[:-1]]
-        return (_peer.ERROR_CLASS, names)
+        return (rpc.ERROR_CLASS, names)
     return value
 
 
@@ -280,7 +273,10 @@ def run_asserts(
     payload: tuple[str, list[str]],
     _channel: int,
 ) -> None:
-    """Run the tests in the program's own process: only where the tester cannot (see judge)."""
+    """Run assert tests in the program's own process, where the program can forge their results.
+
+    For tests with `shared_process`, which need more than calls of the program.
+    """
     if not execute(code, module):
         return
     setup, asserts = payload
@@ -291,13 +287,13 @@ def run_asserts(
         return
     for i in range(_launcher.first_test(), len(asserts)):
         _launcher.retrace()
-        _launcher.enter_phase(PHASE_FIRST_TEST + i)
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + i)
         try:
             _exec(_compile(asserts[i], "<test>", "exec", dont_inherit=True), module.__dict__)
             _launcher.record_value(None, plain)
         except BaseException as error:
             _launcher.record_error(describe(error))
-    _launcher.enter_phase(PHASE_FIRST_TEST + len(asserts))
+    _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + len(asserts))
 
 
 def run_unittests(
@@ -307,14 +303,14 @@ def run_unittests(
     payload: tuple[str, list[str]],
     _channel: int,
 ) -> None:
-    """Run the tests in the program's own process: only where the tester cannot (see judge)."""
+    """Run unittest tests in the program's own process, as `run_asserts` does."""
     if not execute(code, module):
         return
     tests, names = payload
     try:
-        _unittester.prepare(module)
+        unittests.prepare(module)
         _exec(_compile(tests, "<test>", "exec", dont_inherit=True), module.__dict__)
-        runner = _unittester.Runner(module, names, lambda _: _launcher.retrace())
+        runner = unittests.Runner(module, names, lambda _: _launcher.retrace())
         runner.run(_launcher.first_test())
     except BaseException as error:
         _launcher.record_error(describe(error))
@@ -330,7 +326,7 @@ RUNS: dict[str, Callable[..., None]] = {
 }
 
 
-# What programs return where a list is meant; its items are taken within the test's limits.
+# Types that count as lists in a returned value; their items are taken within the test's limits.
 _LAZY_TYPES: tuple[type, ...] = (
     types.GeneratorType,
     map,

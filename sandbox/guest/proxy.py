@@ -1,6 +1,6 @@
-"""An object of the other process: what stands for it here, and what may be asked of it.
+"""Proxies of objects in the other process, and the operations that they forward.
 
-Comparisons never leave the tester: a Remote equals nothing but another Remote, so an object that
+Comparisons never leave the tester: a proxy equals nothing but another proxy, so an object that
 claims to equal everything earns nothing.
 """
 
@@ -10,43 +10,46 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepcoder.sandbox._peer import Peer
+    from .rpc import Connection
 
 
-class Remote:
-    """Stands for an object of the other side. `name` is what it is called there, for people."""
+class Proxy:
+    """Stands for an object of the other side. `name` is its name there, for people."""
 
-    __slots__ = ("_id", "_name", "_peer")
+    __slots__ = ("_connection", "_id", "_name")
 
-    def __init__(self, peer: Peer, handle: int, name: str) -> None:
-        """Stand for `handle` of the peer's other side."""
-        object.__setattr__(self, "_peer", peer)
+    def __init__(self, connection: Connection, handle: int, name: str) -> None:
+        """Stand for the object `handle` of the connection's other side."""
+        object.__setattr__(self, "_connection", connection)
         object.__setattr__(self, "_id", handle)
         object.__setattr__(self, "_name", name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the object over there, copy back what it did to its arguments."""
-        return self._peer.call(self._id, args, kwargs)
+        """Call the object over there and copy back the changes to its arguments."""
+        return self._connection.call(self._id, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute: plain data, or a Remote."""
+        """Return an attribute: plain data, or a proxy."""
         if name == "__name__":
             return self._name
-        # What libraries look for to treat an object as something else (numpy's __array_interface__
-        # is an address) is not the program's to answer.
+        # The program must not answer for the attributes by which libraries treat an object as
+        # something else: numpy's __array_interface__ is an address.
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._peer.ask("get", self._id, name)
+        return self._connection.ask("get", self._id, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute over there."""
-        self._peer.ask("set", self._id, name, value)
+        self._connection.ask("set", self._id, name, value)
 
     def __eq__(self, other: object) -> bool:
         """Equal to another object of the same side, if that side says so; to nothing else."""
-        if type(other) is not Remote:
+        if type(other) is not Proxy:
             return False
-        return other._id == self._id or self._peer.ask("do", self._id, "__eq__", (other,)) is True
+        return (
+            other._id == self._id
+            or self._connection.ask("do", self._id, "__eq__", (other,)) is True
+        )
 
     def __hash__(self) -> int:
         """Hash by identity."""
@@ -58,38 +61,38 @@ class Remote:
 
     def __repr__(self) -> str:
         """Return the repr of the object over there."""
-        return str(self._peer.ask("do", self._id, "__repr__", ()))
+        return str(self._connection.ask("do", self._id, "__repr__", ()))
 
     def __str__(self) -> str:
         """Return the str of the object over there."""
-        return str(self._peer.ask("do", self._id, "__str__", ()))
+        return str(self._connection.ask("do", self._id, "__str__", ()))
 
     def __exit__(self, *_error: object) -> None:
         """Leave the context over there, which does not decide about exceptions here."""
-        self._peer.ask("do", self._id, "__exit__", (None, None, None))
+        self._connection.ask("do", self._id, "__exit__", (None, None, None))
 
     def __iter__(self) -> Any:
         """Iterate over there, one item at a time."""
-        return self._peer.ask("do", self._id, "__iter__", ())
+        return self._connection.ask("do", self._id, "__iter__", ())
 
     def __next__(self) -> Any:
         """Return the next item."""
-        return self._peer.ask("do", self._id, "__next__", ())
+        return self._connection.ask("do", self._id, "__next__", ())
 
 
-def _forward(name: str) -> Callable[..., Any]:
+def _forwarding(name: str) -> Callable[..., Any]:
     compares = name in _COMPARING
 
-    def method(self: Remote, *args: Any) -> Any:
-        if compares and type(args[0]) is not Remote:
+    def method(self: Proxy, *args: Any) -> Any:
+        if compares and type(args[0]) is not Proxy:
             return NotImplemented
-        return self._peer.ask("do", self._id, name, args)
+        return self._connection.ask("do", self._id, name, args)
 
     return method
 
 
-# Operations whose result is data or an object. Order, `in` and truth are not among them: their bare
-# True would be the program's word for it.
+# Operations whose result is data or an object. Order, `in` and truth are not among them: the test
+# would have to believe the program's True.
 # fmt: off
 FORWARDED = frozenset(
     f"__{name}__"
@@ -99,8 +102,8 @@ FORWARDED = frozenset(
         "lshift", "rshift", "radd", "rsub", "rmul", "rtruediv", "round", "enter",
     )
 )
-# Of an object and plain data these are comparisons in disguise, abs(f(x) - 7) < 1: the program
-# would see the expected value and have the last word on it. Objects of its own it may combine.
+# Of an object and plain data these are comparisons in disguise, as in abs(f(x) - 7) < 1: the
+# program would see the expected value and choose the result. It may combine objects of its own.
 _COMPARING = frozenset(
     f"__{name}__"
     for name in (
@@ -108,6 +111,8 @@ _COMPARING = frozenset(
     )
 )
 # fmt: on
-ASKED = FORWARDED | {"__eq__", "__exit__", "__repr__", "__str__", "__iter__", "__next__"}
+OPERATIONS = FORWARDED | {"__eq__", "__exit__", "__repr__", "__str__", "__iter__", "__next__"}
 for _name in FORWARDED:
-    setattr(Remote, _name, _forward(_name))
+    setattr(Proxy, _name, _forwarding(_name))
+# Verdicts show it: "unsupported operand type(s) for -: 'Remote' and 'int'".
+Proxy.__name__ = Proxy.__qualname__ = "Remote"

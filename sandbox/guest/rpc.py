@@ -1,8 +1,8 @@
-"""Two processes that call each other with plain data: the program's and the tester's.
+"""Remote calls between two processes, the program's and the tester's.
 
-Each side is a Peer on one end of a socket pair. Values are copied; functions, classes, iterators
-and other objects stay where they are and are stood for by a Remote (`_remote`). The tester lets the
-program call what a test passes to it, and look at no more.
+Each side has a Connection on one end of a socket pair. Plain values are copied; functions, classes,
+iterators and other objects stay where they are, and the other side gets a Proxy (`proxy`). The
+tester lets the program call the objects that a test passes to it, and look at nothing else.
 """
 
 from __future__ import annotations
@@ -12,22 +12,17 @@ import os
 import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _transfer
-    from stepcoder.sandbox._remote import ASKED, Remote
-else:
-    import _launcher
-    import _transfer
-    from _remote import ASKED, Remote
+from .. import _launcher
+from . import transfer
+from .proxy import OPERATIONS, Proxy
 
 MAX_MESSAGE_BYTES = 64 << 20
 TESTS_MODULE = "tests"
-ERROR_CLASS = "\0error class"  # marks a class by the names of its bases
+ERROR_CLASS = "\0error class"  # marks an exception class, given by the names of its bases
 
-
-# What the tester lets the program do with an object that a test passed to it.
+# Operations that the tester lets the program do with an object that a test has passed to it.
 _HARMLESS = frozenset({"__iter__", "__next__", "__len__", "__getitem__", "__repr__", "__str__"})
 
 
@@ -35,11 +30,11 @@ class GoneError(BaseException):
     """The other side ended, or broke the protocol."""
 
 
-class Peer:
+class Connection:
     """One side of the conversation.
 
-    `classes` maps names to the classes that both sides have from the preamble: their instances are
-    copied with their attributes. `open_to_all` is the program's side, which hides nothing.
+    `classes` maps names to the classes that both sides have from the preamble; their instances are
+    copied with their attributes. `open_to_all` is for the program's side, which hides nothing.
     """
 
     def __init__(self, channel: int, classes: dict[str, type], *, open_to_all: bool) -> None:
@@ -103,19 +98,19 @@ class Peer:
         self._buffer = data[size:]
         return data[:size]
 
-    # What this side asks for.
+    # Requests of this side.
 
     def call(self, handle: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call an object of the other side and take over what it did to the arguments."""
+        """Call an object of the other side and copy back the changes to the arguments."""
         packed = self.pack((args, kwargs))
         try:
             value, changed = self._answer("call", handle, packed)
-        except StopIteration:  # would end a loop of the caller's early, unnoticed
+        except StopIteration:  # would silently end a loop of the caller
             error = RuntimeError("the program raised StopIteration")
             self.raised = (error, self.raised[1]) if self.raised else None
             raise error from None
         if changed is not None:
-            _transfer.take_over((args, kwargs), self.unpack(changed))
+            transfer.take_over((args, kwargs), self.unpack(changed))
         return self.unpack(value)
 
     def ask(self, kind: str, *arguments: Any) -> Any:
@@ -127,17 +122,17 @@ class Peer:
                 raise
             raise RuntimeError("the program raised StopIteration") from None
 
-    def _answer(self, *question: Any) -> tuple[bytes, bytes | None]:
-        self.send(*question)
+    def _answer(self, *request: Any) -> tuple[bytes, bytes | None]:
+        self.send(*request)
         while True:
             kind, *rest = self.receive()
             if kind == "value" and len(rest) == 2:
                 return rest[0], rest[1]
             if kind == "error" and len(rest) == 1:
                 raise self._rebuilt(rest[0])
-            self._serve(kind, rest)  # the other side asks back before it answers
+            self._serve(kind, rest)  # the other side calls back before it answers
 
-    # What the other side asks for.
+    # Requests of the other side.
 
     def serve(self) -> None:
         """Answer until the other side is gone."""
@@ -156,7 +151,7 @@ class Peer:
                 args, kwargs = self.unpack(packed)
                 value = self._exported[handle](*args, **kwargs)
                 answer = self.pack(value)
-                if _transfer.may_change((args, kwargs)):
+                if transfer.may_change((args, kwargs)):
                     after = self.pack((args, kwargs))
                     changed = after if after != packed else None
             else:
@@ -180,7 +175,7 @@ class Peer:
             return getattr(target, name)
         if kind == "set":
             return setattr(target, name, rest[0])
-        if kind == "do" and name in ASKED:
+        if kind == "do" and name in OPERATIONS:
             method = getattr(type(target), name, None)
             answer = NotImplemented if method is None else method(target, *rest[0])
             if answer is NotImplemented:
@@ -219,7 +214,7 @@ class Peer:
     def error_class(self, names: list[str]) -> type[BaseException]:
         """Return the class of the first name that is known here, or a new one below it."""
         for i, name in enumerate(names):
-            known = self.error_classes.get(name) or _transfer.library_class(name)
+            known = self.error_classes.get(name) or transfer.library_class(name)
             if known is None:
                 continue
             for missing in reversed(names[:i]):
@@ -232,7 +227,7 @@ class Peer:
     # Values.
 
     def pack(self, value: Any) -> bytes:
-        """Return a value as bytes, objects as what stands for them."""
+        """Return a value as bytes, with objects by their handles."""
         return _launcher.encode(value, MAX_MESSAGE_BYTES, self._to_payload)
 
     def unpack(self, data: bytes) -> Any:
@@ -243,27 +238,27 @@ class Peer:
             raise self._lost() from None
 
     def export(self, value: Any) -> tuple[str, int, str]:
-        """Return what stands for an object of this side."""
+        """Return the payload of an object that stays on this side."""
         self._exported[id(value)] = value
         name = getattr(value, "__name__", None) or type(value).__name__
         return ("object", id(value), str(name)[:200])
 
     def _to_payload(self, value: Any) -> Any:
         kind = type(value)
-        if kind is Remote:
+        if kind is Proxy:
             return ("home", value._id)
-        if kind in _transfer.TO_PAYLOAD:
-            return _transfer.TO_PAYLOAD[kind](value)
+        if kind in transfer.TO_PAYLOAD:
+            return transfer.TO_PAYLOAD[kind](value)
         if self.classes.get(kind.__name__) is kind:
             return self._copied(value)
         if isinstance(value, (int, float, str, bytes, list, tuple, dict, set, frozenset)):
-            return NotImplemented  # a subclass goes as its base
-        if (number := _transfer.number(value)) is not NotImplemented:
+            return NotImplemented  # a subclass is sent as its base
+        if (number := transfer.number(value)) is not NotImplemented:
             return number
-        plain = _transfer.without_numpy(value)
+        plain = transfer.without_numpy(value)
         if plain is not NotImplemented:
             return ("plain", plain)
-        if (name := _transfer.shared_name(value)) is not None:
+        if (name := transfer.shared_name(value)) is not None:
             return ("shared", *name)
         if isinstance(value, types.ModuleType):
             return ("module", value.__name__)
@@ -275,7 +270,7 @@ class Peer:
             handle, name = rest
             if type(handle) is not int or type(name) is not str:
                 raise ValueError(payload)
-            return Remote(self, handle, name)
+            return Proxy(self, handle, name)
         if kind == "home":
             return self._exported[rest[0]]
         if kind == "plain":
@@ -286,20 +281,20 @@ class Peer:
             return self._received[rest[0]]
         if kind == "shared":
             module, name = rest
-            if module in _transfer.SHARED_MODULES and name not in _transfer.UNSAFE_BUILTINS:
+            if module in transfer.SHARED_MODULES and name not in transfer.UNSAFE_BUILTINS:
                 return getattr(importlib.import_module(module), name)
         if kind == "module" and rest[0].partition(".")[0] in sys.stdlib_module_names:
             return (
                 importlib.import_module(rest[0])
                 if self.open_to_all
-                else _transfer.ModuleName(rest[0])
+                else transfer.ModuleName(rest[0])
             )
-        if kind in _transfer.FROM_PAYLOAD:
-            return _transfer.FROM_PAYLOAD[kind](*rest)
+        if kind in transfer.FROM_PAYLOAD:
+            return transfer.FROM_PAYLOAD[kind](*rest)
         raise ValueError(payload)
 
-    # Instances of the preamble's classes (list nodes, trees): a table of attributes, so that long
-    # and circular structures need no recursion.
+    # Instances of the preamble's classes (list nodes, trees) are sent as a table of attributes, so
+    # that long and circular structures need no recursion.
 
     def _copied(self, value: Any) -> Any:
         if self._graph is not None:
@@ -333,11 +328,11 @@ class Peer:
 
 
 def _may_look(target: Any, name: str) -> bool:
-    """Return whether the program may ask for this part of an object of the tests.
+    """Return whether the program may use this attribute of an object of the tests.
 
-    The attributes of functions, generators and tracebacks lead to the tests' own variables; those
-    of instances of the tests' own classes are what they were passed for, but for TestCase, whose
-    asserts a program could replace.
+    The attributes of functions, generators and tracebacks lead to the tests' own variables, and are
+    refused. Instances of the tests' own classes are open, since tests pass them to be used; those
+    of TestCase are not, since a program could replace their asserts.
     """
     if name in _HARMLESS:
         return not isinstance(target, type)

@@ -1,7 +1,7 @@
 """The tester: runs test code in a process of its own, away from the program that it tests.
 
-What the test code names and neither it, the preamble nor Python defines, it takes from the program:
-data as a copy, functions and classes as a Remote (`_peer`, `_remote`).
+Names that neither the test code, the preamble nor Python defines are fetched from the program: data
+as a copy, functions and classes as proxies (`rpc`, `proxy`).
 """
 
 from __future__ import annotations
@@ -9,77 +9,69 @@ from __future__ import annotations
 import builtins
 import random
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher, _peer, _transfer, _unittester
-    from stepcoder.sandbox._describe import describe
-else:
-    import _launcher
-    import _peer
-    import _transfer
-    import _unittester
-    from _describe import describe
-
-PHASE_COMPILE, PHASE_LOAD, PHASE_FIRST_TEST = 1, 2, 3
+from .. import _launcher
+from . import rpc, transfer, unittests
+from .describe import describe
 
 
 def run_tester(request: tuple[Any, ...], channel: int) -> None:
     """Run the tests against the program at the other end of the channel."""
     kind, preamble, entry_point, setup, stop_at_first_failure, tests = request
     asserts = tests if kind == "tester" else []
-    _launcher.enter_phase(PHASE_COMPILE)
+    _launcher.enter_phase(_launcher.PHASE_COMPILE)
     try:
         codes = [compile_test(text) for text in (setup, *asserts)]
     except BaseException as error:
         _launcher.record_error(describe(error))
         return
-    _launcher.enter_phase(PHASE_LOAD)
-    module = types.ModuleType(_peer.TESTS_MODULE)
+    _launcher.enter_phase(_launcher.PHASE_LOAD)
+    module = types.ModuleType(rpc.TESTS_MODULE)
     namespace = module.__dict__
     if preamble:
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), namespace)
-    peer = _peer.Peer(channel, preamble_classes(namespace), open_to_all=False)
+    connection = rpc.Connection(channel, preamble_classes(namespace), open_to_all=False)
     try:
-        take_names(peer, namespace, codes, entry_point)
-        random.seed = seed_both(peer, random.seed)
+        take_names(connection, namespace, codes, entry_point)
+        random.seed = seed_both(connection, random.seed)
         if kind == "unittester":
-            _unittester.prepare(module)
+            unittests.prepare(module)
         exec(codes[0], namespace)
         if kind == "unittester":
-            runner = _unittester.Runner(module, tests, lambda i: peer.ask("test", i))
-            runner.failed = lambda error: record(peer, error)
-            runner.is_over = lambda: peer.gone
+            runner = unittests.Runner(module, tests, lambda i: connection.ask("test", i))
+            runner.failed = lambda error: record(connection, error)
+            runner.is_over = lambda: connection.gone
             runner.run(stop_at_first_failure=stop_at_first_failure)
             return
-    except _peer.GoneError:
+    except rpc.GoneError:
         return
     except BaseException as error:
-        record(peer, error)
+        record(connection, error)
         return
     for i, code in enumerate(codes[1:]):
-        _launcher.enter_phase(PHASE_FIRST_TEST + i)
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + i)
         try:
-            peer.ask("test", i)
+            connection.ask("test", i)
             exec(code, namespace)
-            if peer.gone:  # and the test took that for an exception of the program
+            if connection.gone:  # the test may have caught the GoneError
                 return
             _launcher.record_value(None, _not_plain)
-        except _peer.GoneError:
+        except rpc.GoneError:
             return
         except BaseException as error:
-            record(peer, error)
+            record(connection, error)
             if stop_at_first_failure:
                 break
-    _launcher.enter_phase(PHASE_FIRST_TEST + len(asserts))
+    _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + len(asserts))
 
 
-def seed_both(peer: _peer.Peer, seed: Any) -> Any:
-    """Return random.seed for tests that seed what the program draws."""
+def seed_both(connection: rpc.Connection, seed: Any) -> Any:
+    """Return a random.seed that seeds the program's process too."""
 
     def seed_here_and_there(*arguments: Any) -> None:
         seed(*arguments)
-        peer.ask("seed", *arguments)
+        connection.ask("seed", *arguments)
 
     return seed_here_and_there
 
@@ -100,25 +92,25 @@ def preamble_classes(namespace: dict[str, Any]) -> dict[str, type]:
 
 
 def take_names(
-    peer: _peer.Peer,
+    connection: rpc.Connection,
     namespace: dict[str, Any],
     codes: list[types.CodeType],
     entry_point: str | None,
 ) -> None:
-    """Fetch from the program what the test code needs and does not have."""
+    """Fetch from the program the names that the test code uses and does not define."""
     wanted: set[str] = set()
     for code in codes:
         collect_names(code, wanted)
     wanted -= set(namespace) | set(dir(builtins))
     if entry_point and (root := entry_point.partition("(")[0].partition(".")[0]).isidentifier():
         wanted.add(root)
-    for name, value in peer.ask("names", sorted(wanted)).items():
+    for name, value in connection.ask("names", sorted(wanted)).items():
         if name not in wanted:
             continue
-        if type(value) is _transfer.ModuleName:
+        if type(value) is transfer.ModuleName:
             value = __import__(value, fromlist=["_"])
-        elif type(value) is tuple and value[:1] == (_peer.ERROR_CLASS,):
-            value = peer.error_class(list(value[1]))
+        elif type(value) is tuple and value[:1] == (rpc.ERROR_CLASS,):
+            value = connection.error_class(list(value[1]))
         namespace[name] = value
 
 
@@ -130,10 +122,10 @@ def collect_names(code: types.CodeType, names: set[str]) -> None:
             collect_names(constant, names)
 
 
-def record(peer: _peer.Peer, error: BaseException) -> None:
-    """Record why a test failed: the program's exception, or what the test made of its values."""
-    if peer.raised is not None and peer.raised[0] is error:
-        _launcher.record_error((*peer.raised[1], True))
+def record(connection: rpc.Connection, error: BaseException) -> None:
+    """Record why a test failed, and whether the program or the test itself raised it."""
+    if connection.raised is not None and connection.raised[0] is error:
+        _launcher.record_error((*connection.raised[1], True))
     else:
         _launcher.record_error((*describe(error), False))
 

@@ -1,6 +1,6 @@
-"""Values that cross between two processes by name, and how a call's changes are taken over.
+"""Values that cross between two processes by name, and how a call's changes are copied back.
 
-For `_peer`: standard types that are not plain, shared functions, exceptions, and arguments.
+For `rpc`: standard types that are not plain data, shared functions, exceptions, and arguments.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ UNSAFE_BUILTINS = frozenset(
 
 
 class ModuleName(str):
-    """The name of a module that the program imported under some name."""
+    """The name of a module that the program has imported."""
 
     __slots__ = ()
 
 
 def shared_name(value: Any) -> tuple[str, str] | None:
-    """Return where both sides find this very object, if they do."""
+    """Return the module and name under which both sides find this very object, if they do."""
     module = getattr(value, "__module__", None)
     name = getattr(value, "__name__", None)
     if module not in SHARED_MODULES or type(name) is not str or name in UNSAFE_BUILTINS:
@@ -38,6 +38,7 @@ def shared_name(value: Any) -> tuple[str, str] | None:
 
 
 def library_class(name: str) -> type[BaseException] | None:
+    """Return the exception class of the standard library with this full name, if it is loaded."""
     module, _, short = name.rpartition(".")
     if module != "builtins" and module not in sys.modules:
         return None
@@ -48,14 +49,14 @@ def library_class(name: str) -> type[BaseException] | None:
 
 
 def may_change(value: Any) -> bool:
-    """Return whether arguments hold anything that a call could change for its caller."""
+    """Return whether a call could change some argument for its caller."""
     args, kwargs = value
     plain = (int, float, str, bytes, bool, type(None))
     return not all(type(item) in plain for item in (*args, *kwargs.values()))
 
 
 def take_over(old: Any, new: Any) -> Any:
-    """Make `old` and all that it holds look like `new`, in place where it can change."""
+    """Make `old` and all that it holds equal to `new`, in place where it is mutable."""
     if type(old) is not type(new):
         return new
     if isinstance(old, tuple):
@@ -85,6 +86,7 @@ def take_over(old: Any, new: Any) -> Any:
 
 
 def without_numpy(value: Any) -> Any:
+    """Return the plain value of a numpy value, NotImplemented for any other."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return NotImplemented
@@ -96,7 +98,7 @@ def without_numpy(value: Any) -> Any:
 
 
 def number(value: Any) -> Any:
-    """Return what stands for a Fraction or a Decimal; both modules are loaded only where used."""
+    """Return the payload of a Fraction or a Decimal; neither module is imported for it."""
     kind = type(value)
     fractions, decimal = sys.modules.get("fractions"), sys.modules.get("decimal")
     if fractions is not None and kind is fractions.Fraction:

@@ -1,7 +1,7 @@
-"""Runs the methods of unittest.TestCase classes, each recorded as one test.
+"""Runs the methods of unittest.TestCase classes and records each as one test.
 
-Takes the module that the test code ran in, in the tester's process or, where tests share it, in the
-program's. Loads unittest only where such tests are run.
+Takes the module that the test code ran in: in the tester's process, or in the program's where tests
+share it. Imports unittest only when such tests are run.
 """
 
 from __future__ import annotations
@@ -10,22 +10,17 @@ import itertools
 import sys
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from stepcoder.sandbox import _launcher
-    from stepcoder.sandbox._describe import describe
-else:
-    import _launcher
-    from _describe import describe
+from .. import _launcher
+from .describe import describe
 
-PHASE_FIRST_TEST = 3
-# What stands in an error's record in place of "the program raised it" (see `verdicts`).
+# Values of the last field of an error's record, which else says if the program raised the error.
 SKIPPED, BROKEN = "skipped", "broken"
 
 
 def prepare(module: types.ModuleType) -> None:
-    """Make ready for test code that is about to run in `module`."""
+    """Prepare for test code that is about to run in `module`."""
     import unittest
 
     unittest.main = lambda *_, **__: None  # type: ignore[assignment]
@@ -35,8 +30,8 @@ def prepare(module: types.ModuleType) -> None:
 class Runner:
     """One run of tests, in the order given; those of a class stand together.
 
-    `begin` is called with a test's number when its phase has begun. `failed` records an exception,
-    `is_over` says whether what follows can count no more.
+    `begin` is called with a test's number when its phase has begun. `failed` records an exception.
+    `is_over` says whether the program is gone, after which no result counts.
     """
 
     def __init__(
@@ -64,7 +59,7 @@ class Runner:
             broken: BaseException | None = None
             methods = list(group)
             for i, _, method in methods:
-                _launcher.enter_phase(PHASE_FIRST_TEST + i)
+                _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + i)
                 self.begin(i)
                 is_first, is_last = i == methods[0][0], i == methods[-1][0]
                 if kind is None or not callable(getattr(kind, method, None)):
@@ -85,7 +80,7 @@ class Runner:
                     return
                 if not self._record(outcome, skipped) and stop_at_first_failure:
                     return
-        _launcher.enter_phase(PHASE_FIRST_TEST + len(self.names))
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + len(self.names))
 
     def _fixture(self, name: str) -> None:
         """Call a function of the tests' own."""
@@ -111,7 +106,7 @@ class Runner:
 
 
 class _Outcome:
-    """How a test ended: what a unittest.TestResult is told, and no more."""
+    """How a test ended: the part of unittest.TestResult that a TestCase calls."""
 
     failfast = buffer = shouldStop = tb_locals = False
 
@@ -127,7 +122,7 @@ class _Outcome:
         self.fail(error)
 
     def fail(self, error: BaseException | None) -> None:
-        """Note the first error; a skip is none."""
+        """Keep the first error; a skip is no error."""
         from unittest import SkipTest
 
         if isinstance(error, SkipTest):
@@ -168,7 +163,7 @@ def _skipped(kind: Any, method: str = "setUpClass") -> str | None:
 
 
 def _torn_down(kind: Any, broken: BaseException | None) -> BaseException | None:
-    """End a class; return what that raised."""
+    """Run the class's tearDown and cleanups; return the first error."""
     error = _raised(kind.tearDownClass) if broken is None else None
     kind.doClassCleanups()
     errors = [error] if error else [found[1] for found in kind.tearDown_exceptions]

@@ -1,7 +1,7 @@
-"""The worker process: a warm interpreter that goes behind its walls and forks a child for each run.
+"""The worker process: a warm interpreter that isolates itself and forks a child for each run.
 
-Started by the judge as `python -s -S -P _worker.py EXTENSION KIND NUMPY_FOLDER SLOT ROLE`; the
-judge never imports it.
+Started by the judge as `python -s -S -P worker.py EXTENSION KIND NUMPY_FOLDER SLOT ROLE` and never
+imported. A script, it has no package around it: `load_harness` makes one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING
+from types import ModuleType
 
-if TYPE_CHECKING:
-    from types import ModuleType
-
-# What programs import most: every child finds these loaded already. Every page of a module is
-# copied or mapped for each run, so a module has to be common to be here: hashlib (OpenSSL),
-# decimal, statistics and fractions are not, and are imported by the programs that name them.
+# The modules that programs import most, loaded before any child is forked. Every page of a module
+# is copied or mapped for each run, so only common ones are here: hashlib (OpenSSL), decimal,
+# statistics and fractions are left to the programs that import them.
 # fmt: off
 WARM_MODULES = (
     "_ast", "abc", "atexit", "bisect", "collections", "collections.abc",
@@ -28,7 +25,7 @@ WARM_MODULES = (
     "sys", "textwrap", "threading", "time", "types", "typing",
 )
 
-# What test code imports and programs do not: unittest takes a child 15 ms to import.
+# Modules that test code imports and programs do not. unittest takes a child 15 ms to import.
 TESTER_MODULES = ("unittest",)
 
 # Extension modules that would hand a program raw memory or a second interpreter.
@@ -39,7 +36,7 @@ HIDDEN_MODULES = (
 # fmt: on
 
 SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/dev/null")
-# Of the folders in those, the ones that the C library itself looks into.
+# The folders within those that the C library itself reads.
 LIBRARY_FOLDERS = ("locale", "gconv")
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 SCRATCH = "/tmp"
@@ -48,7 +45,7 @@ FIRST_UID = 64_000
 
 
 def load_extension(path: str) -> ModuleType:
-    """Load stepcoder.sandbox._launcher from its file, without the package around it."""
+    """Load the extension from its file, without the package around it."""
     loader = importlib.machinery.ExtensionFileLoader("_launcher", path)
     spec = importlib.util.spec_from_file_location("_launcher", path, loader=loader)
     assert spec is not None
@@ -57,20 +54,30 @@ def load_extension(path: str) -> ModuleType:
     return module
 
 
+def load_harness(launcher: ModuleType) -> ModuleType:
+    """Load the modules beside this file as the package `_sandbox.guest`."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name, folders in (("_sandbox", []), ("_sandbox.guest", [here])):
+        package = sys.modules[name] = ModuleType(name)
+        package.__path__ = folders
+    sys.modules["_launcher"] = sys.modules["_sandbox"]._launcher = launcher
+    return importlib.import_module("_sandbox.guest.harness")
+
+
 def readable_folders(numpy_folder: str) -> list[str]:
-    """Return what a program may read: the standard library, the system's, numpy where asked for."""
+    """Return what a program may read: the standard library, system libraries and perhaps numpy."""
     folders = [*SYSTEM_LIBRARIES, *(path for path in sys.path if os.path.exists(path))]
     if numpy_folder:
         folders += [f"{numpy_folder}/numpy", f"{numpy_folder}/numpy.libs"]
-    # A parent is mounted before what lies in it.
+    # Parents come first, since they are mounted before what lies in them.
     return sorted(folders, key=len)
 
 
 def hidden_paths() -> list[str]:
-    """Return what lies within the readable folders and is not for programs.
+    """Return the paths within the readable folders that programs may not read.
 
-    That is HIDDEN_MODULES; packages that someone has installed, which may do the same as those; and
-    the system's folders of other software, which may bring interpreters with copies of them.
+    These are HIDDEN_MODULES, installed packages, which may do the same as those, and the system's
+    folders of other software, which may hold interpreters with copies of them.
     """
     found = [
         os.path.join(folder, name + suffix)
@@ -92,22 +99,19 @@ def hidden_paths() -> list[str]:
 
 
 def main() -> None:
-    """Warm up, then serve orders until the judge is gone."""
+    """Warm up, then serve runs until the judge is gone."""
     extension, kind, numpy_folder, slot, role = sys.argv[1:]
     launcher = load_extension(extension)
-    sys.modules["_launcher"] = launcher
     for name in WARM_MODULES + TESTER_MODULES * (role == "tester"):
         importlib.import_module(name)
-    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
-    harness = importlib.import_module("_harness")
-    sys.path.pop()
+    harness = load_harness(launcher)
     readable = readable_folders(numpy_folder if kind == "numpy" else "")
     hidden = hidden_paths()
     if kind == "numpy":
         sys.path.append(numpy_folder)
         importlib.import_module("numpy")
         importlib.import_module("numpy.random")
-    # What `site` would add for programs.
+    # Programs expect these two, which the module `site` would add.
     builtins.exit = _sitebuiltins.Quitter("exit", "")
     builtins.quit = _sitebuiltins.Quitter("quit", "")
     os.environ.clear()

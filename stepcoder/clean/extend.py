@@ -26,7 +26,7 @@ from stepcoder.clean.verify import Verified, called_with, submission_of, values_
 from stepcoder.problem_formats import Record
 from stepcoder.problems import Problem, program_of, tests_of
 from stepcoder.sandbox import AssertTests, CallTests, Limits, Status, StdinTests, Submission
-from stepcoder.sandbox.checking import asks_checker
+from stepcoder.sandbox.checker_runs import needs_checker_run
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import test_code
 from stepcoder.source import parse
@@ -91,7 +91,7 @@ def extend(verified: Verified, judges: Judges, wanted: int, seed: int) -> Extens
 def _new_tests(problem: Problem, judges: Judges, count: int, rng: random.Random) -> list[_Test]:
     """Return tests on new inputs that the solution answers safely."""
     tests = problem.tests
-    if asks_checker(tests):  # what the solution answers need not be what such a checker expects
+    if needs_checker_run(tests):  # such a checker need not expect what the solution answers
         return []
     if isinstance(tests, StdinTests):
         return _stdin_tests(problem, new_stdins(tests.inputs, count, rng), judges)

@@ -1,6 +1,6 @@
 """Machines that refuse layers of the sandbox: what is said, what is refused, and what still holds.
 
-Each machine is constructed around a judge in a process of its own (helpers/walls_judge.py). A
+Each machine is constructed around a judge in a process of its own (helpers/degraded_judge.py). A
 machine that cannot be constructed here is skipped, with the reason.
 """
 
@@ -121,7 +121,9 @@ def command(name: str, *arguments: str) -> list[str]:
     python = python_of_everyone()
     if python is None:
         pytest.skip("no interpreter that an ordinary user can run loads the extension")
-    refusing = [python, str(HELPERS / "forbid.py"), machine.refuses] if machine.refuses else []
+    refusing = (
+        [python, str(HELPERS / "deny_syscalls.py"), machine.refuses] if machine.refuses else []
+    )
     prefix = [*machine.prefix, *refusing]
     possible = subprocess.run([*prefix, "true"], capture_output=True, text=True)
     if possible.returncode != 0:
@@ -133,7 +135,7 @@ def command(name: str, *arguments: str) -> list[str]:
 def judged(name: str, programs: str = "{}", isolation: str = "warn") -> dict[str, Any]:
     """Return what a judge on that machine says about programs."""
     done = subprocess.run(
-        command(name, str(HELPERS / "walls_judge.py")),
+        command(name, str(HELPERS / "degraded_judge.py")),
         input=f'{{"isolation": "{isolation}", "programs": {programs}}}',
         capture_output=True,
         text=True,

@@ -39,7 +39,7 @@ FOREIGN = {
 }
 X32_BIT = 0x4000_0000
 
-# The order of enum Rule in csrc/syscall_table.h.
+# The order of enum Rule in csrc/worker/syscall_table.h.
 RULES = (
     *("allow", "violation", "no such call", "threads only", "no exec memory", "file code only"),
     *("own signals", "no address", "unix pair", "plain ioctl", "plain fcntl", "plain prctl"),

@@ -1,4 +1,4 @@
-"""Programs whose executed lines are easily told wrong, each with its calls of `f`.
+"""Programs whose executed lines are easily reported wrong, each with its calls of `f`.
 
 What a test runs depends on what earlier tests left suspended, on code that the program copies, or
 on how the compiler lays out jumps.
@@ -15,7 +15,7 @@ _LONG = "".join(
 _MANY_NAMES = "".join(f"    v{i} = n\n    w{i} = 'text {i}'; pass\n" for i in range(300))
 _FOUR: list[list[Any]] = [[0], [1], [2], [3]]
 
-HARD: dict[str, tuple[str, list[list[Any]]]] = {
+EDGE_CASES: dict[str, tuple[str, list[list[Any]]]] = {
     "a generator goes on in later tests": (
         """def g():
     yield 1

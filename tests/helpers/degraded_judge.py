@@ -1,6 +1,6 @@
 """A judge in a process of its own, for machines that a test constructs around it.
 
-`python walls_judge.py` reads {"isolation", "programs": {name: [source, expected]}} from stdin and
+`python degraded_judge.py` reads {"isolation", "programs": {name: [source, expected]}} from stdin and
 prints one line of JSON: what is missing, what was logged, and each program's verdict. An honest
 program follows each; "harmed" names those after which it was not accepted.
 """

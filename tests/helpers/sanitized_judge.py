@@ -29,12 +29,12 @@ def load(path: str) -> None:
 def main() -> None:
     """Judge one program of each fate, then codec input of every kind."""
     load(sys.argv[1])
-    from stepcoder.sandbox import judge
+    from stepcoder.sandbox import service
 
-    plain = judge._worker_command
+    plain = service.worker_command
     # Workers get no environment: what the extension needs comes before the interpreter.
     before = ["/usr/bin/env", f"LD_PRELOAD={os.environ['LD_PRELOAD']}", "PYTHONMALLOC=malloc"]
-    judge._worker_command = lambda *arguments: before + plain(*arguments)
+    service.worker_command = lambda *arguments: before + plain(*arguments)
     fates()
     codec()
     print("judged", flush=True)

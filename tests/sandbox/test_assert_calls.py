@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepcoder.sandbox import AssertTests, Judge, Limits, Program, Status, Submission
-from stepcoder.sandbox.by_value import by_value, constant
+from stepcoder.sandbox import AssertTests, Judge, Program, Status, Submission
+from stepcoder.sandbox.assert_calls import compile_asserts, constant
 
 ECHO = Program("def f(*a):\n    return a[0] if len(a) == 1 else a\n", "f")
 # With a second call an assert goes to a tester: the two ways must agree.
@@ -15,7 +15,7 @@ WITH_TESTER = " and f(0) == 0"
 
 
 def is_simple(program: Program, tests: AssertTests) -> bool:
-    return by_value(Submission(program, tests), Limits()) is not None
+    return compile_asserts(Submission(program, tests)) is not None
 
 
 SIMPLE = [

@@ -1,6 +1,6 @@
-// Loaded before a worker's interpreter: lets all of its small objects lie together, and its C heap
-// begin, on whole huge pages (see huge_pages.cpp, which ends it). Knows Python by name only, so
-// that any program may load it.
+// A library that is preloaded into a worker's interpreter. It places all small objects together,
+// and the start of the C heap, on whole huge pages; huge_pages.cpp ends this once the worker is
+// warm. Python is looked up by name, so that the library also loads where there is none (env).
 #include "worker/preload/arena_preload.h"
 
 #include <dlfcn.h>
@@ -29,7 +29,7 @@ void* new_arena(void* context, size_t size) {
   return arena;
 }
 
-__attribute__((constructor)) void gather() {
+__attribute__((constructor)) void place_arenas() {
   using Access = void (*)(ArenaAllocator*);
   const auto get = reinterpret_cast<Access>(dlsym(RTLD_DEFAULT, "PyObject_GetArenaAllocator"));
   const auto set = reinterpret_cast<Access>(dlsym(RTLD_DEFAULT, "PyObject_SetArenaAllocator"));

@@ -1,4 +1,4 @@
-// What worker/preload/arena_preload.cpp leaves for the launcher, under the name `stepcoder_arenas`.
+// What arena_preload.cpp leaves for the launcher, under the name `stepcoder_arenas`.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ struct ArenaAllocator {
   void (*free)(void* context, void* memory, size_t size);
 };
 
-// Addresses of the memory reserved for the interpreter's arenas; up to `next` it is given out.
+// Addresses of the memory reserved for the interpreter's arenas; it is given out up to `next`.
 struct Arenas {
   uintptr_t begin;
   uintptr_t next;
