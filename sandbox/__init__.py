@@ -8,7 +8,7 @@ are the judge's side, which trusts nothing that a process says.
 """
 
 from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Tolerance, Unordered
-from stepcoder.sandbox.judge import IsolationError, Judge
+from stepcoder.sandbox.judge import Judge
 from stepcoder.sandbox.program import (
     AssertTests,
     CallTests,
@@ -19,6 +19,7 @@ from stepcoder.sandbox.program import (
     Tests,
     UnittestTests,
 )
+from stepcoder.sandbox.service import IsolationError
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 __all__ = [

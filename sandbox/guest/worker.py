@@ -57,11 +57,13 @@ def load_extension(path: str) -> ModuleType:
 def load_harness(launcher: ModuleType) -> ModuleType:
     """Load the modules beside this file as the package `_sandbox.guest`."""
     here = os.path.dirname(os.path.abspath(__file__))
-    for name, folders in (("_sandbox", []), ("_sandbox.guest", [here])):
-        package = sys.modules[name] = ModuleType(name)
-        package.__path__ = folders
-    sys.modules["_launcher"] = sys.modules["_sandbox"]._launcher = launcher
-    return importlib.import_module("_sandbox.guest.harness")
+    outer, inner = ModuleType("_sandbox"), ModuleType("_sandbox.guest")
+    outer.__path__, inner.__path__ = [], [here]
+    vars(outer)["_launcher"] = launcher
+    sys.modules.update({"_launcher": launcher, "_sandbox": outer, "_sandbox.guest": inner})
+    harness = importlib.import_module("_sandbox.guest.harness")
+    inner.__path__.clear()  # programs import nothing more from there
+    return harness
 
 
 def readable_folders(numpy_folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Machines that refuse layers of the sandbox: what is said, what is refused, and what still holds.
+"""Machines that refuse layers of the sandbox: the warning, the refusals, and the remaining layers.
 
 Each machine is constructed around a judge in a process of its own (helpers/degraded_judge.py). A
 machine that cannot be constructed here is skipped, with the reason.
@@ -35,7 +35,7 @@ USER, FILES, NETWORK, PIDS, UID, LANDLOCK = (
 )
 
 NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-# What container runtimes leave to root.
+# The capabilities that container runtimes leave to root.
 CONTAINER = (
     "setpriv",
     "--bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,"
@@ -54,7 +54,7 @@ class Machine:
     prefix: tuple[str, ...] = ()
     refuses: str = ""
     missing: frozenset[str] = frozenset()
-    # The judge makes groups for its workers; None where that is the machine's choice.
+    # Whether the judge makes cgroups for its workers; None if that depends on the machine.
     cgroups: bool | None = None
 
 
@@ -95,7 +95,7 @@ def python_of_everyone() -> str | None:
     """Return an interpreter that can load the extension and that every user can run."""
     same = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (sys.executable, same):
-        # A shell in between: setpriv itself still has capabilities when it executes a command.
+        # Through a shell, since setpriv itself still has capabilities when it executes a command.
         script = f"cd {ROOT} && exec {candidate} -c 'import stepcoder.sandbox'"
         done = subprocess.run([*NOBODY, "sh", "-c", script], capture_output=True)
         if done.returncode == 0:
@@ -248,7 +248,7 @@ ESCAPES = {
     ),
     "write beside the tests": refused(f"open({str(HELPERS / 'x')!r}, 'w')\nreturn 'opened'"),
 }
-# Without Landlock and a file system of its own, what this user can read can be read, ctypes too.
+# Without Landlock and a file system of its own, programs can read what this user can, and ctypes.
 READS = {name for name in ESCAPES if "read()" in name or "ctypes" in name}
 READS.add("files of the judge's user")
 

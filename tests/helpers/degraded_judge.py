@@ -1,7 +1,7 @@
 """A judge in a process of its own, for machines that a test constructs around it.
 
-`python degraded_judge.py` reads {"isolation", "programs": {name: [source, expected]}} from stdin and
-prints one line of JSON: what is missing, what was logged, and each program's verdict. An honest
+`python degraded_judge.py` reads {"isolation", "programs": {name: [source, expected]}} from stdin
+and prints one line of JSON: what is missing, what was logged, and each program's verdict. An honest
 program follows each; "harmed" names those after which it was not accepted.
 """
 

@@ -1,4 +1,4 @@
-"""Asserts that ask for one value: judged without a tester, exactly as a tester judges them."""
+"""Asserts that compile to calls are judged without a tester, with the verdicts of a tester."""
 
 import ast
 

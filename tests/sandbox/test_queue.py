@@ -1,4 +1,4 @@
-"""The bounded queue: who finds it full waits, nobody waits for ever, nobody who must not waits."""
+"""The bounded queue: callers wait while it is full, except on the judge's own thread."""
 
 import asyncio
 import itertools

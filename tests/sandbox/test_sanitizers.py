@@ -1,6 +1,6 @@
 """The launcher under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer.
 
-The judge, its workers and the programs' processes all run with it; behind the filter too.
+The judge, its workers and the programs' processes all run with it, with the filter installed.
 """
 
 from __future__ import annotations
