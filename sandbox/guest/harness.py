@@ -19,15 +19,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import _launcher
-from . import rpc, tester, unittests
+from . import rpc, tester, transfer, unittests
 from .describe import FILENAME, describe
 
 PREAMBLE_FILENAME = "<preamble>"
 
 # A program may replace the builtins.
 _compile, _exec, _eval = compile, exec, eval
-_numpy_types: tuple[Any, ...] = ()
-
 
 _REHEARSAL = '''\
 from typing import List, Optional
@@ -70,10 +68,7 @@ def rehearse() -> Iterator[None]:
     Children then start with filled interpreter caches, specialised code, a fixed seed and no
     garbage.
     """
-    global _numpy_types
-    if "numpy" in sys.modules:
-        numpy = sys.modules["numpy"]
-        _numpy_types = (numpy.generic, numpy.ndarray)
+    transfer.find_numpy()
     main = sys.modules["__main__"]
     for _ in range(REHEARSALS):
         for kind, entry_point in (("calls", "Solution().f"), ("stdin", None)):
@@ -173,7 +168,7 @@ def run_values(
     channel: int,
 ) -> None:
     """Call the entry point for compiled asserts, to which a generator does not count as a list."""
-    run_calls(code, module, entry_point, inputs, channel, without_numpy)
+    run_calls(code, module, entry_point, inputs, channel, transfer.without_numpy)
 
 
 def run_stdin(
@@ -346,12 +341,4 @@ _LAZY_TYPES: tuple[type, ...] = (
 
 def plain(value: Any) -> Any:
     """Return the plain value that a numpy value or a lazy sequence stands for (see `compare`)."""
-    return list(value) if type(value) in _LAZY_TYPES else without_numpy(value)
-
-
-def without_numpy(value: Any) -> Any:
-    """Return the plain value that a numpy value stands for."""
-    if _numpy_types and isinstance(value, _numpy_types):
-        generic, array = _numpy_types
-        return generic.item(value) if isinstance(value, generic) else array.tolist(value)
-    return NotImplemented
+    return list(value) if type(value) in _LAZY_TYPES else transfer.without_numpy(value)

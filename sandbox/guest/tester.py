@@ -56,7 +56,7 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
             exec(code, namespace)
             if connection.gone:  # the test may have caught the GoneError
                 return
-            _launcher.record_value(None, _not_plain)
+            _launcher.record_value(None, unittests.not_plain)
         except rpc.GoneError:
             return
         except BaseException as error:
@@ -128,7 +128,3 @@ def record(connection: rpc.Connection, error: BaseException) -> None:
         _launcher.record_error((*connection.raised[1], True))
     else:
         _launcher.record_error((*describe(error), False))
-
-
-def _not_plain(_value: object) -> Any:
-    return NotImplemented

@@ -20,6 +20,7 @@ UNSAFE_BUILTINS = frozenset(
     {"eval", "exec", "compile", "open", "input", "globals", "locals", "vars", "getattr", "setattr"}
     | {"delattr", "dir", "breakpoint", "help", "__import__", "__build_class__", "exit", "quit"}
 )
+_numpy_types: tuple[Any, ...] = ()
 
 
 class ModuleName(str):
@@ -85,15 +86,19 @@ def take_over(old: Any, new: Any) -> Any:
     return new
 
 
+def find_numpy() -> None:
+    """Look for numpy, which a worker imports or not before its first run."""
+    global _numpy_types
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        _numpy_types = (numpy.generic, numpy.ndarray)
+
+
 def without_numpy(value: Any) -> Any:
     """Return the plain value of a numpy value, NotImplemented for any other."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return NotImplemented
-    if isinstance(value, numpy.generic):
-        return numpy.generic.item(value)
-    if isinstance(value, numpy.ndarray):
-        return numpy.ndarray.tolist(value)
+    if _numpy_types and isinstance(value, _numpy_types):
+        generic, array = _numpy_types
+        return generic.item(value) if isinstance(value, generic) else array.tolist(value)
     return NotImplemented
 
 
