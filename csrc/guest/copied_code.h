@@ -10,7 +10,7 @@ namespace stepcoder::copied_code {
 // set.
 bool watch(PyObject* filename, void (*found)());
 
-// Ends that.
+// Stops watching.
 void forget();
 
 // True if a code object's file name is the program's. Compared by value, since code from marshal

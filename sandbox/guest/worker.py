@@ -1,7 +1,7 @@
 """The worker process: a warm interpreter that isolates itself and forks a child for each run.
 
 Started by the judge as `python -s -S -P worker.py EXTENSION KIND NUMPY_FOLDER SLOT ROLE` and never
-imported. A script, it has no package around it: `load_harness` makes one.
+imported. A script has no package around it, so `load_harness` makes one for its siblings.
 """
 
 from __future__ import annotations
