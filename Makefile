@@ -29,12 +29,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/preload/*
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name "*.cpp" -o -name "*.h")
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h csrc/preload/*
+	$(BIN)/clang-format -i $$(find csrc -name "*.cpp" -o -name "*.h")
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest bench/ $(ARGS)
@@ -53,7 +53,7 @@ $(VENV)/.torch:
 	touch $@
 
 # The extension is rebuilt whenever its sources change: a stale one would pass its tests.
-SOURCES := pyproject.toml setup.py $(wildcard csrc/* csrc/preload/*)
+SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
 $(VENV)/.core: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .

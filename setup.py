@@ -9,7 +9,7 @@ import pybind11
 from pybind11.setup_helpers import ParallelCompile
 from setuptools import Extension, setup
 
-SOURCES = sorted(str(path) for path in Path("csrc").glob("*.cpp"))
+SOURCES = sorted(str(path) for path in Path("csrc").rglob("*.cpp") if path.parent.name != "preload")
 HEADERS = sorted(str(path) for path in Path("csrc").rglob("*.h"))
 FLAGS = ["-std=c++20", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
 
@@ -33,6 +33,7 @@ launcher = Extension(
     "stepcoder.sandbox._launcher",
     sources=SOURCES,
     depends=HEADERS,
+    include_dirs=["csrc"],
     language="c++",
     # -isystem: pybind11's own headers do not pass -Wshadow.
     extra_compile_args=[*FLAGS, "-isystem", pybind11.get_include()],
@@ -40,13 +41,14 @@ launcher = Extension(
 )
 
 # Not a module: a library that workers load before their interpreter.
-gather = Extension(
-    "stepcoder.sandbox._gather",
-    sources=["csrc/preload/gather.cpp"],
+arena_preload = Extension(
+    "stepcoder.sandbox._arena_preload",
+    sources=["csrc/worker/preload/arena_preload.cpp"],
     depends=HEADERS,
+    include_dirs=["csrc"],
     language="c++",
     extra_compile_args=[*FLAGS, "-fno-exceptions", "-fno-rtti"],
 )
 
 ParallelCompile().install()  # a file on each core
-setup(ext_modules=[launcher, gather])
+setup(ext_modules=[launcher, arena_preload])

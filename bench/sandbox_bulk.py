@@ -1,8 +1,8 @@
 """The attack suite in bulk: python bench/sandbox_bulk.py --count 100000 -o bulk.json.
 
-Mixes mutated hostile programs with honest ones (tests/helpers/bulk.py says how) and says how many
-were forged, harmed, hung or left something behind; exit status 1 if any. The same command goes on
-where it stopped.
+Mixes mutated hostile programs with honest ones (tests/helpers/bulk.py) and reports how many were
+forged, harmed, hung or left something behind; exit status 1 if any. The same command resumes where
+it stopped.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> int:
 def _slice(judge: Judge, state: dict[str, Any], count: int) -> None:
     began = time.monotonic()
     faulthandler.dump_traceback_later(SLICE_PATIENCE_S, exit=True)
-    # A slice's programs depend on where it begins, so a run that goes on draws the same ones.
+    # A slice's programs depend on its start alone, so a resumed run draws the same ones.
     mix = bulk.programs(f"{state['seed']} {state['done']}", count, FORGERIES, HOSTILE)
     found = bulk.run(judge, mix)
     faulthandler.cancel_dump_traceback_later()

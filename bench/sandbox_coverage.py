@@ -1,6 +1,6 @@
-"""What executed lines cost: `python bench/sandbox_coverage.py` prints JSON, slowdowns of programs.
+"""The cost of executed lines: `python bench/sandbox_coverage.py` prints slowdowns as JSON.
 
-Each program times its own call with its own CPU clock, so that starting up counts nowhere. A script
+Each program times its own call with its CPU clock, so that starting up does not count. A script
 of its own, so that test_sandbox.py can run it with other Pythons that have stepcoder.sandbox.
 """
 
@@ -81,7 +81,7 @@ def slowdowns() -> dict[str, dict[str, float]]:
     ):
 
         def in_sandbox(source: str) -> float:
-            # Any expected value: the time is what it returns.
+            # The expected value does not matter: the program returns its time.
             verdict = judge.run(Program(source, "timed"), CallTests(([SIZE],), (None,)))
             if verdict.tests[0].got is None or len(verdict.executed_lines) < source.count("\n") - 1:
                 raise RuntimeError(f"ours: {verdict.status}: {verdict.message}")
@@ -92,7 +92,7 @@ def slowdowns() -> dict[str, dict[str, float]]:
             clocks: dict[str, Callable[[], float]] = {"ours": lambda s=source: in_sandbox(s)}  # type: ignore[misc]
             for tool in tools:
                 clocks[tool] = lambda t=tool, s=source: plain_process(t, s, Path(name))  # type: ignore[misc]
-            # In turns, so that a busy moment of the machine hits all alike.
+            # In turns, so that a busy moment of the machine affects all alike.
             times: dict[str, list[float]] = {tool: [] for tool in clocks}
             for _ in range(ROUNDS):
                 for tool, clock in clocks.items():

@@ -2,7 +2,7 @@
 
 Takes source with a function f and asks whether f(1) is 2. `python bench/sandbox_peers.py NAME
 CONCURRENCY SECONDS` prints runs a second: a small process of its own, since most peers fork and pay
-for what their parent has loaded. Exit status 3 where a peer is not to be had.
+for what their parent has loaded. Exit status 3 if a peer is not installed.
 """
 
 from __future__ import annotations

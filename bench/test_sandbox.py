@@ -27,7 +27,7 @@ from stepcoder.sandbox import CallTests, Judge, Limits, Program, StdinTests, Sub
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-# Peers that start an interpreter would compile at each start what others have cached.
+# Peers that start an interpreter would otherwise compile at each start what others have cached.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -1,16 +1,18 @@
-// The Python face of the extension: EventLoop and the value codec for the judge, serve() and the
-// run's functions for workers.
+// The Python interface of the extension: the protocol's constants, the value codec, the EventLoop
+// for the judge, serve() and the functions of a run for workers.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 
-#include "bindings_walls.h"
-#include "child.h"
-#include "event_loop.h"
-#include "tracer.h"
-#include "wire.h"
-#include "worker.h"
+#include "bindings_testing.h"
+#include "guest/child.h"
+#include "guest/tracer.h"
+#include "host/event_loop.h"
+#include "wire/protocol.h"
+#include "wire/wire.h"
+#include "worker/syscall_table.h"
+#include "worker/worker.h"
 
 namespace py = pybind11;
 
@@ -34,7 +36,7 @@ py::bytes encode(const py::object& value, size_t max_bytes, const py::object& ho
   return py::bytes(encoded.bytes);
 }
 
-// Of one value, in the judge.
+// The memory that one value may take in the judge.
 constexpr uint64_t kMaxDecodedBytes = uint64_t{1} << 30;
 
 py::object decode(const py::bytes& bytes, const py::object& hook) {
@@ -50,6 +52,32 @@ std::vector<uint64_t> lines_of(const std::string& bitmap) {
       if ((static_cast<unsigned char>(bitmap[byte]) >> bit & 1) != 0)
         lines.push_back(byte * 8 + static_cast<uint64_t>(bit));
   return lines;
+}
+
+// As plain ints: every run compares some of them.
+void bind_protocol(py::module_& module) {
+  const auto define = [&module](const char* name, auto value) {
+    module.attr(name) = static_cast<int64_t>(value);
+  };
+  define("MAX_TESTS", kMaxTests);
+  define("PHASE_COMPILE", kPhaseCompile);
+  define("PHASE_LOAD", kPhaseLoad);
+  define("PHASE_FIRST_TEST", kPhaseFirstTest);
+  define("OUTCOME_NONE", Outcome::kNone);
+  define("OUTCOME_VALUE", Outcome::kValue);
+  define("OUTCOME_ERROR", Outcome::kError);
+  define("OUTCOME_NOT_PLAIN", Outcome::kNotPlain);
+  define("OUTCOME_TOO_LARGE", Outcome::kTooLarge);
+  define("KILLED_FOR_CPU", KilledFor::kCpu);
+  define("KILLED_FOR_WALL", KilledFor::kWall);
+  define("KILLED_CANCELLED", KilledFor::kCancelled);
+  define("EXIT_ABORTED", kExitAborted);
+  define("LAYER_USER_NAMESPACE", kUserNamespace);
+  define("LAYER_MOUNT_NAMESPACE", kMountNamespace);
+  define("LAYER_NETWORK_NAMESPACE", kNetworkNamespace);
+  define("LAYER_PID_NAMESPACE", kPidNamespace);
+  define("LAYER_OWN_UID", kOwnUid);
+  define("LAYER_READABLE_FILES", kReadableFiles);
 }
 
 void bind_judge(py::module_& module) {
@@ -127,6 +155,11 @@ void bind_judge(py::module_& module) {
       .def_readwrite("memory_bytes", &Job::memory_bytes)
       .def_readwrite("output_bytes", &Job::output_bytes)
       .def_readwrite("stop_at_first_failure", &Job::stop_at_first_failure);
+  py::class_<CgroupParent>(module, "CgroupParent")
+      .def_readonly("version", &CgroupParent::version)
+      .def_readonly("memory", &CgroupParent::memory)
+      .def_readonly("pids", &CgroupParent::pids)
+      .def_readonly("missing", &CgroupParent::missing);
   py::class_<EventLoop>(module, "EventLoop")
       .def(py::init([](std::vector<std::string> bare, std::vector<std::string> numpy,
                        uint32_t slots, std::string preload) {
@@ -142,7 +175,7 @@ void bind_judge(py::module_& module) {
       .def("close", &EventLoop::close, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("missing_layers", &EventLoop::missing_layers)
       .def_property_readonly("cgroups", &EventLoop::cgroups);
-  module.attr("MAX_TESTS") = kMaxTests;
+  module.def("syscall_name", &syscall_name);
 }
 
 void bind_worker(py::module_& module) {
@@ -179,11 +212,12 @@ void bind_worker(py::module_& module) {
 }  // namespace stepcoder
 
 PYBIND11_MODULE(_launcher, module) {
-  module.doc() = "The sandbox's launcher: see csrc/.";
+  module.doc() = "The sandbox's launcher, built from csrc/.";
   module.def("encode", &stepcoder::encode, py::arg("value"), py::arg("max_bytes"),
              py::arg("hook") = py::none());
   module.def("decode", &stepcoder::decode, py::arg("data"), py::arg("hook") = py::none());
+  stepcoder::bind_protocol(module);
   stepcoder::bind_judge(module);
   stepcoder::bind_worker(module);
-  stepcoder::bind_walls(module);
+  stepcoder::bind_testing(module);
 }

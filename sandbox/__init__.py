@@ -1,13 +1,14 @@
-"""Judge untrusted Python programs: fast, isolated, and by values that are compared outside.
+"""Judges untrusted Python programs: fast, isolated, with values compared outside the sandbox.
 
     with Judge() as judge:
         verdict = judge.run(Program("def f(x): return x + 1", "f"), CallTests(([1],), (2,)))
 
-Needs neither torch nor numpy.
+Needs neither torch nor numpy. `guest` holds what runs in the sandboxed processes; all other modules
+are the judge's side, which trusts nothing that a process says.
 """
 
 from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Tolerance, Unordered
-from stepcoder.sandbox.judge import IsolationError, Judge
+from stepcoder.sandbox.judge import Judge
 from stepcoder.sandbox.program import (
     AssertTests,
     CallTests,
@@ -18,6 +19,7 @@ from stepcoder.sandbox.program import (
     Tests,
     UnittestTests,
 )
+from stepcoder.sandbox.service import IsolationError
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 __all__ = [

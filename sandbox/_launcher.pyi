@@ -1,10 +1,28 @@
-# The C++ extension built from csrc/.
+# The C++ extension built from csrc/. The constants are those of csrc/wire/protocol.h.
 
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
 MAX_TESTS: int
+PHASE_COMPILE: int
+PHASE_LOAD: int
+PHASE_FIRST_TEST: int  # test i has phase PHASE_FIRST_TEST + i
+OUTCOME_NONE: int
+OUTCOME_VALUE: int
+OUTCOME_ERROR: int
+OUTCOME_NOT_PLAIN: int
+OUTCOME_TOO_LARGE: int
+KILLED_FOR_CPU: int
+KILLED_FOR_WALL: int
+KILLED_CANCELLED: int
+EXIT_ABORTED: int
+LAYER_USER_NAMESPACE: int
+LAYER_MOUNT_NAMESPACE: int
+LAYER_NETWORK_NAMESPACE: int
+LAYER_PID_NAMESPACE: int
+LAYER_OWN_UID: int
+LAYER_READABLE_FILES: int
 
 class JobKind:
     CALLS: JobKind

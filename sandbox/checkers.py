@@ -1,7 +1,8 @@
-"""How the answer of a test is compared with what it should be, where the usual way does not do.
+"""Checkers: other ways to compare the answer of a test with the expected one.
 
-A checker is plain data in CallTests or StdinTests. `same_answer` holds those that the judge applies
-itself; Regex and Custom run in the sandbox (`checking`), apart from the program that they judge.
+A checker is plain data in CallTests or StdinTests. The judge applies Exact, Tolerance and Unordered
+itself (`same_answer`, `same_output`); Regex and Custom run in the sandbox (`checker_runs`), in
+another process than the program.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Custom:
     """Python source that defines `check(input, expected, got) -> bool`.
 
     It gets plain data: a call test's list of arguments, expected and returned value, or the three
-    texts of a stdin test. It runs in a sandbox of its own after the program has ended. Whatever it
-    does but return True or False is an infrastructure error, never a verdict on the program.
+    texts of a stdin test. It runs in a sandbox of its own after the program has ended. If it does
+    not return True or False, that is an infrastructure error, never a verdict on the program.
     """
 
     source: str
@@ -98,7 +99,7 @@ def same_answer(checker: Exact | Tolerance | Unordered, got: Any, expected: Any)
 
 
 def same_output(checker: Exact | Tolerance | Unordered, got: str, expected: str) -> bool:
-    """Return whether stdout, which has no items in any order, is the expected one."""
+    """Return whether stdout is the expected one."""
     if isinstance(checker, Tolerance):
         return same_number_tokens(got, expected, checker.float_tolerance)
     return same_lines(got, expected)

@@ -1,4 +1,4 @@
-"""Whether a returned value is the expected one: plain data against plain data, outside the sandbox.
+"""Compares a returned value with the expected one, outside the sandbox. Both are plain data.
 
 | returned | expected | equal? |
 |---|---|---|
@@ -18,11 +18,11 @@
 | generator, map, range, deque, dict view, ... | list | as the list of its items |
 | function, object | anything | no |
 
-Checkers (`checkers`) change a line of it, or say what counts for stdout:
+Checkers (`checkers`) replace these rules, and those for stdout:
 
 | checker | values | stdout |
 |---|---|---|
-| none | the table; floats within 1e-6 | by tokens, which white space parts: "1.0" is not "1" |
+| none | the table; floats within 1e-6 | by tokens between white space: "1.0" is not "1" |
 | Exact | the table; floats exactly (1 is 1.0, nan is nan) | by lines, but for space at their ends |
 | Tolerance | the table; floats within the tolerance | by tokens; numbers as numbers: "1.0" is "1" |
 | Unordered | the table; a list's or tuple's items in any order, as often as expected | (none) |
@@ -36,9 +36,9 @@ import math
 from typing import Any
 
 FLOAT_TOLERANCE = 1e-6
-# Near zero a relative tolerance allows nothing.
+# A relative tolerance allows nothing near zero, hence an absolute one: this share of it.
 _ABSOLUTE_SHARE = 1e-3
-# Items whose pairs are all tried; longer lists are paired in sorted order only.
+# Longest list for which every pairing of items is tried; longer ones are compared sorted.
 _MOST_TRIED = 300
 _LONGEST_NUMBER = 400  # characters of a token of stdout
 
@@ -93,8 +93,8 @@ def _same_number(got: int | float, expected: int | float, tolerance: float) -> b
 def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANCE) -> bool:
     """Return whether two lists have the same items (the table above), each as often.
 
-    Sorted, items pair up one to one. Only where an item holds several floats may noise in one of
-    them sort it elsewhere: then every pairing is tried, in lists of up to 300 items.
+    Both are compared sorted. Noise in one of several floats of an item may sort it elsewhere: if
+    that can be, every pairing is tried, in lists of up to 300 items.
     """
     if not isinstance(expected, (list, tuple)) or not isinstance(got, (list, tuple)):
         return same_value(got, expected, tolerance)
@@ -110,7 +110,7 @@ def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANC
 def _order(value: Any) -> tuple[Any, ...]:
     """Return a sort key: any two have an order, and equal values (the table) have equal ones.
 
-    Sorting, unlike hashing, takes no longer for values that a program has chosen to be slow.
+    Unlike hashing, sorting is not slowed down by values that a program has chosen for that.
     """
     if isinstance(value, (int, float)):
         return (1, value) if value == value else (2,)
@@ -126,7 +126,7 @@ def _order(value: Any) -> tuple[Any, ...]:
 
 
 def _match(got: list[Any], expected: list[Any], tolerance: float) -> bool:
-    """Return whether each item can have a partner of its own (augmenting paths)."""
+    """Return whether the items can be paired one to one (bipartite matching, augmenting paths)."""
     partners = [
         [j for j, item in enumerate(got) if same_value(item, e, tolerance)] for e in expected
     ]

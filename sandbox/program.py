@@ -1,7 +1,7 @@
-"""What is judged: a program, its tests and the limits it runs under.
+"""What a judge takes: a program, its tests and the limits it runs under.
 
-Plain frozen data, shared by the judge, the trainer and the command line; nothing here imports
-torch, numpy or the rest of stepcoder.
+Plain frozen data, shared by the judge, the trainer and the command line. Imports neither torch nor
+numpy nor the rest of stepcoder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class CallTests:
     `inputs[i]` is the list of positional arguments of test i, `outputs[i]` the expected value.
     Only plain data (None, bool, int, float, str, bytes, list, tuple, set, dict) can be an input or
     an output. The outputs never enter the process that runs the program. `float_tolerance` is
-    relative; 0 compares exactly (the table in `compare`). A `checker` compares in its place. With
-    `process_per_test` no test finds what another left in the program.
+    relative; 0 compares exactly (the table in `compare`). A `checker` replaces this comparison.
+    With `process_per_test` each test runs in a process of its own.
     """
 
     inputs: tuple[list[Any], ...]
@@ -61,8 +61,8 @@ class AssertTests:
     The code runs in a process of its own that calls the program's functions over a pipe, so that
     the program sees neither the expected values nor the comparison. `shared_process` runs it in the
     program's own process and namespace instead, for tests that need more than calls; a program can
-    lie to such tests, and the verdict says so. With `process_per_test` each runs with a program and
-    a setup of its own.
+    forge their results, and the verdict says so. With `process_per_test` each test runs with a
+    program and a setup of its own.
     """
 
     asserts: tuple[str, ...]
@@ -79,14 +79,14 @@ class AssertTests:
 class UnittestTests:
     """A module of unittest.TestCase classes; each test method is a test with its own verdict.
 
-    `names` are the tests ("TestStack.test_push"); where there are none they are read off the code,
-    which raises ValueError if it has none or does not parse. A name that the module turns out to
-    lack is an infrastructure error. Tests run in unittest's order, with their fixtures, apart from
-    the program as those of AssertTests do; `shared_process` and `process_per_test` are as there.
+    `names` are the tests ("TestStack.test_push"). Without names they are read from the code, which
+    raises ValueError if it has no tests or does not parse. A name that the module does not have is
+    an infrastructure error. Tests run in unittest's order, with their fixtures, apart from the
+    program as in AssertTests; `shared_process` and `process_per_test` are as there.
 
     A test that its decorator skips passes, with the reason as message; if all are skipped that is
-    an infrastructure error. One that skips itself while it runs did not pass: the program may be
-    why. Expected failures must fail.
+    an infrastructure error. One that skips itself while it runs has not passed, since the program
+    may have caused that. Expected failures must fail.
     """
 
     code: str
@@ -95,7 +95,7 @@ class UnittestTests:
     process_per_test: bool = False
 
     def __post_init__(self) -> None:
-        """Read the names off the code."""
+        """Read the names from the code if there are none."""
         if not self.names:
             object.__setattr__(self, "names", test_names(self.code))
 
@@ -105,19 +105,19 @@ class UnittestTests:
 
 
 Tests = CallTests | StdinTests | AssertTests | UnittestTests
-# Those that are code, and that a tester may run apart from the program.
+# Tests that are code, which a tester can run apart from the program.
 CodeTests = AssertTests | UnittestTests
 
 
 def test_code(tests: Tests) -> tuple[str, ...]:
-    """Return the texts of tests that are code; none for others."""
+    """Return the texts of tests that are code, nothing for others."""
     if isinstance(tests, UnittestTests):
         return (tests.code,)
     return (tests.setup, *tests.asserts) if isinstance(tests, AssertTests) else ()
 
 
 def test_text(tests: CodeTests, index: int) -> str:
-    """Return what a test is, for people: its code, or its name."""
+    """Return the code or the name of a test, for people."""
     return tests.names[index] if isinstance(tests, UnittestTests) else tests.asserts[index].strip()
 
 
@@ -148,7 +148,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One program with its tests: the unit of work of a judge. None takes the judge's limits."""
+    """One program with its tests, a judge's unit of work. Limits None means the judge's own."""
 
     program: Program
     tests: Tests

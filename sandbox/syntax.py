@@ -1,4 +1,4 @@
-"""ast.parse for threads."""
+"""ast.parse for use in several threads."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ast
 import os
 import threading
 
-# CPython 3.11 counts the depth of a tree in one variable for all threads. The collector may run
-# in the middle of a parse, its callbacks may let another thread in, and if that one parses too,
-# the first fails with "SystemError: AST constructor recursion depth mismatch" (gh-106905).
+# CPython 3.11 counts the depth of a tree in one variable for all threads. If the garbage collector
+# runs during a parse and lets another thread parse, the first parse fails with "SystemError: AST
+# constructor recursion depth mismatch" (gh-106905).
 _ONE_AT_A_TIME = threading.RLock()
 os.register_at_fork(
     before=_ONE_AT_A_TIME.acquire,

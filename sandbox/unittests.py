@@ -1,4 +1,4 @@
-"""The names of the tests in a unittest module, without running it.
+"""Finds the names of the tests in a unittest module without running it.
 
 Takes test code, gives "Class.method" for each test, in the order in which unittest runs them.
 """
@@ -14,7 +14,7 @@ MAX_TEST_CODE_BYTES = 1 << 20
 
 
 def test_names(code: str) -> tuple[str, ...]:
-    """Return the tests of a module's TestCase classes; what it makes at run time is not seen.
+    """Return the tests of a module's TestCase classes; those made at run time are not found.
 
     Raises ValueError if there are none, if the code does not parse, or is over 1 MiB.
     """
@@ -40,7 +40,7 @@ def test_names(code: str) -> tuple[str, ...]:
 
 
 def _ancestors(name: str, classes: dict[str, ast.ClassDef]) -> tuple[set[str], set[str]]:
-    """Return a class and what it inherits from: within the module, and from elsewhere."""
+    """Return a class with its bases within the module, and the names of its other bases."""
     inside, outside, waiting = set[str](), set[str](), [name]
     while waiting:
         name = waiting.pop()

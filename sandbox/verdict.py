@@ -1,4 +1,4 @@
-"""What the judge says: one status for the program and one per test, with the evidence."""
+"""Verdicts: one status for the program and one for each test, with the evidence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a run ended (design note "sandbox", section 1)."""
+    """How a run ended. Only ACCEPTED is a pass."""
 
     ACCEPTED = "accepted"
     WRONG_ANSWER = "wrong answer"
@@ -53,8 +53,8 @@ class Verdict:
     other error or exceeded limit of the first test that has one, wrong answer, accepted.
     `executed_lines` is the union over the tests that ran, as 1-based lines of `Program.source`
     (raw line events: the `def` line and body lines that ran, as `sys.settrace` reports them).
-    `shared_process` marks assert tests that ran in the program's own process, where a program can
-    lie to them; `tampered` marks a program that meddled with the tracing of its lines.
+    `shared_process` marks tests that ran in the program's own process, where it can forge their
+    results; `tampered` marks a program that interfered with the tracing of its lines.
     """
 
     status: Status

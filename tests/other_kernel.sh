@@ -33,17 +33,17 @@ fi
 WORK=$ROOT/work/main
 rm -rf "$WORK" && mkdir -p "$WORK" "$OUT/objects"
 git ls-files | cpio --quiet -pdm "$WORK"
-FLAGS="-std=c++20 -O2 -fPIC -fvisibility=hidden -isystem $ROOT/usr/include/python3.11
+FLAGS="-std=c++20 -O2 -fPIC -Icsrc -fvisibility=hidden -isystem $ROOT/usr/include/python3.11
   -isystem $ROOT/usr/include -isystem $(${PYTHON:-python3} -c 'import pybind11
 print(pybind11.get_include())')"
 # shellcheck disable=SC2086
-ls csrc/*.cpp | xargs -P 2 -I{} sh -c \
+ls csrc/*.cpp csrc/*/*.cpp | xargs -P 2 -I{} sh -c \
   "$COMPILER $(echo $FLAGS) -c {} -o $OUT/objects/\$(basename {}).o"
 SUFFIX=cpython-311-$CPU-linux-gnu.so
 $COMPILER -shared "$OUT"/objects/*.o -static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL \
   -o "$WORK/sandbox/_launcher.$SUFFIX"
-$COMPILER $FLAGS -shared -fno-exceptions -fno-rtti csrc/preload/gather.cpp \
-  -o "$WORK/sandbox/_gather.$SUFFIX"
+$COMPILER $FLAGS -shared -fno-exceptions -fno-rtti csrc/worker/preload/arena_preload.cpp \
+  -o "$WORK/sandbox/_arena_preload.$SUFFIX"
 
 # A first process that mounts all that, and a second that runs the tests.
 FIRST=$OUT/first

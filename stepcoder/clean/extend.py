@@ -36,7 +36,7 @@ from stepcoder.sandbox import (
     Submission,
     TestVerdict,
 )
-from stepcoder.sandbox.checking import asks_checker
+from stepcoder.sandbox.checker_runs import needs_checker_run
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.program import test_code
 
@@ -106,7 +106,7 @@ def extend(verified: Verified, judges: Judges, wanted: int, seed: int) -> Cleane
 def _new_tests(problem: Problem, judges: Judges, count: int, rng: random.Random) -> list[_Test]:
     """Return tests on new inputs that the solution answers safely."""
     tests = problem.tests
-    if asks_checker(tests):  # what the solution answers need not be what such a checker expects
+    if needs_checker_run(tests):  # such a checker need not expect what the solution answers
         return []
     if isinstance(tests, StdinTests):
         texts = tuple(new_stdins(tests.inputs, count, rng))

@@ -24,7 +24,7 @@ from stepcoder.sandbox import (
     Verdict,
 )
 from stepcoder.sandbox.checkers import checker_of
-from stepcoder.sandbox.requests import job_of, source_too_large
+from stepcoder.sandbox.jobs import build_job, source_too_large
 
 MAX_TESTS_A_PROGRAM = 10_000
 
@@ -159,7 +159,7 @@ class ProgramMessage(_Message):
         )
         if not source_too_large(submission):
             # The judge would raise only when its turn comes, in the middle of the answer.
-            job_of(submission, default, numpy_installed=False)
+            build_job(submission, default, numpy_installed=False)
         return submission
 
 

@@ -1,6 +1,6 @@
 """Two thousand hostile and honest programs at once: nothing forged, harmed, hung or left behind.
 
-`python bench/sandbox_bulk.py` runs the same mix as long as one likes, sleepers too.
+`python bench/sandbox_bulk.py` runs the same mix for longer, with programs that sleep.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def test_escape_calls_end_the_run_and_are_named(judge: Judge, name: str) -> None
     ],
 )
 def test_the_filter_stops_calls_that_python_has_no_name_for(number: int, name: str) -> None:
-    # ctypes is not to be had inside, so the filter is tried in a process of its own.
+    # ctypes is unavailable inside, so the filter is tried in a process of its own.
     from stepcoder.sandbox import _launcher
 
     violation = _launcher.try_filter(number)
@@ -186,7 +186,7 @@ def test_a_run_is_seen_while_it_runs(judge: Judge) -> None:
 
 
 def runs_of_this_process() -> set[int]:
-    """Return the processes below this one's workers, its children: other judges' are not ours.
+    """Return the processes below this one's workers, which are its children.
 
     Each worker has one more, which has not seen any program and waits for the next.
     """

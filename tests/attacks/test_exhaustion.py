@@ -25,7 +25,7 @@ ATTACKS: dict[str, tuple[str, set[Status]]] = {
     "many small threads": (
         "import threading as t, time\nt.stack_size(32768)\n"
         "while True: t.Thread(target=time.sleep, args=(99,), daemon=True).start()",
-        # A thread that finds no memory to begin with leaves the one that started it waiting.
+        # A thread that fails to start for want of memory leaves the thread that started it waiting.
         {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT, S.WALL_TIME_LIMIT},
     ),
     "thread stacks": (
@@ -147,7 +147,7 @@ def test_the_attack_gets_its_verdict_in_time(judge: Judge, name: str) -> None:
     limits = replace(LIMITS, wall_s=1.0) if statuses == {S.WALL_TIME_LIMIT} else LIMITS
     verdict = judge.run(Program(source), StdinTests(("",), ("never",)), limits)
     assert verdict.status in statuses, verdict
-    # No bound on speed, only on hanging: a busy machine may be slow, but not for ever.
+    # Bounds hanging, not speed, since a busy machine may be slow.
     assert time.monotonic() - start < 120
     healthy = judge.run(Program("def f(x): return x", "f"), CallTests(([1],), (1,)))
     assert healthy.passed, healthy
@@ -217,7 +217,7 @@ def test_a_program_that_goes_back_to_an_earlier_phase_ends(judge: Judge, phase: 
 
 
 TRAPS = {
-    # Cheap for the program, whose integers hash by identity; the judge's own are all of hash 0.
+    # Cheap for the program, whose integers hash by identity; as plain ints all have hash 0.
     "equal hashes": (
         "class I(int):\n    def __hash__(self): return id(self)\n"
         "    def __eq__(self, other): return self is other\n"
@@ -229,7 +229,7 @@ TRAPS = {
         "def f():\n    start = (0,) * 5000\n"
         "    return {start + (I(i * (2**61 - 1)),): 0 for i in range(3_000)}\n"
     ),
-    # One object for the program, gigabytes for whoever reads the bytes back.
+    # One object for the program, gigabytes for a reader of its bytes.
     "one empty set many times": "def f(): return [set()] * 16_000_000\n",
     "one short string many times": "def f(): return ['ab'] * 8_000_000\n",
 }
@@ -243,6 +243,6 @@ def test_a_value_that_is_costly_to_read_does_not_hold_up_the_judge(name: str) ->
     start = time.process_time()
     with Judge(workers=1) as judge:
         assert not judge.run(Program(source, "f"), CallTests(([],), (0,)), limits).passed
-    # Without caps: minutes, and four gigabytes.
+    # Without caps this takes minutes and four gigabytes.
     assert time.process_time() - start < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 2 << 20

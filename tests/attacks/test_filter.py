@@ -1,8 +1,8 @@
 """The system call filter, instruction by instruction, for x86-64 and aarch64.
 
 The filter of this machine comes from the extension. That of aarch64 is built with a cross compiler
-and printed under an emulator, which does not enforce filters: so both are interpreted here, for
-every system call number, and compared with what the table says.
+and printed under an emulator. The emulator does not enforce filters, so both are interpreted here,
+for every system call number, and compared with the table.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FOREIGN = {
 }
 X32_BIT = 0x4000_0000
 
-# The order of enum Rule in csrc/syscall_table.h.
+# The order of enum Rule in csrc/worker/syscall_table.h.
 RULES = (
     *("allow", "violation", "no such call", "threads only", "no exec memory", "file code only"),
     *("own signals", "no address", "unix pair", "plain ioctl", "plain fcntl", "plain prctl"),
@@ -76,7 +76,7 @@ def emulated(folder: Path) -> Filter:
     for tool in (CROSS, EMULATOR):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is not installed")
-    sources = [ROOT / "csrc/seccomp.cpp", ROOT / "csrc/syscall_table.cpp"]
+    sources = [ROOT / f"csrc/worker/{name}.cpp" for name in ("seccomp", "syscall_table")]
     sources.append(ROOT / "tests/helpers/print_filter.cpp")
     program = folder / "print_filter"
     flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{ROOT}/csrc"]
@@ -152,7 +152,7 @@ def prctl(args: Sequence[int], _own: bool) -> int:
     return allowed_if(args[0] in (SET_NAME, GET_NAME, NAME_MEMORY), errno.EPERM)
 
 
-# What each rule means, said once more and in another language than the filter's source.
+# The meaning of each rule, written again, independently of the filter's source.
 MEANING: dict[str, Callable[[Sequence[int], bool], int]] = {
     "allow": lambda _args, _own: bpf.ALLOW,
     "violation": lambda _args, _own: bpf.TRAP,
@@ -250,7 +250,7 @@ def test_the_table_names_each_call_once(filter_: Filter) -> None:
         assert len(_launcher.filter_rules()) == len(filter_.rules)
 
 
-# What programs on x86-64 may do by an old call, those on other machines do by a newer one.
+# Programs on other machines use a newer call for what x86-64 programs may do by an old one.
 NEWER = {
     **{"stat": "newfstatat", "lstat": "newfstatat", "access": "faccessat", "open": "openat"},
     **{"creat": "openat", "getdents": "getdents64", "rename": "renameat", "mkdir": "mkdirat"},
@@ -260,7 +260,7 @@ NEWER = {
     **{"epoll_wait": "epoll_pwait", "getpgrp": "getpgid", "time": "gettimeofday"},
     **{"alarm": "setitimer", "pause": "ppoll", "mknod": "mknodat"},
 }
-# What the interpreter, its C library and numpy use on aarch64 for themselves.
+# Calls that the interpreter, its C library and numpy themselves make on aarch64.
 NEEDED = {
     *("newfstatat", "statx", "faccessat", "faccessat2", "openat", "getdents64", "readlinkat"),
     *("ppoll", "pselect6", "epoll_pwait", "epoll_pwait2", "dup3", "pipe2", "rt_sigreturn"),
@@ -278,7 +278,7 @@ def test_every_machine_may_do_the_same(filter_: Filter) -> None:
     if filter_.machine == "aarch64":
         assert not NEWER.keys() & rule_of.keys()
     else:
-        # What only this machine has is not needed elsewhere.
+        # Calls of this machine alone are not needed elsewhere.
         only_here = {"arch_prctl", "iopl", "ioperm", "modify_ldt"}
         assert rule_of.keys() >= NEWER.keys() | only_here
 

@@ -1,4 +1,4 @@
-"""Programs that try to be accepted without the right value (design note "sandbox", section 6)."""
+"""Programs that try to be accepted without the right value (docs/sandbox.md, "Forging")."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from stepcoder.sandbox import (
 )
 
 LIMITS = Limits(cpu_s=1.0, wall_s=3.0)
-# What no program could guess, so that a pass can only be forged.
+# Values that no program can guess, so that a pass can only be forged.
 SECRET = 7_426_119_205
 
 

@@ -1,8 +1,8 @@
 """A worker that runs nothing: what it leaves behind is its request, laid out over the board.
 
-Started by the launcher's event loop in the place of `_worker.py`. A request's bytes are, in this
-order: how to answer (1), the report (40), the board's header (80), three records (3 x 40), the
-length of stdout (1), stdout, and the arena. See csrc/protocol.h.
+Started by the launcher's event loop in the place of `guest/worker.py`. A request's bytes are, in
+this order: how to answer (1), the report (40), the board's header (80), three records (3 x 40),
+the length of stdout (1), stdout, and the arena. See csrc/wire/protocol.h.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ARENA_OFFSET_FIELD = 24
 
 
 def main() -> None:
-    """Answer every order to run with what the request says."""
+    """Answer every message to run with what the request says."""
     control = socket.socket(fileno=CONTROL_FD)
     control.send(struct.pack("<I", 0))
-    while order := control.recv(64):
-        if struct.unpack_from("<I", order)[0] != RUN:
+    while message := control.recv(64):
+        if struct.unpack_from("<I", message)[0] != RUN:
             continue
         request = os.pread(REQUEST_FD, 1 << 20, 0)
         (arena_offset,) = struct.unpack("<Q", os.pread(BOARD_FD, 8, ARENA_OFFSET_FIELD))

@@ -15,13 +15,13 @@ ZIP=tests/fuzz/corpus/$TARGET.zip
 mkdir -p "$OUT/$TARGET"
 [ ! -e "$ZIP" ] || "$PYTHON" -m zipfile -e "$ZIP" "$OUT/$TARGET"
 if [ ! -e "$OUT/_launcher.so" ] || [ -n "$(find csrc -newer "$OUT/_launcher.so")" ]; then
-  FLAGS="-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-omit-frame-pointer
+  FLAGS="-std=c++20 -O1 -g1 -fPIC -Icsrc -fvisibility=hidden -fno-omit-frame-pointer
     -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize=vptr,function
     -fno-sanitize-recover=undefined"
   HEADERS=$($PYTHON -c 'import pybind11, sysconfig
 print("-isystem", pybind11.get_include(), "-isystem", sysconfig.get_paths()["include"])')
   rm -f "$OUT"/*.o
-  ls csrc/*.cpp | xargs -P 2 -I{} sh -c \
+  ls csrc/*.cpp csrc/*/*.cpp | xargs -P 2 -I{} sh -c \
     "clang++ $(echo $FLAGS) $HEADERS -c {} -o $OUT/\$(basename {}).o"
   clang++ -shared "$OUT"/*.o -o "$OUT/_launcher.so"
 fi

@@ -1,7 +1,7 @@
 """What is fuzzed: a function of bytes for each parser that reads what others wrote.
 
 Each raises only on a bug: to refuse the input in the documented way is no error. `fuzz.py` feeds
-them with new inputs, tests/test_sanitizers.py with the corpus.
+them with new inputs, tests/sandbox/test_sanitizers.py with the corpus.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,11 +35,12 @@ from stepcoder.sandbox import (
     Unordered,
     _launcher,
 )
-from stepcoder.sandbox.by_value import by_value
-from stepcoder.sandbox.checking import asked, asks_checker
+from stepcoder.sandbox.assert_calls import compile_asserts
+from stepcoder.sandbox.checker_runs import needs_checker_run, start_checker
 from stepcoder.sandbox.compare import same_value
-from stepcoder.sandbox.requests import job_of
-from stepcoder.sandbox.verdicts import verdict_of
+from stepcoder.sandbox.grading import Runs, grade
+from stepcoder.sandbox.guest import rpc
+from stepcoder.sandbox.jobs import build_job
 
 LIMITS = Limits(cpu_s=1.0, wall_s=30.0, output_bytes=1 << 10)
 
@@ -58,14 +58,13 @@ def value(data: bytes) -> None:
     assert found == "never" or not same_value(found, "never"), found
 
 
-_BY_VALUE = by_value(
+_COMPILED = compile_asserts(
     Submission(
         Program("", "f"),
         AssertTests(("assert f(1) == 'never'", "assert f(2) == ('never', [2])")),
-    ),
-    LIMITS,
+    )
 )
-assert _BY_VALUE is not None
+assert _COMPILED is not None
 
 # What the judge expects is never in the inputs: a pass would be forged.
 _TESTS = (
@@ -77,7 +76,7 @@ _TESTS = (
         "import unittest\nclass T(unittest.TestCase):\n"
         "    def test_a(self): assert f(1) == 1\n    def test_b(self): assert f(2) == 2\n"
     ),
-    _BY_VALUE.question.tests,
+    _COMPILED.tests,
     CallTests(([1], [2]), ("never", "never more"), checker=Custom("def check(*_): return True")),
     StdinTests(("1", "2"), ("never", "never more"), checker=Regex()),
 )
@@ -90,8 +89,8 @@ class _Judge:
         command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_worker.py"))]
         self.loop = _launcher.EventLoop(command, command, 1)
 
-    def runs(self, submission: Submission, script: bytes) -> list[_launcher.RunResult]:
-        job = job_of(submission, LIMITS, numpy_installed=False)
+    def runs(self, submission: Submission, script: bytes) -> Runs:
+        job = build_job(submission, LIMITS, numpy_installed=False)
         job.request = job.tester_request = script
         self.loop.submit(job)
         results = self.loop.next(60.0)
@@ -111,17 +110,17 @@ def run(data: bytes) -> None:
     tests = _TESTS[kind[0] % len(_TESTS)]
     submission = Submission(Program("x = 1\n" * 20, "f"), tests, LIMITS)
     answer = b""
-    checked = asks_checker(tests)
+    checked = needs_checker_run(tests)
     if checked:  # the checker is a process like the program's
         cut = 2 + int.from_bytes(script[:2], "little")
         script, answer = script[2:cut], script[cut:]
     runs = _judge.runs(submission, script)
     assert len(runs) <= 2 * len(tests), len(runs)
-    question = asked(submission, runs) if checked else None
-    if question is None:
-        verdict = verdict_of(submission, runs)
+    checker_run = start_checker(submission, runs) if checked else None
+    if checker_run is None:
+        verdict = grade(submission, runs)
     else:
-        verdict = question.verdict(_judge.runs(question.question, answer))
+        verdict = checker_run.grade(_judge.runs(checker_run.checker, answer))
     # The tester and the checker are the judge's own: their word counts.
     trusted = isinstance(tests, (AssertTests, UnittestTests)) or answer != b""
     assert trusted or not verdict.passed or b"never" in data, verdict
@@ -131,16 +130,15 @@ def run(data: bytes) -> None:
 
 def conversation(data: bytes) -> None:
     """Messages of a program to the tester, which asks it for the value of a call."""
-    peer = peer_module()
     # From a file, what is sent goes nowhere and what comes is there at once.
     mine = os.memfd_create("messages", os.MFD_CLOEXEC)
     try:
         os.write(mine, data)
         os.lseek(mine, 0, os.SEEK_SET)
-        tester = peer.Peer(mine, {}, open_to_all=False)
+        tester = rpc.Connection(mine, {}, open_to_all=False)
         tester.send = lambda *_: None
         tester.export(_secret)
-        with contextlib.suppress(peer.GoneError, Exception):
+        with contextlib.suppress(rpc.GoneError, Exception):
             answer = tester.call(1, ([1], _secret), {})
             # An object of the other side is not looked into: each question is a message.
             assert answer != "never" or b"never" in data
@@ -150,17 +148,6 @@ def conversation(data: bytes) -> None:
 
 def _secret(argument: object) -> object:
     return argument
-
-
-def peer_module() -> Any:
-    """Return `_peer` as workers import it."""
-    if "_peer" not in sys.modules:
-        sys.modules["_launcher"] = _launcher
-        sys.path.append(str(Path(job_of.__code__.co_filename).parent))
-        import _peer  # noqa: F401
-
-        sys.path.pop()
-    return sys.modules["_peer"]
 
 
 def problems(data: bytes) -> None:
@@ -174,8 +161,7 @@ def problems(data: bytes) -> None:
 
 
 def _ask(submission: Submission) -> None:
-    values = by_value(submission, LIMITS)
-    job_of(values.question if values else submission, LIMITS, numpy_installed=False)
+    build_job(compile_asserts(submission) or submission, LIMITS, numpy_installed=False)
 
 
 def samples(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Runs a seccomp filter without a kernel: the part of classic BPF that such filters use."""
+"""Interprets seccomp filters without a kernel: the part of classic BPF that they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile and honest programs mixed: mutations of the attack suite, and what must hold of each.
+"""A mix of hostile and honest programs: mutated attacks, and checks of all verdicts.
 
 Takes a seed and a count, gives submissions with the verdict that an honest one must get, and checks
 a judge with them: nothing forged, nobody harmed, nothing left behind.
@@ -28,10 +28,10 @@ from stepcoder.sandbox import (
     Tests,
 )
 
-# In no program of the suite, so that none finds it in its own source.
+# Occurs in no program of the suite, so that none finds it in its own source.
 SECRET = 8_352_907_416
 LIMITS = Limits(cpu_s=0.02, wall_s=0.5, memory_bytes=64 << 20, output_bytes=1 << 14)
-# Many times the limits: what a busy machine may add to them.
+# Many times the limits, for busy machines.
 HANG_S = 30.0
 HONEST_LIMITS = Limits(cpu_s=10.0, wall_s=120.0)
 
@@ -199,7 +199,7 @@ def footprint() -> Footprint:
 
 
 def footprint_since(before: Footprint, leak_bytes: int) -> Footprint:
-    """Return what is held now, as soon as it is no more than before; else what is after 5 s.
+    """Return the footprint once it is no more than before, at the latest after 5 s.
 
     A worker closes a run's channel a moment after it has reported.
     """
@@ -212,7 +212,7 @@ def footprint_since(before: Footprint, leak_bytes: int) -> Footprint:
 
 
 def _scratch_files(pids: list[int]) -> int:
-    """Count what lies in the scratch folders of the processes that have one of their own."""
+    """Count the entries of the scratch folders of processes that have one of their own."""
     return sum(_entries(f"/proc/{pid}/root/tmp") for pid in pids if _own_root(pid))
 
 

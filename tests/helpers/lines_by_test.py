@@ -9,7 +9,7 @@ from typing import Any
 
 from stepcoder.sandbox import CallTests, Judge, Program, Verdict
 
-# A file name for each run: generators of an earlier one can end during the next.
+# Each run has its own file name, since generators of an earlier run can end during the next.
 _numbers = itertools.count()
 
 

@@ -1,9 +1,9 @@
 // Prints what _launcher.filter_rules() and filter_program() give, for a machine that cannot run
-// Python here: cross-compiled with csrc/seccomp.cpp and csrc/syscall_table.cpp.
+// Python here: cross-compiled with csrc/worker/seccomp.cpp and syscall_table.cpp.
 #include <cstdio>
 
-#include "seccomp.h"
-#include "syscall_table.h"
+#include "worker/seccomp.h"
+#include "worker/syscall_table.h"
 
 int main() {
   for (const stepcoder::SyscallRule& rule : stepcoder::syscall_rules())

@@ -66,7 +66,7 @@ def job_of_program(name: str, source: str) -> dict[str, Any]:
 def run_jobs(python: str, jobs: Iterable[dict[str, Any]]) -> dict[str, Run]:
     """Return the run of each job by id, without those that took too long."""
     lines = "".join(json.dumps(job) + "\n" for job in jobs)
-    # The seed of the sandbox: another one gives sets another order, and programs other lines.
+    # The sandbox's hash seed. Another one changes the order of sets, and so the lines that run.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
         [python, str(SCRIPT)],

@@ -97,7 +97,7 @@ def traced(job: dict[str, Any]) -> tuple[list[set[int]], int]:
 
     def begin_test() -> None:
         seen.append(set())
-        # A RecursionError inside the tracer itself makes the interpreter take it away.
+        # The interpreter removes a tracer that raises a RecursionError itself.
         sys.settrace(tracer)
 
     code = compile(job["source"], FILE, "exec", dont_inherit=True)

@@ -27,21 +27,21 @@ def load(path: str) -> None:
 
 
 def main() -> None:
-    """Judge one program of each fate, then codec input of every kind."""
+    """Judge programs that end in every way, then try input of every kind on the codec."""
     load(sys.argv[1])
-    from stepcoder.sandbox import judge
+    from stepcoder.sandbox import service
 
-    plain = judge._worker_command
+    plain = service.worker_command
     # Workers get no environment: what the extension needs comes before the interpreter.
     before = ["/usr/bin/env", f"LD_PRELOAD={os.environ['LD_PRELOAD']}", "PYTHONMALLOC=malloc"]
-    judge._worker_command = lambda *arguments: before + plain(*arguments)
+    service.worker_command = lambda *arguments: before + plain(*arguments)
     fates()
     codec()
     print("judged", flush=True)
 
 
 def fates() -> None:
-    """Programs that pass, fail, crash, are killed, cancelled or lose their worker."""
+    """Judge programs that pass, fail, crash, are killed, cancelled or lose their worker."""
     from stepcoder.sandbox import AssertTests, CallTests, Judge, Limits, Program, StdinTests
 
     limits = Limits(cpu_s=20.0, wall_s=120.0)
@@ -92,7 +92,7 @@ def children() -> list[int]:
 
 
 def codec() -> None:
-    """Every kind of value there and back; every prefix of its bytes refused."""
+    """Encode and decode every kind of value; every prefix of its bytes must be refused."""
     from stepcoder.sandbox import _launcher
 
     values = [None, True, -5, 1 << 200, -(1 << 64), 1.5, 2j, "é", "\ud800", b"x", [1, [2]], (3,)]

@@ -34,14 +34,15 @@ def runtime() -> list[str]:
 def build(folder: Path) -> Path:
     """Compile csrc/ into `folder` and return the extension."""
     include = [pybind11.get_include(), sysconfig.get_paths()["include"]]
-    headers = [word for path in include for word in ("-isystem", path)]
+    headers = [f"-I{ROOT}/csrc", *(word for path in include for word in ("-isystem", path))]
 
     def compiled(source: Path) -> str:
         target = str(folder / f"{source.stem}.o")
         subprocess.run(["g++", *FLAGS, *headers, "-c", str(source), "-o", target], check=True)
         return target
 
-    sources = sorted((ROOT / "csrc").glob("*.cpp"), key=lambda path: path.stem != "bindings")
+    sources = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/*/*.cpp")]
+    sources.sort(key=lambda path: path.stem != "bindings")
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         objects = list(pool.map(compiled, sources))
     extension = folder / "_launcher.so"

@@ -1,4 +1,4 @@
-"""Workers' cgroups: limits that hold where rlimits do not see, verdicts, nothing left behind."""
+"""Workers' cgroups: they limit what rlimits do not, give verdicts and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_next_judge_removes_the_groups_of_one_that_was_killed() -> None:
     killed.wait()
     killed.stdout.close()
     assert left
-    # Its processes end by themselves; only then can their groups go.
+    # Its processes end by themselves, and only then can their groups be removed.
     until = time.monotonic() + 10
     while any(path.exists() and cgroups.processes(path) for path in left):
         assert time.monotonic() < until
@@ -162,14 +162,14 @@ def test_the_next_judge_removes_the_groups_of_one_that_was_killed() -> None:
     assert not cgroups.of_judge(killed.pid)
 
 
-# What follows runs on plain folders: it shows which files are read and written, not what a kernel
-# makes of them.
+# The tests below run on plain folders. They show which files are read and written, not what a
+# kernel does with them.
 
 V2_MOUNT = "41 31 0:38 / {root} rw,relatime - cgroup2 cgroup2 rw\n"
 
 
 def unified(root: Path, own: str, given: str = "cpu memory pids\n") -> _launcher.CgroupParent:
-    """Return what a machine with version 2 offers to a process in the group `own`."""
+    """Return the parent found by a process in the group `own` on a machine with version 2."""
     for folder in (root, *(root / own).relative_to(root).parents, root / own):
         path = root / folder
         path.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+from helpers.coverage_edge_cases import EDGE_CASES
 from helpers.crafted import CRAFTED
-from helpers.hard_lines import HARD
 from helpers.lines_by_test import judged, reference
 from helpers.random_programs import GENERATOR_CALLS, PREAMBLE, random_generators, random_program
 from helpers.reference_runs import job_of_program, run_jobs
@@ -38,9 +38,11 @@ RESUMED = (
 MARKS = {name: ACROSS_TESTS for name in RESUMED} | {"code is run in other ways": CLASS_BODY_ALONE}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in HARD])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=MARKS.get(name, ())) for name in EDGE_CASES]
+)
 def test_each_test_has_the_lines_of_settrace(judge: Judge, name: str) -> None:
-    source, calls = HARD[name]
+    source, calls = EDGE_CASES[name]
     program = Program(source, "f")
     expected, values = reference(program, calls)
     verdict = judge.run(program, CallTests(tuple(calls), tuple(values)))

@@ -1,4 +1,4 @@
-"""One process per test: no test finds what another left, and the evidence of each is its own."""
+"""One process per test: tests do not affect each other, and each has its own evidence."""
 
 import pytest
 
@@ -22,7 +22,7 @@ class T(unittest.TestCase):
     def test_b(self): self.assertEqual(f(5), 1)
     def test_c(self): self.assertEqual(f(0), 1)
 """
-# f(1), f(5) and f(0), each of which is to return 1.
+# f(1), f(5) and f(0) should each return 1.
 EACH: list[Tests] = [
     CallTests(([1], [5], [0]), (1, 1, 1), process_per_test=True),
     AssertTests(ASSERTS, "import math", process_per_test=True),

@@ -1,4 +1,4 @@
-"""The bounded queue: who finds it full waits, nobody waits for ever, nobody who must not waits."""
+"""The bounded queue: callers wait while it is full, except on the judge's own thread."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from stepcoder.sandbox import (
     Submission,
     Verdict,
 )
-from stepcoder.sandbox.room import Room
+from stepcoder.sandbox.admission import FairSemaphore
 
 QUICK = Program("def f(x): return x + 1", "f")
 TESTS = CallTests(([1],), (2,))
@@ -163,16 +163,16 @@ def test_a_queue_needs_room_for_one() -> None:
 
 
 def test_places_are_given_in_the_order_in_which_they_were_asked_for() -> None:
-    room = Room(1)
-    room.enter()
+    semaphore = FairSemaphore(1)
+    semaphore.acquire()
 
     async def run() -> list[int]:
         order: list[int] = []
 
         async def enter(number: int) -> None:
-            await room.enter_async()
+            await semaphore.acquire_async()
             order.append(number)
-            room.leave()
+            semaphore.release()
 
         tasks = []
         for number in range(10):
@@ -180,25 +180,25 @@ def test_places_are_given_in_the_order_in_which_they_were_asked_for() -> None:
             await asyncio.sleep(0)
         tasks[3].cancel()
         await asyncio.sleep(0)
-        room.leave()
+        semaphore.release()
         await asyncio.gather(*tasks, return_exceptions=True)
         return order
 
     assert asyncio.run(run()) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    room.enter()
+    semaphore.acquire()
 
 
 def test_a_place_that_comes_as_its_task_is_cancelled_is_not_lost() -> None:
     async def run() -> None:
         for _ in range(50):
-            room = Room(1)
-            room.enter()
-            task = asyncio.create_task(room.enter_async())
+            semaphore = FairSemaphore(1)
+            semaphore.acquire()
+            task = asyncio.create_task(semaphore.acquire_async())
             await asyncio.sleep(0)
-            room.leave()  # gives the place to the task
+            semaphore.release()  # gives the place to the task
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.wait_for(room.enter_async(), 5.0)
+            await asyncio.wait_for(semaphore.acquire_async(), 5.0)
 
     asyncio.run(run())

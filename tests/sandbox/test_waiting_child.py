@@ -1,4 +1,4 @@
-"""The child that waits for its order has already written to the pages that every run writes to."""
+"""A child that waits for its request has already written to the pages that every run writes to."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from helpers.processes import children_of
 
 from stepcoder.sandbox import CallTests, Judge, Program
 
-# Without that a child has seven faults before it waits (its own stack, the code that confines it).
+# Without that, a child has seven page faults before it waits: its stack, the code that confines it.
 FEW = 20
 
 

@@ -1,0 +1,402 @@
+// See event_loop.h. The worker enforces a run's limits. The loop keeps a later deadline for the
+// worker itself, so that no run can hold a slot for ever.
+#include "host/event_loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+namespace stepcoder {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kStartup = 60 * kSecond;  // for a worker to become ready
+constexpr int kAttempts = 2;                // a run whose worker crashed is repeated once
+
+void watch(const UniqueFd& epoll, int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  checked(epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
+}
+
+}  // namespace
+
+EventLoop::EventLoop(WorkerCommands commands, uint32_t slots)
+    : commands_(std::move(commands)),
+      cgroups_(find_cgroup_parent()),
+      slots_(slots),
+      epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+      wake_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+      owner_(getpid()) {
+  for (uint32_t i = 0; i < slots; ++i) slots_[i].number = i;
+  remove_leftovers(cgroups_);
+  watch(epoll_, wake_.get());
+  thread_ = std::thread([this] { thread(); });
+}
+
+EventLoop::~EventLoop() { close(); }
+
+void EventLoop::submit(Job job) {
+  bool awaited = false;
+  {
+    std::lock_guard lock(mutex_);
+    pending_.push_back(std::move(job));
+    awaited = std::exchange(job_awaited_, false);
+  }
+  if (awaited) wake();  // otherwise every slot is busy and looks for a job when it is done
+}
+
+void EventLoop::cancel(uint64_t id) {
+  {
+    std::lock_guard lock(mutex_);
+    cancelled_.push_back(id);
+  }
+  wake();
+}
+
+void EventLoop::wake() {
+  const uint64_t one = 1;
+  checked(write(wake_.get(), &one, sizeof one), "wake the event loop");
+}
+
+std::vector<JobResult> EventLoop::next(double seconds) {
+  std::unique_lock lock(mutex_);
+  finished_changed_.wait_for(lock, std::chrono::duration<double>(seconds),
+                             [this] { return !finished_.empty() || closing_; });
+  return std::exchange(finished_, {});
+}
+
+void EventLoop::close() {
+  if (owner_ != getpid()) {  // a fork of the judge has no such thread
+    if (thread_.joinable()) thread_.detach();
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  finished_changed_.notify_all();
+  const uint64_t one = 1;
+  if (write(wake_.get(), &one, sizeof one) < 0) return;
+  if (thread_.joinable()) thread_.join();
+}
+
+void EventLoop::thread() {
+  std::array<epoll_event, 64> events{};
+  while (true) {
+    const int count = epoll_wait(epoll_.get(), events.data(), events.size(), timeout_ms());
+    for (int i = 0; i < count; ++i) {
+      if (events[static_cast<size_t>(i)].data.fd == wake_.get()) {
+        uint64_t ignored = 0;
+        if (read(wake_.get(), &ignored, sizeof ignored) < 0) continue;
+        continue;
+      }
+      for (Slot& slot : slots_)
+        for (auto* worker :
+             {&slot.program_bare, &slot.program_numpy, &slot.tester_bare, &slot.tester_numpy})
+          if (*worker && (*worker)->control() == events[static_cast<size_t>(i)].data.fd)
+            on_readable(slot, *worker);
+    }
+    check_deadlines();
+    {
+      std::lock_guard lock(mutex_);
+      if (closing_) break;
+    }
+    take_cancellations();
+    take_jobs();
+  }
+  slots_.clear();  // ends the workers
+}
+
+// Drops queued jobs. Runs in progress are killed, and their job ends with the reports.
+void EventLoop::take_cancellations() {
+  std::vector<uint64_t> ids;
+  {
+    std::lock_guard lock(mutex_);
+    ids = std::exchange(cancelled_, {});
+    for (const uint64_t id : ids) {
+      const auto job = std::find_if(pending_.begin(), pending_.end(),
+                                    [id](const Job& waiting) { return waiting.id == id; });
+      if (job == pending_.end()) continue;
+      pending_.erase(job);
+      finished_.push_back(JobResult{id, {}});
+      finished_changed_.notify_one();
+    }
+  }
+  for (Slot& slot : slots_) {
+    if (!slot.active) continue;
+    if (std::find(ids.begin(), ids.end(), slot.active->job.id) == ids.end()) continue;
+    slot.active->cancelled = true;
+    kill_run(slot);
+  }
+}
+
+// The run then ends with its reports. Its socket tells if a worker is gone.
+void EventLoop::kill_run(Slot& slot) {
+  if (!slot.running) return;
+  for (auto* worker : workers_for(slot, slot.active->job))
+    if (*worker) (*worker)->request_kill();
+}
+
+void EventLoop::take_jobs() {
+  for (Slot& slot : slots_) {
+    while (!slot.active) {  // again after a job that ended at once, such as one without a worker
+      auto active = std::make_shared<ActiveJob>();
+      {
+        std::lock_guard lock(mutex_);
+        job_awaited_ = pending_.empty();
+        if (job_awaited_) break;
+        active->job = std::move(pending_.front());
+        pending_.pop_front();
+      }
+      active->result.id = active->job.id;
+      active->end_test = active->job.test_count;
+      assign_test(slot, active);
+    }
+  }
+  share_tests();
+}
+
+// Idle slots take tests of the jobs that others work on. A slot without a worker starts one, but no
+// test waits for it.
+void EventLoop::share_tests() {
+  for (const Slot& owner : slots_) {
+    const std::shared_ptr<ActiveJob> active = owner.active;
+    if (!active || !active->job.run_for_each_test || active->cancelled) continue;
+    uint32_t starting = 0;
+    for (Slot& slot : slots_) {
+      if (active->next_test + starting >= active->end_test) break;
+      if (slot.active || !slot.can_share) continue;
+      try {
+        if (start_workers(slot, active->job))
+          assign_test(slot, active);
+        else
+          ++starting;
+      } catch (const std::exception&) {
+        slot.can_share = false;
+      }
+    }
+  }
+}
+
+void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active) {
+  slot.active = active;
+  ++active->slots;
+  slot.test = active->next_test;
+  active->next_test = active->job.run_for_each_test ? slot.test + 1 : active->end_test;
+  slot.attempts = 0;
+  advance(slot);
+}
+
+std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::workers_for(Slot& slot, const Job& job) {
+  std::vector<std::unique_ptr<WorkerProcess>*> workers{job.numpy ? &slot.program_numpy
+                                                                 : &slot.program_bare};
+  if (job.kind == JobKind::kPair)
+    workers.push_back(job.tester_numpy ? &slot.tester_numpy : &slot.tester_bare);
+  return workers;
+}
+
+// Starts the slot's run, or the workers that it needs first.
+void EventLoop::advance(Slot& slot) {
+  if (slot.active->cancelled || slot.test >= slot.active->end_test) {
+    leave_job(slot);
+    return;
+  }
+  try {
+    slot.deadline_ns = now_ns() + kStartup;
+    if (start_workers(slot, slot.active->job)) start_run(slot);
+  } catch (const std::exception& error) {
+    on_crash(slot, error.what());
+  }
+}
+
+// Starts those workers of a job that the slot lacks; true once all are ready.
+bool EventLoop::start_workers(Slot& slot, const Job& job) {
+  bool ready = true;
+  for (auto* worker : workers_for(slot, job)) {
+    if (!*worker) {
+      const bool numpy = worker == &slot.program_numpy || worker == &slot.tester_numpy;
+      const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
+      std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
+      argv.insert(argv.end(), {std::to_string(slot.number), tester ? "tester" : "program"});
+      *worker = std::make_unique<WorkerProcess>(argv, commands_.preload, cgroups_);
+      watch(epoll_, (*worker)->control());
+    }
+    ready = ready && (*worker)->ready;
+  }
+  return ready;
+}
+
+void EventLoop::start_run(Slot& slot) {
+  const Job& job = slot.active->job;
+  slot.reported.clear();
+  slot.running = true;
+  slot.deadline_ns = now_ns() + longest_run_ns(job);
+  UniqueFd program_end;
+  UniqueFd tester_end;
+  if (job.kind == JobKind::kPair) {
+    std::array<int, 2> pair{};
+    checked(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
+    program_end = UniqueFd(pair[0]);
+    tester_end = UniqueFd(pair[1]);
+  }
+  const auto workers = workers_for(slot, job);
+  slot.expected_reports = workers.size();
+  for (auto* worker : workers) {
+    const bool as_tester = worker != workers.front();
+    const UniqueFd& channel = as_tester ? tester_end : program_end;
+    if (!(*worker)->begin(job, slot.test, as_tester, channel.get()))
+      throw std::runtime_error("the worker is gone: " + (*worker)->stderr_tail());
+  }
+}
+
+void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) {
+  union {
+    Hello hello;
+    Report report;
+  } message{};
+  const ssize_t got = recv(worker->control(), &message, sizeof message, MSG_DONTWAIT);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (got == sizeof(Hello) && !worker->ready) {
+    worker->ready = true;
+    worker->missing_layers = message.hello.missing_layers;
+    missing_layers_ |= message.hello.missing_layers;
+    if (slot.active && !slot.running) advance(slot);
+    return;
+  }
+  // The kernel may have killed the worker for its run's memory; that counts as the run's own end.
+  const bool ended = got != sizeof(Report) || !slot.running;
+  const auto of_memory = ended && slot.running ? worker->oom_report() : std::nullopt;
+  if (of_memory) message.report = *of_memory;
+  if (ended && !of_memory) {
+    const std::string why = "a worker of the sandbox ended: " + worker->stderr_tail();
+    bool in_use = false;  // the slot's current job may not need this worker
+    if (slot.active)
+      for (auto* other : workers_for(slot, slot.active->job)) in_use = in_use || other == &worker;
+    worker.reset();
+    if (in_use)
+      on_crash(slot, why);
+    else if (!slot.active)
+      slot.can_share = false;
+    return;
+  }
+  const bool as_tester =
+      slot.expected_reports == 2 && (&worker == &slot.tester_bare || &worker == &slot.tester_numpy);
+  try {
+    slot.reported.push_back(
+        worker->collect(slot.active->job, slot.test, as_tester, message.report));
+  } catch (const std::exception& error) {
+    on_crash(slot, error.what());
+    return;
+  }
+  if (of_memory) worker.reset();
+  if (slot.reported.size() == slot.expected_reports) {
+    finish_run(slot);
+  } else if (as_tester) {
+    // The tests are over, so the program need not go on.
+    workers_for(slot, slot.active->job).front()->get()->request_kill();
+  }
+}
+
+// The machine or a worker failed, not the program. Tries once more with fresh workers.
+void EventLoop::on_crash(Slot& slot, const std::string& why) {
+  for (auto* worker : workers_for(slot, slot.active->job)) worker->reset();
+  slot.running = false;
+  if (++slot.attempts < kAttempts) {
+    advance(slot);
+    return;
+  }
+  RunResult failure;
+  failure.infrastructure_error = true;
+  failure.infrastructure_message = why;
+  failure.first_test = slot.test;
+  slot.active->result.runs.push_back(std::move(failure));
+  end_after(*slot.active, slot.test);
+  leave_job(slot);
+}
+
+void EventLoop::finish_run(Slot& slot) {
+  slot.running = false;
+  ActiveJob& active = *slot.active;
+  const Job& job = active.job;
+  const auto ended_in = [&slot](uint32_t phase) {
+    return std::any_of(slot.reported.begin(), slot.reported.end(),
+                       [=](const RunResult& run) { return run.report.phase == phase; });
+  };
+  const bool setup_failed = std::any_of(slot.reported.begin(), slot.reported.end(),
+                                        [](const RunResult& run) { return run.was_not_set_up(); });
+  if (setup_failed && slot.test < active.end_test && !active.cancelled) {
+    on_crash(slot, "a run could not be set up: " + slot.reported.front().stderr_tail);
+    return;
+  }
+  const uint32_t phase = slot.reported.front().report.phase;
+  bool failed = false;
+  for (const RunResult& run : slot.reported) {
+    if (run.is_tester != (job.kind == JobKind::kPair)) continue;  // only the tester finds anything
+    failed = run.report.phase <= kPhaseFirstTest || (job.compares_stdout && !run.output_matches) ||
+             (job.kind != JobKind::kStdin && !run.tests.empty() &&
+              run.tests.front().outcome != Outcome::kValue);
+  }
+  bool again = false;
+  if (job.run_for_each_test) {
+    // A program that does not compile for one test does not for the next.
+    if (ended_in(kPhaseCompile) || (failed && job.stop_at_first_failure))
+      end_after(active, slot.test);
+    slot.test = active.next_test;
+    again = slot.test < active.end_test;
+    if (again) ++active.next_test;
+  } else if (job.kind == JobKind::kCalls && phase >= kPhaseFirstTest) {
+    // The process ended in this test, so the others get a new one. The program may have lied about
+    // the phase, which can therefore lie before the tests that this run was for.
+    slot.test = std::max(slot.test, phase - kPhaseFirstTest) + 1;
+    again = slot.test < job.test_count && !job.stop_at_first_failure;
+  }
+  for (RunResult& run : slot.reported) active.result.runs.push_back(std::move(run));
+  if (!again) return leave_job(slot);
+  slot.attempts = 0;
+  advance(slot);
+}
+
+// Tests behind this one do not matter any more; those that run already are killed.
+void EventLoop::end_after(ActiveJob& active, uint32_t test) {
+  active.end_test = std::min(active.end_test, test + 1);
+  for (Slot& slot : slots_)
+    if (slot.active.get() == &active && slot.test >= active.end_test) kill_run(slot);
+}
+
+// The last slot that leaves a job finishes it.
+void EventLoop::leave_job(Slot& slot) {
+  const std::shared_ptr<ActiveJob> active = std::exchange(slot.active, nullptr);
+  if (--active->slots > 0) return;
+  std::vector<RunResult>& runs = active->result.runs;
+  std::erase_if(runs, [&](const RunResult& run) { return run.first_test >= active->end_test; });
+  std::stable_sort(runs.begin(), runs.end(), [](const RunResult& left, const RunResult& right) {
+    return left.first_test < right.first_test;
+  });
+  {
+    std::lock_guard lock(mutex_);
+    finished_.push_back(std::move(active->result));
+  }
+  finished_changed_.notify_one();
+}
+
+int EventLoop::timeout_ms() {
+  int64_t earliest = INT64_MAX;
+  for (const Slot& slot : slots_)
+    if (slot.active) earliest = std::min(earliest, slot.deadline_ns);
+  if (earliest == INT64_MAX) return -1;
+  return static_cast<int>(std::clamp<int64_t>((earliest - now_ns()) / 1'000'000 + 1, 0, 60'000));
+}
+
+void EventLoop::check_deadlines() {
+  const int64_t now = now_ns();
+  for (Slot& slot : slots_)
+    if (slot.active && now >= slot.deadline_ns) on_crash(slot, "a worker of the sandbox hangs");
+}
+
+}  // namespace stepcoder

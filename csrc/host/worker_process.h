@@ -1,0 +1,63 @@
+// The judge's side of one worker: its process, its memory files and its control socket.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/cgroup.h"
+#include "host/job.h"
+#include "wire/fd.h"
+#include "wire/protocol.h"
+
+namespace stepcoder {
+
+class WorkerProcess {
+ public:
+  // Starts the process without forking this one. Throws std::system_error.
+  WorkerProcess(const std::vector<std::string>& argv, const std::string& preload,
+                const CgroupParent& cgroups);
+  ~WorkerProcess();
+  WorkerProcess(const WorkerProcess&) = delete;
+  WorkerProcess& operator=(const WorkerProcess&) = delete;
+
+  int control() const { return control_.get(); }
+
+  // Writes the request, clears the board and starts the run. False if the worker is gone.
+  bool begin(const Job& job, uint32_t first_test, bool as_tester, int channel);
+  bool request_kill();
+
+  // Copies what the run left. Only once its Report has come, when nothing writes any more.
+  RunResult collect(const Job& job, uint32_t first_test, bool as_tester, const Report& report);
+
+  // The report that the worker would have sent, if the kernel killed it for the memory of its run.
+  std::optional<Report> oom_report();
+
+  // The end of what the process wrote to stderr, to explain why it is gone.
+  std::string stderr_tail() const;
+
+  bool ready = false;
+  uint32_t missing_layers = 0;
+
+ private:
+  void wipe_board();
+  void wait_or_kill();
+
+  bool oom_killed_ = false;
+  pid_t pid_ = -1;
+  pid_t owner_;    // a fork of the judge owns no process
+  Cgroup cgroup_;  // removed after the process has ended
+  UniqueFd pidfd_;
+  UniqueFd control_;
+  UniqueFd request_;
+  UniqueFd board_file_;
+  UniqueFd stdin_;
+  UniqueFd stdout_;
+  UniqueFd stderr_;
+  std::byte* board_ = nullptr;
+};
+
+}  // namespace stepcoder

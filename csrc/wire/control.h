@@ -1,0 +1,22 @@
+// Control messages on their way from the judge to a worker, and from there to its child.
+#pragma once
+
+#include <optional>
+
+#include "wire/fd.h"
+#include "wire/protocol.h"
+
+namespace stepcoder {
+
+struct Received {
+  ControlMessage message;
+  UniqueFd channel;  // to the tester or the program, where there is one
+};
+
+// `channel` is -1 or a descriptor that is sent along. False if the other side is gone.
+bool send_control(int socket, const ControlMessage& message, int channel);
+
+// Waits for a message; nullopt if the other side is gone.
+std::optional<Received> receive_control(int socket);
+
+}  // namespace stepcoder

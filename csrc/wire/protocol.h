@@ -1,0 +1,133 @@
+// The protocol between judge, worker and child: the fixed descriptors of a worker, the messages on
+// its control socket, and the board, a shared memory into which the child writes its results.
+// Python reads the constants from the extension (bindings.cpp), on both sides.
+//
+// Untrusted code writes to the board. A reader copies each field once and checks it against sizes
+// that it knows itself. Nothing on the board can earn a verdict: it holds returned values, and the
+// expected ones are known to the judge alone.
+#pragma once
+
+#include <time.h>
+
+#include <cstdint>
+
+namespace stepcoder {
+
+// Descriptors of a worker process; 0, 1 and 2 are memory files that hold stdin, stdout, stderr.
+constexpr int kControlFd = 3;
+constexpr int kRequestFd = 4;
+constexpr int kBoardFd = 5;
+constexpr int kFirstFreeFd = 6;
+// In a child that talks to another child: its end of the channel.
+constexpr int kChannelFd = 3;
+
+// Processes and threads of a worker and its run together.
+constexpr uint64_t kMaxTasks = 256;
+
+enum class Command : uint32_t { kRun = 1, kKill = 2 };
+
+// judge -> worker -> child, on SOCK_SEQPACKET pairs. The request itself lies in the request file.
+struct ControlMessage {
+  Command command = Command::kRun;
+  uint32_t test_count = 0;
+  int64_t cpu_ns = 0;   // per phase
+  int64_t wall_ns = 0;  // per phase
+  uint64_t memory_bytes = 0;
+  uint64_t output_bytes = 0;
+};
+
+// worker -> judge, once when the worker is ready.
+struct Hello {
+  uint32_t missing_layers = 0;  // bit set of Layer
+};
+
+enum Layer : uint32_t {
+  kUserNamespace = 1,
+  kMountNamespace = 2,
+  kNetworkNamespace = 4,
+  kPidNamespace = 8,
+  kOwnUid = 16,
+  kReadableFiles = 32,  // neither an empty root nor Landlock
+};
+
+// kCancelled: the judge asked for it.
+enum class KilledFor : uint32_t { kNothing = 0, kCpu = 1, kWall = 2, kCancelled = 3 };
+
+// worker -> judge, once for each run.
+struct Report {
+  int32_t wait_status = 0;
+  KilledFor killed_for = KilledFor::kNothing;
+  uint32_t phase = 0;
+  uint32_t reserved = 0;
+  int64_t cpu_ns = 0;
+  int64_t wall_ns = 0;
+  int64_t peak_memory_bytes = 0;
+};
+
+// Exit statuses of a child that the launcher, not the program, has ended.
+constexpr int kExitSetupFailed = 113;
+constexpr int kExitHarnessFailed = 114;
+constexpr int kExitViolation = 115;
+constexpr int kExitOutputLimit = 116;
+constexpr int kExitAborted = 117;
+
+// Phases of a run. Test i is phase kPhaseFirstTest + i; the phase after the last test is "done".
+constexpr uint32_t kPhaseSetup = 0;
+constexpr uint32_t kPhaseCompile = 1;
+constexpr uint32_t kPhaseLoad = 2;
+constexpr uint32_t kPhaseFirstTest = 3;
+
+enum class Outcome : uint32_t {
+  kNone = 0,      // the phase did not finish
+  kValue = 1,     // payload: the returned value
+  kError = 2,     // payload: (exception type, message, line or None)
+  kNotPlain = 3,  // payload: what the value was
+  kTooLarge = 4,  // the value exceeds the cap
+};
+
+struct Record {
+  Outcome outcome = Outcome::kNone;
+  uint32_t reserved = 0;
+  uint64_t offset = 0;  // into the arena
+  uint64_t length = 0;
+  int64_t cpu_ns = 0;
+  int64_t wall_ns = 0;
+};
+
+constexpr uint64_t kBoardBytes = uint64_t{80} << 20;
+constexpr uint64_t kRecordsOffset = 4096;
+constexpr uint64_t kMaxBitmapBytes = uint64_t{32} << 20;
+constexpr uint64_t kArenaBytes = uint64_t{32} << 20;
+constexpr uint32_t kMaxTests = 100'000;
+
+// First bytes of the board. The judge fills in the layout before a run.
+struct BoardHeader {
+  uint32_t test_count = 0;
+  uint32_t bitmap_count = 0;  // 1 (one for all phases), or 1 for loading + 1 for each test
+  uint64_t bitmap_bytes = 0;  // of one bitmap; bit n is line n
+  uint64_t bitmaps_offset = 0;
+  uint64_t arena_offset = 0;
+  uint32_t first_test = 0;  // the run begins with this one
+  uint32_t reserved = 0;
+  // Written by the child:
+  uint64_t arena_used = 0;
+  uint32_t phase = kPhaseSetup;
+  int32_t violation = -1;  // system call number
+  int64_t phase_cpu_ns = 0;
+  int64_t phase_wall_ns = 0;
+  uint32_t tampered = 0;
+  uint32_t unused = 0;
+};
+
+// Records lie at kRecordsOffset: first that of compiling and loading, then one for each test.
+inline uint64_t records_bytes(uint32_t test_count) {
+  return sizeof(Record) * (uint64_t{test_count} + 1);
+}
+
+inline int64_t now_ns(clockid_t clock = CLOCK_MONOTONIC) {
+  timespec time{};
+  clock_gettime(clock, &time);
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+}  // namespace stepcoder

@@ -1,0 +1,312 @@
+// See worker.h. The worker enforces its child's time limits from outside. The judge keeps a later
+// deadline for the two of them.
+#include "worker/worker.h"
+
+#include <fcntl.h>
+#include <malloc.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <stdexcept>
+
+#include "guest/child.h"
+#include "wire/control.h"
+#include "wire/fd.h"
+#include "wire/protocol.h"
+#include "worker/huge_pages.h"
+#include "worker/prefault.h"
+#include "worker/seccomp.h"
+
+namespace stepcoder {
+namespace {
+
+namespace fs = std::filesystem;
+
+// `statm` is /proc/self/statm, opened while /proc was visible.
+uint64_t address_space_bytes(const UniqueFd& statm) {
+  std::array<char, 64> text{};
+  checked(pread(statm.get(), text.data(), text.size() - 1, 0), "read the size of this process");
+  return std::strtoull(text.data(), nullptr, 10) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+// Exhausts the allocators' free lists, so that a child's allocations land together on fresh pages.
+// Each allocation in a gap between the worker's objects would cost the child the copy of a page.
+void drain_free_lists() {
+  malloc_trim(0);
+  const auto end = reinterpret_cast<uintptr_t>(sbrk(0));
+  constexpr size_t kLargest = size_t{1} << 18;
+  for (size_t size = kLargest; size >= 16; size = size > 1024 ? size / 2 : size - 16)
+    while (void* block = std::malloc(size)) {
+      const auto address = reinterpret_cast<uintptr_t>(block);
+      if (address + 8192 < end) continue;
+      // A small block is kept: freed, it would go to a free list and not back to the heap's end.
+      if (size > 1024) std::free(block);
+      break;
+    }
+  // The interpreter's own allocator: pools of 16 KiB for each size up to 512 bytes.
+  constexpr uintptr_t kPool = uintptr_t{16} << 10;
+  for (size_t size = 16; size <= 512; size += 16) {
+    for (int count = 0; count < 65536; ++count) {
+      void* block = PyObject_Malloc(size);
+      const uintptr_t offset = reinterpret_cast<uintptr_t>(block) % kPool;
+      if (offset > 64) continue;  // not the first block of a pool
+      PyObject_Free(block);
+      break;
+    }
+  }
+}
+
+// How long the child's current phase has run. The child reports when a phase began. That time is
+// clamped to the interval between the last update and now, and phases only go forward, so the child
+// gains nothing by lying.
+class PhaseClock {
+ public:
+  // Both clocks of a child that has waited for its run begin now.
+  PhaseClock(const BoardHeader& header, clockid_t cpu_clock)
+      : header_(header),
+        cpu_clock_(cpu_clock),
+        wall_start_(now_ns()),
+        cpu_start_(now_ns(cpu_clock)),
+        last_wall_(wall_start_),
+        last_cpu_(cpu_start_),
+        cpu_(cpu_start_) {}
+
+  void update() {
+    const int64_t wall = now_ns();
+    cpu_ = now_ns(cpu_clock_);
+    const uint32_t claimed = __atomic_load_n(&header_.phase, __ATOMIC_ACQUIRE);
+    if (claimed > phase_) {
+      phase_ = claimed;
+      wall_start_ = std::clamp(header_.phase_wall_ns, last_wall_, wall);
+      cpu_start_ = std::clamp(header_.phase_cpu_ns, last_cpu_, cpu_);
+    }
+    last_wall_ = wall;
+    last_cpu_ = cpu_;
+  }
+  int64_t cpu_start() const { return cpu_start_; }
+  int64_t wall_spent() const { return last_wall_ - wall_start_; }
+  int64_t cpu_spent() const { return cpu_ - cpu_start_; }
+
+ private:
+  const BoardHeader& header_;
+  clockid_t cpu_clock_;
+  uint32_t phase_ = kPhaseSetup;
+  int64_t wall_start_;
+  int64_t cpu_start_;
+  int64_t last_wall_;
+  int64_t last_cpu_;
+  int64_t cpu_;
+};
+
+class Worker {
+ public:
+  Worker(const IsolationConfig& config, PyObject* run, PyObject* rehearse, PyObject* rehearse_small)
+      : config_(config), run_(run) {
+    huge_pages::move_code();
+    void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
+    if (board == MAP_FAILED) throw system_error("map the board");
+    shared_.board = board;
+    // Before isolate(): /proc is still visible.
+    checked(syscall(SYS_close_range, kFirstFreeFd, ~0U, 0), "close inherited descriptors");
+    const UniqueFd statm(checked(open("/proc/self/statm", O_RDONLY | O_CLOEXEC), "open statm"));
+    isolation_ = isolate(config);
+    const bool own_pids = isolation_.has(kPidNamespace);
+    const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    checked(sigprocmask(SIG_BLOCK, &signals, nullptr), "sigprocmask");
+    signals_ = UniqueFd(checked(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd"));
+    report_violations_to(&static_cast<BoardHeader*>(board)->violation);
+    struct stat scratch{};
+    if (isolation_.has(kMountNamespace) && stat(config.scratch.c_str(), &scratch) == 0)
+      empty_scratch_size_ = scratch.st_size;
+    if (own_pids)
+      install_filter(filter);  // once; children inherit it
+    else
+      shared_.filter = filter;
+    child::rehearse(shared_, rehearse);
+    drain_free_lists();
+    huge_pages::collapse_data();
+    // Only now, when memory reserved for the interpreter's objects has been given back.
+    shared_.address_space_bytes = address_space_bytes(statm);
+    learn_dirty_pages(rehearse_small);
+  }
+
+  void serve() {
+    prctl(PR_SET_NAME, "sc-worker");
+    const Hello hello{isolation_.missing_layers};
+    checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
+    make_child_ready();
+    while (auto received = receive_control(kControlFd)) {
+      if (received->message.command != Command::kRun) continue;  // a kill that came too late
+      if (!run_one(received->message, received->channel)) break;
+    }
+    kill(ready_child_, SIGKILL);
+    waitpid(ready_child_, nullptr, 0);
+  }
+
+ private:
+  const BoardHeader& header() const { return *static_cast<const BoardHeader*>(shared_.board); }
+
+  // The child's pid, 0 in the child.
+  long fork_child() const {
+    const unsigned long spaces = isolation_.has(kPidNamespace) ? CLONE_NEWPID : 0;
+    return checked(spaces != 0 ? syscall(SYS_clone, spaces | SIGCHLD, 0, 0, 0, 0) : fork(),
+                   "fork a child");
+  }
+
+  // Notes which pages a smallest run writes to. The end of the board serves as shared memory.
+  void learn_dirty_pages(PyObject* rehearse_small) {
+    auto* dirty = reinterpret_cast<DirtyPages*>(static_cast<std::byte*>(shared_.board) +
+                                                kBoardBytes - sizeof(DirtyPages));
+    const long pid = fork_child();
+    if (pid == 0)
+      record_dirty_pages(
+          huge_pages::data_ranges(), dirty,
+          [](void* function) { PyObject_CallNoArgs(static_cast<PyObject*>(function)); },
+          rehearse_small);
+    waitpid(static_cast<pid_t>(pid), nullptr, 0);
+    shared_.dirty_pages.assign(dirty->pages, dirty->pages + dirty->count);
+  }
+
+  // Forks the child of the next run ahead of time, so that no run waits for a fork. `channel` is
+  // that of the current run, which the new child must not hold open.
+  void make_child_ready(UniqueFd* channel = nullptr) {
+    std::array<int, 2> pair{};
+    checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
+    to_child_ = UniqueFd(pair[0]);
+    const UniqueFd from_worker(pair[1]);
+    const long pid = fork_child();
+    if (pid == 0) {
+      to_child_.reset();  // the worker's end alone: the child sees the worker go
+      if (channel != nullptr) channel->reset();
+      child::run(shared_, from_worker.get(), run_);
+    }
+    ready_child_ = static_cast<pid_t>(pid);
+  }
+
+  // The channel stays open here until the child has ended, so that the process at its other end
+  // does not see it close before the judge has a report of why.
+  bool run_one(const ControlMessage& message, UniqueFd& channel) {
+    for (int fd : {0, 1, 2}) checked(lseek(fd, 0, SEEK_SET), "rewind");
+    // Something may have ended the child while it waited.
+    if (waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
+    const pid_t pid = ready_child_;
+    clockid_t cpu_clock{};
+    checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
+    const int64_t start = now_ns();
+    PhaseClock clock(header(), cpu_clock);
+    if (!send_control(to_child_.get(), message, channel.get()))
+      throw system_error("tell a child to run");
+    make_child_ready(&channel);
+    Report report;
+    const int64_t cpu_before = clock.cpu_start();
+    if (!supervise(pid, message, clock, report)) return false;
+    report.cpu_ns = std::max<int64_t>(0, report.cpu_ns - cpu_before);
+    report.wall_ns = now_ns() - start;
+    report.phase = header().phase;
+    clean_scratch();
+    return send(kControlFd, &report, sizeof report, MSG_NOSIGNAL) == sizeof report;
+  }
+
+  // Waits for the child and ends it where it exceeds a limit. False if the judge is gone.
+  bool supervise(pid_t pid, const ControlMessage& message, PhaseClock& clock, Report& report) {
+    pollfd waits[2]{{signals_.get(), POLLIN, 0}, {kControlFd, POLLIN, 0}};
+    bool judge_is_here = true;
+    int64_t left = std::min(message.wall_ns, message.cpu_ns);
+    while (true) {
+      const bool killed = report.killed_for != KilledFor::kNothing || !judge_is_here;
+      timespec timeout{left / 1'000'000'000, left % 1'000'000'000};
+      checked(ppoll(waits, judge_is_here ? 2 : 1, killed ? nullptr : &timeout, nullptr), "poll");
+      if (waits[0].revents != 0) {
+        signalfd_siginfo info{};
+        while (read(signals_.get(), &info, sizeof info) > 0) continue;
+        rusage usage{};
+        if (wait4(pid, &report.wait_status, WNOHANG, &usage) == pid) {
+          report.cpu_ns = nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+          report.peak_memory_bytes = int64_t{usage.ru_maxrss} * 1024;
+          return judge_is_here;
+        }
+      }
+      if (judge_is_here && waits[1].revents != 0) {
+        auto received = receive_control(kControlFd);
+        judge_is_here = received.has_value();
+        report.killed_for = KilledFor::kCancelled;
+        kill(pid, SIGKILL);
+        continue;
+      }
+      if (killed) continue;
+      clock.update();
+      if (clock.cpu_spent() >= message.cpu_ns)
+        report.killed_for = KilledFor::kCpu;
+      else if (clock.wall_spent() >= message.wall_ns)
+        report.killed_for = KilledFor::kWall;
+      if (report.killed_for != KilledFor::kNothing) kill(pid, SIGKILL);
+      // CPU time passes no faster than wall time, threads of extension code apart.
+      left = std::max<int64_t>(1'000'000, std::min(message.wall_ns - clock.wall_spent(),
+                                                   message.cpu_ns - clock.cpu_spent()));
+    }
+  }
+
+  static int64_t nanoseconds(const timeval& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + int64_t{time.tv_usec} * 1'000;
+  }
+
+  // Empties the scratch folder for the next run. A tmpfs folder's size tells whether it is empty.
+  void clean_scratch() {
+    if (empty_scratch_size_ < 0) return;
+    struct stat info{};
+    checked(stat(config_.scratch.c_str(), &info), "look at the scratch folder");
+    // The program may own the folder and have changed its mode.
+    if ((info.st_mode & 07777) != 0777)
+      checked(chmod(config_.scratch.c_str(), 0777), "open the scratch folder");
+    else if (info.st_size == empty_scratch_size_)
+      return;
+    // Nested folders are first moved up, so that no path gets too long however deep they lie.
+    for (int moved = 0; !fs::is_empty(config_.scratch);) {
+      const fs::path entry = fs::directory_iterator(config_.scratch)->path();
+      if (fs::symlink_status(entry).type() != fs::file_type::directory) {
+        fs::remove(entry);
+        continue;
+      }
+      fs::permissions(entry, fs::perms::owner_all);
+      for (const auto& inner : fs::directory_iterator(entry))
+        fs::rename(inner.path(), fs::path(config_.scratch) / (".moved" + std::to_string(moved++)));
+      fs::remove(entry);
+    }
+  }
+
+  const IsolationConfig& config_;
+  PyObject* run_;
+  child::Shared shared_;
+  Isolation isolation_;
+  UniqueFd signals_;
+  UniqueFd to_child_;
+  pid_t ready_child_ = -1;
+  off_t empty_scratch_size_ = -1;
+};
+
+}  // namespace
+
+void serve(const IsolationConfig& config, PyObject* run, PyObject* rehearse,
+           PyObject* rehearse_small) {
+  Worker(config, run, rehearse, rehearse_small).serve();
+}
+
+}  // namespace stepcoder

@@ -1,0 +1,95 @@
+"""Checkers that are code of their own: the second job that runs them, and what it returns.
+
+Takes a submission whose program has ended, and what its runs left. Gives a submission of the
+checker's source on the values that the program returned, and from its runs the verdict. Values
+cross as plain data, and the program is gone when the checker starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepcoder.sandbox.checkers import Custom, Regex
+from stepcoder.sandbox.grading import Runs, grade
+from stepcoder.sandbox.program import CallTests, Limits, Program, StdinTests, Submission
+from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
+
+# For each test. The program's own limits do not apply to the work of checking it.
+CHECKER_LIMITS = Limits(cpu_s=5.0, wall_s=20.0, memory_bytes=1 << 30)
+
+# `re` cannot be interrupted, and some expressions take for ever on text that a program can choose.
+_REGEX = """
+import re
+def check(input, expected, got):
+    return isinstance(got, str) and re.fullmatch(expected, got) is not None
+"""
+
+
+def needs_checker_run(tests: object) -> bool:
+    """Return whether tests have a checker that runs in the sandbox."""
+    return isinstance(getattr(tests, "checker", None), (Regex, Custom))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckerRun:
+    """A judged submission that waits for its checker.
+
+    `checker` is a submission of its own: it runs the checker on the values of the tests `indices`.
+    """
+
+    judged: Submission
+    runs: Runs
+    indices: tuple[int, ...]
+    checker: Submission
+
+    def grade(self, checker_runs: Runs) -> Verdict:
+        """Return the verdict of the judged submission, given the runs of the checker."""
+        # A False is an answer, and the answers after it count too.
+        answers = grade(replace(self.checker, stop_at_first_failure=False), checker_runs)
+        of_test = dict(zip(self.indices, answers.tests, strict=False))
+
+        def check(index: int, _got: Any) -> bool | TestVerdict:
+            return _meaning(index, of_test.get(index), answers.message)
+
+        return grade(self.judged, self.runs, check)
+
+
+def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
+    """Return the checker's run; None if the program has left no value to check."""
+    tests = submission.tests
+    assert isinstance(tests, (CallTests, StdinTests))
+    values: dict[int, Any] = {}
+
+    def note(index: int, got: Any) -> bool:
+        values[index] = got
+        return False
+
+    grade(submission, runs, note)
+    if not values:
+        return None
+    source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
+    if isinstance(tests, StdinTests) and isinstance(tests.checker, Regex):
+        values = {i: text.rstrip() for i, text in values.items()}
+    arguments = tuple([tests.inputs[i], tests.outputs[i], got] for i, got in values.items())
+    checker = Submission(
+        Program(source, "check"),
+        CallTests(arguments, (True,) * len(arguments)),
+        CHECKER_LIMITS,
+        stop_at_first_failure=True,  # if its process dies: one failed check decides the verdict
+    )
+    return CheckerRun(submission, runs, tuple(values), checker)
+
+
+def _meaning(index: int, answer: TestVerdict | None, message: str) -> bool | TestVerdict:
+    """Return a checker's answer, or an infrastructure error if it gave none."""
+    if answer is not None and answer.got in ("True", "False"):
+        return answer.got == "True"
+    if answer is not None and answer.got is not None:
+        message = f"it returned {answer.got}, not True or False"
+    elif answer is not None:
+        message = answer.message or "it ended on an earlier test"
+    return TestVerdict(
+        Status.INFRASTRUCTURE_ERROR,
+        message=f"the checker failed on test {index + 1}: {message}"[:300],
+    )

@@ -1,0 +1,90 @@
+"""What a recorded exception, or a process that ended early, means for the verdict of a test.
+
+Takes the launcher's findings and runs. Exceptions are what untrusted code reports; the cause of an
+early end is what the worker and the kernel saw.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.messages import one_line, shown, without_surrogates
+from stepcoder.sandbox.verdict import Status, TestVerdict
+
+_SIGNALS = frozenset(int(number) for number in signal.Signals)
+
+
+def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
+    """Return the verdict for a recorded exception."""
+    try:
+        error_type, message, line, *_ = _launcher.decode(finding.payload)
+    except (ValueError, TypeError):
+        return TestVerdict(Status.RUNTIME_ERROR, message="raised an exception")
+    if not isinstance(error_type, str) or not isinstance(message, str):
+        return TestVerdict(Status.RUNTIME_ERROR, message="raised an exception")
+    status = Status.RUNTIME_ERROR
+    if run.phase == _launcher.PHASE_COMPILE:
+        status = Status.COMPILE_ERROR
+    elif error_type == "MemoryError":
+        status = Status.MEMORY_LIMIT
+    error_type = shown(error_type)
+    return TestVerdict(
+        status,
+        message=one_line(f"{error_type}: {without_surrogates(message)}" if message else error_type),
+        error_type=error_type,
+        error_line=line if isinstance(line, int) and line > 0 else None,
+    )
+
+
+def raised_in_test(finding: _launcher.Finding, tester: _launcher.RunResult) -> TestVerdict:
+    """Return the verdict for an exception in test code, which records who raised it."""
+    test = raised(finding, tester)
+    try:
+        by_whom = _launcher.decode(finding.payload)[3]
+    except (ValueError, IndexError):
+        by_whom = False
+    if by_whom == "broken":  # the tests themselves are (guest.unittests)
+        return replace(test, status=Status.INFRASTRUCTURE_ERROR)
+    if by_whom is True:
+        return test
+    # An error of the test code itself on a wrong value, such as TypeError for len(None), means the
+    # same as a failed assert. A name that the program should have defined is the program's error.
+    if test.error_line is not None or test.error_type in ("NameError", "MemoryError"):
+        return test
+    return replace(test, status=Status.WRONG_ANSWER, error_type=None)
+
+
+def died(run: _launcher.RunResult) -> TestVerdict:
+    """Return the verdict for a process that ended before it had finished."""
+    test = _cause_of_death(run)
+    if run.phase == _launcher.PHASE_COMPILE and test.status is not Status.SECURITY_VIOLATION:
+        return replace(test, status=Status.COMPILE_ERROR, message=f"compiling: {test.message}")
+    return test
+
+
+def _cause_of_death(run: _launcher.RunResult) -> TestVerdict:
+    status = run.wait_status
+    if run.violation >= 0:
+        name = _launcher.syscall_name(run.violation)
+        return TestVerdict(Status.SECURITY_VIOLATION, message=f"system call {name} is not allowed")
+    if run.killed_for == _launcher.KILLED_FOR_CPU:
+        return TestVerdict(Status.CPU_TIME_LIMIT, message="CPU time limit exceeded")
+    if run.killed_for == _launcher.KILLED_FOR_WALL:
+        return TestVerdict(Status.WALL_TIME_LIMIT, message="wall time limit exceeded")
+    if run.output_exceeded:
+        return TestVerdict(Status.OUTPUT_LIMIT, message="output limit exceeded")
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number == signal.SIGKILL:
+            message = "memory limit exceeded" if run.out_of_memory else "killed by the kernel"
+            return TestVerdict(Status.MEMORY_LIMIT, message=message)
+        name = signal.Signals(number).name if number in _SIGNALS else f"signal {number}"
+        return TestVerdict(Status.RUNTIME_ERROR, message=f"crashed ({name})", error_type=name)
+    code = os.WEXITSTATUS(status)
+    if code == _launcher.EXIT_ABORTED:
+        return TestVerdict(Status.RUNTIME_ERROR, "crashed (SIGABRT)", error_type="SIGABRT")
+    message = f"the process ended with exit status {code} before the test did"
+    return TestVerdict(Status.RUNTIME_ERROR, message=message, error_type="SystemExit")

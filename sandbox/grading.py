@@ -1,0 +1,308 @@
+"""Grades a submission: from what its runs left behind to its verdict.
+
+Takes a Submission and the launcher's RunResults, gives a Verdict. Everything that a run reports is
+a claim of untrusted code. So values are compared here, and limits are judged by what the worker saw
+(signals, clocks, system calls).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.assert_calls import CompiledAsserts
+from stepcoder.sandbox.checkers import Custom, Regex, same_answer, same_output
+from stepcoder.sandbox.compare import same_value
+from stepcoder.sandbox.failures import died, raised, raised_in_test
+from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
+from stepcoder.sandbox.program import (
+    CallTests,
+    CodeTests,
+    StdinTests,
+    Submission,
+    UnittestTests,
+)
+from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
+
+_NO_LINES: frozenset[int] = frozenset()
+
+# The statuses of a submission, those that decide first coming first.
+_PRECEDENCE = (
+    (Status.INFRASTRUCTURE_ERROR,),
+    (Status.COMPILE_ERROR,),
+    (Status.SECURITY_VIOLATION,),
+    (
+        Status.RUNTIME_ERROR,
+        Status.CPU_TIME_LIMIT,
+        Status.WALL_TIME_LIMIT,
+        Status.MEMORY_LIMIT,
+        Status.OUTPUT_LIMIT,
+    ),
+    (Status.WRONG_ANSWER,),
+    (Status.NOT_RUN,),
+)
+
+Runs = list[_launcher.RunResult]
+# Answers for a checker that runs in the sandbox: whether the value of a test is right, or a verdict
+# if the checker has failed.
+Check = Callable[[int, Any], "bool | TestVerdict"]
+
+
+def grade(submission: Submission, runs: Runs, check: Check | None = None) -> Verdict:
+    """Return the verdict of a submission, given its runs.
+
+    `check` is needed if the submission has a checker that runs in the sandbox (`checker_runs`).
+    """
+    cpu_ns = wall_ns = peak_memory_bytes = 0
+    tampered = False
+    for run in runs:
+        if run.infrastructure_error:
+            message = decoded(run.infrastructure_message) or "the sandbox failed"
+            return Verdict(Status.INFRASTRUCTURE_ERROR, message=one_line(message))
+        cpu_ns += run.cpu_ns
+        wall_ns += run.wall_ns
+        peak_memory_bytes = max(peak_memory_bytes, run.peak_memory_bytes)
+        tampered = tampered or run.tampered
+    shared = isinstance(submission.tests, CodeTests) and submission.tests.shared_process
+    if isinstance(submission.tests, CodeTests) and not shared:
+        tests = [_pair_verdict(submission, runs, i) for i in range(len(submission.tests))]
+    else:
+        tests = [_test_verdict(submission, runs, i, check) for i in range(len(submission.tests))]
+    if isinstance(submission.tests, UnittestTests) and all(map(_is_skipped, tests)):
+        tests[0] = replace(tests[0], status=Status.INFRASTRUCTURE_ERROR)
+    if submission.stop_at_first_failure:
+        tests = _until_first_failure(tests)
+    decisive = _decisive(tests)
+    return Verdict(
+        status=decisive.status,
+        tests=tuple(tests),
+        message=decisive.message,
+        error_type=decisive.error_type,
+        error_line=decisive.error_line,
+        executed_lines=_NO_LINES.union(*[test.executed_lines for test in tests]),
+        cpu_s=cpu_ns / 1e9,
+        wall_s=wall_ns / 1e9,
+        peak_memory_bytes=peak_memory_bytes,
+        tampered=tampered,
+        shared_process=shared,
+    )
+
+
+def has_no_value(runs: Runs) -> bool:
+    """Return whether some test returned a value that is not plain data, or is very large."""
+    return any(run.returned_no_value for run in runs)
+
+
+def _is_skipped(test: TestVerdict) -> bool:
+    return test.status is Status.ACCEPTED and test.message.startswith("skipped: ")
+
+
+def _until_first_failure(tests: list[TestVerdict]) -> list[TestVerdict]:
+    for i, test in enumerate(tests):
+        if test.status is not Status.ACCEPTED:
+            return tests[: i + 1] + [TestVerdict(Status.NOT_RUN)] * (len(tests) - i - 1)
+    return tests
+
+
+def _decisive(tests: list[TestVerdict]) -> TestVerdict:
+    """Return the first test of the status that decides."""
+    if all(test.status is Status.ACCEPTED for test in tests):
+        return tests[0]
+    for statuses in _PRECEDENCE:
+        for test in tests:
+            if test.status in statuses:
+                return test
+    return tests[0]
+
+
+# Tests in the program's own process: calls, stdin, and test code that shares it.
+
+
+def _test_verdict(
+    submission: Submission, runs: Runs, index: int, check: Check | None
+) -> TestVerdict:
+    """Return the verdict of one test from the run that it was part of."""
+    tests = submission.tests
+    alone = isinstance(tests, StdinTests) or tests.process_per_test
+    run = None
+    for candidate in runs:
+        if candidate.first_test <= index:
+            run = candidate
+    if run is None:
+        return TestVerdict(Status.NOT_RUN)
+    phase = run.phase
+    position = 0 if alone else index
+    if alone and run.first_test != index and phase != _launcher.PHASE_COMPILE:
+        return TestVerdict(Status.NOT_RUN)
+    if phase < _launcher.PHASE_FIRST_TEST:
+        return _measured(_loading_failure(run), _lines(run, 0), run.cpu_ns, run.wall_ns)
+    finding = run.test(position)
+    unfinished = finding.outcome == _launcher.OUTCOME_NONE
+    if unfinished and phase < _launcher.PHASE_FIRST_TEST + position:
+        return TestVerdict(Status.NOT_RUN)
+    if isinstance(tests, StdinTests):
+        test = _stdin_verdict(tests, run, index, finding, check)
+        if tests.keep_output:
+            test = replace(test, stdout=decoded(run.stdout), stderr=decoded(run.stderr))
+    elif unfinished:
+        test = died(run)
+    else:
+        test = _value_verdict(submission, run, index, finding, check)
+    cpu_ns, wall_ns = run.cpu_ns, run.wall_ns
+    if not unfinished and not alone:
+        cpu_ns, wall_ns = min(finding.cpu_ns, cpu_ns), min(finding.wall_ns, wall_ns)
+    return _measured(test, _lines(run, 0) | _lines(run, 1 + position), cpu_ns, wall_ns)
+
+
+def _loading_failure(run: _launcher.RunResult) -> TestVerdict:
+    """Return the verdict for a program that failed before its first test."""
+    loading_raised = run.loading.outcome == _launcher.OUTCOME_ERROR
+    return raised(run.loading, run) if loading_raised else died(run)
+
+
+def _measured(
+    test: TestVerdict, executed_lines: frozenset[int], cpu_ns: int, wall_ns: int
+) -> TestVerdict:
+    """Return a test's verdict with its evidence. Written out, since `replace` takes far longer."""
+    return TestVerdict(
+        test.status,
+        test.message,
+        test.error_type,
+        test.error_line,
+        test.got,
+        executed_lines,
+        cpu_ns / 1e9,
+        wall_ns / 1e9,
+        test.stdout,
+        test.stderr,
+    )
+
+
+def _lines(run: _launcher.RunResult, index: int) -> frozenset[int]:
+    """Return the lines that ran in test `index` - 1 of a run, or (0) while it was loaded."""
+    return frozenset(run.lines(index))
+
+
+def _value_verdict(
+    submission: Submission,
+    run: _launcher.RunResult,
+    index: int,
+    finding: _launcher.Finding,
+    check: Check | None,
+) -> TestVerdict:
+    """Return the verdict for what a call returned or raised."""
+    tests = submission.tests
+    if finding.outcome == _launcher.OUTCOME_ERROR:
+        is_call = isinstance(tests, CallTests)
+        return raised(finding, run) if is_call else raised_in_test(finding, run)
+    if finding.outcome == _launcher.OUTCOME_NOT_PLAIN:
+        what = shown(decoded(finding.payload))
+        return TestVerdict(
+            Status.WRONG_ANSWER, message=f"returned {what}, not plain data", got=what
+        )
+    if finding.outcome == _launcher.OUTCOME_TOO_LARGE:
+        return TestVerdict(Status.OUTPUT_LIMIT, message="the returned value is too large")
+    if not isinstance(tests, CallTests):
+        return _passed_in_test(finding)
+    expected = tests.outputs[index]
+    try:
+        got = _launcher.decode(finding.payload)
+    except ValueError:
+        return TestVerdict(Status.WRONG_ANSWER, message="returned a value that cannot be read")
+    if isinstance(tests, CompiledAsserts):
+        right: bool | TestVerdict = tests.holds(index, got)
+    elif tests.checker is None:
+        right = same_value(got, expected, tests.float_tolerance)
+    elif isinstance(tests.checker, (Regex, Custom)):
+        right = check is not None and check(index, got)
+    else:
+        right = same_answer(tests.checker, got, expected)
+    text = shown_value(got)
+    return _compared(right, text, lambda: f"expected {shown_value(expected)}, got {text}")
+
+
+def _stdin_verdict(
+    tests: StdinTests,
+    run: _launcher.RunResult,
+    index: int,
+    finding: _launcher.Finding,
+    check: Check | None,
+) -> TestVerdict:
+    """Return the verdict for what a program wrote to stdout."""
+    if finding.outcome == _launcher.OUTCOME_ERROR:
+        return raised(finding, run)
+    # os._exit(0) in a program that has printed its answer is an end like any other.
+    exited_well = run.wait_status == 0 and not run.killed_for
+    ended_well = finding.outcome == _launcher.OUTCOME_VALUE or exited_well
+    if not ended_well or run.output_exceeded or run.violation >= 0:
+        return died(run)
+    expected = tests.outputs[index]
+    if tests.checker is None:
+        right: bool | TestVerdict = run.output_matches
+    elif isinstance(tests.checker, (Regex, Custom)):
+        right = check is not None and check(index, decoded(run.stdout))
+    else:
+        right = same_output(tests.checker, decoded(run.stdout), expected)
+    got = shown(decoded(run.stdout)[-SHOWN:])
+    return _compared(
+        right, got, lambda: f"expected stdout {shown_value(expected)}, got {shown_value(got)}"
+    )
+
+
+def _compared(right: bool | TestVerdict, got: str, message: Callable[[], str]) -> TestVerdict:
+    """Return the verdict of a comparison; `message` tells how the answer is wrong."""
+    if isinstance(right, TestVerdict):
+        return replace(right, got=got)
+    if right:
+        return TestVerdict(Status.ACCEPTED, got=got)
+    return TestVerdict(Status.WRONG_ANSWER, message=message(), got=got)
+
+
+# Test code in a tester's process, which runs the program in another one.
+
+
+def _pair_verdict(submission: Submission, runs: Runs, index: int) -> TestVerdict:
+    """Return the verdict of one test from the runs of the program and of its tester."""
+    if isinstance(submission.tests, CodeTests) and submission.tests.process_per_test:
+        runs = [run for run in runs if run.first_test == index] or runs[-2:]
+        compiled = all(run.phase != _launcher.PHASE_COMPILE for run in runs)
+        if runs[0].first_test != index and compiled:
+            return TestVerdict(Status.NOT_RUN)
+        index = 0
+    program = next(run for run in runs if not run.is_tester)
+    tester = next(run for run in runs if run.is_tester)
+    if tester.phase == _launcher.PHASE_COMPILE:
+        reason = _loading_failure(tester)
+        message = f"the test code does not compile: {reason.message}"
+        return TestVerdict(Status.INFRASTRUCTURE_ERROR, message=message)
+    finding = tester.test(index)
+    here = _launcher.PHASE_FIRST_TEST + index
+    cancelled = program.killed_for == _launcher.KILLED_CANCELLED
+    if program.phase < _launcher.PHASE_FIRST_TEST and not cancelled:
+        test = _loading_failure(program)
+    elif tester.loading.outcome == _launcher.OUTCOME_ERROR:
+        test = raised_in_test(tester.loading, tester)
+    elif finding.outcome == _launcher.OUTCOME_ERROR:
+        test = raised_in_test(finding, tester)
+    elif finding.outcome == _launcher.OUTCOME_VALUE:
+        test = _passed_in_test(finding)
+    elif program.phase == here and not cancelled:
+        test = died(program)
+    elif tester.phase == here or tester.phase < _launcher.PHASE_FIRST_TEST:
+        test = died(tester)
+    else:
+        return TestVerdict(Status.NOT_RUN)
+    lines = _lines(program, 0) | _lines(program, 1 + index)
+    cpu_s = program.cpu_ns / 1e9 if finding.outcome == _launcher.OUTCOME_NONE else 0.0
+    return replace(test, executed_lines=lines, cpu_s=cpu_s, wall_s=finding.wall_ns / 1e9)
+
+
+def _passed_in_test(finding: _launcher.Finding) -> TestVerdict:
+    """Return a pass, with the message of the test's process if there is one ("skipped: ...")."""
+    try:
+        said = _launcher.decode(finding.payload)
+    except ValueError:
+        said = None
+    return TestVerdict(Status.ACCEPTED, message=one_line(said) if isinstance(said, str) else "")

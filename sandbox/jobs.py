@@ -1,0 +1,146 @@
+"""Builds the event loop's job for a submission: the requests that cross into the sandbox.
+
+Expected outputs of call and stdin tests stay with the judge. The test code of assert tests goes to
+the tester's process, not to the program's (`guest.harness`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.assert_calls import CompiledAsserts
+from stepcoder.sandbox.checkers import Regex, Unordered
+from stepcoder.sandbox.program import (
+    CallTests,
+    CodeTests,
+    Limits,
+    Program,
+    StdinTests,
+    Submission,
+    UnittestTests,
+)
+
+MAX_SOURCE_BYTES = 8 << 20
+MAX_REQUEST_BYTES = 256 << 20
+
+_ENCODED_NONE = _launcher.encode(None, 8)
+_IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
+
+
+def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
+    """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
+    program, tests = submission.program, submission.tests
+    if len(tests) == 0:
+        raise ValueError("the submission has no tests; a program without tests cannot be judged")
+    if len(tests) > _launcher.MAX_TESTS:
+        raise ValueError(f"{len(tests)} tests; at most {_launcher.MAX_TESTS} are possible")
+    job = _launcher.Job()
+    job.test_count = len(tests)
+    job.line_count = program.source.count("\n") + program.source.count("\r") + 1
+    job.cpu_ns = round(limits.cpu_s * 1e9)
+    job.wall_ns = round(limits.wall_s * 1e9)
+    job.memory_bytes = limits.memory_bytes
+    job.output_bytes = limits.output_bytes
+    job.stop_at_first_failure = submission.stop_at_first_failure
+    job.numpy = numpy_installed and _uses_numpy(program.source, program.preamble)
+    if isinstance(tests, CallTests):
+        _add_calls(job, program, tests)
+    elif isinstance(tests, StdinTests):
+        _add_stdins(job, program, tests)
+    else:
+        _add_test_code(job, submission, tests, numpy_installed=numpy_installed)
+    return job
+
+
+def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
+    if program.entry_point is None:
+        raise ValueError("call tests need Program.entry_point, the function to call")
+    if len(tests.inputs) != len(tests.outputs):
+        raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
+    if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
+        raise ValueError("an expected output of a Regex checker is no text")
+    job.kind = _launcher.JobKind.CALLS
+    kind = "values" if isinstance(tests, CompiledAsserts) else "calls"
+    if tests.process_per_test:
+        job.request = _without_end(_request(kind, program, None))
+        _add_runs(job, tests.inputs)
+    else:
+        job.request = _request(kind, program, list(tests.inputs))
+
+
+def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None:
+    if len(tests.inputs) != len(tests.outputs):
+        raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
+    if isinstance(tests.checker, Unordered):
+        raise ValueError("stdout has no items: Unordered is for call tests")
+    job.kind = _launcher.JobKind.STDIN
+    job.run_for_each_test = True
+    job.compares_stdout = tests.checker is None
+    job.request = _request("stdin", program, None)
+    for text, expected in zip(tests.inputs, tests.outputs, strict=True):
+        job.add_stdin(_bytes(text), _bytes(expected))
+
+
+def _add_test_code(
+    job: _launcher.Job, submission: Submission, tests: CodeTests, *, numpy_installed: bool
+) -> None:
+    program = submission.program
+    if isinstance(tests, UnittestTests):
+        shared, apart, code, items = "unittests", "unittester", tests.code, list(tests.names)
+    else:
+        shared, apart, code, items = "asserts", "tester", tests.setup, list(tests.asserts)
+    given = None if tests.process_per_test else items
+    if tests.shared_process:
+        job.kind = _launcher.JobKind.CALLS
+        job.numpy = job.numpy or (numpy_installed and _uses_numpy(code, *items))
+        encoded = _request(shared, program, (code, given))
+        job.request = encoded if given else _without_end(encoded)
+    else:
+        job.kind = _launcher.JobKind.PAIR
+        job.tester_numpy = numpy_installed and _uses_numpy(program.preamble, code, *items)
+        job.request = _request("served", program, len(items) if given else 1)
+        stops = submission.stop_at_first_failure
+        tester = (apart, program.preamble, program.entry_point, code, stops, given)
+        encoded = _launcher.encode(tester, MAX_REQUEST_BYTES)
+        job.tester_request = encoded if given else _without_end(encoded)
+    if given is None:
+        _add_runs(job, items)
+
+
+def _add_runs(job: _launcher.Job, items: Sequence[Any]) -> None:
+    """Give each test a run of its own, whose request ends with it alone."""
+    job.run_for_each_test = True
+    for item in items:
+        job.add_test_request(_launcher.encode([item], MAX_REQUEST_BYTES))
+
+
+def _request(kind: str, program: Program, payload: Any) -> bytes:
+    request = (kind, program.source, program.preamble, program.entry_point, payload)
+    return _launcher.encode(request, MAX_REQUEST_BYTES)
+
+
+def _without_end(encoded: bytes) -> bytes:
+    """Return a request without the None at its end, which the event loop replaces for each test.
+
+    This works because the items of a tuple are encoded one after the other.
+    """
+    return encoded[: -len(_ENCODED_NONE)]
+
+
+def source_too_large(submission: Submission) -> bool:
+    """Return whether the source is too large to be compiled."""
+    source = submission.program.source
+    if 4 * len(source) <= MAX_SOURCE_BYTES:  # no character takes more bytes
+        return False
+    return len(source) > MAX_SOURCE_BYTES or len(_bytes(source)) > MAX_SOURCE_BYTES
+
+
+def _uses_numpy(*texts: str) -> bool:
+    return any("numpy" in text and _IMPORTS_NUMPY.search(text) for text in texts)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

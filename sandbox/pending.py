@@ -1,0 +1,51 @@
+"""The jobs that lead from a submission to its verdict: one, or two where the first does not decide.
+
+| tests | first job | second job |
+|---|---|---|
+| asserts that compile to calls | the calls | the asserts, if a call returned no plain data |
+| with a checker in the sandbox | the tests | the checker on the returned values |
+| all others | the tests | - |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stepcoder.sandbox.assert_calls import compile_asserts
+from stepcoder.sandbox.checker_runs import CHECKER_LIMITS, needs_checker_run, start_checker
+from stepcoder.sandbox.grading import Runs, grade, has_no_value
+from stepcoder.sandbox.program import Limits, Submission
+from stepcoder.sandbox.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A job in flight: what it runs, and `finish`, which turns its runs into a verdict or a job."""
+
+    submission: Submission
+    limits: Limits
+    finish: Callable[[Runs], Verdict | Pending]
+
+
+def first_job(submission: Submission, limits: Limits) -> Pending:
+    """Return the first job for a submission."""
+    compiled = compile_asserts(submission)
+    if compiled is None:
+        return _with_its_tests(submission, limits)
+
+    def finish(runs: Runs) -> Verdict | Pending:
+        if has_no_value(runs):
+            return _with_its_tests(submission, limits)
+        return grade(compiled, runs)
+
+    return Pending(compiled, limits, finish)
+
+
+def _with_its_tests(submission: Submission, limits: Limits) -> Pending:
+    def finish(runs: Runs) -> Verdict | Pending:
+        if needs_checker_run(submission.tests) and (run := start_checker(submission, runs)):
+            return Pending(run.checker, CHECKER_LIMITS, run.grade)
+        return grade(submission, runs)
+
+    return Pending(submission, limits, finish)
