@@ -28,7 +28,7 @@ def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
         "clean.html",
         f"Cleaning of {Path(settings['problems']).name}",
         f"{len(lines):,} records, of which {len(kept):,} are kept",
-        [chart for chart in charts(lines, kept) if chart.figure],
+        charts(lines, kept),
         cards=_key_figures(lines, kept),
         listed={
             title: [line for line in lines if line["decision"] == title.lower()]
@@ -75,68 +75,20 @@ def charts(lines: Sequence[Record], kept: Sequence[Record]) -> list[Chart]:
     repairs = Counter(name for line in kept for name in line["repairs"])
     normalized = Counter(name for line in kept for name in line["tidied"])
     decisions = Counter(line["decision"] for line in lines)
+    repair_colors = dict.fromkeys(repairs, "repaired") | dict.fromkeys(normalized, "other")
+    before = [_tenth(line["coverage_before"]) for line in kept]
+    given = [_count(line["tests"] - line["generated_tests"]) for line in kept]
+    counts = [*map(str, range(1, MOST_TESTS)), f"{MOST_TESTS}+"]
+    conditionals = [min(line["conditionals"], MOST_CONDITIONALS) for line in kept]
     return [
-        Chart(
-            "decisions",
-            "Decisions",
-            "What became of the records.",
-            _ranked(decisions, {name: name for name in decisions}),
-        ),
-        Chart(
-            "reasons",
-            "Dropped, by reason",
-            "The first reason that holds. docs/clean.md explains each.",
-            _ranked(dropped, dict.fromkeys(dropped, "dropped")),
-        ),
-        Chart(
-            "repairs",
-            "Repaired or tidied",
-            "Repairs (yellow) let a problem pass that had failed; tidying (gray) changed "
-            "its layout only.",
-            _ranked(
-                repairs + normalized,
-                dict.fromkeys(repairs, "repaired") | dict.fromkeys(normalized, "other"),
-            ),
-        ),
-        Chart(
-            "checkers",
-            "Answers",
-            "How an answer must be compared. A statement that accepts any of several is dropped.",
-            _ranked(Counter(line["checker"] for line in kept), {}),
-        ),
-        Chart(
-            "coverage",
-            "Coverage of the solutions",
-            "Share of a solution's statements that some test runs: by the given tests (pale), and "
-            "with the generated ones.",
-            _histogram(
-                TENTHS,
-                before=[_tenth(line["coverage_before"]) for line in kept],
-                after=[_tenth(line["coverage"]) for line in kept],
-            ),
-        ),
-        Chart(
-            "tests",
-            "Tests a problem",
-            "As given (pale), and with the generated ones.",
-            _histogram(
-                [*map(str, range(1, MOST_TESTS)), f"{MOST_TESTS}+"],
-                before=[_count(line["tests"] - line["generated_tests"]) for line in kept],
-                after=[_count(line["tests"]) for line in kept],
-            ),
-        ),
-        Chart(
-            "stages",
-            "Stages of the curriculum",
-            "n = ceil(sqrt(E)) for E conditional statements; one stage is ordinary RL.",
-            _counted([line["stages"] for line in kept]),
-        ),
-        Chart(
-            "conditionals",
-            "Conditional statements",
-            "E: each if, elif, for, while, try and match of a solution, after its starter code.",
-            _counted([min(line["conditionals"], MOST_CONDITIONALS) for line in kept]),
-        ),
+        Chart("decisions", _ranked(decisions, {name: name for name in decisions})),
+        Chart("reasons", _ranked(dropped, dict.fromkeys(dropped, "dropped"))),
+        Chart("repairs", _ranked(repairs + normalized, repair_colors)),
+        Chart("checkers", _ranked(Counter(line["checker"] for line in kept), {})),
+        Chart("coverage", _histogram(TENTHS, before, [_tenth(line["coverage"]) for line in kept])),
+        Chart("tests", _histogram(counts, given, [_count(line["tests"]) for line in kept])),
+        Chart("stages", _counted([line["stages"] for line in kept])),
+        Chart("conditionals", _counted(conditionals)),
     ]
 
 

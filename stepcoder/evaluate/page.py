@@ -25,7 +25,8 @@ def render(title: str, result: Result, settings: Mapping[str, Any]) -> str:
         "evaluate.html",
         title,
         f"{row.problems:,} problems, {row.samples:,} programs",
-        [chart for chart in charts(result) if chart.figure],
+        charts(result),
+        result=result,
         cards=[
             (f"pass@{k}", f"{e.value:.1%}", f"95%: {100 * e.low:.1f} to {100 * e.high:.1f}")
             for k, e in row.pass_at.items()
@@ -40,25 +41,10 @@ def render(title: str, result: Result, settings: Mapping[str, Any]) -> str:
 def charts(result: Result) -> list[Chart]:
     """Return the plots."""
     return [
-        Chart(
-            "pass-at-k",
-            "pass@k",
-            "Chance that one of k programs passes every test, with its 95% interval over problems.",
-            _pass_at_k(result),
-        ),
-        Chart(
-            "groups",
-            f"pass@{result.ks[0]} by group",
-            "Where the problems come in several difficulties or splits.",
-            _groups(result),
-        ),
-        Chart("verdicts", "Verdicts", "How the programs ended.", _verdicts(result)),
-        Chart(
-            "problems",
-            "Problems by share of passing programs",
-            "Problems at the left were never solved, those at the right always.",
-            _shares(result),
-        ),
+        Chart("pass-at-k", _pass_at_k(result)),
+        Chart("groups", _groups(result)),
+        Chart("verdicts", _verdicts(result)),
+        Chart("problems", _shares(result)),
     ]
 
 

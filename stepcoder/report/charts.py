@@ -1,4 +1,4 @@
-"""The report's charts: each a title, a sentence that says how to read it, and a figure.
+"""The charts of a run's report, as data; the template of the page has their titles and notes.
 
 Takes the records of a run (schema: `run_dir`), gives Charts; a series that the run does not have
 gives no chart. A figure is plain JSON data, which templates/charts.js draws:
@@ -6,13 +6,13 @@ gives no chart. A figure is plain JSON data, which templates/charts.js draws:
     data    a list of traces: `type` ("line", "area", "bar" or "dots"), `x` (steps, or names), `y`,
             `name`, and `color`, a name in templates/style.css (or one for each point); and where
             needed `base` (where bars begin), `low` and `high` (intervals), `labels` (drawn at the
-            end of bars), `points` (the points' own names), `width`, `size`, `plain` (no dots),
-            `faint`, `unlisted` (not in the legend)
-    layout  `x` and `y`: the axes' `title` and `format`, and for y its `range`, or `zero` if it
-            begins at 0; `sideways` (y runs to the right), `stacked`, `legend`, `closest` (hovering
-            shows one point, not all of an x), `hover` and `unit` (format of the values shown and
-            what follows them); `shapes`: lines across at `y0`; `annotations`: texts at `y`, at the
-            right of the line that ends at `x` or within the plot
+            end of bars), `points` (names of the single points), `width`, `size`, `plain` (no
+            dots), `faint`
+    layout  `x` and `y`: `title` and `format` of the axes, and for y the `range`, or `zero` where it
+            begins at 0; `sideways` (y runs to the right), `stacked`, `legend`; `closest` (the
+            pointer shows one point instead of all at its x), `hover` and `unit` (how it shows a
+            value); `shapes`, which are lines across at `y0`; `annotations`, which are texts at `y`:
+            those with an `x` to the right of the plot, the others in it
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ POINTS_SHOWN = 500  # of longer series every second point is drawn, or every thi
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart of a page."""
+    """One chart of a page: the name of its place in the template, and what is drawn there."""
 
     name: str
-    title: str
-    note: str
     figure: Figure
 
 
@@ -49,119 +47,42 @@ def charts(records: Sequence[Record]) -> list[Chart]:
     rl = [record for record in records if record["phase"] == "rl"]
     sft = [record for record in records if record["phase"] == "sft"]
     cached = series_of(rl, "prefix_cache_hit_rate")
+    if not any(rate for _, rate in cached):
+        cached = []  # the engine has no prefix cache
 
     def lines(key: str, form: str, **axis: Any) -> Figure:
         return line(series_of(rl, key), form, **axis)
 
     found = [
-        Chart(
-            "held-out",
-            "Held-out pass@1",
-            "Share of held-out problems whose program, from the description alone, passes every "
-            "test. The dashed line is where RL started.",
-            held_out(records),
-        ),
-        Chart(
-            "reward",
-            "Reward",
-            "Mean over the rollouts of a step, before it is scaled.",
-            lines("reward_mean", ".2f"),
-        ),
-        Chart(
-            "pass-rate",
-            "Training pass rate",
-            "Share of rollouts that pass every test, with each problem's part of the solution "
-            "given. It falls when stages move on.",
-            lines("pass_rate", ".0%", zero=True),
-        ),
-        Chart(
-            "stages",
-            "Curriculum stages",
-            "Problems at each stage. At 0 the policy writes all of it; higher stages give more.",
-            stack(parts_of(rl, "stages"), lambda _, i: f"stage-{min(i, 5)}", "area", "stage "),
-        ),
-        Chart(
-            "masked",
-            "Masked share",
-            "Share of response tokens that the policy loss leaves out: no test ran their line.",
-            lines("masked_share", ".0%", zero=True),
-        ),
-        Chart(
-            "verdicts",
-            "Verdicts",
-            "How the rollouts of each step ended.",
-            stack(parts_of(rl, "verdicts"), lambda name, _: name),
-        ),
-        Chart(
-            "kl",
-            "KL to the reference",
-            "Nats a token between the policy and where RL started.",
-            lines("kl", ".3f"),
-        ),
-        Chart(
-            "entropy",
-            "Entropy",
-            "Nats a token; near zero, the policy no longer explores.",
-            lines("entropy", ".2f", zero=True),
-        ),
-        Chart(
-            "clip-fraction",
-            "Clip fraction",
-            "Share of trained tokens whose probability ratio was clipped.",
-            lines("clip_fraction", ".1%", zero=True),
-        ),
-        Chart(
-            "explained-variance",
-            "Explained variance",
-            "How much of the returns the critic predicts; 1 is all, 0 is none.",
-            lines("explained_variance", ".2f", range=[-1, 1.05]),
-        ),
-        Chart(
-            "time",
-            "Time of a step",
-            "Seconds in each part of the loop, added up.",
-            stack(parts_of(rl, "time"), lambda _, i: f"part-{i % 6}"),
-        ),
-        Chart(
-            "timeline",
-            "Time line of the last steps",
-            "What ran when. Judging beside generation costs nothing; with rollout.ahead generation "
-            "runs beside the update before it.",
-            timeline(rl),
-        ),
-        Chart(
-            "hidden-judge",
-            "Hidden judging",
-            "Share of the judge's time that the loop did not wait for.",
-            lines("hidden_judge_share", ".0%", range=[0, 1.05]),
-        ),
-        Chart(
-            "engine-kl",
-            "Engine mismatch",
-            "Nats a token between the log-probabilities of engine and trainer, which importance "
-            "weights correct.",
-            lines("engine_kl", ".1e"),
-        ),
-        Chart(
-            "prefix-cache",
-            "Shared prompts",
-            "Share of the prompt tokens that the engine had in its cache already.",
-            line(cached if any(rate for _, rate in cached) else [], ".0%", range=[0, 1.05]),
-        ),
-        Chart(
-            "speed",
-            "Tokens a second",
-            "Tokens of completions by the time of the whole step.",
-            lines("tokens_per_s", ",.0f", zero=True),
-        ),
-        Chart(
-            "loss",
-            "Supervised loss",
-            "Nats a solution token in the phase before RL.",
-            line(series_of(sft, "loss"), ".2f"),
-        ),
+        Chart("held-out", held_out(records)),
+        Chart("reward", lines("reward_mean", ".2f")),
+        Chart("pass-rate", lines("pass_rate", ".0%", zero=True)),
+        Chart("stages", stack(parts_of(rl, "stages"), stage_color, "area", "stage ")),
+        Chart("masked", lines("masked_share", ".0%", zero=True)),
+        Chart("verdicts", stack(parts_of(rl, "verdicts"), lambda name, _: name)),
+        Chart("kl", lines("kl", ".3f")),
+        Chart("entropy", lines("entropy", ".2f", zero=True)),
+        Chart("clip-fraction", lines("clip_fraction", ".1%", zero=True)),
+        Chart("explained-variance", lines("explained_variance", ".2f", range=[-1, 1.05])),
+        Chart("time", stack(parts_of(rl, "time"), part_color)),
+        Chart("timeline", timeline(rl)),
+        Chart("hidden-judge", lines("hidden_judge_share", ".0%", range=[0, 1.05])),
+        Chart("engine-kl", lines("engine_kl", ".1e")),
+        Chart("prefix-cache", line(cached, ".0%", range=[0, 1.05])),
+        Chart("speed", lines("tokens_per_s", ",.0f", zero=True)),
+        Chart("loss", line(series_of(sft, "loss"), ".2f")),
     ]
     return [chart for chart in found if chart.figure]
+
+
+def stage_color(_: str, index: int) -> str:
+    """Return the color of a stage: from 5 on they share one."""
+    return f"stage-{min(index, 5)}"
+
+
+def part_color(_: str, index: int) -> str:
+    """Return the color of a part of the loop."""
+    return f"part-{index % 6}"
 
 
 def series_of(records: Sequence[Record], key: str) -> Series:
@@ -211,7 +132,8 @@ def line(points: Series, form: str, smooth: bool = True, **axis: Any) -> Figure:
     if not points:
         return {}
     steps, values = [step for step, _ in points], [value for _, value in points]
-    shown, data = values, []
+    shown: list[float] = values
+    data: list[Figure] = []
     if smooth and len(values) >= SMOOTH_FROM:
         shown = running_mean(values, reach=max(2, len(values) // 30))
         data.append({"y": values, "color": "pale", "width": 1.2, "name": "each step"})
@@ -276,7 +198,7 @@ def timeline(records: Sequence[Record], last: int = 3) -> Figure:
             "y": [seconds for _, _, seconds in mine],
             "points": [f"step {step}" for step, _, _ in mine],
             "name": name,
-            "color": f"part-{i % 6}",
+            "color": part_color(name, i),
         }
         for i, (name, mine) in enumerate(spans.items())
     ]

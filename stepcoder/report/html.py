@@ -1,8 +1,7 @@
-"""HTML pages from the templates beside this file, for a run's report and for the other tools.
+"""HTML pages from the folder `templates`: a run's report, and the pages of the other tools.
 
-Takes the name of a template, what it shows, and Charts; gives a page that is one self-contained
-file: its style, its script and its figures are inside it, and its content security policy forbids
-the network.
+A page is one self-contained file that opens from disk: it holds its style, its script and the data
+of its charts, and its content security policy forbids the network.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from stepcoder.report.charts import Chart
 
 
 def _escaped(value: Any) -> Markup:
-    """Return a value as HTML; what a template or macro gave is HTML already."""
+    """Return a value as HTML, with "&quot;" for quotes; Markup is HTML already."""
     return Markup(value if hasattr(value, "__html__") else escape(str(value)))
 
 
@@ -36,13 +35,11 @@ _TEMPLATES.filters["json"] = json.dumps
 
 
 def page(template: str, title: str, subtitle: str, charts: Sequence[Chart], **values: Any) -> str:
-    """Return a page; `values` are the variables of its template."""
-    figures = json.dumps({chart.name: chart.figure for chart in charts})
+    """Return a page. A chart without data is left out; `values` are the template's variables."""
+    figures = json.dumps({chart.name: chart.figure for chart in charts if chart.figure})
     # Five digits are more than a plot shows, and keep the pages of long runs small.
     rounded = json.loads(figures, parse_float=lambda text: float(f"{float(text):.5g}"))
-    return fragment(
-        template, title=title, subtitle=subtitle, charts=charts, figures=rounded, **values
-    )
+    return fragment(template, title=title, subtitle=subtitle, figures=rounded, **values)
 
 
 def fragment(template: str, **values: Any) -> Markup:
