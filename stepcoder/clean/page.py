@@ -1,7 +1,7 @@
-"""The page of a cleaning: figures, plots and every dropped problem with its reason.
+"""The page of a cleaning: key figures, charts and every dropped problem with its reason.
 
-Takes the decisions and the settings, gives HTML in the manner of a run's report. It holds no times,
-so that the same input gives the same page.
+Takes the decisions and the settings, gives a self-contained HTML page. It holds no times, so that
+the same input gives the same page.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _key_figures(lines: Sequence[Record], kept: Sequence[Record]) -> list[tuple[
 
 
 def charts(lines: Sequence[Record], kept: Sequence[Record]) -> list[Chart]:
-    """Return the plots; one without data has no figure."""
+    """Return the charts; one without data has no figure."""
     dropped = Counter(line["reason"] for line in lines if line["decision"] == "dropped")
     repairs = Counter(name for line in kept for name in line["repairs"])
     normalized = Counter(name for line in kept for name in line["tidied"])
@@ -109,7 +109,7 @@ def _figure(traces: Sequence[Figure], **layout: Any) -> Figure:
 
 
 def _ranked(counts: Mapping[str, int], colors: Mapping[str, str]) -> Figure:
-    """Return lying bars, the longest on top."""
+    """Return horizontal bars, the longest on top."""
     names = sorted(counts, key=lambda name: (counts[name], name), reverse=True)
     values = [counts[name] for name in names]
     color = [colors.get(name, "line") for name in names]

@@ -1,6 +1,6 @@
-"""The page of an evaluation: figures, plots and the tests that failed, self-contained.
+"""The page of an evaluation: pass@k, charts and the first failure of each problem.
 
-Takes a Result and the settings, gives HTML in the manner of a run's report.
+Takes a Result and the settings, gives a self-contained HTML page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BINS = 10  # of the problems by share of passing programs
 
 
 def render(title: str, result: Result, settings: Mapping[str, Any]) -> str:
-    """Return the page; the first failures are sorted by how few programs pass."""
+    """Return the page; failures come in the order of how few programs pass."""
     row = result.rows[0]
     failed = [problem for problem in result.problems if problem["first_failure"]]
     return page(
@@ -39,7 +39,7 @@ def render(title: str, result: Result, settings: Mapping[str, Any]) -> str:
 
 
 def charts(result: Result) -> list[Chart]:
-    """Return the plots."""
+    """Return the charts; one without data has no figure."""
     return [
         Chart("pass-at-k", _pass_at_k(result)),
         Chart("groups", _groups(result)),

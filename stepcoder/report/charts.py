@@ -156,7 +156,7 @@ def stack(
     parts: Mapping[str, Series],
     colors: Callable[[str, int], str],
     kind: str = "bar",
-    word: str = "",
+    prefix: str = "",
 ) -> Figure:
     """Return parts on top of each other, as bars or areas (with few steps always as bars)."""
     if not parts:
@@ -166,7 +166,7 @@ def stack(
             "type": kind if len(points) >= 3 else "bar",
             "x": thinned([step for step, _ in points]),
             "y": thinned([value for _, value in points]),
-            "name": word + name,
+            "name": prefix + name,
             "color": colors(name, i),
         }
         for i, (name, points) in enumerate(parts.items())

@@ -1,7 +1,7 @@
-"""python -m stepcoder.report RUN_DIR: everything a run left behind, on one self-contained page.
+"""The report of a run, and its command: `python -m stepcoder.report RUN_DIR`.
 
-Takes a run folder (see `run_dir`), writes its report.html: key figures, plots, sample rollouts and
-the configuration.
+Takes a run folder (see `run_dir`), writes its report.html: key figures, charts, sample rollouts and
+the configuration, on one self-contained page.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def render(
 
 
 def _subtitle(config: Mapping[str, Any], records: Sequence[Record]) -> str:
-    """Return what was trained on what, how far it is, and how pass@1 is measured."""
+    """Return the model, the problems, the progress, and how pass@1 is measured."""
     model = (config.get("model") or {}).get("path") or "small embedded model"
     data = (config.get("data") or {}).get("path") or "embedded"
     problems = "our own problems" if data == "embedded" else data
@@ -104,7 +104,7 @@ def _key_figures(records: Sequence[Record]) -> list[tuple[str, str, str]]:
 
 
 def _short(count: int) -> str:
-    """Return a count as a person says it: 950, 21k, 2.6M."""
+    """Return a count in short: 950, 21k, 2.6M."""
     if count >= 1_000_000:
         return f"{count / 1e6:.1f}M"
     return f"{count / 1e3:.0f}k" if count >= 10_000 else f"{count:,}"

@@ -1,8 +1,8 @@
-"""Samples: a rollout as a person reads it, with the lines that ran marked.
+"""Samples: single rollouts for people to read, with the lines that ran marked.
 
 Takes a Sample (plain data of one judged rollout), gives text, an HTML fragment for the report, and
-JSON data and back. The lines that ran are those whose tokens the policy loss trains (StepCoder,
-arXiv 2402.01391, section 3.2).
+JSON data and back. The policy loss trains on the tokens of the lines that ran (StepCoder, arXiv
+2402.01391, section 3.2).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _facts(sample: Sample) -> list[str]:
 
 
 def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmarked"]]]:
-    """Return the lines with their marks; where nothing ran, there is nothing to tell apart."""
+    """Return the lines with their marks: all are "unmarked" if no line ran."""
     lines = lines_of(sample)
     anything_ran = any(line.ran for line in lines)
     return [
@@ -162,7 +162,7 @@ def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmar
 
 
 def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
-    """Return the outcomes by name: neighbors that ended alike are one ("tests 2-4")."""
+    """Return the outcomes by name; neighbors with the same outcome are one ("tests 2-4")."""
     groups: list[list[int]] = []
     tests = sample.verdict.tests
     for i, test in enumerate(tests):

@@ -63,7 +63,7 @@ def page(plan: Plan, found: Sequence[Result], name: str) -> str:
 
 
 def charts(plan: Plan, found: Sequence[Result]) -> list[Chart]:
-    """Return the plots."""
+    """Return the charts."""
     return [
         Chart("differences", forest(differences(plan, found, "test_end"))),
         Chart("curves", curves(found)),
