@@ -141,7 +141,7 @@ class RunDir:
 
     def write_report(self) -> Path:
         """Write report.html from what the folder holds, and return its path."""
-        # Imported here: the page brings plotly along, which no other step of a run needs.
+        # Imported here because that module imports this one.
         from stepcoder.report.page import write_report
 
         return write_report(self.path)

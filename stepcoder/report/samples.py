@@ -1,20 +1,22 @@
-"""Samples: a rollout as a person reads it, with the lines that ran marked.
+"""Samples: single rollouts for people to read, with the lines that ran marked.
 
 Takes a Sample (plain data of one judged rollout), gives text, an HTML fragment for the report, and
-JSON data and back. The lines that ran are those whose tokens the policy loss trains (StepCoder,
-arXiv 2402.01391, section 3.2).
+JSON data and back. The policy loss trains on the tokens of the lines that ran (StepCoder, arXiv
+2402.01391, section 3.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from itertools import pairwise
 from typing import Any, Literal
 
+from markupsafe import Markup
+
 from stepcoder.problems.prompts import extract_completion
 from stepcoder.problems.source import line_starts, split_lines
+from stepcoder.report.html import fragment
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 LONGEST_VALUE = 400  # characters that are kept of a message or a returned value
@@ -104,28 +106,11 @@ def to_text(sample: Sample) -> str:
     )
 
 
-def to_html(sample: Sample) -> str:
-    """Return a sample as an HTML <article>; the classes are styled by the report's page."""
-    rows = []
-    for number, (line, mark) in enumerate(_marked(sample), 1):
-        given, written = escape(line.text[: line.given]), escape(line.text[line.given :])
-        code = (f'<span class="given">{given}</span>' if given else "") + written
-        rows.append(
-            f'<div class="line {line.part} {mark}"><i>{number}</i><code>{code or " "}</code></div>'
-        )
-    tests = "".join(
-        f'<li class="{_class(verdict.status)}">{name}: <b>{escape(str(verdict.status))}</b>'
-        f"{escape(_evidence(verdict))}</li>"
-        for name, verdict in _tests(sample)
-    )
-    facts = "".join(f"<span>{escape(fact)}</span>" for fact in _facts(sample))
-    status = sample.verdict.status
-    return (
-        f'<article class="sample"><header><h3>{escape(sample.task_id)}</h3>'
-        f'<b class="status {_class(status)}">{escape(str(status))}</b>{facts}</header>'
-        f'<p class="description">{escape(sample.description.strip())}</p>'
-        f'<div class="program">{"".join(rows)}</div><ul class="tests">{tests}</ul></article>'
-    )
+def to_html(sample: Sample) -> Markup:
+    """Return a sample as an HTML <article>, for the report's page."""
+    tests = [(name, verdict, _evidence(verdict)) for name, verdict in _tests(sample)]
+    lines, facts = _marked(sample), _facts(sample)
+    return fragment("sample.html", sample=sample, lines=lines, facts=facts, tests=tests)
 
 
 def to_dict(sample: Sample) -> dict[str, Any]:
@@ -166,7 +151,7 @@ def _facts(sample: Sample) -> list[str]:
 
 
 def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmarked"]]]:
-    """Return the lines with their marks; where nothing ran, there is nothing to tell apart."""
+    """Return the lines with their marks: all are "unmarked" if no line ran."""
     lines = lines_of(sample)
     anything_ran = any(line.ran for line in lines)
     return [
@@ -177,7 +162,7 @@ def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmar
 
 
 def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
-    """Return the outcomes by name: neighbors that ended alike are one ("tests 2-4")."""
+    """Return the outcomes by name; neighbors with the same outcome are one ("tests 2-4")."""
     groups: list[list[int]] = []
     tests = sample.verdict.tests
     for i, test in enumerate(tests):
@@ -201,7 +186,3 @@ def _evidence(verdict: TestVerdict | Verdict) -> str:
     number = f"line {verdict.error_line}"
     line = f" ({number})" if verdict.error_line and number not in reason else ""
     return (f": {reason[:LONGEST_VALUE]}" if reason else "") + line
-
-
-def _class(status: Status) -> str:
-    return str(status).replace(" ", "-")

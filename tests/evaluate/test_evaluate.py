@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import console_errors, needs_browser, open_browser, requested
 
 from stepcoder.config import ModelConfig
 from stepcoder.evaluate.__main__ import main
@@ -115,6 +116,20 @@ def test_samples_give_figures_groups_and_failing_tests(problems, tmp_path, capsy
     assert "t/0: 1 of 2 pass" in page
     assert "| all | 3 | 6 | 66.7%" in (out / "results.md").read_text()
     assert (out / "results.csv").read_text().startswith("group,problems,samples,k,pass_at_k")
+
+
+@needs_browser
+def test_a_browser_draws_the_page_without_a_network(problems, tmp_path):
+    samples = [
+        {"task_id": f"t/{i}", "solution": solution} for i in range(3) for solution in (RIGHT, WRONG)
+    ]
+    file, out = write_lines(tmp_path / "samples.jsonl", samples), tmp_path / "out"
+    assert main([str(problems), "--samples", str(file), "-o", str(out), "-k", "1", "2"]) == 0
+    with open_browser() as driver:
+        driver.get((out / "report.html").as_uri())
+        assert driver.execute_script("return document.body.dataset.drawn") == "4"
+        assert console_errors(driver) == []
+        assert all(url.startswith(("file:", "data:")) for url in requested(driver))
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(problems, tmp_path):

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from browser import console_errors, needs_browser, open_browser, requested, screenshot
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
 
 from stepcoder.config import Config, EvalConfig, SFTConfig
 from stepcoder.errors import RunError
-from stepcoder.report.charts import charts, evaluations, running_mean
+from stepcoder.report.charts import charts, evaluations, running_mean, thinned
 from stepcoder.report.page import main, write_report
 from stepcoder.report.run_dir import RunDir
 from stepcoder.report.samples import Sample
@@ -156,8 +157,41 @@ def test_a_browser_draws_every_plot_from_disk_without_errors_or_requests(
     assert (tmp_path / "report.png").stat().st_size > 50_000
 
 
+@needs_browser
+def test_the_pointer_shows_values_the_legend_hides_traces_and_dark_is_dark(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", 3, every=3))
+    with open_browser() as browser:
+        browser.get(page.as_uri())
+        stages = browser.find_element("id", "stages")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stages)
+        svg = stages.find_element("css selector", ".main-svg")
+        ActionChains(browser).move_to_element(svg).perform()
+        tip = stages.find_element("css selector", ".tip").text.split("\n")
+        assert tip == ["step 2", "stage 0", "259", "stage 1", "91", "stage 2", "50"]
+        assert len(stages.find_elements("css selector", ".trace")) == 3
+        stages.find_element("css selector", ".legend button").click()
+        assert len(stages.find_elements("css selector", ".trace")) == 2
+        paper = "return getComputedStyle(document.body).backgroundColor"
+        light = browser.execute_script(paper)
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        assert (light, browser.execute_script(paper)) == ("rgb(255, 255, 255)", "rgb(20, 24, 30)")
+        assert console_errors(browser) == []
+
+
+def test_the_page_of_a_long_run_stays_small(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", 3000, every=100))
+    assert page.stat().st_size < 400_000
+
+
+def test_of_a_long_series_evenly_spaced_points_are_shown_and_the_last_one() -> None:
+    assert thinned(range(1, 501)) == list(range(1, 501))
+    assert thinned(range(1, 602)) == list(range(1, 602, 2))
+    assert thinned(range(1, 603)) == list(range(2, 603, 2))
+
+
 def body(run: Path) -> str:
-    """The page without its scripts: pytest, explaining a failure, would compare all 5 MB."""
+    """The page without its scripts, which pytest would print when an assertion fails."""
     page = write_report(run).read_text(encoding="utf-8")
     return page[: page.index("</main>")]
 
