@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "stepcoder"
 BUDGETS = {"trainer core": 4900, "tools": 4400}
-TOOLS = {"clean", "evaluate", "judge", "study", "suite", "command.py", "journal.py"}
+TOOLS = {"clean", "evaluate", "judge", "study", "suite", "adapters.py", "command.py", "journal.py"}
 NOT_COUNTED = {"kernels", "sandbox", "families"}
 LAYOUT = {
     tokenize.COMMENT,

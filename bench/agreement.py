@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from stepcoder.problems.mutants import mutants
+from stepcoder.clean.mutants import mutants
 from stepcoder.problems.problem import Problem, load_problems, program_of
 from stepcoder.sandbox import Judge, Limits
 

@@ -21,10 +21,10 @@ from stepcoder.clean.comparison import Comparison
 from stepcoder.clean.coverage import executed_statements, statement_spans
 from stepcoder.clean.inputs import new_inputs
 from stepcoder.clean.judges import Judges
+from stepcoder.clean.mutants import mutants
 from stepcoder.clean.stdin_inputs import new_stdins
 from stepcoder.clean.verify import NO_VALUE, Verified, ended, submission_of, value_of
 from stepcoder.problems.formats import Record
-from stepcoder.problems.mutants import mutants
 from stepcoder.problems.problem import Problem, program_of, tests_of
 from stepcoder.problems.source import parse
 from stepcoder.sandbox import (

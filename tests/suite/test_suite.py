@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stepcoder.problems.mutants import mutants
+from stepcoder.clean.mutants import mutants
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests, Judge, Program
 from stepcoder.suite import FILE, problems

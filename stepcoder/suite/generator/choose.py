@@ -19,7 +19,7 @@ from multiprocessing import Pool
 from types import CodeType, FrameType
 from typing import Any
 
-from stepcoder.problems.mutants import mutants
+from stepcoder.clean.mutants import mutants
 from stepcoder.suite.generator import build
 from stepcoder.suite.generator.families import FAMILIES
 from stepcoder.suite.generator.family import Family, Instance, draw
