@@ -23,14 +23,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from stepcoder.errors import InputError, RunError
 from stepcoder.journal import Record
@@ -229,12 +226,6 @@ def _sample_record(
     return record
 
 
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Return items a second."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
 class StepProgress:
     """Shows how far each step of a command is: bars on a terminal, else a line now and then."""
 
@@ -245,7 +236,7 @@ class StepProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            _RateColumn(),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
@@ -253,7 +244,7 @@ class StepProgress:
         )
         quiet = not self._console.is_terminal
         self._bars = Progress(*columns, console=self._console, disable=quiet)
-        self._steps: dict[str, tuple[TaskID, int, float]] = {}  # bar, done before, begun at
+        self._steps: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -267,19 +258,19 @@ class StepProgress:
 
     def begin(self, name: str, done: int, total: int) -> None:
         """Show a step, of which `done` items are done already."""
-        bar = self._bars.add_task(name, total=total, completed=done, note="")
-        self._steps[name] = bar, done, time.monotonic()
+        fields = {"before": done, "rate": "", "note": ""}
+        self._steps[name] = self._bars.add_task(name, total=total, completed=done, **fields)
 
     def step(self, name: str, done: int, total: int, note: str = "") -> None:
         """Say that `done` items of a step are done; a new step begins with this item."""
         if name not in self._steps:
             self.begin(name, done - 1, total)
-        bar, before, begun = self._steps[name]
-        self._bars.update(bar, completed=done, note=note)
+        task = self._bars.tasks[self._steps[name]]
+        rate = (done - task.fields["before"]) / max(task.elapsed or 0, 1e-9)
+        self._bars.update(task.id, completed=done, rate=f"{rate:.1f}/s", note=note)
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last_line > QUIET_S or done == total):
             self._last_line = now
-            rate = (done - before) / max(now - begun, 1e-9)
             left = (total - done) / max(rate, 1e-9)
             line = f"{name} {done} of {total}, {rate:.1f}/s, {left:.0f} s left"
             say(f"{line}, {note}" if note else line)

@@ -17,7 +17,7 @@ from pathlib import Path
 from stepcoder import command
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.outcomes import EXTENDED, VERIFIED
-from stepcoder.clean.page import render
+from stepcoder.clean.page import render, totals
 from stepcoder.clean.pipeline import Cleaning, Options, clean, decisions, write
 from stepcoder.clean.records import read_candidates
 from stepcoder.errors import InputError
@@ -116,11 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         Judges(arguments.runs, arguments.workers, limits, arguments.isolation) as judges,
         command.StepProgress() as progress,
     ):
-        try:
-            cleaning = clean(records, known, options, judges, journal, progress)
-        except BaseException:
-            judges.close()
-            raise
+        cleaning = clean(records, known, options, judges, journal, progress)
     lines = decisions(cleaning)
     write(out, cleaning, lines)
     replace_file(out / "report.html", render(lines, settings))
@@ -140,11 +136,8 @@ def summary(cleaning: Cleaning, lines: Sequence[Record]) -> str:
     dropped = f"{len(lines) - len(kept)} dropped" + (f" ({reasons})" if reasons else "")
     text = f"{len(kept)} of {len(lines)} kept, {repaired} of them repaired; {dropped}"
     if kept:
-        tests = sum(line["tests"] for line in kept)
-        given = tests - sum(line["generated_tests"] for line in kept)
-        before, after = (
-            sum(line[name] for line in kept) / len(kept) for name in ("coverage_before", "coverage")
-        )
+        tests, given, *covered = totals(kept)
+        before, after = (total / len(kept) for total in covered)
         text += f"\ntests {given} -> {tests}, coverage of the solutions {before:.1%} -> {after:.1%}"
     return f"{text}\nseconds: {seconds}"
 
