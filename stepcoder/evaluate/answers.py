@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from stepcoder.problems.names import bound_at, bound_names, defined_name, loaded_names
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.source import parse
 
@@ -45,9 +46,9 @@ def program_of_answer(answer: str, problem: Problem) -> str:
     """
     answer = answer.replace("\r\n", "\n")
     texts = _python_texts(answer)
-    name = _called_name(problem)
-    if name is None:
+    if not problem.entry_point:
         return _stdin_program(texts)
+    name = defined_name(problem.entry_point)
     whole = [code for text in texts if (code := _whole_program(text, name)) is not None]
     if whole:
         chosen = whole[-1]
@@ -112,11 +113,6 @@ def _without_prompts(code: str) -> str:
     return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ", "...")))
 
 
-def _called_name(problem: Problem) -> str | None:
-    """Return the top-level name that the tests need: "Solution" of "Solution().twoSum"."""
-    return problem.entry_point.partition("(")[0].partition(".")[0] if problem.entry_point else None
-
-
 def _stdin_program(texts: Sequence[str]) -> str:
     """Return the longest program that reads stdin and parses, else the longest text."""
     fitting = [text for text in texts if _tree(text) is not None] or list(texts)
@@ -132,7 +128,7 @@ def _whole_program(text: str, name: str) -> str | None:
     candidates = (text, _dedented(text))
     for candidate in (*candidates, *_cut_out(_dedented(text))):
         tree = _tree(candidate)
-        if tree is not None and name in _bound(tree):
+        if tree is not None and name in bound_names(*tree.body):
             return candidate
     return None
 
@@ -166,7 +162,7 @@ def _continued(starter: str, text: str, name: str) -> str | None:
     for rest in (body, _indented(dedented, depth), _indented(_first_line_dedented(body), depth)):
         for cut in (rest, *_without_ends(rest)):
             tree = _tree(start + cut)
-            if tree is not None and name in _bound(tree) and _does_something(tree, name):
+            if tree is not None and name in bound_names(*tree.body) and _does_something(tree, name):
                 return start + cut.rstrip() + "\n"
     return None
 
@@ -220,59 +216,37 @@ def _with_missing(program: str, sources: Sequence[str], name: str) -> str:
     """Return a program after those statements of other texts that bind what it uses and lacks."""
     tree = _tree(program)
     assert tree is not None
-    statements: list[tuple[str, ast.stmt]] = []
-    for source in sources:
-        other = _tree(source)
-        statements += [(source, node) for node in (other.body if other else ())]
+    trees = [other for source in sources if (other := _tree(source)) is not None]
+    statements = [node for other in trees for node in other.body]
     kept: set[int] = set()
-    bound, missing = _bound(tree), _used(tree) - _bound(tree)
+    bound = bound_names(*tree.body)
+    missing = _used(tree) - bound
     while missing:
         new = [
             place
-            for place, (_, node) in enumerate(statements)
-            if place not in kept
-            and name not in (names := _bound(ast.Module([node], [])))
-            and names & missing
+            for place, node in enumerate(statements)
+            if place not in kept and name not in (names := bound_names(node)) and names & missing
         ]
         if not new:
             break
         kept.update(new)
         for place in new:
-            module = ast.Module([statements[place][1]], [])
-            bound |= _bound(module)
-            missing |= _used(module)
+            bound |= bound_names(statements[place])
+            missing |= _used(statements[place])
         missing -= bound
-    pieces = [ast.unparse(statements[place][1]) for place in sorted(kept)]
+    pieces = [ast.unparse(statements[place]) for place in sorted(kept)]
     return "\n".join([*pieces, program]) if pieces else program
 
 
-def _bound(tree: ast.Module) -> set[str]:
-    """Return the names that the statements of a module bind at its top level."""
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
-            continue
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                names.add(inner.id)
-            elif isinstance(inner, ast.alias):
-                names.add((inner.asname or inner.name).partition(".")[0])
-            elif isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
-                names.add(inner.name)
-    return names
-
-
-def _used(tree: ast.Module) -> set[str]:
-    """Return the names that a module loads and that it must find at its top level."""
-    loaded: set[str] = set()
-    local: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (loaded if isinstance(node.ctx, ast.Load) else local).add(node.id)
-        elif isinstance(node, ast.arg):
-            local.add(node.arg)
-    return loaded - local - set(dir(builtins))
+def _used(tree: ast.AST) -> set[str]:
+    """Return the names that code loads and that it must find at the top level of its program."""
+    local = {
+        name
+        for node in ast.walk(tree)
+        for name in bound_at(node)
+        if isinstance(node, (ast.Name, ast.arg))
+    }
+    return loaded_names(tree) - local - set(dir(builtins))
 
 
 def _tree(text: str) -> ast.Module | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from stepcoder.problems.names import DEFINITIONS, bound_names, loaded_names
 from stepcoder.problems.source import parse, split_lines
 from stepcoder.sandbox.program import AssertTests
 
-_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LONGEST = 1 << 16
 
 
@@ -56,8 +56,8 @@ def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] |
     groups = _groups([node for node in check.body if node not in imports])
     if len(groups) < 2:
         return None
-    bound = [_names(group, ast.Store) for group in groups]
-    loaded = [_names(group, ast.Load) for group in groups]
+    bound = [bound_names(*group) for group in groups]
+    loaded = [loaded_names(*group) for group in groups]
     for i, names in enumerate(bound):
         if any(names & others for j, others in enumerate(loaded) if j != i):
             return None
@@ -88,16 +88,7 @@ def _is_setup(node: ast.stmt) -> bool:
         return not any(isinstance(inner, (ast.Call, ast.Name)) for inner in ast.walk(node.value))
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
-    return isinstance(node, _DEFINITIONS)
-
-
-def _names(statements: Sequence[ast.stmt], context: type[ast.expr_context]) -> set[str]:
-    return {
-        node.id
-        for statement in statements
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, context)
-    }
+    return isinstance(node, (ast.Import, ast.ImportFrom, *DEFINITIONS))
 
 
 def _first_line(node: ast.stmt) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepcoder.problems.names import bound_names
 from stepcoder.problems.source import parse, split_lines
 
 Record = dict[str, Any]
@@ -126,10 +127,13 @@ def check_entry_point(entry_point: str | None, solution: str) -> None:
     definition = _definition(tree, name)
     if definition is None:
         raise BrokenRecordError(f'the canonical solution does not define "{name}"')
-    if owner and isinstance(definition, ast.ClassDef) and not definition.bases:
-        names = {name for node in definition.body for name in _bound_names(node)}
-        if method not in names:
-            raise BrokenRecordError(f'the canonical solution does not define "{name}.{method}"')
+    if (
+        owner
+        and isinstance(definition, ast.ClassDef)
+        and not definition.bases
+        and method not in bound_names(*definition.body)
+    ):
+        raise BrokenRecordError(f'the canonical solution does not define "{name}.{method}"')
 
 
 def _object(record: Any) -> Record | BrokenRecordError:
@@ -276,7 +280,7 @@ def _from_mbpp(record: Record) -> Record:
     solution = field(record, "code", str)
     setup = record.get("test_setup_code") or "\n".join(map(str, record.get("test_imports") or []))
     code = "\n".join([setup, *map(str, asserts)]).strip() + "\n"
-    name = _called_name(solution, code)
+    name = _tested_name(solution, code)
     bounds = ((10, "fewshot"), (510, "eval"), (600, "validation"))
     split = next((name for last, name in bounds if number <= last), "train")
     plus = "test" in record
@@ -295,13 +299,13 @@ def _from_mbpp(record: Record) -> Record:
     }
 
 
-def _called_name(solution: str, code: str) -> str:
+def _tested_name(solution: str, code: str) -> str:
     """Return the first name that the tests call and the solution defines."""
     try:
         tree, tests = parse(solution), parse(code)
     except SyntaxError as error:
         raise BrokenRecordError(f"the solution or its tests do not parse ({error})") from None
-    defined = {name for node in tree.body for name in _bound_names(node)}
+    defined = bound_names(*tree.body)
     calls = [node.func for node in ast.walk(tests) if isinstance(node, ast.Call)]
     called = [node.id for node in calls if isinstance(node, ast.Name) and node.id in defined]
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -321,22 +325,7 @@ def _header(solution: str, name: str) -> str:
 
 
 def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
-    return next((node for node in tree.body if name in _bound_names(node)), None)
-
-
-def _bound_names(node: ast.stmt) -> set[str]:
-    """Return the names that a statement binds in its own scope."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {node.name}
-    names: set[str] = set()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-            names.add(inner.id)
-        elif isinstance(inner, ast.alias):
-            names.add(inner.asname or inner.name.partition(".")[0])
-        elif isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(inner.name)
-    return names
+    return next((node for node in tree.body if name in bound_names(node)), None)
 
 
 _READERS: dict[str, Callable[[Record], Record]] = {

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
 
 TEMPLATE = "{description}\n```python\n{given}"
@@ -94,7 +95,7 @@ def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     description = problem.prompt.strip()
     if description in given:
         description = ""
-    name = _called_name(problem)
+    name = called_name(problem.entry_point or "")
     if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
         description = f"{description}\n{problem.starter_code.strip()}".strip()
     return template.removesuffix("{given}").replace("{description}", description) + given
@@ -222,11 +223,6 @@ def _step(stream: DecodeStream, backend: Tokenizer, token_id: int) -> str | None
         if "prefix" not in str(error):
             raise
         raise _BrokenBytesError from None
-
-
-def _called_name(problem: Problem) -> str:
-    """Return the name that the tests call, such as "twoSum" of "Solution().twoSum"."""
-    return (problem.entry_point or "").rpartition(".")[2]
 
 
 def _backend(tokenizer: Any) -> Tokenizer:
