@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stepcoder.errors import RunError
-from stepcoder.evaluate.answers import program_of_answer
+from stepcoder.problems.answers import program_of_answer
 from stepcoder.judge.command import InputError
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import extract_completion
