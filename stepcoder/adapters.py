@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepcoder.method.rewards import reward
+from stepcoder.problems.answers import last_block
 from stepcoder.problems.problem import tests_of
 from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
 
-_FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_OPENED = re.compile(r"^```[^\n`]*\n(.*)\Z", re.DOTALL | re.MULTILINE)
-
 
 def code_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return the program of a completion: its last fenced block, else all of it.
+    """Return the program of a completion (`answers.last_block`).
 
     A conversation (a list of messages, as TRL gives it) is the text of its last message.
     """
     text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-    blocks = _FENCED.findall(text) or _OPENED.findall(text)
-    return str(blocks[-1]) if blocks else text
+    return last_block(text)
 
 
 def parsed_tests(tests: str | Mapping[str, Any]) -> Tests:

@@ -27,7 +27,8 @@ from stepcoder.method.rewards import Outcome, reward
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
 from stepcoder.options import ConfigError
-from stepcoder.problems.prompts import FENCE, prompt_text, starter_part
+from stepcoder.problems.answers import FENCE
+from stepcoder.problems.prompts import prompt_text, starter_part
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
 from stepcoder.errors import RunError
 from stepcoder.models.policy import choose_device, load_policy
+from stepcoder.problems.answers import FENCE
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import (
     CHAT,
@@ -142,7 +143,7 @@ def sampler(
     )
     engine = open_engine(config, policy, tokenizer, folder, notify, notify)
     del policy  # an engine of transformers has a copy of its own
-    stop = () if free else ("```",)
+    stop = () if free else (FENCE,)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
 
     def sample(wanted: Sequence[tuple[Problem, int]]) -> Iterator[Answer]:

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from stepcoder.errors import RunError
-from stepcoder.problems.answers import program_of_answer
 from stepcoder.judge.command import InputError
+from stepcoder.problems.answers import extract_completion, program_of_answer
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import extract_completion
 from stepcoder.report.run_dir import replace_file
 from stepcoder.sandbox import Status, Verdict
 from stepcoder.sandbox.program import CodeTests, test_text

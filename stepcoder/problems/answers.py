@@ -1,7 +1,13 @@
-"""The program in a chat-style answer.
+"""The code in what a model wrote: three ways to take it out, for three kinds of text.
 
-Takes an answer as a model wrote it (prose, fenced blocks, a bare function body, cut off anywhere)
-and the problem it answers, gives one whole program; the judge says whether it is right.
+| function | the text is | taken is |
+|---|---|---|
+| `extract_completion` | a completion whose prompt opened the fence | all before the closing fence |
+| `last_block` | an answer for another trainer (`adapters`) | the last fenced block, as it is |
+| `program_of_answer` | a chat answer that `evaluate` judges | a program made whole for its problem |
+
+The first keeps character offsets, so a token of the response has its place in the program; the
+second knows no problem; the third goes furthest to find a program that defines what the tests call.
 """
 
 from __future__ import annotations
@@ -11,15 +17,20 @@ import builtins
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from stepcoder.problems.names import bound_at, bound_names, defined_name, loaded_names
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.source import parse
 
-# An opening fence may follow words on its line; a closing one begins its line.
+FENCE = "```"
+
+_CLOSING = re.compile(rf"^{FENCE}", re.MULTILINE)
+_OPENED_BLOCK = rf"^{FENCE}[^\n`]*\n(.*?)"
+_BLOCK = re.compile(rf"{_OPENED_BLOCK}^{FENCE}", re.DOTALL | re.MULTILINE)
+_LAST_BLOCK = re.compile(rf"{_OPENED_BLOCK}\Z", re.DOTALL | re.MULTILINE)
+# For `program_of_answer`: an opening fence may follow words on its line, or be made of tildes.
 _OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]*)[^\n`]*(?:\n|\Z)")
-_INLINE = re.compile(r"```(?:(?:python3?|py)\b)?([^\n`]+)```")
+_INLINE = re.compile(rf"{FENCE}(?:(?:python3?|py)\b)?([^\n`]+){FENCE}")
 _PYTHON = {"", "python", "py", "python3", "py3", "ipython", "pycon"}
 _STATEMENT = re.compile(r"^(?:from|import|def|class|async def|@)\b|^@|^\w+ *=(?!=)", re.MULTILINE)
 _TOP_LEVEL = re.compile(r"^(?=[^\s#)\]}])", re.MULTILINE)
@@ -27,19 +38,32 @@ _READS_STDIN = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b")
 _TRIES = 200  # of parses, for answers in which code and prose are not told apart by a fence
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block. `closed` is False where the answer ends inside it."""
+def extract_completion(text: str) -> str:
+    """Return the code of a completion: everything before a line that starts with a closing fence.
 
-    code: str
-    tag: str
-    closed: bool
+    For completions of prompts that open the fence (`prompts.TEMPLATE`), in training and where
+    `evaluate` samples the same way. The code is a prefix of `text`, so offsets into it are offsets
+    into the response. A completion without a closing fence is code to its end.
+    """
+    fence = _CLOSING.search(text)
+    return text[: fence.start()] if fence else text
+
+
+def last_block(text: str) -> str:
+    """Return the last fenced block of an answer, else the whole text.
+
+    For the rewards of other trainers, which have tests but no Problem. A block that the answer ends
+    inside of counts where no block is whole. Unlike `program_of_answer`, it mends nothing.
+    """
+    blocks = _BLOCK.findall(text) or _LAST_BLOCK.findall(text)
+    return str(blocks[-1]) if blocks else text
 
 
 def program_of_answer(answer: str, problem: Problem) -> str:
-    """Return the program that an answer gives for a problem.
+    """Return the program that a chat answer gives for a problem.
 
-    Of several blocks, the last that defines what the tests call; what it uses and does not define
+    For answers in a model's own words: prose, fenced blocks, a bare function body, cut off
+    anywhere. Of several blocks, the last that defines what the tests call; what it uses and does not define
     comes from the blocks before it and from the problem's starter code (imports, helpers). A block
     or an answer that defines nothing of the kind is read as the rest of the starter code. Where
     nothing fits, the text itself is returned, and will not compile.
@@ -63,33 +87,33 @@ def program_of_answer(answer: str, problem: Problem) -> str:
 
 def _python_texts(answer: str) -> list[str]:
     """Return what may be code, in order: the blocks of Python, else the answer itself."""
-    found = blocks(answer)
-    python = [b for b in found if b.tag.lower() in _PYTHON and b.code.strip()]
-    texts = [_without_prompts(b.code) for b in python or found if b.code.strip()]
+    found = [(tag, code) for tag, code in _blocks(answer) if code.strip()]
+    python = [(tag, code) for tag, code in found if tag.lower() in _PYTHON]
+    texts = [_without_prompts(code) for _, code in python or found]
     if not texts:
         texts = [code for code in _INLINE.findall(answer) if _tree(code.strip()) is not None]
     return texts or [answer]
 
 
-def blocks(answer: str) -> list[Block]:
-    """Return the fenced blocks of an answer, each without the indentation of its fence.
+def _blocks(answer: str) -> list[tuple[str, str]]:
+    """Return tag and code of each fenced block, without the indentation of its fence.
 
     An answer whose first fence only closes began inside a block (its prompt opened the fence).
     """
-    found: list[Block] = []
+    found: list[tuple[str, str]] = []
     position = 0
     first = _OPENING.search(answer)
     if first and not first["tag"] and _begins_its_line(answer, first.start()):
         begun = answer[: first.start()]
         rest = _OPENING.search(answer, first.end())
         if begun.strip() and rest is None and _looks_like_code(begun):
-            return [Block(begun, "python", closed=True)]
+            return [("python", begun)]
     while opening := _OPENING.search(answer, position):
         fence = opening["fence"]
         closing = re.compile(rf"^[ \t]*{fence[0]}{{{len(fence)},}}[ \t]*$|{fence}", re.MULTILINE)
         end = closing.search(answer, opening.end())
         code = answer[opening.end() : end.start() if end else len(answer)]
-        found.append(Block(_dedented(code), opening["tag"], closed=end is not None))
+        found.append((opening["tag"], _dedented(code)))
         if end is None:
             break
         position = end.end()

@@ -14,16 +14,15 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from stepcoder.problems.answers import FENCE
 from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
 
-TEMPLATE = "{description}\n```python\n{given}"
-FENCE = "```"
+TEMPLATE = "{description}\n" + FENCE + "python\n{given}"
 CHAT = "chat"  # in place of a template: the tokenizer's chat template, with the fence opened
 
 _ASK = "{description}\n\nAnswer with one Python code block."
 
-_CLOSING_FENCE = re.compile(r"^```", re.MULTILINE)
 _REPLACEMENT = "\ufffd"
 
 
@@ -127,16 +126,6 @@ def target_text(problem: Problem, given: str) -> str:
         raise ValueError(f"{problem.task_id}: the given part does not begin the solution")
     code = problem.canonical_solution[len(given) :]
     return code + ("" if code.endswith("\n") else "\n") + FENCE
-
-
-def extract_completion(text: str) -> str:
-    """Return the code of a response: everything before a line that starts with a closing fence.
-
-    It is a prefix of `text`, so offsets into the code are offsets into the response. A response
-    without a closing fence is code to its end.
-    """
-    fence = _CLOSING_FENCE.search(text)
-    return text[: fence.start()] if fence else text
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

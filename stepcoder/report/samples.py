@@ -13,7 +13,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any, Literal
 
-from stepcoder.problems.prompts import extract_completion
+from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.source import line_starts, split_lines
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 

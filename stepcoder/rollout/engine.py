@@ -12,6 +12,8 @@ from typing import Protocol
 
 from transformers import PreTrainedModel
 
+from stepcoder.problems.answers import FENCE
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -47,7 +49,7 @@ class Sampling:
 
     temperature: float
     max_new_tokens: int
-    stop: tuple[str, ...] = ("```",)
+    stop: tuple[str, ...] = (FENCE,)
     top_p: float = 1.0
 
 

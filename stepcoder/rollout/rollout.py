@@ -21,8 +21,9 @@ from stepcoder.method.curriculum import Task
 from stepcoder.method.fgo import executed_closure, executed_mask
 from stepcoder.method.rewards import outcome, reward
 from stepcoder.models.batch import Row
+from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import program_of
-from stepcoder.problems.prompts import encode_prompt, extract_completion, token_spans
+from stepcoder.problems.prompts import encode_prompt, token_spans
 from stepcoder.report.samples import Sample
 from stepcoder.rollout.engine import Completion, Request
 from stepcoder.sandbox import Judge, Verdict
