@@ -14,7 +14,7 @@ from typing import Any
 
 from stepcoder.method.rewards import reward
 from stepcoder.problems.answers import last_block
-from stepcoder.problems.problem import tests_of
+from stepcoder.problems.schema import read_tests
 from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
 
 
@@ -32,8 +32,7 @@ def parsed_tests(tests: str | Mapping[str, Any]) -> Tests:
     record = json.loads(tests) if isinstance(tests, str) else dict(tests)
     if not isinstance(record, dict):
         raise ValueError("tests are no object; expected the form of problems.jsonl")
-    # Columns of a data set that only other rows fill are there, but None.
-    return tests_of({name: value for name, value in record.items() if value is not None})
+    return read_tests(record)
 
 
 class CodeReward:

@@ -23,8 +23,9 @@ from stepcoder.clean.judges import Judges
 from stepcoder.clean.stdin_inputs import new_stdins
 from stepcoder.clean.vary import may_vary
 from stepcoder.clean.verify import Verified, called_with, submission_of, values_of
-from stepcoder.problems.formats import Record
-from stepcoder.problems.problem import Problem, program_of, tests_of
+from stepcoder.problems.formats import ProblemRecord
+from stepcoder.problems.problem import Problem, program_of
+from stepcoder.problems.schema import read_tests
 from stepcoder.problems.source import parse
 from stepcoder.sandbox import AssertTests, CallTests, Limits, Status, StdinTests, Submission
 from stepcoder.sandbox.checking import asks_checker
@@ -45,7 +46,7 @@ class Extension:
     `mutants` says how many mutants ran, how many the given tests failed, and how many all do.
     """
 
-    tests: Record
+    tests: ProblemRecord
     generated: int
     executed_lines: frozenset[int]
     mutants: tuple[int, int, int] = (0, 0, 0)
@@ -290,7 +291,7 @@ def _chosen(
     return chosen
 
 
-def _with_tests(tests: Record, new: Sequence[_Test], problem: Problem) -> Record:
+def _with_tests(tests: ProblemRecord, new: Sequence[_Test], problem: Problem) -> ProblemRecord:
     """Return the tests of a record with new ones at the end."""
     if tests["kind"] != "assert":
         return {
@@ -308,9 +309,9 @@ def _with_tests(tests: Record, new: Sequence[_Test], problem: Problem) -> Record
     return extended
 
 
-def _failing(problem: Problem, tests: Record, judges: Judges, generated: int) -> set[int]:
+def _failing(problem: Problem, tests: ProblemRecord, judges: Judges, generated: int) -> set[int]:
     """Return which generated tests the solution fails once they follow the others, in any run."""
-    whole = tests_of(tests)
+    whole = read_tests(tests)
     given = len(problem.tests)
     if len(whole) != given + generated:  # the test code is not cut as before
         return set(range(generated))

@@ -18,14 +18,14 @@ from typing import Any
 from stepcoder.clean.imports import add_imports, missing_imports
 from stepcoder.clean.reasons import Dropped, Reason, Repair, Tidied
 from stepcoder.problems.formats import (
-    BrokenRecordError,
-    Record,
+    ProblemRecord,
     check_entry_point,
     form_of,
     read_records,
     to_schema,
 )
-from stepcoder.problems.problem import Problem, split_of, tests_of
+from stepcoder.problems.problem import Problem, split_of
+from stepcoder.problems.schema import BrokenRecordError, read_tests
 from stepcoder.problems.source import parse
 
 REQUIRED = {
@@ -48,7 +48,7 @@ class Candidate:
     """
 
     number: int
-    record: Record
+    record: ProblemRecord
     alternatives: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
     tidied: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
 
 
 def candidate_of(
-    number: int, where: str, record: Record | BrokenRecordError, form: str | None
+    number: int, where: str, record: ProblemRecord | BrokenRecordError, form: str | None
 ) -> Candidate | Dropped:
     """Return the candidate that a record gives, or why it gives none."""
     if isinstance(record, BrokenRecordError):
@@ -118,7 +118,7 @@ def candidate_of(
         return dropped(Reason.NO_ENTRY_POINT, str(error))
 
 
-def _problem(record: Record) -> Problem:
+def _problem(record: ProblemRecord) -> Problem:
     texts = {
         key: record.get(key) or ""
         for key in ("task_id", "prompt", "starter_code", "canonical_solution", "preamble")
@@ -128,7 +128,7 @@ def _problem(record: Record) -> Problem:
         raise BrokenRecordError('field "tests" is no object')
     return Problem(
         **texts,
-        tests=tests_of(tests),
+        tests=read_tests(tests),
         entry_point=record.get("entry_point") or None,
         source=record.get("source") or "",
         difficulty=record.get("difficulty") or "unknown",
@@ -136,7 +136,7 @@ def _problem(record: Record) -> Problem:
     )
 
 
-def _alternatives(record: Record) -> tuple[str, ...]:
+def _alternatives(record: ProblemRecord) -> tuple[str, ...]:
     """Return the solutions of a record that holds several."""
     found = record.get("all_solutions") or record.get("solutions") or []
     if isinstance(found, str):

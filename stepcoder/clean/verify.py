@@ -17,8 +17,8 @@ from stepcoder.clean.judges import Judges
 from stepcoder.clean.reasons import Dropped, Reason, Repair
 from stepcoder.clean.records import ALTERNATIVES, Candidate
 from stepcoder.clean.vary import may_vary
-from stepcoder.problems.formats import BrokenRecordError
 from stepcoder.problems.problem import Problem, program_of
+from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.sandbox import (
     CallTests,
     Program,

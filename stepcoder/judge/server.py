@@ -31,13 +31,14 @@ from stepcoder.judge.fusion import (
     submission_of,
 )
 from stepcoder.judge.messages import (
-    Batch,
+    BatchMessage,
     ErrorMessage,
     HealthMessage,
     ProgramMessage,
     VerdictMessage,
     verdict_line,
 )
+from stepcoder.problems.schema import place_of
 from stepcoder.sandbox import Judge, Submission, Verdict
 
 # Written out: FastAPI would put a model under the media type of the route's answer.
@@ -228,7 +229,7 @@ def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "")
             200: {"model": VerdictMessage, "description": "One a line, as programs finish."},
         },
     )
-    async def judge_batch(batch: Batch) -> Response:
+    async def judge_batch(batch: BatchMessage) -> Response:
         """Judge a batch; verdicts come as they finish, each with its program's index."""
         if len(batch.programs) > limits.batch:
             raise HTTPException(
@@ -311,9 +312,6 @@ def _sentence(errors: Iterable[Any]) -> str:
     first, *more = errors
     if first["type"] == "json_invalid":
         return f"the body is not JSON ({first['ctx']['error']})"
-    place = ""
-    for part in first["loc"][1:]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}"
-    place = place.lstrip(".") or "the body"
+    place = place_of(first["loc"][1:]) or "the body"
     text = first["msg"].encode("ascii", "backslashreplace").decode()
     return f"{place}: {text}" + (f" (and {len(more)} more)" if more else "")

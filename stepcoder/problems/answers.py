@@ -1,10 +1,10 @@
 """The code in what a model wrote: three ways to take it out, for three kinds of text.
 
-| function | the text is | taken is |
+| function | the text is | the code is |
 |---|---|---|
 | `extract_completion` | a completion whose prompt opened the fence | all before the closing fence |
 | `last_block` | an answer for another trainer (`adapters`) | the last fenced block, as it is |
-| `program_of_answer` | a chat answer that `evaluate` judges | a program made whole for its problem |
+| `program_of_answer` | a chat answer that `evaluate` judges | a whole program for its problem |
 
 The first keeps character offsets, so a token of the response has its place in the program; the
 second knows no problem; the third goes furthest to find a program that defines what the tests call.
@@ -63,9 +63,9 @@ def program_of_answer(answer: str, problem: Problem) -> str:
     """Return the program that a chat answer gives for a problem.
 
     For answers in a model's own words: prose, fenced blocks, a bare function body, cut off
-    anywhere. Of several blocks, the last that defines what the tests call; what it uses and does not define
-    comes from the blocks before it and from the problem's starter code (imports, helpers). A block
-    or an answer that defines nothing of the kind is read as the rest of the starter code. Where
+    anywhere. Of several blocks, the last that defines what the tests call counts; what it uses and
+    does not define comes from the blocks before it and from the problem's starter code (imports,
+    helpers). Where no block defines it, a block is read as the rest of the starter code. Where
     nothing fits, the text itself is returned, and will not compile.
     """
     answer = answer.replace("\r\n", "\n")

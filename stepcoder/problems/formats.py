@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stepcoder.problems.names import bound_names
+from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse, split_lines
 
-Record = dict[str, Any]
+ProblemRecord = dict[str, Any]
 T = TypeVar("T")
 
 _KIND_NAMES: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
@@ -34,17 +35,9 @@ from math import ceil, floor, gcd, inf, sqrt
 from typing import *
 """
 _APPS_FILES = ("question.txt", "starter_code.py", "solutions.json", "input_output.json")
-TESTS_SCHEMA = (
-    '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or '
-    '{"kind": "assert" or "unittest", "code": "..."}'
-)
 
 
-class BrokenRecordError(ValueError):
-    """What is wrong with one record, in words that follow its place."""
-
-
-def read_records(path: Path) -> Iterator[tuple[str, Record | BrokenRecordError]]:
+def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecordError]]:
     """Yield each record of a file or folder with its place in words ("line 17", "record 3").
 
     Raises OSError, EOFError, zlib.error or ValueError (not UTF-8, not JSON) if the file itself
@@ -82,7 +75,7 @@ def _json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def form_of(record: Record) -> str | None:
+def form_of(record: ProblemRecord) -> str | None:
     """Return the name of a record's form, by the field that holds its tests."""
     keys = record.keys()
     if "tests" in keys:
@@ -96,12 +89,12 @@ def form_of(record: Record) -> str | None:
     return "HumanEval" if "test" in keys else None
 
 
-def to_schema(record: Record, form: str) -> Record:
+def to_schema(record: ProblemRecord, form: str) -> ProblemRecord:
     """Return a record of the named form as one of our own schema. Raises BrokenRecordError."""
     return _READERS[form](record)
 
 
-def field(record: Record, name: str, kind: type[T], expected: str = "") -> T:
+def field(record: ProblemRecord, name: str, kind: type[T], expected: str = "") -> T:
     """Return a required field of a record; raise BrokenRecordError if absent or of another type."""
     wanted = expected or _KIND_NAMES[kind]
     if record.get(name) is None:
@@ -136,14 +129,14 @@ def check_entry_point(entry_point: str | None, solution: str) -> None:
         raise BrokenRecordError(f'the canonical solution does not define "{name}.{method}"')
 
 
-def _object(record: Any) -> Record | BrokenRecordError:
+def _object(record: Any) -> ProblemRecord | BrokenRecordError:
     return record if isinstance(record, dict) else BrokenRecordError("not a JSON object")
 
 
-def _apps_folder(folder: Path) -> Record | BrokenRecordError:
+def _apps_folder(folder: Path) -> ProblemRecord | BrokenRecordError:
     """Read one APPS folder into one record with a field for each of its files."""
     part = folder.resolve().parent.name
-    record: Record = {"task_id": f"apps/{part}/{folder.resolve().name}"}
+    record: ProblemRecord = {"task_id": f"apps/{part}/{folder.resolve().name}"}
     if part == "test":
         record["split"] = "eval"
     try:
@@ -157,7 +150,7 @@ def _apps_folder(folder: Path) -> Record | BrokenRecordError:
     return record
 
 
-def _from_apps(record: Record) -> Record:
+def _from_apps(record: ProblemRecord) -> ProblemRecord:
     """Solutions and tests are JSON in text; several solutions, of which the first that fits."""
     try:
         tests = _json(field(record, "input_output", str))
@@ -212,7 +205,7 @@ def _joined(value: Any) -> Any:
     return "\n".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _from_apps_plus(record: Record) -> Record:
+def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
     """Everything is a function: a zero-argument one that reads stdin, or one to call."""
     starter = field(record, "starter_code", str)
     inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
@@ -255,7 +248,7 @@ def _unquoted(value: Any) -> Any:
     return value
 
 
-def _from_humaneval(record: Record) -> Record:
+def _from_humaneval(record: ProblemRecord) -> ProblemRecord:
     prompt = field(record, "prompt", str)
     entry_point = field(record, "entry_point", str)
     code = f"{field(record, 'test', str).rstrip()}\n\ncheck({entry_point})\n"
@@ -271,7 +264,7 @@ def _from_humaneval(record: Record) -> Record:
     }
 
 
-def _from_mbpp(record: Record) -> Record:
+def _from_mbpp(record: ProblemRecord) -> ProblemRecord:
     """MBPP, its sanitized form and MBPP+; the splits are those of MBPP's own paper, by number."""
     number = record.get("task_id")
     if not isinstance(number, int):
@@ -328,7 +321,7 @@ def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
     return next((node for node in tree.body if name in bound_names(node)), None)
 
 
-_READERS: dict[str, Callable[[Record], Record]] = {
+_READERS: dict[str, Callable[[ProblemRecord], ProblemRecord]] = {
     "stepcoder": lambda record: record,
     "APPS": _from_apps,
     "APPS+": _from_apps_plus,

@@ -9,25 +9,20 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stepcoder.problems.asserts import split_asserts
 from stepcoder.problems.formats import (
     FORMS,
-    TESTS_SCHEMA,
-    BrokenRecordError,
-    Record,
+    ProblemRecord,
     check_entry_point,
-    field,
     form_of,
     read_records,
     to_schema,
 )
-from stepcoder.sandbox.checkers import Checker, checker_of
-from stepcoder.sandbox.compare import FLOAT_TOLERANCE
-from stepcoder.sandbox.program import CallTests, Program, StdinTests, Tests, UnittestTests
+from stepcoder.problems.schema import BrokenRecordError, ProblemSchema, read_record, read_tests
+from stepcoder.sandbox.program import Program, Tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,76 +95,23 @@ def load_problems(
     return LoadReport(tuple(problems.values()), tuple(skipped))
 
 
-def _problem(record: Record, form: str | None, validation_share: float) -> Problem:
+def _problem(record: ProblemRecord, form: str | None, validation_share: float) -> Problem:
     if form is None:
         raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
-    record = to_schema(record, form)
-    task_id = field(record, "task_id", str)
-    solution = field(record, "canonical_solution", str)
-    entry_point = record.get("entry_point") or None
-    check_entry_point(entry_point, solution)
+    fields = read_record(ProblemSchema, to_schema(record, form))
+    check_entry_point(fields.entry_point or None, fields.canonical_solution)
     return Problem(
-        task_id=task_id,
-        prompt=field(record, "prompt", str),
-        starter_code=record.get("starter_code") or "",
-        canonical_solution=solution,
-        tests=tests_of(field(record, "tests", dict, TESTS_SCHEMA)),
-        entry_point=entry_point,
-        preamble=record.get("preamble") or "",
-        source=record.get("source") or "",
-        difficulty=record.get("difficulty") or "unknown",
-        split=record.get("split") or split_of(task_id, validation_share),
+        task_id=fields.task_id,
+        prompt=fields.prompt,
+        starter_code=fields.starter_code,
+        canonical_solution=fields.canonical_solution,
+        tests=read_tests(fields.tests),
+        entry_point=fields.entry_point or None,
+        preamble=fields.preamble,
+        source=fields.source or "",
+        difficulty=fields.difficulty or "unknown",
+        split=fields.split or split_of(fields.task_id, validation_share),
     )
-
-
-def tests_of(record: Record) -> Tests:
-    """Return the tests of a record of our own schema. Raises BrokenRecordError, a ValueError."""
-    kind = record.get("kind")
-    alone = _flag(record, "process_per_test")
-    if kind == "assert":
-        try:
-            tests = split_asserts(field(record, "code", str))
-        except SyntaxError as error:
-            raise BrokenRecordError(f"the tests do not parse ({error})") from None
-        return replace(tests, process_per_test=True) if alone else tests
-    if kind == "unittest":
-        names = record.get("names") or []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BrokenRecordError('field "names" of the tests is no list of texts')
-        shared = _flag(record, "shared_process")
-        try:
-            return UnittestTests(field(record, "code", str), tuple(names), shared, alone)
-        except ValueError as error:
-            raise BrokenRecordError(str(error)) from None
-    if kind not in ("call", "stdin"):
-        raise BrokenRecordError(f'field "tests" has kind {kind!r} (expected {TESTS_SCHEMA})')
-    inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
-    if not inputs or len(inputs) != len(outputs):
-        raise BrokenRecordError(f'field "tests" has {len(inputs)} inputs, {len(outputs)} outputs')
-    if kind == "call":
-        if not all(isinstance(value, list) for value in inputs):
-            raise BrokenRecordError("an input of a call test is no list of arguments")
-        tolerance = record.get("float_tolerance", FLOAT_TOLERANCE)
-        if type(tolerance) not in (int, float):
-            raise BrokenRecordError('field "float_tolerance" of the tests is no number')
-        return CallTests(tuple(inputs), tuple(outputs), tolerance, _checker(record), alone)
-    if not all(isinstance(value, str) for value in inputs + outputs):
-        raise BrokenRecordError("an input or output of a stdin test is no text")
-    return StdinTests(tuple(inputs), tuple(outputs), checker=_checker(record))
-
-
-def _flag(record: Record, name: str) -> bool:
-    value = record.get(name, False)
-    if not isinstance(value, bool):
-        raise BrokenRecordError(f'field "{name}" of the tests is neither true nor false')
-    return value
-
-
-def _checker(record: Record) -> Checker | None:
-    try:
-        return checker_of(record.get("checker"))
-    except ValueError as error:
-        raise BrokenRecordError(str(error)) from None
 
 
 def program_of(problem: Problem, source: str) -> Program:
@@ -187,8 +129,9 @@ def split_of(task_id: str, validation_share: float) -> str:
     return "validation" if int.from_bytes(digest[:8]) < validation_share * 2**64 else "train"
 
 
-# Fields that the tests of older problems did not have: without them their fingerprints stay.
-_UNSAID = {"checker": None, "process_per_test": False}
+# Later fields of tests and checkers. At these values they are left out of fingerprints, so that
+# the fingerprints of older runs stay valid.
+_DEFAULTS_OMITTED_FROM_FINGERPRINT = {"checker": None, "process_per_test": False}
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
@@ -211,7 +154,8 @@ def _stable(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}[{','.join(map(_stable, value))}]"
     if hasattr(value, "__dataclass_fields__"):
-        said = [f.name for f in fields(value) if f.name not in _UNSAID]
-        said += [name for name, unsaid in _UNSAID.items() if getattr(value, name, unsaid) != unsaid]
-        return type(value).__name__ + _stable([getattr(value, name) for name in said])
+        omitted = _DEFAULTS_OMITTED_FROM_FINGERPRINT
+        names = [f.name for f in fields(value) if f.name not in omitted]
+        names += [name for name, plain in omitted.items() if getattr(value, name, plain) != plain]
+        return type(value).__name__ + _stable([getattr(value, name) for name in names])
     return repr(value)

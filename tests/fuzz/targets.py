@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from stepcoder.judge.command import InputError, read_samples
 from stepcoder.judge.fusion import RunCodeRequest, submission_of
-from stepcoder.judge.messages import Batch
+from stepcoder.judge.messages import BatchMessage
 from stepcoder.problems.problem import Problem, ProblemError, load_problems
 from stepcoder.sandbox import (
     AssertTests,
@@ -200,7 +200,7 @@ def _file(name: str, data: bytes) -> Path:
 def requests(data: bytes) -> None:
     """Bodies of the server's requests."""
     with contextlib.suppress(ValidationError):
-        for program in Batch.model_validate_json(data).programs:
+        for program in BatchMessage.model_validate_json(data).programs:
             with contextlib.suppress(ValueError, TypeError):  # answered with 422
                 _ask(program.submission(LIMITS))
     with contextlib.suppress(ValidationError, ValueError):

@@ -3,9 +3,6 @@
 from typing import Any
 
 import pytest
-
-pytest.importorskip("pydantic", reason="the extra `server` is not installed")
-
 from pydantic import ValidationError
 
 from stepcoder.judge.messages import ProgramMessage
