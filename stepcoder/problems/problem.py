@@ -1,7 +1,8 @@
-"""One Problem type, its loader, its split into training and validation, and its fingerprint.
+"""Problems: what is asked, how it is tested, and one correct program.
 
-Takes the path of a file or folder of problems in any form of `problem_formats`, gives Problems and
-a line for every record that is broken.
+Takes the path of a file or folder in any form of `formats`; gives Problems, and a line for every
+record that is broken. Also here: the split into training and validation, and the fingerprint by
+which a resumed run knows its data again.
 """
 
 from __future__ import annotations
@@ -27,11 +28,26 @@ from stepcoder.sandbox.program import Program, Tests
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A programming problem with its tests and one correct program.
+    r"""A programming problem with its tests and one correct program.
 
-    `prompt` is the description in words; `starter_code` is what a solution is to begin with (often
-    a `def` line, may be empty); `canonical_solution` is a whole program; `entry_point` is what the
-    tests call (see `sandbox.Program.entry_point`), None for programs that read stdin.
+    `prompt` is the description in words. `starter_code` is what a solution begins with: often a
+    `def` line, sometimes empty. `canonical_solution` is a whole program. `entry_point` is what the
+    tests call (see `sandbox.Program.entry_point`), None for programs that read stdin. `preamble`
+    is code that runs before every solution, such as the imports of APPS. `split` is "train",
+    "validation" or a name of the data set's own, such as "eval"; it says where the problem is used.
+
+    Example:
+        Problem(
+            task_id="MBPP/602",
+            prompt="Write a function that doubles a number.",
+            starter_code="def double(x):\n",
+            canonical_solution="def double(x):\n    return 2 * x\n",
+            tests=CallTests(inputs=([1], [2.5]), outputs=(2, 5.0)),
+            entry_point="double",
+            source="MBPP",
+            difficulty="introductory",
+            split="train",
+        )
     """
 
     task_id: str

@@ -28,13 +28,21 @@ TESTS_SCHEMA = (
 )
 MAX_TESTS_A_REQUEST = 10_000  # the server refuses more; files may have more
 
+# What pydantic's kinds of errors expected, in words; {} are the values that an error brings.
 _EXPECTED = {
     "string_type": "a text",
     "list_type": "a list",
     "dict_type": "an object",
-    "model_attributes_type": "an object",
+    "model_attributes_type": 'an object with a "kind"',
+    "union_tag_not_found": 'an object with a "kind"',
+    "union_tag_invalid": "a kind of {expected_tags}",
+    "extra_forbidden": "no such field",
     "bool_type": "true or false",
     "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} test",
 }
 _ITEMS = {"string_type": "no text", "list_type": "no list of arguments"}
 
@@ -262,7 +270,10 @@ def _line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     location, value, kind = first["loc"], first["input"], first["type"]
     place = place_of(location)
-    expected = TESTS_SCHEMA if place == "tests" else _EXPECTED.get(kind, first["msg"])
+    words = {"message": first["msg"], **first.get("ctx", {})}
+    expected = _EXPECTED.get(kind, "{message}").format_map(words)
+    if place == "tests":
+        expected = TESTS_SCHEMA
     if value is None and len(location) == 1:
         return f'field "{place}" is missing (expected {expected})'
     shown = json.dumps(value, default=repr)[:40]

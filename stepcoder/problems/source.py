@@ -47,6 +47,20 @@ class LogicalLine:
         return range(self.first, self.last + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A source text that was read once: its logical lines, in order, and its syntax tree."""
+
+    lines: list[LogicalLine]
+    tree: ast.Module
+
+
+def outline(source: str) -> Outline:
+    """Return the outline of a source text. Raises SyntaxError for what is not a program."""
+    tree = parse(source)
+    return Outline(logical_lines(source), tree)
+
+
 def parse(source: str) -> ast.Module:
     """Parse silently; raise SyntaxError for everything that is not a program.
 
