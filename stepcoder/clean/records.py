@@ -24,8 +24,8 @@ from stepcoder.problems.formats import (
     read_records,
     to_schema,
 )
-from stepcoder.problems.problem import Problem, split_of
-from stepcoder.problems.schema import BrokenRecordError, read_tests
+from stepcoder.problems.problem import Problem, problem_of
+from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse
 
 REQUIRED = {
@@ -56,7 +56,7 @@ class Candidate:
 
     def __post_init__(self) -> None:
         """Make the problem. Raises BrokenRecordError for tests that are none."""
-        object.__setattr__(self, "problem", _problem(self.record))
+        object.__setattr__(self, "problem", problem_of(self.record))
 
     @property
     def task_id(self) -> str:
@@ -107,33 +107,12 @@ def candidate_of(
     except BrokenRecordError as error:
         reason = Reason.DOES_NOT_PARSE if "not parse" in str(error) else Reason.MALFORMED
         return dropped(reason, str(error))
-    for key in ("task_id", "prompt", "canonical_solution"):
-        if not isinstance(made.record.get(key), str):
-            return dropped(Reason.MALFORMED, f'field "{key}" is no text')
     try:
         return _checked(_tidy(made))
     except SyntaxError as error:
         return dropped(Reason.DOES_NOT_PARSE, f"the canonical solution does not parse ({error})")
     except BrokenRecordError as error:
         return dropped(Reason.NO_ENTRY_POINT, str(error))
-
-
-def _problem(record: ProblemRecord) -> Problem:
-    texts = {
-        key: record.get(key) or ""
-        for key in ("task_id", "prompt", "starter_code", "canonical_solution", "preamble")
-    }
-    tests = record["tests"]
-    if not isinstance(tests, dict):
-        raise BrokenRecordError('field "tests" is no object')
-    return Problem(
-        **texts,
-        tests=read_tests(tests),
-        entry_point=record.get("entry_point") or None,
-        source=record.get("source") or "",
-        difficulty=record.get("difficulty") or "unknown",
-        split=record.get("split") or split_of(str(record["task_id"]), 0.0),
-    )
 
 
 def _alternatives(record: ProblemRecord) -> tuple[str, ...]:

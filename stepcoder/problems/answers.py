@@ -210,13 +210,10 @@ def _does_something(tree: ast.Module, name: str) -> bool:
     nodes = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     found = [node for node in nodes if node.name == name]
     return not found or any(
-        not (isinstance(n, ast.Pass) or (isinstance(n, ast.Expr) and _is_constant(n)))
+        not isinstance(n, ast.Pass)
+        and not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
         for n in found[-1].body
     )
-
-
-def _is_constant(node: ast.Expr) -> bool:
-    return isinstance(node.value, ast.Constant)
 
 
 def _body_indentation(starter: str) -> str:

@@ -94,7 +94,10 @@ def load_problems(
                     raise record
                 # A record without its tests is taken for one of the form of those before it.
                 form = form_of(record) or form
-                problem = _problem(record, form, validation_share)
+                if form is None:
+                    raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
+                problem = problem_of(to_schema(record, form), validation_share)
+                check_entry_point(problem.entry_point, problem.canonical_solution)
                 if problem.task_id in problems:
                     raise BrokenRecordError(f"task_id {problem.task_id!r} was used before")
             except BrokenRecordError as error:
@@ -111,23 +114,11 @@ def load_problems(
     return LoadReport(tuple(problems.values()), tuple(skipped))
 
 
-def _problem(record: ProblemRecord, form: str | None, validation_share: float) -> Problem:
-    if form is None:
-        raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
-    fields = read_record(ProblemSchema, to_schema(record, form))
-    check_entry_point(fields.entry_point or None, fields.canonical_solution)
-    return Problem(
-        task_id=fields.task_id,
-        prompt=fields.prompt,
-        starter_code=fields.starter_code,
-        canonical_solution=fields.canonical_solution,
-        tests=read_tests(fields.tests),
-        entry_point=fields.entry_point or None,
-        preamble=fields.preamble,
-        source=fields.source or "",
-        difficulty=fields.difficulty or "unknown",
-        split=fields.split or split_of(fields.task_id, validation_share),
-    )
+def problem_of(record: ProblemRecord, validation_share: float = 0.0) -> Problem:
+    """Return the problem of a record of our own schema. Raises BrokenRecordError."""
+    fields = vars(read_record(ProblemSchema, record))
+    split = fields["split"] or split_of(fields["task_id"], validation_share)
+    return Problem(**{**fields, "tests": read_tests(fields["tests"]), "split": split})
 
 
 def program_of(problem: Problem, source: str) -> Program:
