@@ -1,6 +1,7 @@
-"""What the server takes and gives, as pydantic models: the OpenAPI document is made from them.
+"""Requests and answers of `/judge`, as pydantic models; the OpenAPI document is made from them.
 
-`/judge` speaks our own form, the one of problems.jsonl; `/run_code` speaks SandboxFusion's.
+Tests have the form of problems.jsonl (`problems.schema`), but for assert tests, which come as
+pieces. `/run_code`, in SandboxFusion's form, is in `fusion`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LimitsMessage(Schema):
     output_bytes: int | None = Field(None, ge=1, le=64 << 20)
 
     def over(self, default: Limits) -> Limits:
-        """Return the default limits with what this message says in their place."""
+        """Return the default limits, replaced by those that the message sets."""
         return replace(default, **self.model_dump(exclude_none=True))
 
 
@@ -43,7 +44,7 @@ class ProgramMessage(Schema):
     stop_at_first_failure: bool = False
 
     def submission(self, default: Limits) -> Submission:
-        """Return what the judge takes. Raises ValueError if it makes no sense."""
+        """Return the program as a submission. Raises ValueError if the judge would refuse it."""
         tests = self.tests.build()
         if len(tests) > MAX_TESTS_A_REQUEST:
             raise ValueError(f"{len(tests)} tests; at most {MAX_TESTS_A_REQUEST} a program")
@@ -54,7 +55,7 @@ class ProgramMessage(Schema):
             self.stop_at_first_failure,
         )
         if not source_too_large(submission):
-            # The judge would raise only when its turn comes, in the middle of the answer.
+            # Checked here: the judge would raise later, in the middle of the streamed answer.
             job_of(submission, default, numpy_installed=False)
         return submission
 

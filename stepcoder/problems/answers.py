@@ -86,7 +86,7 @@ def program_of_answer(answer: str, problem: Problem) -> str:
 
 
 def _python_texts(answer: str) -> list[str]:
-    """Return what may be code, in order: the blocks of Python, else the answer itself."""
+    """Return the texts that may be code, in order: Python blocks, else the whole answer."""
     found = [(tag, code) for tag, code in _blocks(answer) if code.strip()]
     python = [(tag, code) for tag, code in found if tag.lower() in _PYTHON]
     texts = [_without_prompts(code) for _, code in python or found]
@@ -98,7 +98,8 @@ def _python_texts(answer: str) -> list[str]:
 def _blocks(answer: str) -> list[tuple[str, str]]:
     """Return tag and code of each fenced block, without the indentation of its fence.
 
-    An answer whose first fence only closes began inside a block (its prompt opened the fence).
+    If the first fence is the only one and closes code, the answer began inside a block: its prompt
+    opened the fence.
     """
     found: list[tuple[str, str]] = []
     position = 0
@@ -146,7 +147,7 @@ def _stdin_program(texts: Sequence[str]) -> str:
 
 
 def _whole_program(text: str, name: str) -> str | None:
-    """Return the program in a text that defines `name`, without the prose around it."""
+    """Return the program in a text that defines `name`, without surrounding prose; else None."""
     if re.search(rf"\b{re.escape(name)}\b", text) is None:
         return None
     candidates = (text, _dedented(text))
@@ -158,9 +159,9 @@ def _whole_program(text: str, name: str) -> str | None:
 
 
 def _cut_out(text: str) -> Iterator[str]:
-    """Yield pieces of a text that parse: from a statement to before some later line at column 0.
+    """Yield parts of a text that parse: from the start of a statement to a later line at column 0.
 
-    So prose before and after the code goes, and a last statement that was cut off.
+    This removes prose before and after the code, and a last statement that is incomplete.
     """
     starts = [match.start() for match in _STATEMENT.finditer(text)]
     ends = [len(text), *reversed([match.start() for match in _TOP_LEVEL.finditer(text)])]
@@ -176,7 +177,7 @@ def _cut_out(text: str) -> Iterator[str]:
 
 
 def _continued(starter: str, text: str, name: str) -> str | None:
-    """Return starter code + a text that is the rest of it, whatever its indentation; else None."""
+    """Return starter code + a text that continues it, whatever its indentation; else None."""
     if not starter.strip():
         return None
     start = starter if starter.endswith("\n") else starter + "\n"
@@ -200,7 +201,7 @@ def _without_ends(body: str) -> Iterator[str]:
 
 
 def _first_line_dedented(body: str) -> str:
-    """Return a body whose first line lost its indentation (stripped answers) with the others'."""
+    """Return a dedented body whose first line alone had lost its indentation (stripped answers)."""
     first, _, others = body.partition("\n")
     return f"{first.strip()}\n{_dedented(others)}"
 
@@ -224,7 +225,7 @@ def _body_indentation(starter: str) -> str:
 
 
 def _finished(starter: str) -> str:
-    """Return starter code with a body where it stops after a header, "" if it is no Python."""
+    """Return starter code, with a `pass` if it ends after a header; "" if it is no Python."""
     if not starter.strip():
         return ""
     for text in (starter, f"{starter.rstrip()}\n{_body_indentation(starter)}pass\n"):
@@ -234,7 +235,7 @@ def _finished(starter: str) -> str:
 
 
 def _with_missing(program: str, sources: Sequence[str], name: str) -> str:
-    """Return a program after those statements of other texts that bind what it uses and lacks."""
+    """Return a program, preceded by statements of other texts that bind names it lacks."""
     tree = _tree(program)
     assert tree is not None
     trees = [other for source in sources if (other := _tree(source)) is not None]
@@ -271,7 +272,7 @@ def _used(tree: ast.AST) -> set[str]:
 
 
 def _tree(text: str) -> ast.Module | None:
-    """Return the syntax tree of a program, None if it does not parse or says nothing."""
+    """Return the syntax tree of a program, None if it does not parse or has no statement."""
     try:
         tree = parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,7 +1,7 @@
-"""Test code as single tests: cuts the asserts of HumanEval, MBPP and LeetCode apart.
+"""Splits test code into single tests: the asserts of HumanEval, MBPP and LeetCode.
 
-Takes source text that raises on failure, gives AssertTests whose pieces, run one after the other
-in one namespace, run the same asserts on the same values.
+Takes source text that raises on failure; gives AssertTests. Its pieces, run one after the other in
+one namespace, run the same asserts on the same values as the whole text.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _LONGEST = 1 << 16
 def split_asserts(code: str) -> AssertTests:
     """Return the tests of `code`, one for each assert that can stand alone.
 
-    Leading imports, definitions and literals become the setup. Two shapes are cut: asserts at the
-    top level, and `def check(candidate): ...` followed by `check(name)`, whose body is cut only
-    where no piece uses a local variable of another. Statements between asserts stay with the assert
-    that follows them. Anything else is one test, and so is code over 64 KiB: those are tables of
-    inputs (EvalPlus) that take long to parse. Raises SyntaxError if the code does not parse.
+    Leading imports, definitions and literals become the setup. Two layouts are split: asserts at
+    the top level, and `def check(candidate): ...` followed by `check(name)`; the body of `check` is
+    split only if no piece uses a local variable of another. Statements between two asserts stay
+    with the second. All other code is one test, and so is code over 64 KiB: EvalPlus has tables of
+    inputs of that size, which take long to parse. Raises SyntaxError if the code does not parse.
     """
     if len(code) > _LONGEST:
         return AssertTests((code,))
@@ -39,10 +39,10 @@ def split_asserts(code: str) -> AssertTests:
 
 
 def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] | None:
-    """Return a small `check` for each group of the statements of `check`; None if that is unsafe.
+    """Return one `check` for each group of statements of the given one; None if that is unsafe.
 
-    Each piece keeps its own function: as globals, the local variables of a test could shadow what
-    the program uses (HumanEval/38 calls one `str`).
+    The statements stay inside a function: as globals, the local variables of a test could shadow
+    names that the program uses (HumanEval/38 has one called `str`).
     """
     match body[-2:]:
         case [
@@ -67,7 +67,7 @@ def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] |
 
 
 def _groups(statements: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
-    """Cut statements after each one that asserts, but never inside a line."""
+    """Split statements after each one that holds an assert, but never within a line."""
     groups: list[list[ast.stmt]] = []
     closed = True
     for node in statements:
@@ -83,7 +83,7 @@ def _groups(statements: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
 
 
 def _is_setup(node: ast.stmt) -> bool:
-    """Return whether a leading statement calls nothing of the program."""
+    """Return whether a leading statement belongs to the setup: it calls nothing of the program."""
     if isinstance(node, ast.Assign):
         return not any(isinstance(inner, (ast.Call, ast.Name)) for inner in ast.walk(node.value))
     if isinstance(node, ast.Expr):

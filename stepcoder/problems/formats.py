@@ -1,7 +1,7 @@
-"""The forms in which problems come, each turned into a record of our own JSONL schema.
+"""Readers of problem files: each public form becomes a record of our own schema (`schema`).
 
-Takes a file (.jsonl, .json, .gz) or an APPS folder, gives its records one by one: our own schema,
-APPS, APPS+-form, HumanEval, MBPP.
+Takes a file (.jsonl, .json, .gz) or an APPS folder; gives its records one by one. The forms are our
+own, APPS, APPS+, HumanEval (also HumanEval+) and MBPP (also its sanitized form and MBPP+).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecord
 
 
 def _json(text: str) -> Any:
-    """Return what JSON says. Raises ValueError, also where it is nested too deeply to be read."""
+    """Return parsed JSON. Raises ValueError, also if it is nested too deeply for the parser."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -151,7 +151,10 @@ def _apps_folder(folder: Path) -> ProblemRecord | BrokenRecordError:
 
 
 def _from_apps(record: ProblemRecord) -> ProblemRecord:
-    """Solutions and tests are JSON in text; several solutions, of which the first that fits."""
+    """Return a record of APPS, whose `solutions` and `input_output` are JSON in text.
+
+    The canonical solution is the first one that parses and defines what the tests call.
+    """
     try:
         tests = _json(field(record, "input_output", str))
         solutions = _json(field(record, "solutions", str))
@@ -206,7 +209,10 @@ def _joined(value: Any) -> Any:
 
 
 def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
-    """Everything is a function: a zero-argument one that reads stdin, or one to call."""
+    """Return a record of APPS+, where the entry point is always a function.
+
+    It takes the arguments of a test, or takes none and reads stdin.
+    """
     starter = field(record, "starter_code", str)
     inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
     functions = re.findall(r"^\s*(?:async\s+)?def\s+(\w+)", starter, re.MULTILINE)
@@ -234,7 +240,7 @@ def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
 
 
 def _unquoted(value: Any) -> Any:
-    """Return plain data whose strings are no longer source text: '"ab"' becomes 'ab'."""
+    """Return plain data with the quotes inside its strings removed: '"ab"' becomes 'ab'."""
     if isinstance(value, list):
         return [_unquoted(item) for item in value]
     if isinstance(value, dict):
@@ -265,7 +271,7 @@ def _from_humaneval(record: ProblemRecord) -> ProblemRecord:
 
 
 def _from_mbpp(record: ProblemRecord) -> ProblemRecord:
-    """MBPP, its sanitized form and MBPP+; the splits are those of MBPP's own paper, by number."""
+    """Return a record of MBPP, its sanitized form or MBPP+, with the splits of MBPP's paper."""
     number = record.get("task_id")
     if not isinstance(number, int):
         raise BrokenRecordError('field "task_id" is missing (expected a number)')

@@ -63,12 +63,12 @@ class Problem:
 
 
 class ProblemError(ValueError):
-    """A record that cannot be read: one line that says where, what, and what to do."""
+    """A file or record cannot be read: one line that says where, what is wrong, and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a file held: its problems in order, and one line for each record that was skipped."""
+    """The problems of a file in order, and one line for each record that was skipped."""
 
     problems: tuple[Problem, ...]
     skipped: tuple[str, ...] = ()
@@ -79,9 +79,9 @@ def load_problems(
 ) -> LoadReport:
     """Load every problem of a file or folder; the form is recognised from the records themselves.
 
-    Where the form names no split, `split_of(task_id, validation_share)` decides. A broken record
-    is skipped and reported, or with `strict` raises ProblemError; so does a file that cannot be
-    read or holds no record of a known form.
+    If a record names no split, `split_of(task_id, validation_share)` decides. A broken record is
+    skipped and reported; with `strict` it raises ProblemError. A file that cannot be read, or holds
+    no problem, always raises ProblemError.
     """
     path = Path(path)
     problems: dict[str, Problem] = {}
@@ -92,7 +92,7 @@ def load_problems(
             try:
                 if isinstance(record, BrokenRecordError):
                     raise record
-                # A record without its tests is taken for one of the form of those before it.
+                # A record without tests is taken to have the form of the record before it.
                 form = form_of(record) or form
                 if form is None:
                     raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
@@ -142,7 +142,7 @@ _DEFAULTS_OMITTED_FROM_FINGERPRINT = {"checker": None, "process_per_test": False
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
-    """Return a hash of all that the problems hold, as hex; their order does not matter."""
+    """Return a SHA-256 of all fields of the problems, as hex; their order does not matter."""
     digests = sorted(_digest(problem) for problem in problems)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
@@ -153,7 +153,7 @@ def _digest(problem: Problem) -> bytes:
 
 
 def _stable(value: Any) -> str:
-    """Return a text that is equal for equal plain data, sets included, in every process."""
+    """Return a text of plain data that is the same in every process, for sets too."""
     if isinstance(value, (set, frozenset)):
         return f"{{{','.join(sorted(map(_stable, value)))}}}"
     if isinstance(value, dict):
