@@ -26,7 +26,7 @@ TESTS_SCHEMA = (
     '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or '
     '{"kind": "assert" or "unittest", "code": "..."}'
 )
-MAX_TESTS_A_REQUEST = 10_000  # the server refuses more; files may have more
+MAX_TESTS_A_REQUEST = 10_000  # of each program
 
 _EXPECTED = {"string_type": "a text", "list_type": "a list", "dict_type": "an object"}
 
@@ -45,6 +45,8 @@ S = TypeVar("S", bound=Schema)
 
 
 class _Buildable(Schema):
+    """Describes an object of the class `builds`, whose fields have the same names."""
+
     builds: ClassVar[Callable[..., Any]]
 
     def build(self) -> Any:
@@ -60,14 +62,15 @@ def _built(value: Any) -> Any:
 
 
 def _unchanged(value: Any, check: Callable[[Any], Any]) -> Any:
-    """Check a value but keep it as it is: fingerprints tell 0 from 0.0."""
+    """Return a checked value as it was given: 0 and 0.0 have different fingerprints."""
     check(value)
     return value
 
 
 FloatTolerance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), WrapValidator(_unchanged)]
-_AtMost: dict[str, Any] = {"maxItems": MAX_TESTS_A_REQUEST}
-_Items = Field(min_length=1, json_schema_extra=_AtMost)
+# Told in the OpenAPI document; `judge.messages` refuses more, since files may have more.
+_AT_MOST: dict[str, Any] = {"maxItems": MAX_TESTS_A_REQUEST}
+_ONE_A_TEST = Field(min_length=1, json_schema_extra=_AT_MOST)
 
 
 class ExactSchema(_Buildable):
@@ -119,8 +122,8 @@ class CallTestsSchema(_Buildable):
 
     builds = CallTests
     kind: Literal["call"]
-    inputs: list[list[Any]] = _Items
-    outputs: list[Any] = _Items
+    inputs: list[list[Any]] = _ONE_A_TEST
+    outputs: list[Any] = _ONE_A_TEST
     float_tolerance: FloatTolerance = FLOAT_TOLERANCE
     checker: CheckerSchema | None = None
     process_per_test: bool = False
@@ -131,8 +134,8 @@ class StdinTestsSchema(_Buildable):
 
     builds = StdinTests
     kind: Literal["stdin"]
-    inputs: list[str] = _Items
-    outputs: list[str] = _Items
+    inputs: list[str] = _ONE_A_TEST
+    outputs: list[str] = _ONE_A_TEST
     checker: CheckerSchema | None = None
 
 
@@ -141,7 +144,7 @@ class AssertsSchema(_Buildable):
 
     builds = AssertTests
     kind: Literal["assert"]
-    asserts: list[str] = _Items
+    asserts: list[str] = _ONE_A_TEST
     setup: str = ""
     process_per_test: bool = False
 
@@ -172,7 +175,7 @@ class UnittestTestsSchema(_Buildable):
     builds = UnittestTests
     kind: Literal["unittest"]
     code: str
-    names: list[str] = Field([], json_schema_extra=_AtMost)
+    names: list[str] = Field([], json_schema_extra=_AT_MOST)
     shared_process: bool = False
     process_per_test: bool = False
 

@@ -32,6 +32,7 @@ STDIN = {"kind": "stdin", "inputs": ["1"], "outputs": ["a"]}
         (CALL, CallTests(([1],), ("a",))),
         (CALL | {"float_tolerance": 0}, CallTests(([1],), ("a",), 0)),
         (CALL | {"checker": None}, CallTests(([1],), ("a",))),
+        (CALL | {"float_tolerance": None, "note": 1}, CallTests(([1],), ("a",))),
         (
             CALL | {"checker": {"kind": "unordered"}, "process_per_test": True},
             CallTests(([1],), ("a",), checker=Unordered(), process_per_test=True),
@@ -70,6 +71,7 @@ def test_a_record_says_how_it_is_tested(record: dict[str, Any], tests: Tests) ->
     ("record", "why"),
     [
         (CALL | {"float_tolerance": "0"}, "float_tolerance"),
+        (CALL | {"float_tolerance": 2}, "float_tolerance"),
         (CALL | {"process_per_test": 1}, "process_per_test"),
         (CALL | {"checker": {"kind": "magic"}}, "checker"),
         (STDIN | {"checker": "exact"}, "checker"),
