@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_BINDERS = (ast.Name, ast.alias, *DEFINITIONS)
 
 
 def bound_at(node: ast.AST) -> Iterator[str]:
@@ -19,14 +20,14 @@ def bound_at(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
             yield name
+        case ast.alias(name=name, asname=other):
+            yield other or name.partition(".")[0]
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             yield name
         case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
             yield name
         case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
             yield name
-        case ast.alias(name=name, asname=other):
-            yield other or name.partition(".")[0]
         case ast.Global(names=names) | ast.Nonlocal(names=names):
             yield from names
 
@@ -46,7 +47,7 @@ def bound_names(*statements: ast.stmt) -> set[str]:
     for statement in statements:
         inner = (statement,) if isinstance(statement, DEFINITIONS) else ast.walk(statement)
         for node in inner:
-            if isinstance(node, (ast.Name, ast.alias, *DEFINITIONS)):
+            if isinstance(node, _BINDERS):
                 names.update(bound_at(node))
     return names
 
