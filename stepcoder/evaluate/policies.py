@@ -28,7 +28,7 @@ from stepcoder.problems.prompts import (
     starter_part,
     token_spans,
 )
-from stepcoder.problems.template import CHAT, TEMPLATE
+from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import open_engine
@@ -140,7 +140,7 @@ def open_sampler(
     )
     engine = open_engine(config, policy, tokenizer, folder, notify, notify)
     del policy  # the transformers engine keeps its own copy
-    stop = () if free else ("```",)
+    stop = () if free else (FENCE,)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
 
     def sample(wanted: Sequence[tuple[Problem, int]]) -> Iterator[Answer]:
