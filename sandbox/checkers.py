@@ -7,7 +7,7 @@ another process than the program.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stepcoder.sandbox.compare import (
@@ -59,35 +59,6 @@ class Custom:
 
 
 Checker = Exact | Tolerance | Unordered | Regex | Custom
-_KINDS: dict[str, type[Checker]] = {
-    kind.__name__.lower(): kind for kind in (Exact, Tolerance, Unordered, Regex, Custom)
-}
-
-
-def checker_of(data: object) -> Checker | None:
-    """Return the checker that JSON data describes, such as {"kind": "unordered"}; None for None.
-
-    Raises ValueError.
-    """
-    if data is None:
-        return None
-    if not isinstance(data, dict) or str(data.get("kind")) not in _KINDS:
-        kinds = ", ".join(f'"{kind}"' for kind in _KINDS)
-        raise ValueError(f'"checker" is {data!r:.100}; it needs a "kind" of {kinds}')
-    kind = _KINDS[str(data["kind"])]
-    fields = {key: value for key, value in data.items() if key != "kind"}
-    for key, value in fields.items():
-        given = "number" if type(value) in (int, float) else type(value).__name__
-        if key not in kind.__slots__ or given != ("str" if key == "source" else "number"):
-            raise ValueError(f'"checker" of kind "{data["kind"]}" takes no {key} = {value!r:.100}')
-    if kind is Custom and "source" not in fields:
-        raise ValueError('"checker" of kind "custom" needs its "source"')
-    return kind(**fields)
-
-
-def checker_data(checker: Checker) -> dict[str, Any]:
-    """Return a checker as the JSON data that `checker_of` reads."""
-    return {"kind": type(checker).__name__.lower(), **asdict(checker)}
 
 
 def same_answer(checker: Exact | Tolerance | Unordered, got: Any, expected: Any) -> bool:

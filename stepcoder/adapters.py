@@ -1,6 +1,6 @@
-"""The judge as the reward of other trainers: TRL's and verl's, in their own signatures.
+"""Reward functions for other trainers, TRL and verl, in the signatures that they expect.
 
-Takes completions and tests in the form of problems.jsonl ({"kind": "call", ...}), gives StepCoder's
+Take completions and tests in the form of problems.jsonl ({"kind": "call", ...}); give StepCoder's
 rewards: +1 right, -0.3 wrong, -0.6 error or limit, -1 does not compile.
 """
 
@@ -8,50 +8,45 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepcoder.method.rewards import reward
-from stepcoder.problems.problem import tests_of
+from stepcoder.problems.answers import last_block
+from stepcoder.problems.schema import read_tests
 from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
-
-_FENCED = re.compile(r"^```[^\n`]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_OPENED = re.compile(r"^```[^\n`]*\n(.*)\Z", re.DOTALL | re.MULTILINE)
 
 
 def code_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return the program of a completion: its last fenced block, else all of it.
+    """Return the program of a completion (`answers.last_block`).
 
-    A conversation (a list of messages, as TRL gives it) is the text of its last message.
+    Of a conversation (a list of messages, as TRL passes it), the last message counts.
     """
     text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-    blocks = _FENCED.findall(text) or _OPENED.findall(text)
-    return str(blocks[-1]) if blocks else text
+    return last_block(text)
 
 
 def parsed_tests(tests: str | Mapping[str, Any]) -> Tests:
-    """Return tests from their JSON or its data. Raises ValueError that says what is wrong."""
+    """Return tests from JSON text or data. Raises ValueError that names the field."""
     record = json.loads(tests) if isinstance(tests, str) else dict(tests)
     if not isinstance(record, dict):
         raise ValueError("tests are no object; expected the form of problems.jsonl")
-    # Columns of a data set that only other rows fill are there, but None.
-    return tests_of({name: value for name, value in record.items() if value is not None})
+    return read_tests(record)
 
 
 class CodeReward:
     """A reward function for TRL: `GRPOTrainer(reward_funcs=CodeReward(), ...)`.
 
     The data set needs a column `tests`, as JSON text or data, and may have `entry_point`,
-    `preamble` and `starter_code` (a completion goes on from it). A context manager; after a fork
-    it starts a judge of its own. A sample that the judge failed on gets None, which TRL leaves out.
+    `preamble` and `starter_code`, which a completion continues. A context manager; a forked process
+    starts a judge of its own. If the judge itself failed, the reward is None, which TRL leaves out.
     """
 
     __name__ = "code_reward"
 
     def __init__(self, workers: int | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
-        """Start nothing yet: the judge starts with the first call."""
+        """Keep the settings; the judge starts at the first call."""
         self._workers, self._limits = workers, limits
         self._judge: Judge | None = None
         self._owner = 0
@@ -132,14 +127,14 @@ def compute_score(
     """Score one solution for verl (`reward.custom_reward_function.path=pkg://stepcoder.adapters`).
 
     `ground_truth` is the tests as JSON text or data; `entry_point`, `preamble` and `starter_code`
-    stand in `extra_info`. verl calls it from many threads at once; they share one judge.
+    are read from `extra_info`. verl calls it from many threads at once; they share one judge.
 
     Returns:
         "score", the reward; "acc", 1.0 if all tests passed; "status", the verdict in words.
 
     Raises:
         ValueError: the tests are not of a known form.
-        RuntimeError: the judge itself failed; no score would be true.
+        RuntimeError: the judge itself failed, so there is no score.
     """
     info = extra_info or {}
     source = (info.get("starter_code") or "") + code_of(solution_str)

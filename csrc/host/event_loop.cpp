@@ -59,10 +59,7 @@ void EventLoop::cancel(uint64_t id) {
   wake();
 }
 
-void EventLoop::wake() {
-  const uint64_t one = 1;
-  checked(write(wake_.get(), &one, sizeof one), "wake the event loop");
-}
+void EventLoop::wake() { checked(eventfd_write(wake_.get(), 1), "wake the event loop"); }
 
 std::vector<JobResult> EventLoop::next(double seconds) {
   std::unique_lock lock(mutex_);
@@ -81,8 +78,7 @@ void EventLoop::close() {
     closing_ = true;
   }
   finished_changed_.notify_all();
-  const uint64_t one = 1;
-  if (write(wake_.get(), &one, sizeof one) < 0) return;
+  if (eventfd_write(wake_.get(), 1) < 0) return;
   if (thread_.joinable()) thread_.join();
 }
 
@@ -91,16 +87,16 @@ void EventLoop::thread() {
   while (true) {
     const int count = epoll_wait(epoll_.get(), events.data(), events.size(), timeout_ms());
     for (int i = 0; i < count; ++i) {
-      if (events[static_cast<size_t>(i)].data.fd == wake_.get()) {
-        uint64_t ignored = 0;
-        if (read(wake_.get(), &ignored, sizeof ignored) < 0) continue;
+      const int fd = events[static_cast<size_t>(i)].data.fd;
+      if (fd == wake_.get()) {
+        eventfd_t ignored = 0;
+        eventfd_read(fd, &ignored);
         continue;
       }
       for (Slot& slot : slots_)
         for (auto* worker :
              {&slot.program_bare, &slot.program_numpy, &slot.tester_bare, &slot.tester_numpy})
-          if (*worker && (*worker)->control() == events[static_cast<size_t>(i)].data.fd)
-            on_readable(slot, *worker);
+          if (*worker && (*worker)->control() == fd) on_readable(slot, *worker);
     }
     check_deadlines();
     {

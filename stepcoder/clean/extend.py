@@ -24,8 +24,9 @@ from stepcoder.clean.judges import Judges
 from stepcoder.clean.mutants import mutants
 from stepcoder.clean.stdin_inputs import new_stdins
 from stepcoder.clean.verify import NO_VALUE, Verified, ended, submission_of, value_of
-from stepcoder.problems.formats import Record
-from stepcoder.problems.problem import Problem, program_of, tests_of
+from stepcoder.problems.formats import ProblemRecord
+from stepcoder.problems.problem import Problem, program_of
+from stepcoder.problems.schema import read_tests
 from stepcoder.problems.source import parse
 from stepcoder.sandbox import (
     AssertTests,
@@ -54,7 +55,7 @@ class Cleaned:
     """
 
     verified: Verified
-    tests: Record
+    tests: ProblemRecord
     generated: int
     executed_lines: frozenset[int]
     mutants: tuple[int, int, int] = (0, 0, 0)
@@ -266,7 +267,7 @@ def _most_useful(
     return chosen
 
 
-def _with_tests(tests: Record, new: Sequence[_Test], problem: Problem) -> Record:
+def _with_tests(tests: ProblemRecord, new: Sequence[_Test], problem: Problem) -> ProblemRecord:
     """Return the tests of a record with new ones at the end."""
     if tests["kind"] != "assert":
         inputs = [*tests["inputs"], *(test.input for test in new)]
@@ -282,9 +283,9 @@ def _with_tests(tests: Record, new: Sequence[_Test], problem: Problem) -> Record
     return extended
 
 
-def _failing(problem: Problem, tests: Record, judges: Judges, generated: int) -> set[int]:
+def _failing(problem: Problem, tests: ProblemRecord, judges: Judges, generated: int) -> set[int]:
     """Return which generated tests the solution fails once they follow the others, in any run."""
-    whole, solution = tests_of(tests), problem.canonical_solution
+    whole, solution = read_tests(tests), problem.canonical_solution
     given = len(problem.tests)
     if len(whole) != given + generated:  # the test code is not cut as before
         return set(range(generated))

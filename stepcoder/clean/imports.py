@@ -10,9 +10,9 @@ import ast
 import builtins
 import importlib
 import re
-from collections.abc import Iterator
 from functools import cache
 
+from stepcoder.problems.names import bound_anywhere
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import starter_part
 from stepcoder.problems.source import parse
@@ -40,21 +40,15 @@ def missing_imports(source: str, tree: ast.Module, preamble: str) -> list[str]:
     if not (set(_WORD.findall(source)) & _known().keys()) - _names_of(preamble):
         return []
     used: dict[str, set[str]] = {}  # name: the attributes that are taken of it
-    bound: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            if isinstance(node.ctx, ast.Load):
-                used.setdefault(node.id, set())
-            else:
-                bound.add(node.id)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used.setdefault(node.id, set())
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             used.setdefault(node.value.id, set()).add(node.attr)
-        else:
-            bound.update(_binds(node))
-    names = used.keys() - bound - _BUILTINS
-    names = (names & _known().keys()) - _names_of(preamble)
+    bound = _bound(tree)
     if "*" in bound:
         return []
+    names = (used.keys() & _known().keys()) - bound - _BUILTINS - _names_of(preamble)
     return sorted({statement for name in names if (statement := _statement(name, used[name]))})
 
 
@@ -71,35 +65,21 @@ _WORD = re.compile(r"\w+")
 _BUILTINS = frozenset(dir(builtins)) | {"__file__", "__name__"}
 
 
-def _binds(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a node binds; "*" where that cannot be known."""
-    match node:
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-            yield node.name
-        case ast.arg():
-            yield node.arg
-        case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
-            yield name
-        case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
-            yield name
-        case ast.Import(names=aliases):
-            for alias in aliases:
-                yield alias.asname or alias.name.partition(".")[0]
-        case ast.ImportFrom(module=module, names=aliases):
-            if any(alias.name == "*" for alias in aliases):
-                yield from _public(module) if module in MODULES else ("*",)
-            yield from (alias.asname or alias.name for alias in aliases if alias.name != "*")
-            if module == "__future__":  # must stay the first statement
-                yield "*"
-        case ast.Global(names=names) | ast.Nonlocal(names=names):
-            yield from names
+def _bound(tree: ast.Module) -> set[str]:
+    """Return the names that a program binds anywhere; "*" is one where that cannot be known."""
+    bound = bound_anywhere(tree) - {"*"}
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(module="__future__"):  # must stay the first statement
+                bound.add("*")
+            case ast.ImportFrom(module=module, names=[ast.alias(name="*")]):
+                bound |= _public(module) if module in MODULES else {"*"}
+    return bound
 
 
 @cache
 def _names_of(preamble: str) -> frozenset[str]:
-    nodes = list(ast.walk(parse(preamble)))
-    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return frozenset(stored).union(*map(_binds, nodes))
+    return frozenset(_bound(parse(preamble)))
 
 
 @cache

@@ -18,14 +18,14 @@ from typing import Any
 from stepcoder.clean.imports import add_imports, missing_imports
 from stepcoder.clean.reasons import Dropped, Normalization, Reason, Repair
 from stepcoder.problems.formats import (
-    BrokenRecordError,
-    Record,
+    ProblemRecord,
     check_entry_point,
     form_of,
     read_records,
     to_schema,
 )
-from stepcoder.problems.problem import Problem, split_of, tests_of
+from stepcoder.problems.problem import Problem, problem_of
+from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse
 
 REQUIRED = {
@@ -48,7 +48,7 @@ class Candidate:
     """
 
     number: int
-    record: Record
+    record: ProblemRecord
     alternatives: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
     normalized: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Candidate:
 
     def __post_init__(self) -> None:
         """Make the problem. Raises BrokenRecordError for tests that are none."""
-        object.__setattr__(self, "problem", _problem(self.record))
+        object.__setattr__(self, "problem", problem_of(self.record))
 
     @property
     def task_id(self) -> str:
@@ -92,7 +92,7 @@ def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
 
 
 def candidate_of(
-    number: int, where: str, record: Record | BrokenRecordError, form: str | None
+    number: int, where: str, record: ProblemRecord | BrokenRecordError, form: str | None
 ) -> Candidate | Dropped:
     """Return the candidate that a record gives, or why it gives none."""
     if isinstance(record, BrokenRecordError):
@@ -110,9 +110,6 @@ def candidate_of(
     except BrokenRecordError as error:
         reason = Reason.DOES_NOT_PARSE if "not parse" in str(error) else Reason.MALFORMED
         return dropped(reason, str(error))
-    for key in ("task_id", "prompt", "canonical_solution"):
-        if not isinstance(made.record.get(key), str):
-            return dropped(Reason.MALFORMED, f'field "{key}" is no text')
     try:
         return _checked(_normalized(made))
     except SyntaxError as error:
@@ -121,21 +118,7 @@ def candidate_of(
         return dropped(Reason.NO_ENTRY_POINT, str(error))
 
 
-def _problem(record: Record) -> Problem:
-    texts = {key: record.get(key) or "" for key in (*_TEXTS, "task_id", "source")}
-    tests = record["tests"]
-    if not isinstance(tests, dict):
-        raise BrokenRecordError('field "tests" is no object')
-    return Problem(
-        **texts,
-        tests=tests_of(tests),
-        entry_point=record.get("entry_point") or None,
-        difficulty=record.get("difficulty") or "unknown",
-        split=record.get("split") or split_of(str(record["task_id"]), 0.0),
-    )
-
-
-def _alternatives(record: Record) -> tuple[str, ...]:
+def _alternatives(record: ProblemRecord) -> tuple[str, ...]:
     """Return the solutions of a record that holds several."""
     found = record.get("all_solutions") or record.get("solutions") or []
     if isinstance(found, str):

@@ -15,8 +15,9 @@ from stepcoder.clean.comparison import Comparison, comparison_of, has_same_items
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.reasons import Dropped, Reason, Repair
 from stepcoder.clean.records import Candidate
-from stepcoder.problems.formats import BrokenRecordError, Record
+from stepcoder.problems.formats import ProblemRecord
 from stepcoder.problems.problem import Problem, program_of
+from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.sandbox import (
     CallTests,
     Limits,
@@ -119,10 +120,10 @@ def _first_repair(
 
 def _repairs(
     candidate: Candidate, verdict: Verdict, comparison: Comparison, judges: Judges
-) -> Iterator[tuple[Repair, Record]]:
+) -> Iterator[tuple[Repair, ProblemRecord]]:
     """Yield what may mend a problem, as changes of its record: of the tests, then the solution."""
     problem, unordered = candidate.problem, comparison is Comparison.UNORDERED
-    mended: Iterable[tuple[Repair, Record]] = ()
+    mended: Iterable[tuple[Repair, ProblemRecord]] = ()
     if isinstance(problem.tests, CallTests):
         returned = answers_of(problem, verdict, judges)
         mended = _call_repairs(problem.tests, returned, unordered)
@@ -138,7 +139,7 @@ def _repairs(
 
 def _stdin_repairs(
     tests: StdinTests, printed: list[str], unordered: bool
-) -> Iterator[tuple[Repair, Record]]:
+) -> Iterator[tuple[Repair, ProblemRecord]]:
     """Yield the solution's own outputs, where they differ in digits or order only."""
     if all(map(same_tokens, printed, tests.outputs)):
         yield Repair.FLOATS, {"outputs": printed}
@@ -148,7 +149,7 @@ def _stdin_repairs(
 
 def _call_repairs(
     tests: CallTests, returned: list[Any], unordered: bool
-) -> Iterator[tuple[Repair, Record]]:
+) -> Iterator[tuple[Repair, ProblemRecord]]:
     """Yield tests without quotes in their texts, or with outputs as the solution returns them."""
     inputs, outputs = list(tests.inputs), list(tests.outputs)
     unquoted = {"inputs": _unquoted(inputs), "outputs": _unquoted(outputs)}

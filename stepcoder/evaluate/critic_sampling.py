@@ -27,7 +27,8 @@ from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
-from stepcoder.problems.prompts import FENCE, prompt_text
+from stepcoder.problems.prompts import prompt_text
+from stepcoder.problems.template import FENCE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine

@@ -29,7 +29,7 @@ from stepcoder.problems.prompts import (
     starter_part,
     token_spans,
 )
-from stepcoder.problems.template import CHAT, TEMPLATE
+from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import open_engine
@@ -119,7 +119,7 @@ def sampled_answers(
         prompt = tuple(encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
         requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
         givens.append(given)
-    stop = () if free else ("```",)
+    stop = () if free else (FENCE,)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
     engine = open_engine(config, policy, tokenizer, options.output / "engine", notify, notify)
     del policy  # the transformers engine keeps its own copy

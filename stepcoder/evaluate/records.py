@@ -6,11 +6,10 @@ A sample is an answer of the policy or a line of a file that others wrote.
 from __future__ import annotations
 
 from stepcoder.command import Sample
-from stepcoder.evaluate.answers import program_of_answer
 from stepcoder.journal import Record
 from stepcoder.judge.record import failing_test
+from stepcoder.problems.answers import extract_completion, program_of_answer
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import extract_completion
 from stepcoder.sandbox import Status, Verdict
 
 SAMPLES, VERDICTS = "samples.jsonl", "verdicts.jsonl"

@@ -1,7 +1,7 @@
-"""SandboxFusion's `/run_code` for Python, so that its clients can switch by changing a URL.
+"""SandboxFusion's `/run_code` for Python: its clients can use this judge by changing a URL.
 
-Takes its request, gives its response (github.com/bytedance/SandboxFusion, sandbox_api.py). A clean
-exit says only that the program ended: to know whether it is right, use `/judge`.
+Takes its request, gives its response (github.com/bytedance/SandboxFusion, sandbox_api.py). Return
+code 0 means only that the program ended without an error; `/judge` says whether it is right.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stepcoder.sandbox import Limits, Program, Status, StdinTests, Submission, Verdict
 
-# Programs that print a lot are what people debug here.
+# More than for /judge: here people debug programs, which may print a lot.
 OUTPUT_BYTES = 4 << 20
 
 
 class RunCodeRequest(BaseModel):
-    """A program to run. Fields that only other languages use are taken and ignored."""
+    """A program to run. Fields that only other languages use are accepted and ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -67,7 +67,7 @@ def submission_of(request: RunCodeRequest, default: Limits) -> Submission:
 
 
 def _files(files: dict[str, str | None]) -> str:
-    """Return code that lays the files out in scratch before the program runs."""
+    """Return code that writes the files to the scratch folder before the program runs."""
     if not files:
         return ""
     contents = {}
@@ -89,7 +89,7 @@ def _files(files: dict[str, str | None]) -> str:
 
 
 def response_of(verdict: Verdict) -> RunCodeResponse:
-    """Return what SandboxFusion would have said of this run."""
+    """Return SandboxFusion's response for this run."""
     if verdict.status is Status.INFRASTRUCTURE_ERROR:
         return RunCodeResponse(status="SandboxError", message=verdict.message)
     test = verdict.tests[0]
@@ -108,7 +108,7 @@ def response_of(verdict: Verdict) -> RunCodeResponse:
 
 
 def status_of(verdict: Verdict) -> str:
-    """Return the verdict's status, or "finished": nothing was expected of what a run prints."""
+    """Return the verdict's status, or "finished": the output of a run is compared with nothing."""
     ended_well = verdict.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
     return "finished" if ended_well else str(verdict.status)
 

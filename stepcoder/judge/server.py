@@ -1,7 +1,8 @@
-"""The judge behind HTTP: an ASGI application around one Judge.
+"""The judge over HTTP: an ASGI application around one Judge.
 
-POST /judge takes a batch and streams a verdict a line as programs finish; POST /run_code is
-SandboxFusion's; GET /health, /metrics (Prometheus) and /openapi.json tell about the server.
+POST /judge takes a batch of programs and streams one verdict a line as they finish; POST /run_code
+is SandboxFusion's request; GET /health, /metrics (Prometheus) and /openapi.json describe the
+server.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from stepcoder.judge.fusion import (
     submission_of,
 )
 from stepcoder.judge.messages import (
-    Batch,
+    BatchMessage,
     ErrorMessage,
     HealthMessage,
     ProgramMessage,
     VerdictMessage,
     verdict_line,
 )
+from stepcoder.problems.schema import place_of
 from stepcoder.sandbox import Judge, Submission, Verdict
 
 # Written out: FastAPI would put a model under the media type of the route's answer.
@@ -56,7 +58,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the server takes: bytes a request, programs a request, programs that wait or run."""
+    """At most so many bytes a request, programs a request, and programs that wait or run."""
 
     body_bytes: int = 64 << 20
     batch: int = 4096
@@ -89,7 +91,7 @@ class _Metrics:
 
 
 class _Queue:
-    """How many programs wait or run, over all requests."""
+    """Counts the programs that wait or run, over all requests, and refuses more than `size`."""
 
     def __init__(self, size: int, gauge: Gauge) -> None:
         self.size = size
@@ -97,7 +99,7 @@ class _Queue:
         self._gauge = gauge
 
     def enter(self, count: int) -> None:
-        """Take room for `count` programs. Raises HTTPException where there is none."""
+        """Count `count` programs as waiting. Raises HTTPException if that is too many."""
         if self.held + count > self.size:
             raise HTTPException(
                 429,
@@ -116,7 +118,7 @@ class _Queue:
 
 
 class _VerdictStream(StreamingResponse):
-    """Streams verdicts; however it ends, its programs leave the queue and wait no longer."""
+    """Streams verdicts; however it ends, its programs leave the queue and the rest is cancelled."""
 
     media_type = "application/x-ndjson"
 
@@ -151,7 +153,7 @@ class _VerdictStream(StreamingResponse):
 
 
 class _BodyLimit:
-    """Refuses a body as soon as more than `limit` bytes of it have come."""
+    """Refuses a body as soon as more than `limit` bytes of it were received."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app, self._limit = app, limit
@@ -194,10 +196,11 @@ class _KeyCheck:
 
 
 def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "") -> FastAPI:
-    """Return the application; the judge stays the caller's, to be closed after the server.
+    """Return the application. The caller closes the judge, after the server.
 
-    Without a key only requests that name this machine in their Host header are answered, so that no
-    web page can speak to a judge on loopback under a name of its own.
+    Without a key, only requests with this machine's name in their Host header are answered. A web
+    page whose own name resolves to the loopback address (DNS rebinding) therefore cannot reach a
+    judge there.
     """
     metrics = _Metrics()
     queue = _Queue(limits.queue, metrics.queued)
@@ -228,7 +231,7 @@ def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "")
             200: {"model": VerdictMessage, "description": "One a line, as programs finish."},
         },
     )
-    async def judge_batch(batch: Batch) -> Response:
+    async def judge_batch(batch: BatchMessage) -> Response:
         """Judge a batch; verdicts come as they finish, each with its program's index."""
         if len(batch.programs) > limits.batch:
             raise HTTPException(
@@ -311,9 +314,6 @@ def _sentence(errors: Iterable[Any]) -> str:
     first, *more = errors
     if first["type"] == "json_invalid":
         return f"the body is not JSON ({first['ctx']['error']})"
-    place = ""
-    for part in first["loc"][1:]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}"
-    place = place.lstrip(".") or "the body"
+    place = place_of(first["loc"][1:]) or "the body"
     text = first["msg"].encode("ascii", "backslashreplace").decode()
     return f"{place}: {text}" + (f" (and {len(more)} more)" if more else "")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from stepcoder.method.rewards import reward
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, starter_part
-from stepcoder.problems.source import line_starts, logical_lines, parse
+from stepcoder.problems.source import line_starts, outline
 from stepcoder.problems.template import TEMPLATE
 from stepcoder.rollout.rollout import Rollout, Task
 
@@ -75,14 +75,13 @@ def start_points(source: str, scopes: Scopes = "branches") -> list[int]:
     parse has none.
     """
     try:
-        tree = parse(source)
-        lines = logical_lines(source)
+        program = outline(source)
     except SyntaxError:
         return []
     kinds = _BRANCHES if scopes == "branches" else _BRANCHES + _OTHER_SCOPES
-    wanted = {node.lineno for node in ast.walk(tree) if isinstance(node, kinds)}
+    wanted = {node.lineno for node in ast.walk(program.tree) if isinstance(node, kinds)}
     starts = line_starts(source)
-    first_lines = [line.first for line in lines]
+    first_lines = [line.first for line in program.lines]
     cuts = {first_lines[_last_at_or_before(first_lines, line)] for line in wanted}
     return [starts[line - 1] for line in sorted(cuts)]
 

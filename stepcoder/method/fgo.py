@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 from stepcoder.config import FGOConfig
-from stepcoder.problems.source import LogicalLine, line_starts, logical_lines, parse, split_lines
+from stepcoder.problems.source import LogicalLine, line_starts, outline, split_lines
 from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox.verdict import Status, Verdict
 
@@ -97,10 +97,10 @@ def executed_closure(source: str, executed_lines: Collection[int]) -> frozenset[
     A source that does not split into statements gets its seen lines back.
     """
     try:
-        lines = logical_lines(source)
-        silent = set(_silent_lines(parse(source)))
+        program = outline(source)
     except SyntaxError:
         return frozenset(executed_lines)
+    lines, silent = program.lines, set(_silent_lines(program.tree))
     ran = [any(n in executed_lines for n in line.lines) for line in lines]
     parent, before = _neighbours(lines)
     for i in reversed(range(len(lines))):

@@ -94,17 +94,22 @@ def response_logprobs(
     return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
 
 
+def fresh_head(backbone: PreTrainedModel, outputs: int) -> nn.Linear:
+    """Return a head for a decoder's states (H wide), with weights of deviation 1 / (H + 1)."""
+    width: int = backbone.config.get_text_config().hidden_size
+    head = nn.Linear(width, outputs, dtype=backbone.dtype)
+    nn.init.normal_(head.weight, std=1 / (width + 1))
+    nn.init.zeros_(head.bias)
+    return head
+
+
 class Critic(nn.Module):
     """A decoder with a fresh linear head that gives a value for each state (arXiv 2402.01391)."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        """Put a zero-mean head with deviation 1/(H+1) on a decoder: values start near 0."""
+        """Put a fresh head on a decoder: values start near 0."""
         super().__init__()
-        self.backbone = backbone
-        width: int = backbone.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, 1, dtype=backbone.dtype)
-        nn.init.normal_(self.head.weight, std=1 / (width + 1))
-        nn.init.zeros_(self.head.bias)
+        self.backbone, self.head = backbone, fresh_head(backbone, 1)
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
@@ -122,9 +127,7 @@ class Critic(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""
         hidden = hidden_states(self.backbone, batch)
-        before = batch.predictor_index[
-            batch.response_positions
-        ]  # the state that a token is chosen in
+        before = batch.predictor_index[batch.response_positions]  # where each token is chosen
         values: Tensor = self.head(hidden[before]).squeeze(-1)
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
@@ -144,13 +147,9 @@ class OutcomeCritic(nn.Module):
     """
 
     def __init__(self, backbone: PreTrainedModel, classes: int) -> None:
-        """Put a head of deviation 1/(H+1) on a decoder: all classes start about equally likely."""
+        """Put a fresh head on a decoder: all classes start about equally likely."""
         super().__init__()
-        self.backbone = backbone
-        width: int = backbone.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, classes, dtype=backbone.dtype)
-        nn.init.normal_(self.head.weight, std=1 / (width + 1))
-        nn.init.zeros_(self.head.bias)
+        self.backbone, self.head = backbone, fresh_head(backbone, classes)
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel, classes: int) -> OutcomeCritic:

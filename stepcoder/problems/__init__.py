@@ -1,1 +1,1 @@
-"""What is asked: problems and their tests, their source text, and the prompts made of them."""
+"""Problems: their files and JSON schema, their source text, prompts, and the code in answers."""

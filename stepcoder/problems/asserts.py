@@ -1,7 +1,7 @@
-"""Test code as single tests: cuts the asserts of HumanEval, MBPP and LeetCode apart.
+"""Splits test code into single tests: the asserts of HumanEval, MBPP and LeetCode.
 
-Takes source text that raises on failure, gives AssertTests whose pieces, run one after the other
-in one namespace, run the same asserts on the same values.
+Takes source text that raises on failure; gives AssertTests. Its pieces, run one after the other in
+one namespace, run the same asserts on the same values as the whole text.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from stepcoder.problems.names import DEFINITIONS, bound_names, loaded_names
 from stepcoder.problems.source import parse, split_lines
 from stepcoder.sandbox.program import AssertTests
 
-_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LONGEST = 1 << 16
 
 
 def split_asserts(code: str) -> AssertTests:
     """Return the tests of `code`, one for each assert that can stand alone.
 
-    Leading imports, definitions and literals become the setup. Two shapes are cut: asserts at the
-    top level, and `def check(candidate): ...` followed by `check(name)`, whose body is cut only
-    where no piece uses a local variable of another. Statements between asserts stay with the assert
-    that follows them. Anything else is one test, and so is code over 64 KiB: those are tables of
-    inputs (EvalPlus) that take long to parse. Raises SyntaxError if the code does not parse.
+    Leading imports, definitions and literals become the setup. Two layouts are split: asserts at
+    the top level, and `def check(candidate): ...` followed by `check(name)`; the body of `check` is
+    split only if no piece uses a local variable of another. Statements between two asserts stay
+    with the second. All other code is one test, and so is code over 64 KiB: EvalPlus has tables of
+    inputs of that size, which take long to parse. Raises SyntaxError if the code does not parse.
     """
     if len(code) > _LONGEST:
         return AssertTests((code,))
@@ -39,10 +39,10 @@ def split_asserts(code: str) -> AssertTests:
 
 
 def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] | None:
-    """Return a small `check` for each group of the statements of `check`; None if that is unsafe.
+    """Return one `check` for each group of statements of the given one; None if that is unsafe.
 
-    Each piece keeps its own function: as globals, the local variables of a test could shadow what
-    the program uses (HumanEval/38 calls one `str`).
+    The statements stay inside a function: as globals, the local variables of a test could shadow
+    names that the program uses (HumanEval/38 has one called `str`).
     """
     match body[-2:]:
         case [
@@ -56,8 +56,8 @@ def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] |
     groups = _groups([node for node in check.body if node not in imports])
     if len(groups) < 2:
         return None
-    bound = [_names(group, ast.Store) for group in groups]
-    loaded = [_names(group, ast.Load) for group in groups]
+    bound = [bound_names(*group) for group in groups]
+    loaded = [loaded_names(*group) for group in groups]
     for i, names in enumerate(bound):
         if any(names & others for j, others in enumerate(loaded) if j != i):
             return None
@@ -67,7 +67,7 @@ def _check_pieces(lines: Sequence[str], body: Sequence[ast.stmt]) -> list[str] |
 
 
 def _groups(statements: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
-    """Cut statements after each one that asserts, but never inside a line."""
+    """Split statements after each one that holds an assert, but never within a line."""
     groups: list[list[ast.stmt]] = []
     closed = True
     for node in statements:
@@ -83,21 +83,12 @@ def _groups(statements: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
 
 
 def _is_setup(node: ast.stmt) -> bool:
-    """Return whether a leading statement calls nothing of the program."""
+    """Return whether a leading statement belongs to the setup: it calls nothing of the program."""
     if isinstance(node, ast.Assign):
         return not any(isinstance(inner, (ast.Call, ast.Name)) for inner in ast.walk(node.value))
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
-    return isinstance(node, _DEFINITIONS)
-
-
-def _names(statements: Sequence[ast.stmt], context: type[ast.expr_context]) -> set[str]:
-    return {
-        node.id
-        for statement in statements
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, context)
-    }
+    return isinstance(node, (ast.Import, ast.ImportFrom, *DEFINITIONS))
 
 
 def _first_line(node: ast.stmt) -> int:

@@ -1,7 +1,7 @@
-"""The forms in which problems come, each turned into a record of our own JSONL schema.
+"""Readers of problem files: each public form becomes a record of our own schema (`schema`).
 
-Takes a file (.jsonl, .json, .gz) or an APPS folder, gives its records one by one: our own schema,
-APPS, APPS+-form, HumanEval, MBPP.
+Takes a file (.jsonl, .json, .gz) or an APPS folder; gives its records one by one. The forms are our
+own, APPS, APPS+, HumanEval (also HumanEval+) and MBPP (also its sanitized form and MBPP+).
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepcoder.problems.names import bound_names
+from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse, split_lines
 
-Record = dict[str, Any]
+ProblemRecord = dict[str, Any]
 T = TypeVar("T")
 
 _KIND_NAMES: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
@@ -33,17 +35,9 @@ from math import ceil, floor, gcd, inf, sqrt
 from typing import *
 """
 _APPS_FILES = ("question.txt", "starter_code.py", "solutions.json", "input_output.json")
-TESTS_SCHEMA = (
-    '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or '
-    '{"kind": "assert" or "unittest", "code": "..."}'
-)
 
 
-class BrokenRecordError(ValueError):
-    """What is wrong with one record, in words that follow its place."""
-
-
-def read_records(path: Path) -> Iterator[tuple[str, Record | BrokenRecordError]]:
+def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecordError]]:
     """Yield each record of a file or folder with its place in words ("line 17", "record 3").
 
     Raises OSError, EOFError, zlib.error or ValueError (not UTF-8, not JSON) if the file itself
@@ -74,14 +68,14 @@ def read_records(path: Path) -> Iterator[tuple[str, Record | BrokenRecordError]]
 
 
 def _json(text: str) -> Any:
-    """Return what JSON says. Raises ValueError, also where it is nested too deeply to be read."""
+    """Return parsed JSON. Raises ValueError, also if it is nested too deeply for the parser."""
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def form_of(record: Record) -> str | None:
+def form_of(record: ProblemRecord) -> str | None:
     """Return the name of a record's form, by the field that holds its tests."""
     keys = record.keys()
     if "tests" in keys:
@@ -95,12 +89,12 @@ def form_of(record: Record) -> str | None:
     return "HumanEval" if "test" in keys else None
 
 
-def to_schema(record: Record, form: str) -> Record:
+def to_schema(record: ProblemRecord, form: str) -> ProblemRecord:
     """Return a record of the named form as one of our own schema. Raises BrokenRecordError."""
     return _READERS[form](record)
 
 
-def field(record: Record, name: str, kind: type[T], expected: str = "") -> T:
+def field(record: ProblemRecord, name: str, kind: type[T], expected: str = "") -> T:
     """Return a required field of a record; raise BrokenRecordError if absent or of another type."""
     wanted = expected or _KIND_NAMES[kind]
     if record.get(name) is None:
@@ -126,20 +120,23 @@ def check_entry_point(entry_point: str | None, solution: str) -> None:
     definition = _definition(tree, name)
     if definition is None:
         raise BrokenRecordError(f'the canonical solution does not define "{name}"')
-    if owner and isinstance(definition, ast.ClassDef) and not definition.bases:
-        names = {name for node in definition.body for name in _bound_names(node)}
-        if method not in names:
-            raise BrokenRecordError(f'the canonical solution does not define "{name}.{method}"')
+    if (
+        owner
+        and isinstance(definition, ast.ClassDef)
+        and not definition.bases
+        and method not in bound_names(*definition.body)
+    ):
+        raise BrokenRecordError(f'the canonical solution does not define "{name}.{method}"')
 
 
-def _object(record: Any) -> Record | BrokenRecordError:
+def _object(record: Any) -> ProblemRecord | BrokenRecordError:
     return record if isinstance(record, dict) else BrokenRecordError("not a JSON object")
 
 
-def _apps_folder(folder: Path) -> Record | BrokenRecordError:
+def _apps_folder(folder: Path) -> ProblemRecord | BrokenRecordError:
     """Read one APPS folder into one record with a field for each of its files."""
     part = folder.resolve().parent.name
-    record: Record = {"task_id": f"apps/{part}/{folder.resolve().name}"}
+    record: ProblemRecord = {"task_id": f"apps/{part}/{folder.resolve().name}"}
     if part == "test":
         record["split"] = "eval"
     try:
@@ -153,8 +150,11 @@ def _apps_folder(folder: Path) -> Record | BrokenRecordError:
     return record
 
 
-def _from_apps(record: Record) -> Record:
-    """Solutions and tests are JSON in text; several solutions, of which the first that fits."""
+def _from_apps(record: ProblemRecord) -> ProblemRecord:
+    """Return a record of APPS, whose `solutions` and `input_output` are JSON in text.
+
+    The canonical solution is the first one that parses and defines what the tests call.
+    """
     try:
         tests = _json(field(record, "input_output", str))
         solutions = _json(field(record, "solutions", str))
@@ -208,8 +208,11 @@ def _joined(value: Any) -> Any:
     return "\n".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _from_apps_plus(record: Record) -> Record:
-    """Everything is a function: a zero-argument one that reads stdin, or one to call."""
+def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
+    """Return a record of APPS+, where the entry point is always a function.
+
+    It takes the arguments of a test, or takes none and reads stdin.
+    """
     starter = field(record, "starter_code", str)
     inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
     functions = re.findall(r"^\s*(?:async\s+)?def\s+(\w+)", starter, re.MULTILINE)
@@ -237,7 +240,7 @@ def _from_apps_plus(record: Record) -> Record:
 
 
 def _unquoted(value: Any) -> Any:
-    """Return plain data whose strings are no longer source text: '"ab"' becomes 'ab'."""
+    """Return plain data with the quotes inside its strings removed: '"ab"' becomes 'ab'."""
     if isinstance(value, list):
         return [_unquoted(item) for item in value]
     if isinstance(value, dict):
@@ -251,7 +254,7 @@ def _unquoted(value: Any) -> Any:
     return value
 
 
-def _from_humaneval(record: Record) -> Record:
+def _from_humaneval(record: ProblemRecord) -> ProblemRecord:
     prompt = field(record, "prompt", str)
     entry_point = field(record, "entry_point", str)
     code = f"{field(record, 'test', str).rstrip()}\n\ncheck({entry_point})\n"
@@ -267,8 +270,8 @@ def _from_humaneval(record: Record) -> Record:
     }
 
 
-def _from_mbpp(record: Record) -> Record:
-    """MBPP, its sanitized form and MBPP+; the splits are those of MBPP's own paper, by number."""
+def _from_mbpp(record: ProblemRecord) -> ProblemRecord:
+    """Return a record of MBPP, its sanitized form or MBPP+, with the splits of MBPP's paper."""
     number = record.get("task_id")
     if not isinstance(number, int):
         raise BrokenRecordError('field "task_id" is missing (expected a number)')
@@ -276,7 +279,7 @@ def _from_mbpp(record: Record) -> Record:
     solution = field(record, "code", str)
     setup = record.get("test_setup_code") or "\n".join(map(str, record.get("test_imports") or []))
     code = "\n".join([setup, *map(str, asserts)]).strip() + "\n"
-    name = _called_name(solution, code)
+    name = _tested_name(solution, code)
     bounds = ((10, "fewshot"), (510, "eval"), (600, "validation"))
     split = next((name for last, name in bounds if number <= last), "train")
     plus = "test" in record
@@ -295,13 +298,13 @@ def _from_mbpp(record: Record) -> Record:
     }
 
 
-def _called_name(solution: str, code: str) -> str:
+def _tested_name(solution: str, code: str) -> str:
     """Return the first name that the tests call and the solution defines."""
     try:
         tree, tests = parse(solution), parse(code)
     except SyntaxError as error:
         raise BrokenRecordError(f"the solution or its tests do not parse ({error})") from None
-    defined = {name for node in tree.body for name in _bound_names(node)}
+    defined = bound_names(*tree.body)
     calls = [node.func for node in ast.walk(tests) if isinstance(node, ast.Call)]
     called = [node.id for node in calls if isinstance(node, ast.Name) and node.id in defined]
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -321,25 +324,10 @@ def _header(solution: str, name: str) -> str:
 
 
 def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
-    return next((node for node in tree.body if name in _bound_names(node)), None)
+    return next((node for node in tree.body if name in bound_names(node)), None)
 
 
-def _bound_names(node: ast.stmt) -> set[str]:
-    """Return the names that a statement binds in its own scope."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return {node.name}
-    names: set[str] = set()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-            names.add(inner.id)
-        elif isinstance(inner, ast.alias):
-            names.add(inner.asname or inner.name.partition(".")[0])
-        elif isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(inner.name)
-    return names
-
-
-_READERS: dict[str, Callable[[Record], Record]] = {
+_READERS: dict[str, Callable[[ProblemRecord], ProblemRecord]] = {
     "stepcoder": lambda record: record,
     "APPS": _from_apps,
     "APPS+": _from_apps_plus,

@@ -1,7 +1,8 @@
-"""One Problem type, its loader, its split into training and validation, and its fingerprint.
+"""Problems: what is asked, how it is tested, and one correct program.
 
-Takes the path of a file or folder of problems in any form of `problem_formats`, gives Problems and
-a line for every record that is broken.
+Takes the path of a file or folder in any form of `formats`; gives Problems, and a line for every
+record that is broken. Also here: the split into training and validation, and the fingerprint by
+which a resumed run knows its data again.
 """
 
 from __future__ import annotations
@@ -9,34 +10,44 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stepcoder.problems.asserts import split_asserts
 from stepcoder.problems.formats import (
     FORMS,
-    TESTS_SCHEMA,
-    BrokenRecordError,
-    Record,
+    ProblemRecord,
     check_entry_point,
-    field,
     form_of,
     read_records,
     to_schema,
 )
-from stepcoder.sandbox.checkers import Checker, checker_of
-from stepcoder.sandbox.compare import FLOAT_TOLERANCE
-from stepcoder.sandbox.program import CallTests, Program, StdinTests, Tests, UnittestTests
+from stepcoder.problems.schema import BrokenRecordError, ProblemSchema, read_record, read_tests
+from stepcoder.sandbox.program import Program, Tests
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A programming problem with its tests and one correct program.
+    r"""A programming problem with its tests and one correct program.
 
-    `prompt` is the description in words; `starter_code` is what a solution is to begin with (often
-    a `def` line, may be empty); `canonical_solution` is a whole program; `entry_point` is what the
-    tests call (see `sandbox.Program.entry_point`), None for programs that read stdin.
+    `prompt` is the description in words. `starter_code` is what a solution begins with: often a
+    `def` line, sometimes empty. `canonical_solution` is a whole program. `entry_point` is what the
+    tests call (see `sandbox.Program.entry_point`), None for programs that read stdin. `preamble`
+    is code that runs before every solution, such as the imports of APPS. `split` is "train",
+    "validation" or a name of the data set's own, such as "eval"; it says where the problem is used.
+
+    Example:
+        Problem(
+            task_id="MBPP/602",
+            prompt="Write a function that doubles a number.",
+            starter_code="def double(x):\n",
+            canonical_solution="def double(x):\n    return 2 * x\n",
+            tests=CallTests(inputs=([1], [2.5]), outputs=(2, 5.0)),
+            entry_point="double",
+            source="MBPP",
+            difficulty="introductory",
+            split="train",
+        )
     """
 
     task_id: str
@@ -52,12 +63,12 @@ class Problem:
 
 
 class ProblemError(ValueError):
-    """A record that cannot be read: one line that says where, what, and what to do."""
+    """A file or record cannot be read: one line that says where, what is wrong, and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a file held: its problems in order, and one line for each record that was skipped."""
+    """The problems of a file in order, and one line for each record that was skipped."""
 
     problems: tuple[Problem, ...]
     skipped: tuple[str, ...] = ()
@@ -68,9 +79,9 @@ def load_problems(
 ) -> LoadReport:
     """Load every problem of a file or folder; the form is recognised from the records themselves.
 
-    Where the form names no split, `split_of(task_id, validation_share)` decides. A broken record
-    is skipped and reported, or with `strict` raises ProblemError; so does a file that cannot be
-    read or holds no record of a known form.
+    If a record names no split, `split_of(task_id, validation_share)` decides. A broken record is
+    skipped and reported; with `strict` it raises ProblemError. A file that cannot be read, or holds
+    no problem, always raises ProblemError.
     """
     path = Path(path)
     problems: dict[str, Problem] = {}
@@ -81,9 +92,12 @@ def load_problems(
             try:
                 if isinstance(record, BrokenRecordError):
                     raise record
-                # A record without its tests is taken for one of the form of those before it.
+                # A record without tests is taken to have the form of the record before it.
                 form = form_of(record) or form
-                problem = _problem(record, form, validation_share)
+                if form is None:
+                    raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
+                problem = problem_of(to_schema(record, form), validation_share)
+                check_entry_point(problem.entry_point, problem.canonical_solution)
                 if problem.task_id in problems:
                     raise BrokenRecordError(f"task_id {problem.task_id!r} was used before")
             except BrokenRecordError as error:
@@ -100,76 +114,11 @@ def load_problems(
     return LoadReport(tuple(problems.values()), tuple(skipped))
 
 
-def _problem(record: Record, form: str | None, validation_share: float) -> Problem:
-    if form is None:
-        raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
-    record = to_schema(record, form)
-    task_id = field(record, "task_id", str)
-    solution = field(record, "canonical_solution", str)
-    entry_point = record.get("entry_point") or None
-    check_entry_point(entry_point, solution)
-    return Problem(
-        task_id=task_id,
-        prompt=field(record, "prompt", str),
-        starter_code=record.get("starter_code") or "",
-        canonical_solution=solution,
-        tests=tests_of(field(record, "tests", dict, TESTS_SCHEMA)),
-        entry_point=entry_point,
-        preamble=record.get("preamble") or "",
-        source=record.get("source") or "",
-        difficulty=record.get("difficulty") or "unknown",
-        split=record.get("split") or split_of(task_id, validation_share),
-    )
-
-
-def tests_of(record: Record) -> Tests:
-    """Return the tests of a record of our own schema. Raises BrokenRecordError, a ValueError."""
-    kind = record.get("kind")
-    alone = _flag(record, "process_per_test")
-    if kind == "assert":
-        try:
-            tests = split_asserts(field(record, "code", str))
-        except SyntaxError as error:
-            raise BrokenRecordError(f"the tests do not parse ({error})") from None
-        return replace(tests, process_per_test=True) if alone else tests
-    if kind == "unittest":
-        names = record.get("names") or []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise BrokenRecordError('field "names" of the tests is no list of texts')
-        shared = _flag(record, "shared_process")
-        try:
-            return UnittestTests(field(record, "code", str), tuple(names), shared, alone)
-        except ValueError as error:
-            raise BrokenRecordError(str(error)) from None
-    if kind not in ("call", "stdin"):
-        raise BrokenRecordError(f'field "tests" has kind {kind!r} (expected {TESTS_SCHEMA})')
-    inputs, outputs = field(record, "inputs", list), field(record, "outputs", list)
-    if not inputs or len(inputs) != len(outputs):
-        raise BrokenRecordError(f'field "tests" has {len(inputs)} inputs, {len(outputs)} outputs')
-    if kind == "call":
-        if not all(isinstance(value, list) for value in inputs):
-            raise BrokenRecordError("an input of a call test is no list of arguments")
-        tolerance = record.get("float_tolerance", FLOAT_TOLERANCE)
-        if type(tolerance) not in (int, float):
-            raise BrokenRecordError('field "float_tolerance" of the tests is no number')
-        return CallTests(tuple(inputs), tuple(outputs), tolerance, _checker(record), alone)
-    if not all(isinstance(value, str) for value in inputs + outputs):
-        raise BrokenRecordError("an input or output of a stdin test is no text")
-    return StdinTests(tuple(inputs), tuple(outputs), checker=_checker(record))
-
-
-def _flag(record: Record, name: str) -> bool:
-    value = record.get(name, False)
-    if not isinstance(value, bool):
-        raise BrokenRecordError(f'field "{name}" of the tests is neither true nor false')
-    return value
-
-
-def _checker(record: Record) -> Checker | None:
-    try:
-        return checker_of(record.get("checker"))
-    except ValueError as error:
-        raise BrokenRecordError(str(error)) from None
+def problem_of(record: ProblemRecord, validation_share: float = 0.0) -> Problem:
+    """Return the problem of a record of our own schema. Raises BrokenRecordError."""
+    fields = vars(read_record(ProblemSchema, record))
+    split = fields["split"] or split_of(fields["task_id"], validation_share)
+    return Problem(**{**fields, "tests": read_tests(fields["tests"]), "split": split})
 
 
 def program_of(problem: Problem, source: str) -> Program:
@@ -187,12 +136,13 @@ def split_of(task_id: str, validation_share: float) -> str:
     return "validation" if int.from_bytes(digest[:8]) < validation_share * 2**64 else "train"
 
 
-# Fields that the tests of older problems did not have: without them their fingerprints stay.
-_UNSAID = {"checker": None, "process_per_test": False}
+# Later fields of tests and checkers. At these values they are left out of fingerprints, so that
+# the fingerprints of older runs stay valid.
+_DEFAULTS_OMITTED_FROM_FINGERPRINT = {"checker": None, "process_per_test": False}
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
-    """Return a hash of all that the problems hold, as hex; their order does not matter."""
+    """Return a SHA-256 of all fields of the problems, as hex; their order does not matter."""
     digests = sorted(_digest(problem) for problem in problems)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
@@ -203,7 +153,7 @@ def _digest(problem: Problem) -> bytes:
 
 
 def _stable(value: Any) -> str:
-    """Return a text that is equal for equal plain data, sets included, in every process."""
+    """Return a text of plain data that is the same in every process, for sets too."""
     if isinstance(value, (set, frozenset)):
         return f"{{{','.join(sorted(map(_stable, value)))}}}"
     if isinstance(value, dict):
@@ -211,7 +161,8 @@ def _stable(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}[{','.join(map(_stable, value))}]"
     if hasattr(value, "__dataclass_fields__"):
-        said = [f.name for f in fields(value) if f.name not in _UNSAID]
-        said += [name for name, unsaid in _UNSAID.items() if getattr(value, name, unsaid) != unsaid]
-        return type(value).__name__ + _stable([getattr(value, name) for name in said])
+        omitted = _DEFAULTS_OMITTED_FROM_FINGERPRINT
+        names = [f.name for f in fields(value) if f.name not in omitted]
+        names += [name for name, plain in omitted.items() if getattr(value, name, plain) != plain]
+        return type(value).__name__ + _stable([getattr(value, name) for name in names])
     return repr(value)

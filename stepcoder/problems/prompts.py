@@ -1,8 +1,8 @@
-"""The layout of a training prompt, and the way back from tokens to characters.
+"""Prompts: their layout, their token ids, and which characters each token of a response covers.
 
 A prompt is the description, an opening code fence and the given part of the program; the policy
-continues with code and ends it with a closing fence. Takes Problems and token ids, gives text,
-token ids and the character span of every token (StepCoder, arXiv 2402.01391, section 3.1).
+continues with code and ends it with a closing fence (StepCoder, arXiv 2402.01391, section 3.1).
+Takes Problems and token ids; gives text, token ids and the character span of every token.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import CHAT, TEMPLATE
-
-FENCE = "```"
+from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 
 _ASK = "{description}\n\nAnswer with one Python code block."
 
-_CLOSING_FENCE = re.compile(r"^```", re.MULTILINE)
 _REPLACEMENT = "\ufffd"
 
 
@@ -32,9 +30,9 @@ class _BrokenBytesError(Exception):
 def resolved_template(template: str, tokenizer: Any) -> str:
     """Return the text of a template: for "chat" that of the tokenizer's own chat template.
 
-    The user asks for the description, and the assistant's answer is begun with an opened fence and
-    the given part: so CCCS gives code the same way in every template. Thinking is left out where
-    the template knows of it.
+    The user's message is the description; the assistant's answer is started with an opening fence
+    and the given part, so that CCCS gives code in the same way with every template. Thinking is
+    switched off if the template has a switch for it.
 
     Raises:
         ValueError: the tokenizer has no chat template, or one that lost the description.
@@ -43,7 +41,7 @@ def resolved_template(template: str, tokenizer: Any) -> str:
 
 
 def answer_template(tokenizer: Any) -> str:
-    """Return the chat template's text for an answer in the policy's own words: no fence is opened.
+    """Return the chat template's text for a free answer: no fence is opened.
 
     Raises:
         ValueError: the tokenizer has no chat template, or one that lost the description.
@@ -65,7 +63,7 @@ def _chat(tokenizer: Any) -> str:
     )
     if text.count("{description}") != 1:
         raise ValueError("the tokenizer's chat template does not show the description once")
-    # Encoding a prompt puts the opening token before it; many chat templates write it out as well.
+    # Encoding a prompt adds the BOS token; many chat templates write it as well.
     opening = _backend(tokenizer).encode("").ids
     bos = tokenizer.bos_token
     if bos and text.startswith(bos) and tokenizer.bos_token_id in opening:
@@ -76,14 +74,14 @@ def _chat(tokenizer: Any) -> str:
 def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     """Return the text the policy continues: its end is the given part, so completion follows it.
 
-    The description is left out where the given part already contains it (HumanEval, whose prompt
-    is code). Where neither of them shows what the tests will call, the starter code is added to
-    the description: MBPP's own descriptions do not name the function.
+    The description is left out if the given part contains it (HumanEval, whose prompt is code). If
+    neither names the function that the tests call, the starter code is added to the description:
+    the descriptions of MBPP do not name the function.
     """
     description = problem.prompt.strip()
     if description in given:
         description = ""
-    name = _called_name(problem)
+    name = called_name(problem.entry_point or "")
     if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
         description = f"{description}\n{problem.starter_code.strip()}".strip()
     return template.removesuffix("{given}").replace("{description}", description) + given
@@ -92,9 +90,9 @@ def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
 def starter_part(problem: Problem) -> str:
     """Return the part of the canonical solution that every prompt gives, whatever the stage.
 
-    It is the starter code where the canonical solution begins with it (leading blank lines and
-    trailing spaces aside), up to the end of that line, and empty elsewhere: a program is always
-    given part + completion, so the starter can only be given where a solution continues it.
+    It is the starter code up to the end of its last line, if the canonical solution begins with it
+    (leading blank lines and trailing spaces aside); else it is empty. A program is always the given
+    part + the completion, so starter code can be given only if a solution continues it.
     """
     solution = problem.canonical_solution
     starter = problem.starter_code.strip()
@@ -117,16 +115,6 @@ def target_text(problem: Problem, given: str) -> str:
     return code + ("" if code.endswith("\n") else "\n") + FENCE
 
 
-def extract_completion(text: str) -> str:
-    """Return the code of a response: everything before a line that starts with a closing fence.
-
-    It is a prefix of `text`, so offsets into the code are offsets into the response. A response
-    without a closing fence is code to its end.
-    """
-    fence = _CLOSING_FENCE.search(text)
-    return text[: fence.start()] if fence else text
-
-
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     """Return the token ids of a prompt, with the tokenizer's own opening tokens (BOS)."""
     return list(_backend(tokenizer).encode(text).ids)
@@ -135,13 +123,13 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
 def encode_target(tokenizer: Any, prompt_ids: Sequence[int], target: str) -> list[int]:
     """Return the token ids that continue `prompt_ids` with exactly the characters of `target`.
 
-    The target is tokenised on its own, so no token lies across the cut. SentencePiece-style
-    tokenizers may put a space before a text, which then would stand in the middle of the program:
-    it is removed. Raises ValueError if no split of the target reads back as itself.
+    The target is tokenised on its own, so no token spans both. SentencePiece-style tokenizers may
+    put a space before a text; it would be in the middle of the program, so it is removed. Raises
+    ValueError if no tokens decode to exactly the target.
     """
     backend = _backend(tokenizer)
     for marker in ("", "\n", ";"):
-        # Behind a marker the text has no space before it; the marker's tokens are then cut off.
+        # After a marker the tokenizer adds no space; the tokens of the marker are then removed.
         skipped = backend.encode(marker, add_special_tokens=False).ids if marker else []
         ids = backend.encode(marker + target, add_special_tokens=False).ids
         for candidate in (ids[len(skipped) :], ids[len(skipped) + 1 :]):
@@ -155,9 +143,9 @@ def token_spans(
 ) -> tuple[str, list[tuple[int, int]]]:
     """Return the text of a response and the character span [start, end) of each of its tokens.
 
-    Tokens are read after the prompt's, as the policy wrote them. Tokens that only together make a
-    character (bytes of UTF-8) share its span; special tokens have empty spans. The spans cover the
-    text without gaps, in order. Bytes that never complete a character read as U+FFFD.
+    Tokens are decoded as a continuation of the prompt's. Tokens that together make one character
+    (bytes of UTF-8) share its span; special tokens have empty spans. The spans cover the text
+    without gaps, in order. Bytes that do not make a character are decoded as U+FFFD.
     `tokenizer` is a `tokenizers.Tokenizer` or a transformers tokenizer built on one.
     """
     backend = _backend(tokenizer)
@@ -184,7 +172,7 @@ def token_spans(
         try:
             piece = _step(stream, backend, token_id)
         except _BrokenBytesError:
-            # What waits never became a character; this token may be sound on its own.
+            # The waiting bytes are no character; this token may decode on its own.
             if waiting:
                 place(_REPLACEMENT)
             stream = DecodeStream(ids=context, skip_special_tokens=True)
@@ -206,16 +194,11 @@ def _step(stream: DecodeStream, backend: Tokenizer, token_id: int) -> str | None
     try:
         return stream.step(backend, token_id)
     except Exception as error:
-        # This error has no class of its own: bytes that are no UTF-8 made the decoder read the text
-        # before them differently (byte fallback decodes a run of bytes as a whole).
+        # The library has no exception class for this: invalid UTF-8 changed how the decoder reads
+        # the text before it, because byte fallback decodes a run of bytes as a whole.
         if "prefix" not in str(error):
             raise
         raise _BrokenBytesError from None
-
-
-def _called_name(problem: Problem) -> str:
-    """Return the name that the tests call, such as "twoSum" of "Solution().twoSum"."""
-    return (problem.entry_point or "").rpartition(".")[2]
 
 
 def _backend(tokenizer: Any) -> Tokenizer:

@@ -1,6 +1,6 @@
-"""Python source as characters and lines: where lines start, and which of them form one statement.
+"""Python source text: its syntax tree, where its lines start, and which lines form a statement.
 
-Takes source text, gives character offsets and 1-based line numbers, both counted as the Python
+Takes source text; gives character offsets and 1-based line numbers. Lines are counted as the Python
 compiler counts them: a line ends at LF, CR LF or a lone CR, and at nothing else.
 """
 
@@ -47,11 +47,25 @@ class LogicalLine:
         return range(self.first, self.last + 1)
 
 
-def parse(source: str) -> ast.Module:
-    """Parse silently; raise SyntaxError for everything that is not a program.
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A source text that was read once: its logical lines, in order, and its syntax tree."""
 
-    The parser itself answers some texts (NUL characters, lone surrogates, very deep nesting) with
-    other exceptions, and warns about odd but valid ones.
+    lines: list[LogicalLine]
+    tree: ast.Module
+
+
+def outline(source: str) -> Outline:
+    """Return the outline of a source text. Raises SyntaxError for what is not a program."""
+    tree = parse(source)
+    return Outline(logical_lines(source), tree)
+
+
+def parse(source: str) -> ast.Module:
+    """Return the syntax tree, without warnings; raise SyntaxError for all that is not a program.
+
+    Python's parser raises other exceptions for some texts (NUL characters, lone surrogates, very
+    deep nesting), and warns about some valid ones.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,14 +81,14 @@ def line_starts(source: str) -> list[int]:
 
 
 def split_lines(source: str) -> list[str]:
-    """Return the text of each line without its line end; a final line end opens one more line."""
+    """Return the text of each line without its line end; a final line end starts an empty line."""
     return _NEWLINE.split(source)
 
 
 def logical_lines(source: str) -> list[LogicalLine]:
     """Return the logical lines of a source text that parses, in order.
 
-    Comments, blank lines and the insides of multi-line strings and brackets start none. Raises
+    Comments, blank lines and lines within a string or brackets start no logical line. Raises
     SyntaxError if the text cannot be split into tokens.
     """
     # tokenize disagrees with the compiler about a lone CR, so give it LF only: no line moves.

@@ -5,7 +5,8 @@ Light on purpose: the configuration imports it, and must not wait for tokenizers
 
 from __future__ import annotations
 
-TEMPLATE = "{description}\n```python\n{given}"
+FENCE = "```"
+TEMPLATE = "{description}\n" + FENCE + "python\n{given}"
 CHAT = "chat"  # in place of a template: the tokenizer's chat template, with the fence opened
 
 

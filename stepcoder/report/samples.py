@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from stepcoder.problems.prompts import extract_completion
+from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.source import line_starts, split_lines
 from stepcoder.report.html import fragment
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict

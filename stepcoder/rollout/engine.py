@@ -13,6 +13,8 @@ from typing import Protocol, Self
 
 from transformers import PreTrainedModel
 
+from stepcoder.problems.template import FENCE
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -57,7 +59,7 @@ class Sampling:
 
     temperature: float  # 0 is greedy decoding
     max_new_tokens: int
-    stop: tuple[str, ...] = ("```",)  # strings that end a completion; they are kept in it
+    stop: tuple[str, ...] = (FENCE,)  # strings that end a completion; they are kept in it
     # Nucleus sampling, for evaluation only: below 1, the completions' logprobs are not those of the
     # distribution that was sampled, and PPO's ratio would be wrong.
     top_p: float = 1.0

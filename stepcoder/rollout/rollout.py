@@ -15,14 +15,9 @@ from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
+from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem, program_of
-from stepcoder.problems.prompts import (
-    encode_prompt,
-    extract_completion,
-    prompt_text,
-    starter_part,
-    token_spans,
-)
+from stepcoder.problems.prompts import encode_prompt, prompt_text, starter_part, token_spans
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.sandbox import Judge, Verdict
 

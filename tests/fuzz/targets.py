@@ -19,7 +19,7 @@ from stepcoder.command import read_samples
 from stepcoder.errors import InputError
 from stepcoder.judge.command import program_of_sample
 from stepcoder.judge.fusion import RunCodeRequest, submission_of
-from stepcoder.judge.messages import Batch
+from stepcoder.judge.messages import BatchMessage
 from stepcoder.problems.problem import Problem, ProblemError, load_problems
 from stepcoder.sandbox import (
     AssertTests,
@@ -189,7 +189,7 @@ def _file(name: str, data: bytes) -> Path:
 def requests(data: bytes) -> None:
     """Bodies of the server's requests."""
     with contextlib.suppress(ValidationError):
-        for program in Batch.model_validate_json(data).programs:
+        for program in BatchMessage.model_validate_json(data).programs:
             with contextlib.suppress(ValueError, TypeError):  # answered with 422
                 _ask(program.submission(LIMITS))
     with contextlib.suppress(ValidationError, ValueError):

@@ -3,9 +3,6 @@
 from typing import Any
 
 import pytest
-
-pytest.importorskip("pydantic", reason="the extra `server` is not installed")
-
 from pydantic import ValidationError
 
 from stepcoder.judge.messages import ProgramMessage
@@ -76,6 +73,7 @@ def test_a_request_says_how_tests_run(message: dict[str, Any], tests: Tests) -> 
         CALL | {"checker": {"kind": "exact", "source": "x"}},
         CALL | {"checker": {"kind": "tolerance", "float_tolerance": -1.0}},
         CALL | {"process_per_test": 1},
+        CALL | {"inputs": [[1]] * 10_001, "outputs": [1] * 10_001},
         STDIN | {"checker": {"kind": "unordered"}},
         STDIN | {"process_per_test": True},
         {"kind": "unittest", "code": "x = 1"},

@@ -1,15 +1,18 @@
 """Tests in records of problems and in requests: every kind, with its checker and its options."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from stepcoder.problems.problem import Problem, fingerprint
-from stepcoder.problems.problem import tests_of as read_tests
+from stepcoder.problems.schema import read_tests
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,
+    Checker,
     Custom,
+    Exact,
     Regex,
     StdinTests,
     Tests,
@@ -29,6 +32,7 @@ STDIN = {"kind": "stdin", "inputs": ["1"], "outputs": ["a"]}
         (CALL, CallTests(([1],), ("a",))),
         (CALL | {"float_tolerance": 0}, CallTests(([1],), ("a",), 0)),
         (CALL | {"checker": None}, CallTests(([1],), ("a",))),
+        (CALL | {"float_tolerance": None, "note": 1}, CallTests(([1],), ("a",))),
         (
             CALL | {"checker": {"kind": "unordered"}, "process_per_test": True},
             CallTests(([1],), ("a",), checker=Unordered(), process_per_test=True),
@@ -67,6 +71,7 @@ def test_a_record_says_how_it_is_tested(record: dict[str, Any], tests: Tests) ->
     ("record", "why"),
     [
         (CALL | {"float_tolerance": "0"}, "float_tolerance"),
+        (CALL | {"float_tolerance": 2}, "float_tolerance"),
         (CALL | {"process_per_test": 1}, "process_per_test"),
         (CALL | {"checker": {"kind": "magic"}}, "checker"),
         (STDIN | {"checker": "exact"}, "checker"),
@@ -80,6 +85,39 @@ def test_a_record_says_how_it_is_tested(record: dict[str, Any], tests: Tests) ->
 def test_a_record_that_says_it_wrongly_is_told_where(record: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         read_tests(record)
+
+
+CHECKERS = [Exact(), Tolerance(0.5), Unordered(0.0), Regex(), Custom("x")]
+
+
+def read_checker(data: object) -> Checker | None:
+    tests = read_tests(CALL | {"checker": data})
+    assert isinstance(tests, CallTests)
+    return tests.checker
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_a_checker_survives_as_json_data(checker: Checker) -> None:
+    assert read_checker({"kind": type(checker).__name__.lower(), **asdict(checker)}) == checker
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "exact",
+        {},
+        {"kind": "other"},
+        {"kind": ["exact"]},
+        {"kind": "custom"},
+        {"kind": "custom", "source": 1},
+        {"kind": "exact", "float_tolerance": 1},
+        {"kind": "tolerance", "float_tolerance": "1"},
+        {"kind": "tolerance", "float_tolerance": True},
+    ],
+)
+def test_data_that_is_no_checker_is_refused(data: object) -> None:
+    with pytest.raises(ValueError, match="checker"):
+        read_checker(data)
 
 
 def test_a_fingerprint_sees_checkers_and_processes_and_keeps_those_without() -> None:

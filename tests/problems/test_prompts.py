@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.prompts import (
     encode_prompt,
     encode_target,
-    extract_completion,
     prompt_text,
     starter_part,
     target_text,

@@ -18,8 +18,8 @@ from stepcoder.method.ppo import Learner, score, shaped_rewards, update
 from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.models.policy import OutcomeCritic, frozen_copy, prepare
+from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import extract_completion
 from stepcoder.recipes import RECIPES, coderl, grpo, ppocoder, rlcf, rloo, rltf
 from stepcoder.recipes.static_checks import static_error
 from stepcoder.recipes.structure import ast_match, data_flow, data_flow_match

@@ -24,7 +24,6 @@ from stepcoder.sandbox import (
     Unordered,
     Verdict,
 )
-from stepcoder.sandbox.checkers import checker_data, checker_of
 from stepcoder.sandbox.compare import same_in_any_order
 
 NAN = float("nan")
@@ -235,33 +234,6 @@ def test_checkers_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=why):
         judge.submit(Program("", "f"), tests)
-
-
-CHECKERS = [Exact(), Tolerance(0.5), Unordered(0.0), Regex(), Custom("x")]
-
-
-@pytest.mark.parametrize("checker", CHECKERS)
-def test_a_checker_survives_as_json_data(checker: Checker) -> None:
-    assert checker_of(checker_data(checker)) == checker
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        "exact",
-        {},
-        {"kind": "other"},
-        {"kind": ["exact"]},
-        {"kind": "custom"},
-        {"kind": "custom", "source": 1},
-        {"kind": "exact", "float_tolerance": 1},
-        {"kind": "tolerance", "float_tolerance": "1"},
-        {"kind": "tolerance", "float_tolerance": True},
-    ],
-)
-def test_data_that_is_no_checker_is_refused(data: object) -> None:
-    with pytest.raises(ValueError, match="checker"):
-        checker_of(data)
 
 
 items = st.recursive(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcoder.evaluate.answers import program_of_answer
+from stepcoder.problems.answers import program_of_answer
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests, StdinTests
 

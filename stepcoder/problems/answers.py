@@ -1,7 +1,13 @@
-"""The program in a chat-style answer.
+"""The code in what a model wrote: three ways to take it out, for three kinds of text.
 
-Takes an answer as a model wrote it (prose, fenced blocks, a bare function body, cut off anywhere)
-and the problem it answers, gives one whole program; the judge says whether it is right.
+| function | the text is | the code is |
+|---|---|---|
+| `extract_completion` | a completion whose prompt opened the fence | all before the closing fence |
+| `last_block` | an answer for another trainer (`adapters`) | the last fenced block, as it is |
+| `program_of_answer` | a chat answer that `evaluate` judges | a whole program for its problem |
+
+The first keeps character offsets, so a token of the response has its place in the program; the
+second knows no problem; the third goes furthest to find a program that defines what the tests call.
 """
 
 from __future__ import annotations
@@ -11,14 +17,19 @@ import builtins
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from stepcoder.problems.names import bound_at, bound_names, defined_name, loaded_names
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.source import parse
+from stepcoder.problems.template import FENCE
 
-# An opening fence may follow words on its line; a closing one begins its line.
+_CLOSING = re.compile(rf"^{FENCE}", re.MULTILINE)
+_OPENED_BLOCK = rf"^{FENCE}[^\n`]*\n(.*?)"
+_BLOCK = re.compile(rf"{_OPENED_BLOCK}^{FENCE}", re.DOTALL | re.MULTILINE)
+_LAST_BLOCK = re.compile(rf"{_OPENED_BLOCK}\Z", re.DOTALL | re.MULTILINE)
+# For `program_of_answer`: an opening fence may follow words on its line, or be made of tildes.
 _OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]*)[^\n`]*(?:\n|\Z)")
-_INLINE = re.compile(r"```(?:(?:python3?|py)\b)?([^\n`]+)```")
+_INLINE = re.compile(rf"{FENCE}(?:(?:python3?|py)\b)?([^\n`]+){FENCE}")
 _PYTHON = {"", "python", "py", "python3", "py3", "ipython", "pycon"}
 _STATEMENT = re.compile(r"^(?:from|import|def|class|async def|@)\b|^@|^\w+ *=(?!=)", re.MULTILINE)
 _TOP_LEVEL = re.compile(r"^(?=[^\s#)\]}])", re.MULTILINE)
@@ -26,28 +37,41 @@ _READS_STDIN = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b")
 _TRIES = 200  # of parses, for answers in which code and prose are not told apart by a fence
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block. `closed` is False where the answer ends inside it."""
+def extract_completion(text: str) -> str:
+    """Return the code of a completion: everything before a line that starts with a closing fence.
 
-    code: str
-    tag: str
-    closed: bool
+    For completions of prompts that open the fence (`prompts.TEMPLATE`), in training and where
+    `evaluate` samples the same way. The code is a prefix of `text`, so offsets into it are offsets
+    into the response. A completion without a closing fence is code to its end.
+    """
+    fence = _CLOSING.search(text)
+    return text[: fence.start()] if fence else text
+
+
+def last_block(text: str) -> str:
+    """Return the last fenced block of an answer, else the whole text.
+
+    For the rewards of other trainers, which have tests but no Problem. A block that the answer ends
+    inside of counts where no block is whole. Unlike `program_of_answer`, it mends nothing.
+    """
+    blocks = _BLOCK.findall(text) or _LAST_BLOCK.findall(text)
+    return str(blocks[-1]) if blocks else text
 
 
 def program_of_answer(answer: str, problem: Problem) -> str:
-    """Return the program that an answer gives for a problem.
+    """Return the program that a chat answer gives for a problem.
 
-    Of several blocks, the last that defines what the tests call; what it uses and does not define
-    comes from the blocks before it and from the problem's starter code (imports, helpers). A block
-    or an answer that defines nothing of the kind is read as the rest of the starter code. Where
+    For answers in a model's own words: prose, fenced blocks, a bare function body, cut off
+    anywhere. Of several blocks, the last that defines what the tests call counts; what it uses and
+    does not define comes from the blocks before it and from the problem's starter code (imports,
+    helpers). Where no block defines it, a block is read as the rest of the starter code. Where
     nothing fits, the text itself is returned, and will not compile.
     """
     answer = answer.replace("\r\n", "\n")
     texts = _python_texts(answer)
-    name = _called_name(problem)
-    if name is None:
+    if not problem.entry_point:
         return _stdin_program(texts)
+    name = defined_name(problem.entry_point)
     whole = [code for text in texts if (code := _whole_program(text, name)) is not None]
     if whole:
         chosen = whole[-1]
@@ -61,34 +85,35 @@ def program_of_answer(answer: str, problem: Problem) -> str:
 
 
 def _python_texts(answer: str) -> list[str]:
-    """Return what may be code, in order: the blocks of Python, else the answer itself."""
-    found = blocks(answer)
-    python = [b for b in found if b.tag.lower() in _PYTHON and b.code.strip()]
-    texts = [_without_prompts(b.code) for b in python or found if b.code.strip()]
+    """Return the texts that may be code, in order: Python blocks, else the whole answer."""
+    found = [(tag, code) for tag, code in _blocks(answer) if code.strip()]
+    python = [(tag, code) for tag, code in found if tag.lower() in _PYTHON]
+    texts = [_without_prompts(code) for _, code in python or found]
     if not texts:
         texts = [code for code in _INLINE.findall(answer) if _tree(code.strip()) is not None]
     return texts or [answer]
 
 
-def blocks(answer: str) -> list[Block]:
-    """Return the fenced blocks of an answer, each without the indentation of its fence.
+def _blocks(answer: str) -> list[tuple[str, str]]:
+    """Return tag and code of each fenced block, without the indentation of its fence.
 
-    An answer whose first fence only closes began inside a block (its prompt opened the fence).
+    If the first fence is the only one and closes code, the answer began inside a block: its prompt
+    opened the fence.
     """
-    found: list[Block] = []
+    found: list[tuple[str, str]] = []
     position = 0
     first = _OPENING.search(answer)
     if first and not first["tag"] and _begins_its_line(answer, first.start()):
         begun = answer[: first.start()]
         rest = _OPENING.search(answer, first.end())
         if begun.strip() and rest is None and _looks_like_code(begun):
-            return [Block(begun, "python", closed=True)]
+            return [("python", begun)]
     while opening := _OPENING.search(answer, position):
         fence = opening["fence"]
         closing = re.compile(rf"^[ \t]*{fence[0]}{{{len(fence)},}}[ \t]*$|{fence}", re.MULTILINE)
         end = closing.search(answer, opening.end())
         code = answer[opening.end() : end.start() if end else len(answer)]
-        found.append(Block(_dedented(code), opening["tag"], closed=end is not None))
+        found.append((opening["tag"], _dedented(code)))
         if end is None:
             break
         position = end.end()
@@ -112,11 +137,6 @@ def _without_prompts(code: str) -> str:
     return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ", "...")))
 
 
-def _called_name(problem: Problem) -> str | None:
-    """Return the top-level name that the tests need: "Solution" of "Solution().twoSum"."""
-    return problem.entry_point.partition("(")[0].partition(".")[0] if problem.entry_point else None
-
-
 def _stdin_program(texts: Sequence[str]) -> str:
     """Return the longest program that reads stdin and parses, else the longest text."""
     fitting = [text for text in texts if _tree(text) is not None] or list(texts)
@@ -126,21 +146,21 @@ def _stdin_program(texts: Sequence[str]) -> str:
 
 
 def _whole_program(text: str, name: str) -> str | None:
-    """Return the program in a text that defines `name`, without the prose around it."""
+    """Return the program in a text that defines `name`, without surrounding prose; else None."""
     if re.search(rf"\b{re.escape(name)}\b", text) is None:
         return None
     candidates = (text, _dedented(text))
     for candidate in (*candidates, *_cut_out(_dedented(text))):
         tree = _tree(candidate)
-        if tree is not None and name in _bound(tree):
+        if tree is not None and name in bound_names(*tree.body):
             return candidate
     return None
 
 
 def _cut_out(text: str) -> Iterator[str]:
-    """Yield pieces of a text that parse: from a statement to before some later line at column 0.
+    """Yield parts of a text that parse: from the start of a statement to a later line at column 0.
 
-    So prose before and after the code goes, and a last statement that was cut off.
+    This removes prose before and after the code, and a last statement that is incomplete.
     """
     starts = [match.start() for match in _STATEMENT.finditer(text)]
     ends = [len(text), *reversed([match.start() for match in _TOP_LEVEL.finditer(text)])]
@@ -156,7 +176,7 @@ def _cut_out(text: str) -> Iterator[str]:
 
 
 def _continued(starter: str, text: str, name: str) -> str | None:
-    """Return starter code + a text that is the rest of it, whatever its indentation; else None."""
+    """Return starter code + a text that continues it, whatever its indentation; else None."""
     if not starter.strip():
         return None
     start = starter if starter.endswith("\n") else starter + "\n"
@@ -166,7 +186,7 @@ def _continued(starter: str, text: str, name: str) -> str | None:
     for rest in (body, _indented(dedented, depth), _indented(_first_line_dedented(body), depth)):
         for cut in (rest, *_without_ends(rest)):
             tree = _tree(start + cut)
-            if tree is not None and name in _bound(tree) and _does_something(tree, name):
+            if tree is not None and name in bound_names(*tree.body) and _does_something(tree, name):
                 return start + cut.rstrip() + "\n"
     return None
 
@@ -180,7 +200,7 @@ def _without_ends(body: str) -> Iterator[str]:
 
 
 def _first_line_dedented(body: str) -> str:
-    """Return a body whose first line lost its indentation (stripped answers) with the others'."""
+    """Return a dedented body whose first line alone had lost its indentation (stripped answers)."""
     first, _, others = body.partition("\n")
     return f"{first.strip()}\n{_dedented(others)}"
 
@@ -190,13 +210,10 @@ def _does_something(tree: ast.Module, name: str) -> bool:
     nodes = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     found = [node for node in nodes if node.name == name]
     return not found or any(
-        not (isinstance(n, ast.Pass) or (isinstance(n, ast.Expr) and _is_constant(n)))
+        not isinstance(n, ast.Pass)
+        and not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
         for n in found[-1].body
     )
-
-
-def _is_constant(node: ast.Expr) -> bool:
-    return isinstance(node.value, ast.Constant)
 
 
 def _body_indentation(starter: str) -> str:
@@ -207,7 +224,7 @@ def _body_indentation(starter: str) -> str:
 
 
 def _finished(starter: str) -> str:
-    """Return starter code with a body where it stops after a header, "" if it is no Python."""
+    """Return starter code, with a `pass` if it ends after a header; "" if it is no Python."""
     if not starter.strip():
         return ""
     for text in (starter, f"{starter.rstrip()}\n{_body_indentation(starter)}pass\n"):
@@ -217,66 +234,44 @@ def _finished(starter: str) -> str:
 
 
 def _with_missing(program: str, sources: Sequence[str], name: str) -> str:
-    """Return a program after those statements of other texts that bind what it uses and lacks."""
+    """Return a program, preceded by statements of other texts that bind names it lacks."""
     tree = _tree(program)
     assert tree is not None
-    statements: list[tuple[str, ast.stmt]] = []
-    for source in sources:
-        other = _tree(source)
-        statements += [(source, node) for node in (other.body if other else ())]
+    trees = [other for source in sources if (other := _tree(source)) is not None]
+    statements = [node for other in trees for node in other.body]
     kept: set[int] = set()
-    bound, missing = _bound(tree), _used(tree) - _bound(tree)
+    bound = bound_names(*tree.body)
+    missing = _used(tree) - bound
     while missing:
         new = [
             place
-            for place, (_, node) in enumerate(statements)
-            if place not in kept
-            and name not in (names := _bound(ast.Module([node], [])))
-            and names & missing
+            for place, node in enumerate(statements)
+            if place not in kept and name not in (names := bound_names(node)) and names & missing
         ]
         if not new:
             break
         kept.update(new)
         for place in new:
-            module = ast.Module([statements[place][1]], [])
-            bound |= _bound(module)
-            missing |= _used(module)
+            bound |= bound_names(statements[place])
+            missing |= _used(statements[place])
         missing -= bound
-    pieces = [ast.unparse(statements[place][1]) for place in sorted(kept)]
+    pieces = [ast.unparse(statements[place]) for place in sorted(kept)]
     return "\n".join([*pieces, program]) if pieces else program
 
 
-def _bound(tree: ast.Module) -> set[str]:
-    """Return the names that the statements of a module bind at its top level."""
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
-            continue
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                names.add(inner.id)
-            elif isinstance(inner, ast.alias):
-                names.add((inner.asname or inner.name).partition(".")[0])
-            elif isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
-                names.add(inner.name)
-    return names
-
-
-def _used(tree: ast.Module) -> set[str]:
-    """Return the names that a module loads and that it must find at its top level."""
-    loaded: set[str] = set()
-    local: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (loaded if isinstance(node.ctx, ast.Load) else local).add(node.id)
-        elif isinstance(node, ast.arg):
-            local.add(node.arg)
-    return loaded - local - set(dir(builtins))
+def _used(tree: ast.AST) -> set[str]:
+    """Return the names that code loads and that it must find at the top level of its program."""
+    local = {
+        name
+        for node in ast.walk(tree)
+        for name in bound_at(node)
+        if isinstance(node, (ast.Name, ast.arg))
+    }
+    return loaded_names(tree) - local - set(dir(builtins))
 
 
 def _tree(text: str) -> ast.Module | None:
-    """Return the syntax tree of a program, None if it does not parse or says nothing."""
+    """Return the syntax tree of a program, None if it does not parse or has no statement."""
     try:
         tree = parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,0 +1,265 @@
+"""The JSON form of problems, their tests and checkers: in problem files, other trainers, /judge.
+
+Takes JSON data, gives the frozen data of `sandbox.program` and `sandbox.checkers`. Each kind of
+tests and each checker is one pydantic model, whose fields are those of the class that it `builds`;
+the server's OpenAPI document is made from the same models. Files and requests differ in two ways:
+a file holds assert tests as one text (`AssertCodeSchema`), a request as pieces (`AssertsSchema`);
+and files may have further fields, which are ignored, and null or "" for a field that is absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+
+from stepcoder.problems.asserts import split_asserts
+from stepcoder.sandbox.checkers import Custom, Exact, Regex, Tolerance, Unordered
+from stepcoder.sandbox.compare import FLOAT_TOLERANCE
+from stepcoder.sandbox.program import AssertTests, CallTests, StdinTests, Tests, UnittestTests
+
+TESTS_SCHEMA = (
+    '{"kind": "call" or "stdin", "inputs": [...], "outputs": [...]} or '
+    '{"kind": "assert" or "unittest", "code": "..."}'
+)
+MAX_TESTS_A_REQUEST = 10_000  # of each program
+
+_EXPECTED = {"string_type": "a text", "list_type": "a list", "dict_type": "an object"}
+
+
+class BrokenRecordError(ValueError):
+    """What is wrong with one record, in words that follow its place."""
+
+
+class Schema(BaseModel):
+    """JSON data with these fields and no others, each of exactly its type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+S = TypeVar("S", bound=Schema)
+
+
+class _Buildable(Schema):
+    """Describes an object of the class `builds`, whose fields have the same names."""
+
+    builds: ClassVar[Callable[..., Any]]
+
+    def build(self) -> Any:
+        """Return what the data describes. Raises ValueError."""
+        values = {name: _built(value) for name, value in vars(self).items() if name != "kind"}
+        return self.builds(**values)
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return value.build() if hasattr(value, "build") else value
+
+
+def _unchanged(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Return a checked value as it was given: 0 and 0.0 have different fingerprints."""
+    check(value)
+    return value
+
+
+FloatTolerance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), WrapValidator(_unchanged)]
+# Told in the OpenAPI document; `judge.messages` refuses more, since files may have more.
+_AT_MOST: dict[str, Any] = {"maxItems": MAX_TESTS_A_REQUEST}
+_ONE_A_TEST = Field(min_length=1, json_schema_extra=_AT_MOST)
+
+
+class ExactSchema(_Buildable):
+    """Compare values without tolerance; stdout by lines."""
+
+    builds = Exact
+    kind: Literal["exact"]
+
+
+class ToleranceSchema(_Buildable):
+    """Compare numbers within a relative tolerance; also among the tokens of stdout."""
+
+    builds = Tolerance
+    kind: Literal["tolerance"]
+    float_tolerance: FloatTolerance = FLOAT_TOLERANCE
+
+
+class UnorderedSchema(_Buildable):
+    """Compare the items of a returned list in any order."""
+
+    builds = Unordered
+    kind: Literal["unordered"]
+    float_tolerance: FloatTolerance = FLOAT_TOLERANCE
+
+
+class RegexSchema(_Buildable):
+    """Take outputs as regular expressions for all of stdout, or all of a returned text."""
+
+    builds = Regex
+    kind: Literal["regex"]
+
+
+class CustomSchema(_Buildable):
+    """Compare by source that defines `check(input, expected, got) -> bool`, in a sandbox too."""
+
+    builds = Custom
+    kind: Literal["custom"]
+    source: str
+
+
+CheckerSchema = Annotated[
+    ExactSchema | ToleranceSchema | UnorderedSchema | RegexSchema | CustomSchema,
+    Field(discriminator="kind"),
+]
+
+
+class CallTestsSchema(_Buildable):
+    """Call the entry point with each list of arguments and compare what it returns."""
+
+    builds = CallTests
+    kind: Literal["call"]
+    inputs: list[list[Any]] = _ONE_A_TEST
+    outputs: list[Any] = _ONE_A_TEST
+    float_tolerance: FloatTolerance = FLOAT_TOLERANCE
+    checker: CheckerSchema | None = None
+    process_per_test: bool = False
+
+
+class StdinTestsSchema(_Buildable):
+    """Run the program on each stdin and compare its stdout, by tokens without a checker."""
+
+    builds = StdinTests
+    kind: Literal["stdin"]
+    inputs: list[str] = _ONE_A_TEST
+    outputs: list[str] = _ONE_A_TEST
+    checker: CheckerSchema | None = None
+
+
+class AssertsSchema(_Buildable):
+    """Run each piece of test code after the program, in a process that it cannot reach."""
+
+    builds = AssertTests
+    kind: Literal["assert"]
+    asserts: list[str] = _ONE_A_TEST
+    setup: str = ""
+    process_per_test: bool = False
+
+
+class AssertCodeSchema(_Buildable):
+    """Test code that raises on failure, to be cut into its asserts (`split_asserts`)."""
+
+    kind: Literal["assert"]
+    code: str
+    process_per_test: bool = False
+
+    def build(self) -> AssertTests:
+        """Return the single tests. Raises ValueError if the code does not parse."""
+        try:
+            tests = split_asserts(self.code)
+        except SyntaxError as error:
+            raise ValueError(f"the tests do not parse ({error})") from None
+        return replace(tests, process_per_test=True) if self.process_per_test else tests
+
+
+class UnittestTestsSchema(_Buildable):
+    """Run each test method of a unittest module, in a process that the program cannot reach.
+
+    `names` ("TestStack.test_push") are read off the code where there are none. `shared_process`
+    runs the tests in the program's own process, where it can lie to them.
+    """
+
+    builds = UnittestTests
+    kind: Literal["unittest"]
+    code: str
+    names: list[str] = Field([], json_schema_extra=_AT_MOST)
+    shared_process: bool = False
+    process_per_test: bool = False
+
+
+RequestTestsSchema = Annotated[
+    CallTestsSchema | StdinTestsSchema | AssertsSchema | UnittestTestsSchema,
+    Field(discriminator="kind"),
+]
+_FILE_TESTS: dict[str, type[_Buildable]] = {
+    "call": CallTestsSchema,
+    "stdin": StdinTestsSchema,
+    "assert": AssertCodeSchema,
+    "unittest": UnittestTestsSchema,
+}
+
+
+class ProblemSchema(Schema):
+    """One line of problems.jsonl; the fields are `Problem`'s. Labels may be of any type."""
+
+    task_id: str
+    canonical_solution: str
+    prompt: str
+    tests: dict[str, Any]
+    starter_code: str = ""
+    entry_point: str | None = None
+    preamble: str = ""
+    source: Any = ""
+    difficulty: Any = "unknown"
+    split: Any = None
+
+
+@cache
+def _fields(model: type[Schema]) -> dict[str, bool]:
+    """Return the fields of a model, each with whether it is required."""
+    return {name: field.is_required() for name, field in model.model_fields.items()}
+
+
+def read_record(model: type[S], record: Mapping[str, Any]) -> S:
+    """Return a record of a file as a model. Raises BrokenRecordError that names the field."""
+    given = {}
+    for name, required in _fields(model).items():
+        value = record.get(name)
+        if required or not (value is None or value == ""):
+            given[name] = value
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise BrokenRecordError(_line(error)) from None
+
+
+def read_tests(record: Mapping[str, Any]) -> Tests:
+    """Return the tests of a problem in a file. Raises BrokenRecordError that names the field."""
+    model = _FILE_TESTS.get(str(record.get("kind")))
+    if model is None:
+        raise BrokenRecordError(
+            f'field "tests" has kind {record.get("kind")!r} (expected {TESTS_SCHEMA})'
+        )
+    inputs, outputs = record.get("inputs"), record.get("outputs")
+    if isinstance(inputs, list) and isinstance(outputs, list) and "inputs" in _fields(model):
+        counts = len(inputs), len(outputs)
+        if counts[0] == 0 or counts[0] != counts[1]:
+            raise BrokenRecordError(f'field "tests" has {counts[0]} inputs, {counts[1]} outputs')
+    found = read_record(model, record)
+    try:
+        tests: Tests = found.build()
+    except ValueError as error:
+        raise BrokenRecordError(str(error)) from None
+    return tests
+
+
+def place_of(location: Iterable[int | str]) -> str:
+    """Return where a validation error is, such as "programs[2].tests.call.inputs"."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
+
+
+def _line(error: ValidationError) -> str:
+    """Return the first error: the field, what it holds, and what it should hold."""
+    first = error.errors(include_url=False)[0]
+    place, kind = place_of(first["loc"]), first["type"]
+    wrong = f'field "{place}" is {json.dumps(first["input"], default=repr)[:40]}'
+    if place.endswith("]"):
+        return f"{wrong}, no {'text' if kind == 'string_type' else 'list of arguments'}"
+    expected = TESTS_SCHEMA if place == "tests" else _EXPECTED.get(kind)
+    if first["input"] is None:
+        wrong = f'field "{place}" is missing'
+    return f"{wrong} (expected {expected})" if expected else f"{wrong}: {first['msg']}"
