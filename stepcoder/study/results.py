@@ -19,7 +19,6 @@ from stepcoder.report.run_dir import Record, read_records
 from stepcoder.study.plan import START, Plan, StudyRun
 from stepcoder.study.runner import is_done
 
-CONFIDENCE = 0.95
 # Student's t, two-sided 95%, by degrees of freedom from 1; beyond, `1.96 + 2.4 / n` is within 0.01.
 _T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
