@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self, TextIO
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from stepcoder.errors import InputError, RunError
 from stepcoder.journal import Record
@@ -183,7 +177,7 @@ def read_samples(
         InputError: the file or a line of it cannot be used.
     """
     found: list[Sample] = []
-    numbers: dict[str, int] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line, text in enumerate(file, 1):
@@ -191,8 +185,7 @@ def read_samples(
                     where = f"{path} line {line}"
                     record = _sample_record(text, where, problems, fields, missing)
                     problem = problems[record["task_id"]]
-                    number = numbers.get(problem.task_id, 0)
-                    numbers[problem.task_id] = number + 1
+                    number = next(numbers[problem.task_id])
                     found.append(Sample(problem, number, program(record, problem), line))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
@@ -233,18 +226,18 @@ class StepProgress:
         """Prepare to show on standard error."""
         self._console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(elapsed_when_finished=False),
+            progress.TextColumn("{task.fields[note]}"),
         )
         quiet = not self._console.is_terminal
-        self._bars = Progress(*columns, console=self._console, disable=quiet)
-        self._steps: dict[str, TaskID] = {}
+        self._bars = progress.Progress(*columns, console=self._console, disable=quiet)
+        self._steps: dict[str, progress.TaskID] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:

@@ -21,17 +21,9 @@ from rich.console import Console
 from stepcoder import command
 from stepcoder.command import Sample
 from stepcoder.errors import InputError, RunError
-from stepcoder.evaluate import results
+from stepcoder.evaluate import records, results
 from stepcoder.evaluate.page import render
-from stepcoder.evaluate.records import (
-    FIELDS,
-    SAMPLES,
-    VERDICTS,
-    extracted_program,
-    judged_record,
-    key_of,
-    program_in,
-)
+from stepcoder.evaluate.records import SAMPLES, VERDICTS
 from stepcoder.evaluate.results import Evaluation, evaluation_of
 from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.problems.problem import Problem, fingerprint, load_problems
@@ -167,7 +159,7 @@ def judge_samples(journal: Journal, judge: Judge, samples: Iterator[Sample], tot
                 failed += 1
                 command.say(f"the sandbox failed: {verdict.message}")
             else:
-                journal.add(VERDICTS, judged_record(taken[index], verdict))
+                journal.add(VERDICTS, records.judged_record(taken[index], verdict))
                 passed += verdict.passed
             share = f"{passed / max(done - failed, 1):.1%} pass"
             progress.step("judged", done, total, share)
@@ -182,7 +174,7 @@ def policy_samples(
     waiting = [r for key, r in journal[SAMPLES].items() if key not in journal[VERDICTS]]
     for record in chain(waiting, new_answers(journal, problems, arguments)):
         problem = by_id[record["task_id"]]
-        yield Sample(problem, record["sample"], program_in(record, problem))
+        yield Sample(problem, record["sample"], records.program_in(record, problem))
 
 
 def new_answers(
@@ -207,8 +199,8 @@ def given_samples(arguments: argparse.Namespace, problems: Sequence[Problem]) ->
     if not arguments.samples:
         return [Sample(p, 0, p.canonical_solution) for p in problems]
     by_id = {problem.task_id: problem for problem in problems}
-    program = extracted_program if arguments.extract else program_in
-    found = command.read_samples(arguments.samples, by_id, FIELDS, program, MISSING)
+    program = records.extracted_program if arguments.extract else records.program_in
+    found = command.read_samples(arguments.samples, by_id, records.FIELDS, program, MISSING)
     lacking = len(by_id) - len({s.problem.task_id for s in found})
     if lacking:
         command.say(f"{lacking} of {len(by_id)} problems have no sample: left out")
@@ -221,7 +213,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = evaluation_settings(arguments, problems)
     names = (SAMPLES, VERDICTS)
     foreign = [out / name for name in names]
-    journal = Journal(out, settings, names, key_of, "an evaluation", foreign)
+    journal = Journal(out, settings, names, records.key_of, "an evaluation", foreign)
     if arguments.policy:
         total, samples = len(problems) * arguments.n, policy_samples(journal, problems, arguments)
     else:

@@ -20,15 +20,8 @@ from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
 from stepcoder.errors import RunError
 from stepcoder.journal import Record
 from stepcoder.models.policy import choose_device, load_policy
+from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import (
-    answer_template,
-    encode_prompt,
-    prompt_text,
-    resolved_template,
-    starter_part,
-    token_spans,
-)
 from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
@@ -114,9 +107,9 @@ def sampled_answers(
     )
     requests, givens = [], []
     for problem, number in wanted:
-        given = "" if free else starter_part(problem)
-        text = prompt_text(with_starter_code(problem) if free else problem, given, template)
-        prompt = tuple(encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
+        given = "" if free else prompts.starter_part(problem)
+        text = prompts.prompt_text(with_starter_code(problem) if free else problem, given, template)
+        prompt = tuple(prompts.encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
         requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
         givens.append(given)
     stop = () if free else (FENCE,)
@@ -126,12 +119,11 @@ def sampled_answers(
     with engine:
         for done in engine.generate(requests, sampling):
             problem, number = wanted[done.index]
-            text, _ = token_spans(tokenizer, requests[done.index].prompt_ids, done.token_ids)
-            answer = {"answer": text} if free else {"given": givens[done.index], "completion": text}
-            yield {
-                **{"task_id": problem.task_id, "sample": number, **answer},
-                **{"tokens": len(done.token_ids), "stopped": done.stopped},
-            }
+            request, given = requests[done.index], givens[done.index]
+            text, _ = prompts.token_spans(tokenizer, request.prompt_ids, done.token_ids)
+            answer = {"answer": text} if free else {"given": given, "completion": text}
+            record = {"task_id": problem.task_id, "sample": number, **answer}
+            yield {**record, "tokens": len(done.token_ids), "stopped": done.stopped}
 
 
 def template_of(
@@ -151,8 +143,8 @@ def template_of(
         named = {"chat": CHAT, "answer": CHAT, "plain": TEMPLATE}[form]
     try:
         if form == "answer":
-            return answer_template(tokenizer), True
-        return resolved_template(named, tokenizer), False
+            return prompts.answer_template(tokenizer), True
+        return prompts.resolved_template(named, tokenizer), False
     except ValueError as error:
         raise RunError(f"--prompt {form}: {error}") from None
 

@@ -16,16 +16,9 @@ from stepcoder.journal import csv_text, replace_file
 from stepcoder.report import html
 from stepcoder.report.charts import Chart, Figure
 from stepcoder.report.progress import clock
+from stepcoder.study import results
 from stepcoder.study.plan import Plan
-from stepcoder.study.results import (
-    MEASURES,
-    Difference,
-    MeanInterval,
-    RunResult,
-    at_tokens,
-    differences,
-    mean_interval,
-)
+from stepcoder.study.results import MEASURES, Difference, MeanInterval, RunResult, mean_interval
 
 PAGE = "study.html"
 GRID_POINTS = 9  # of the mean learning curves
@@ -49,7 +42,7 @@ def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
     """Return the page."""
     total = len(plan.seeds) * len(plan.variants)
     seeds = sorted({r.seed for r in found})
-    columns = [{p.minus: p for p in differences(plan, found, m)} for m in MEASURES]
+    columns = [{p.minus: p for p in results.differences(plan, found, m)} for m in MEASURES]
     return html.page(
         "study.html",
         name,
@@ -72,7 +65,7 @@ def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
 def charts(plan: Plan, found: Sequence[RunResult]) -> list[Chart]:
     """Return the charts."""
     return [
-        Chart("differences", forest(differences(plan, found, "test_end"))),
+        Chart("differences", forest(results.differences(plan, found, "test_end"))),
         Chart("curves", curves(plan, found)),
         Chart("ends", ends(plan, found)),
         Chart("gains", gains(plan, found)),
@@ -110,7 +103,7 @@ def curves(plan: Plan, found: Sequence[RunResult]) -> Figure:
             data.append({**look, "x": x, "y": y, "points": points, "width": 1, "faint": True})
         end = min(run.curve[-1][0] for run in runs)
         grid = [end * j / (GRID_POINTS - 1) for j in range(GRID_POINTS)]
-        values = [[at_tokens(run.curve, tokens) for run in runs] for tokens in grid]
+        values = [[results.at_tokens(run.curve, tokens) for run in runs] for tokens in grid]
         means = [fmean(v for v in at if v is not None) for at in values]
         names = [f"{variant}, mean"] * len(grid)
         data.append({**look, "x": grid, "y": means, "points": names, "width": 3})
@@ -168,10 +161,11 @@ def curves_csv(found: Sequence[RunResult]) -> str:
 def differences_csv(plan: Plan, found: Sequence[RunResult]) -> str:
     """Return a row for each measure and pair of variants."""
     rows = []
-    for pair in (pair for measure in MEASURES for pair in differences(plan, found, measure)):
-        mean = pair.interval
-        figures = (mean.count, mean.mean, _finite(mean.low), _finite(mean.high))
-        rows.append((pair.measure, pair.variant, pair.minus, *figures))
+    for measure in MEASURES:
+        for pair in results.differences(plan, found, measure):
+            mean = pair.interval
+            figures = (mean.count, mean.mean, _finite(mean.low), _finite(mean.high))
+            rows.append((pair.measure, pair.variant, pair.minus, *figures))
     return csv_text(("measure", "variant", "minus", "seeds", "mean", "low", "high"), rows)
 
 
