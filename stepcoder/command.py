@@ -2,6 +2,13 @@
 
 A command parses its arguments with `Parser` and does its work inside `exit_status`, which turns the
 exceptions for wrong input into one line on standard error.
+
+exit status:
+  0  everything was done, whatever the verdicts
+  1  the sandbox failed on some programs, which says nothing about them
+  2  the arguments or an input are wrong; one line says what and where
+  3  full isolation was asked for and this machine refuses a layer of it
+130  interrupted; the same command goes on where it stopped
 """
 
 from __future__ import annotations
@@ -29,16 +36,16 @@ from stepcoder.options import ConfigError
 from stepcoder.problems.problem import Problem, ProblemError, program_of
 from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
 
-EXIT_STATUS = """\
-exit status:
-  0  everything was done, whatever the verdicts
-  1  the sandbox failed on some programs, which says nothing about them
-  2  the arguments or an input are wrong; one line says what and where
-  3  full isolation was asked for and this machine refuses a layer of it
-130  interrupted; the same command goes on where it stopped
-"""
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
+
+
+def for_users(docstring: str | None) -> str:
+    """Return what a module's docstring says after its first two paragraphs, to be shown as help."""
+    return "\n\n".join((docstring or "").split("\n\n")[2:])
+
+
+EXIT_STATUS = for_users(__doc__)
 
 
 class Parser(argparse.ArgumentParser):

@@ -29,7 +29,7 @@ def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
         f"Cleaning of {Path(settings['problems']).name}",
         f"{len(lines):,} records, of which {len(kept):,} are kept",
         charts(lines, kept),
-        cards=_key_figures(lines, kept),
+        counts=key_figures(lines),
         listed={
             title: [line for line in lines if line["decision"] == title.lower()]
             for title in ("Dropped", "Repaired")
@@ -39,37 +39,21 @@ def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
     )
 
 
-def totals(kept: Sequence[Record]) -> tuple[int, int, float, float]:
-    """Return sums over kept problems: of all tests, given tests, coverage before and after."""
+def key_figures(lines: Sequence[Record]) -> Record:
+    """Return how many records there are of each kind, and sums over the kept problems."""
+    kept = [line for line in lines if line["decision"] != "dropped"]
     names = ("tests", "generated_tests", "coverage_before", "coverage")
-    tests, generated, before, after = (sum(line[name] for line in kept) for name in names)
-    return tests, tests - generated, before, after
-
-
-def _key_figures(lines: Sequence[Record], kept: Sequence[Record]) -> list[tuple[str, str, str]]:
-    """Return title, value and note of each key figure."""
-    repaired = sum(line["decision"] == "repaired" for line in kept)
-    cards = [
-        ("Kept", f"{len(kept):,}", f"{len(kept) / max(len(lines), 1):.1%} of {len(lines):,}"),
-        ("Repaired", f"{repaired:,}", "of the kept ones"),
-        ("Dropped", f"{len(lines) - len(kept):,}", "each with a reason, below"),
-    ]
-    if kept:
-        tests, given, before, after = (value / len(kept) for value in totals(kept))
-        curricula = sum(line["stages"] > 1 for line in kept) / len(kept)
-        cards += [
-            ("Tests a problem", f"{tests:.1f}", f"from {given:.1f}"),
-            ("Coverage of the solutions", f"{after:.1%}", f"from {before:.1%}, mean"),
-            ("With a curriculum", f"{curricula:.0%}", "two or more stages"),
-        ]
-        run, first, last = (
-            sum(line["mutants"][name] for line in kept)
-            for name in ("run", "failed_before", "failed")
-        )
-        if run:
-            note = f"from {first / run:.1%}, of {run:,} that got new tests"
-            cards.append(("Mutants that fail", f"{last / run:.1%}", note))
-    return cards
+    mutants = Counter[str]()
+    for line in kept:
+        mutants.update(line["mutants"])
+    return {
+        "records": len(lines),
+        "kept": len(kept),
+        "repaired": sum(line["decision"] == "repaired" for line in kept),
+        "with_curriculum": sum(line["stages"] > 1 for line in kept),
+        "mutants": mutants,
+        **{name: sum(line[name] for line in kept) for name in names},
+    }
 
 
 def charts(lines: Sequence[Record], kept: Sequence[Record]) -> list[Chart]:

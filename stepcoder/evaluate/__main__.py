@@ -2,6 +2,13 @@
 
 Takes problems in any form of `problems` and a policy, a file of samples or the canonical solutions;
 leaves verdicts, tables and a page in a folder. Killed at any moment, the same command goes on.
+
+what lies in OUT afterwards:
+  report.html     the page: pass@k with intervals, plots, the first failure of each problem
+  results.md/.csv/.json  the table
+  problems.jsonl  a line a problem: how many pass, and its first failing test
+  verdicts.jsonl  a line a program: status and failing test
+  samples.jsonl   a line an answer, as the policy wrote it
 """
 
 from __future__ import annotations
@@ -29,15 +36,7 @@ from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.problems.problem import Problem, fingerprint, load_problems
 from stepcoder.sandbox import Judge, Status, Submission
 
-EPILOG = f"""\
-what lies in OUT afterwards:
-  report.html     the page: pass@k with intervals, plots, the first failure of each problem
-  results.md/.csv/.json  the table
-  problems.jsonl  a line a problem: how many pass, and its first failing test
-  verdicts.jsonl  a line a program: status and failing test
-  samples.jsonl   a line an answer, as the policy wrote it
-
-{command.EXIT_STATUS}"""
+EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 MISSING = "; give the problems that the samples were made for (--split and --limit leave some out)"
 KS = (1, 5, 10)
 # The options that a policy's answers depend on.

@@ -21,7 +21,6 @@ BINS = 10  # of the problems by share of passing programs
 def render(title: str, result: Evaluation, settings: Mapping[str, Any]) -> str:
     """Return the page; failures come in the order of how few programs pass."""
     everything = result.groups["all"]
-    estimates = {k: everything[f"pass@{k}"] for k in result.ks}
     failed = [problem for problem in result.problems if problem["first_failure"]]
     return page(
         "evaluate.html",
@@ -29,10 +28,6 @@ def render(title: str, result: Evaluation, settings: Mapping[str, Any]) -> str:
         f"{everything['problems']:,} problems, {everything['samples']:,} programs",
         charts(result),
         result=result,
-        cards=[
-            (f"pass@{k}", f"{e.value:.1%}", f"95%: {100 * e.low:.1f} to {100 * e.high:.1f}")
-            for k, e in estimates.items()
-        ],
         table=cells(result),
         failed=sorted(failed, key=lambda problem: problem["passed"] / problem["samples"]),
         shown=FAILURES_SHOWN,

@@ -2,6 +2,8 @@
 
 Takes samples (HumanEval's and EvalPlus's form: {"task_id", "completion" or "solution"}, .gz too)
 and problems in any form of `problems`, gives one verdict a line in the order of the samples.
+
+`python -m stepcoder.judge serve --help` shows the options of the server.
 """
 
 from __future__ import annotations
@@ -20,10 +22,7 @@ from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
 
-EPILOG = f"""\
-{command.EXIT_STATUS}
-`python -m stepcoder.judge serve --help` shows the options of the server.
-"""
+EPILOG = f"{command.EXIT_STATUS}\n{command.for_users(__doc__)}"
 MISSING = " in the --problems file; give the file that the samples were made for"
 
 
