@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Self, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich import progress
 from rich.console import Console
@@ -226,12 +226,11 @@ def _sample_record(
     return record
 
 
-class StepProgress:
+class StepProgress(progress.Progress):
     """Shows how far each step of a command is: bars on a terminal, else a line now and then."""
 
     def __init__(self) -> None:
         """Prepare to show on standard error."""
-        self._console = Console(stderr=True)
         columns = (
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -242,34 +241,25 @@ class StepProgress:
             progress.TimeRemainingColumn(elapsed_when_finished=False),
             progress.TextColumn("{task.fields[note]}"),
         )
-        quiet = not self._console.is_terminal
-        self._bars = progress.Progress(*columns, console=self._console, disable=quiet)
+        console = Console(stderr=True)
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
         self._steps: dict[str, progress.TaskID] = {}
         self._last_line = time.monotonic()
 
-    def __enter__(self) -> Self:
-        """Begin to draw."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        """Leave the last state on the screen."""
-        self._bars.stop()
-
     def begin(self, name: str, done: int, total: int) -> None:
         """Show a step, of which `done` items are done already."""
-        fields = {"before": done, "rate": "", "note": ""}
-        self._steps[name] = self._bars.add_task(name, total=total, completed=done, **fields)
+        fields: dict[str, Any] = {"before": done, "rate": "", "note": ""}
+        self._steps[name] = self.add_task(name, total=total, completed=done, **fields)
 
     def step(self, name: str, done: int, total: int, note: str = "") -> None:
         """Say that `done` items of a step are done; a new step begins with this item."""
         if name not in self._steps:
             self.begin(name, done - 1, total)
-        task = self._bars.tasks[self._steps[name]]
+        task = self.tasks[self._steps[name]]
         rate = (done - task.fields["before"]) / max(task.elapsed or 0, 1e-9)
-        self._bars.update(task.id, completed=done, rate=f"{rate:.1f}/s", note=note)
+        self.update(task.id, completed=done, rate=f"{rate:.1f}/s", note=note)
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._last_line > QUIET_S or done == total):
+        if self.disable and (now - self._last_line > QUIET_S or done == total):
             self._last_line = now
             left = (total - done) / max(rate, 1e-9)
             line = f"{name} {done} of {total}, {rate:.1f}/s, {left:.0f} s left"

@@ -59,18 +59,15 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _key(file: Path | None) -> str:
     """Return the API key, "" if there is none. Raises InputError if one was meant but is empty."""
-    if file is not None:
-        try:
-            key, where = file.read_text(encoding="ascii").strip(), str(file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--api-key-file: {file} cannot be read ({error})") from None
-    elif KEY_VARIABLE in os.environ:
-        key, where = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
-    else:
+    try:
+        key = file.read_text(encoding="ascii") if file else os.environ.get(KEY_VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api-key-file: {file} cannot be read ({error})") from None
+    if key is None:
         return ""
-    if not key:
-        raise InputError(f"{where} holds no API key; write one into it or remove it")
-    return key
+    if not key.strip():
+        raise InputError(f"{file or KEY_VARIABLE} holds no API key; write one into it or remove it")
+    return key.strip()
 
 
 def _is_loopback(host: str) -> bool:
