@@ -220,6 +220,7 @@ def run(arguments: argparse.Namespace) -> int:
         judged = set(journal[VERDICTS])
         total = len(given)
         samples = (s for s in given if (s.problem.task_id, s.number) not in judged)
+    # Closing the samples ends the engine of a policy when judging stops before their end.
     with journal, command.judge_of(arguments) as judge, closing(samples):
         failed = judge_samples(journal, judge, samples, total)
     if not journal[VERDICTS]:

@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -77,14 +78,13 @@ def critic_sampling(
     first = sampler.sample(tasks, samples)
     by_task = [scored(sampler, first[i : i + samples]) for i in range(0, len(first), samples)]
     seeds = [next_tasks(candidates, examples, sampler.config) for candidates in by_task]
-    again = sampler.sample([task for group in seeds for task in group], samples // SEEDS)
-    answers, begin = [], 0
+    again = iter(sampler.sample([task for group in seeds for task in group], samples // SEEDS))
+    answers = []
     for candidates, group in zip(by_task, seeds, strict=True):
-        end = begin + len(group) * (samples // SEEDS)
-        pool = [*candidates, *scored(sampler, again[begin:end])]
+        refined = list(islice(again, len(group) * (samples // SEEDS)))
+        pool = [*candidates, *scored(sampler, refined)]
         if pool:  # the judge may have failed on all of a problem's programs
             answers.append(answer(pool, examples).rollout)
-        begin = end
     return first, answers
 
 
