@@ -1,8 +1,8 @@
 """Counts the lines of code of stepcoder/ by room, and fails where a budget is exceeded.
 
 A line of code is one with more on it than blanks, a comment or a docstring. The budgets leave out
-import statements as well, so that splitting a file costs nothing. Neither kernels/ nor sandbox/
-count, nor do the suite's families, which are data.
+import statements as well, so that splitting a file costs nothing. What is in kernels/ and sandbox/
+does not count.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "stepcoder"
-BUDGETS = {"trainer core": 4900, "tools": 4400}
+BUDGETS = {"trainer core": 4900, "tools": 3800}
 # What training does without, and what the commands share.
 TOOLS = {"clean", "evaluate", "judge", "study", "suite"}
 TOOLS |= {"adapters.py", "answers.py", "command.py", "journal.py"}
-NOT_COUNTED = {"kernels", "sandbox", "families"}
+NOT_COUNTED = {"kernels", "sandbox"}
 LAYOUT = {
     tokenize.COMMENT,
     tokenize.NL,

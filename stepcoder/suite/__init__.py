@@ -1,7 +1,7 @@
 """The embedded suite: 4,680 small programming problems that ship with StepCoder as data.
 
 `problems()` loads them; `python -m stepcoder.suite --out FILE` writes them as plain JSONL. The
-sub-package `generator` made the file; a wheel holds the file without the generator.
+generator of the file, which no user needs, is in tests/suite_generator/ of the repository.
 """
 
 from __future__ import annotations

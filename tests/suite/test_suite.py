@@ -13,15 +13,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from suite_generator.build import CHOSEN, build
+from suite_generator.choose import bounded, choose_family, executed_lines, pool
+from suite_generator.families import FAMILIES
+from suite_generator.family import Family, conditionals, fill, normalized
 
 from stepcoder.clean.mutants import mutants
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests, Judge, Program
 from stepcoder.suite import FILE, problems
-from stepcoder.suite.generator.build import CHOSEN, build
-from stepcoder.suite.generator.choose import bounded, choose_family, executed_lines, pool
-from stepcoder.suite.generator.families import FAMILIES
-from stepcoder.suite.generator.family import Family, conditionals, fill, normalized
 
 FAMILY = {family.name: family for family in FAMILIES}
 SAMPLE = problems()[::25]
@@ -29,7 +29,7 @@ SAMPLE = problems()[::25]
 OTHER_HASHES = {
     **os.environ,
     "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2",
-    "PYTHONPATH": str(Path(__file__).parents[2]),
+    "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[n]) for n in (2, 1)),
 }
 
 
@@ -170,7 +170,7 @@ def test_the_shipped_file_is_what_the_generator_chooses(name: str) -> None:
 def test_the_generator_builds_the_shipped_file_also_in_a_process_with_other_hashes() -> None:
     shipped = gzip.decompress(FILE.read_bytes()).decode()
     assert build() == shipped
-    code = "from stepcoder.suite.generator.build import build; print(build(), end='')"
+    code = "from suite_generator.build import build; print(build(), end='')"
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, env=OTHER_HASHES, check=True, capture_output=True, text=True)
     assert said.stdout == shipped
@@ -281,6 +281,6 @@ def test_a_changed_family_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     first = FAMILIES[0]
     code = first.code.replace("total += ", "total -= ")
     changed = Family(first.name, first.topic, first.args, first.words, code, first.slots)
-    monkeypatch.setattr("stepcoder.suite.generator.build.FAMILIES", (changed, *FAMILIES[1:]))
-    with pytest.raises(LookupError, match=r"stepcoder\.suite\.generator\.choose"):
+    monkeypatch.setattr("suite_generator.build.FAMILIES", (changed, *FAMILIES[1:]))
+    with pytest.raises(LookupError, match=r"suite_generator\.choose"):
         build()

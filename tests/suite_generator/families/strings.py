@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.generator.family import Family
-from stepcoder.suite.generator.phrases import (
+from suite_generator.family import Family
+from suite_generator.phrases import (
     CHARACTER_VALUES,
     CHARACTERS,
     WORD_VALUES,
@@ -14,7 +14,7 @@ from stepcoder.suite.generator.phrases import (
     numbers,
     steps,
 )
-from stepcoder.suite.generator.samplers import sentence, text
+from suite_generator.samplers import sentence, text
 
 ENGLISH = ("a", "an", "the", "tea", "bee", "boat", "one", "ten", "apple", "table", "nine", "to")
 MIXED = text("aabbeeorAB12  ")

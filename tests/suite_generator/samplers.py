@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from stepcoder.suite.generator.family import Sampler
+from suite_generator.family import Sampler
 
 
 def integer(low: int, high: int) -> Sampler:

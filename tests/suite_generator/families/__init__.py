@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.generator.families import (
+from suite_generator.families import (
     dynamic,
     lists,
     matrices,
@@ -12,7 +12,7 @@ from stepcoder.suite.generator.families import (
     simulation,
     strings,
 )
-from stepcoder.suite.generator.family import Family
+from suite_generator.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     *lists.FAMILIES,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.generator.family import Family
-from stepcoder.suite.generator.phrases import (
+from suite_generator.family import Family
+from suite_generator.phrases import (
     NOTHING,
     Phrase,
     exits,
@@ -14,7 +14,7 @@ from stepcoder.suite.generator.phrases import (
     steps,
     values,
 )
-from stepcoder.suite.generator.samplers import sentence, text
+from suite_generator.samplers import sentence, text
 
 NUMERALS = tuple(str(k) for k in range(-4, 11))
 KEYS = tuple(f"{key}={k}" for key in "abc" for k in range(-3, 10, 2))

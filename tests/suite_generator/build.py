@@ -1,4 +1,4 @@
-"""Builds the file of the suite: python -m stepcoder.suite.generator.build.
+"""Builds the file of the suite: python -m suite_generator.build, in the folder tests/.
 
 Takes the families and what `choose` chose (chosen.jsonl: the phrases and test inputs of each
 problem), gives problems.jsonl.gz in our JSONL form.
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stepcoder.suite import FILE
-from stepcoder.suite.generator.families import FAMILIES
-from stepcoder.suite.generator.family import Instance, conditionals, instance
+from suite_generator.families import FAMILIES
+from suite_generator.family import Instance, conditionals, instance
 
 CHOSEN = Path(__file__).with_name("chosen.jsonl")
 
@@ -57,7 +57,7 @@ def build() -> str:
         if built.task_id != chosen["task_id"]:
             raise LookupError(
                 f"{CHOSEN.name} was made for {chosen['task_id']}, the family now gives "
-                f"{built.task_id}: run python -m stepcoder.suite.generator.choose"
+                f"{built.task_id}: run python -m suite_generator.choose"
             )
         lines.append(json.dumps(to_record(built, chosen["inputs"])) + "\n")
     return "".join(lines)

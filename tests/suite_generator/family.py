@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from stepcoder.suite.generator.phrases import Bank
+from suite_generator.phrases import Bank
 
 Sampler = Callable[[random.Random], Any]
 

@@ -1,4 +1,4 @@
-"""Chooses the suite's problems and tests: python -m stepcoder.suite.generator.choose.
+"""Chooses the suite's problems and tests: python -m suite_generator.choose, in the folder tests/.
 
 Draws instances of each family; runs the solution, its mutants and the family's other solutions on
 random inputs; keeps a few inputs that tell the solution from all of these and execute all of its
@@ -21,9 +21,9 @@ from types import CodeType
 from typing import Any
 
 from stepcoder.clean.mutants import mutants
-from stepcoder.suite.generator import build
-from stepcoder.suite.generator.families import FAMILIES
-from stepcoder.suite.generator.family import Family, Instance, draw
+from suite_generator import build
+from suite_generator.families import FAMILIES
+from suite_generator.family import Family, Instance, draw
 
 PER_FAMILY = 120
 DRAWN = 1500  # random instances of a family, of which the first good PER_FAMILY are kept

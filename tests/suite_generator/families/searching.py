@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepcoder.suite.generator.family import Family
-from stepcoder.suite.generator.phrases import (
+from suite_generator.family import Family
+from suite_generator.phrases import (
     Phrase,
     exits,
     list_guards,
@@ -13,7 +13,7 @@ from stepcoder.suite.generator.phrases import (
     relations,
     values,
 )
-from stepcoder.suite.generator.samplers import integers
+from suite_generator.samplers import integers
 
 XS = {"xs": integers()}
 
