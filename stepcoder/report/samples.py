@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -114,33 +114,29 @@ def to_html(sample: Sample) -> Markup:
 
 
 def to_dict(sample: Sample) -> dict[str, Any]:
-    """Return a sample as JSON data, its verdict's longest texts cut; `from_dict` reads it."""
+    """Return a sample as data for `from_dict`, its verdict's longest texts cut.
+
+    It is JSON but for the sets of lines: json.dumps(data, default=sorted).
+    """
     data = asdict(sample)
     for verdict in (data["verdict"], *data["verdict"]["tests"]):
-        verdict["executed_lines"] = sorted(verdict["executed_lines"])
-        verdict["status"] = str(verdict["status"])
         for key in ("message", "got"):
             verdict[key] = verdict.get(key) and verdict[key][:LONGEST_VALUE]
-    return {**data, "executed_lines": sorted(sample.executed_lines)}
+    return data
 
 
 def from_dict(data: Mapping[str, Any]) -> Sample:
-    """Return the sample of `to_dict`'s data."""
+    """Return the sample of `to_dict`'s data after a way through JSON."""
 
     def restored(verdict: Mapping[str, Any]) -> dict[str, Any]:
         lines = frozenset(verdict["executed_lines"])
         return {**verdict, "status": Status(verdict["status"]), "executed_lines": lines}
 
-    verdict = data["verdict"]
-    tests = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
-    whole = {key: value for key, value in restored(verdict).items() if key != "got"}
-    return Sample(
-        **{
-            **data,
-            "executed_lines": frozenset(data["executed_lines"]),
-            "verdict": Verdict(**{**whole, "tests": tests}),
-        }
-    )
+    verdict = restored(data["verdict"])
+    verdict["tests"] = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
+    del verdict["got"]  # only tests have one
+    lines = frozenset(data["executed_lines"])
+    return Sample(**{**data, "executed_lines": lines, "verdict": Verdict(**verdict)})
 
 
 def _facts(sample: Sample) -> list[str]:
@@ -163,18 +159,13 @@ def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmar
 
 def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
     """Return the outcomes by name; neighbors with the same outcome are one ("tests 2-4")."""
-    groups: list[list[int]] = []
-    tests = sample.verdict.tests
-    for i, test in enumerate(tests):
-        before = tests[groups[-1][-1]] if groups else None
-        if before and (before.status, _evidence(before)) == (test.status, _evidence(test)):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    named: list[tuple[str, TestVerdict | Verdict]] = [
-        (f"test {g[0] + 1}" if len(g) == 1 else f"tests {g[0] + 1}-{g[-1] + 1}", tests[g[0]])
-        for g in groups
-    ]
+    named: list[tuple[str, TestVerdict | Verdict]] = []
+    first = 1
+    for _, alike in groupby(sample.verdict.tests, key=lambda test: (test.status, _evidence(test))):
+        test, *others = alike
+        last = first + len(others)
+        named.append((f"tests {first}-{last}" if others else f"test {first}", test))
+        first = last + 1
     return named or [("no test ran", sample.verdict)]
 
 
