@@ -37,8 +37,8 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     """
     problems, skipped = _load(config.path, config.strict)
     if config.validation_path is not None:
-        held_out, more = _load(config.validation_path, config.strict)
-        train, validation, test, skipped = problems, held_out, [], skipped + more
+        validation, more = _load(config.validation_path, config.strict)
+        train, test, skipped = problems, (), skipped + more
     else:
         train, validation, test = _split(problems, config)
     if config.limit is not None:
@@ -48,21 +48,15 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
             f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
             "skipped); check data.path, data.split and data.validation_share"
         )
-    shown, rest = list(train), list(train)
+    whole = fingerprint(train + validation + test)
+    supervised = train
     if supervised_share < 1:
         parts = [split_of(f"supervised {p.task_id}", supervised_share) for p in train]
-        shown = [p for p, part in zip(train, parts, strict=True) if part != "train"]
-        rest = [p for p, part in zip(train, parts, strict=True) if part == "train"]
-    if not rest:
+        supervised = _of_part(train, parts, "validation")
+        train = _of_part(train, parts, "train")
+    if not train:
         raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
-    return TrainingData(
-        supervised=tuple(shown),
-        train=tuple(rest),
-        validation=tuple(validation),
-        test=tuple(test),
-        skipped=tuple(skipped),
-        fingerprint=fingerprint([*train, *validation, *test]),
-    )
+    return TrainingData(supervised, train, validation, test, skipped, whole)
 
 
 def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
@@ -73,26 +67,28 @@ def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Pr
     return [problems[i * count // limit] for i in range(limit)]
 
 
-def _load(path: str, strict: bool) -> tuple[list[Problem], list[str]]:
+def _load(path: str, strict: bool) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
     if path == EMBEDDED:
-        return list(suite.problems()), []
+        return suite.problems(), ()
     if not Path(path).exists():
         raise RunError(f'data.path: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
     try:
         report = load_problems(path, strict=strict)
     except ProblemError as error:
         raise RunError(str(error)) from None
-    return list(report.problems), [str(line) for line in report.skipped]
+    return report.problems, report.skipped
 
 
-def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[list[Problem]]:
+def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[tuple[Problem, ...]]:
     """Give the problems of training, validation and test."""
-    named = config.split == "file" and any(p.split == "train" for p in problems)
-
-    def part(problem: Problem) -> str:
-        if named:
-            return problem.split
-        return split_of(problem.task_id, config.validation_share)
-
+    if config.split == "file" and any(p.split == "train" for p in problems):
+        parts = [p.split for p in problems]
+    else:
+        parts = [split_of(p.task_id, config.validation_share) for p in problems]
     for name in ("train", "validation", "eval"):
-        yield [p for p in problems if part(p) == name]
+        yield _of_part(problems, parts, name)
+
+
+def _of_part(problems: Sequence[Problem], parts: Sequence[str], name: str) -> tuple[Problem, ...]:
+    """Return the problems whose part has this name; `parts` has one for each problem."""
+    return tuple(p for p, part in zip(problems, parts, strict=True) if part == name)
