@@ -134,6 +134,11 @@ class Ragged:
     longest_query: int
     longest_key: int
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor, int, int]:
+        """What the kernels take after queries, keys and values."""
+        return self.cu_queries, self.cu_keys, self.longest_query, self.longest_key
+
     @classmethod
     def of(cls, packing: Packing) -> Ragged:
         """Lay out all segments of a packing."""
@@ -177,13 +182,7 @@ def _of_flash_attn(function: Callable[..., Any]) -> RaggedAttention:
         query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scaling: float | None
     ) -> Tensor:
         out: Tensor = function(
-            query,
-            key,
-            value,
-            cu_seqlens_q=ragged.cu_queries,
-            cu_seqlens_k=ragged.cu_keys,
-            max_seqlen_q=ragged.longest_query,
-            max_seqlen_k=ragged.longest_key,
+            *(query, key, value, *ragged.bounds),
             softmax_scale=scaling,
             causal=True,
             deterministic=True,
@@ -207,13 +206,7 @@ def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
         if groups > 1 and not grouped:
             key, value = (s.repeat_interleave(groups, dim=1) for s in (key, value))
         out: Tensor = function(
-            query,
-            key,
-            value,
-            ragged.cu_queries,
-            ragged.cu_keys,
-            ragged.longest_query,
-            ragged.longest_key,
+            *(query, key, value, *ragged.bounds),
             scale=scaling,
             window_size=(-1, 0),  # causal
             **({"enable_gqa": True} if grouped else {}),

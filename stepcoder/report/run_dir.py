@@ -46,7 +46,6 @@ A number that is not finite is written as null. Whoever reads must expect any se
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,8 +117,9 @@ class RunDir:
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append the record of a step; `metrics` holds its `phase` ("rl" if absent) and figures."""
         stamp = {"logged_at": round(time.time(), 3)}
-        record = _finite({"phase": "rl", "step": step, **metrics} | stamp)
-        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        data = json.dumps({"phase": "rl", "step": step, **metrics} | stamp)
+        record = json.loads(data, parse_constant=lambda _: None)  # what is not finite
+        self._metrics.write(json.dumps(record) + "\n")
         self._draw(record)
         self._writers[record["phase"]].flush()
 
@@ -218,13 +218,6 @@ def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:
     if (path / TENSORBOARD).exists():
         shutil.rmtree(path / TENSORBOARD)
     return kept
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON data with null for the numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -20,7 +20,6 @@ class TrainingData:
     train: tuple[Problem, ...]  # what RL trains on
     validation: tuple[Problem, ...]  # evaluated during the run
     test: tuple[Problem, ...]  # evaluated before and after RL only: nothing is chosen by them
-    skipped: tuple[str, ...]  # one line for each record that could not be used
     fingerprint: str
 
 
@@ -56,7 +55,7 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
         train = _of_part(train, parts, "train")
     if not train:
         raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
-    return TrainingData(supervised, train, validation, test, skipped, whole)
+    return TrainingData(supervised, train, validation, test, whole)
 
 
 def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
