@@ -50,17 +50,8 @@ def save_checkpoint(
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a transformers checkpoint, adapters merged.
-
-    Our attention's name is kept out of its configuration.
-    """
-    model = merged_model(model)
-    implementation = model.config._attn_implementation
-    model.config._attn_implementation = "sdpa"
-    try:
-        model.save_pretrained(folder)
-    finally:
-        model.config._attn_implementation = implementation
+    """Write a transformers checkpoint, adapters merged."""
+    merged_model(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
