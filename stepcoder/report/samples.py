@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from stepcoder.problems.prompts import extract_completion
 from stepcoder.problems.source import line_starts, split_lines
-from stepcoder.report.html import fragment
+from stepcoder.report.html import fragment, plain_text
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 LONGEST_VALUE = 400  # characters that are kept of a message or a returned value
@@ -84,33 +84,23 @@ def to_text(sample: Sample) -> str:
     The gutter has the line number, `│` for a given line, `✓` for one that ran, `·` for one that did
     not while others did.
     """
-    gutter = {"ran": "✓", "skipped": "·", "unmarked": " "}
-    lines = []
-    for number, (line, mark) in enumerate(_marked(sample), 1):
-        given = "│" if line.part == "given" else " "
-        lines.append(f"{number:4} {given}{gutter[mark]} {line.text}".rstrip())
-    tests = [f"  {name}: {verdict.status}{_evidence(verdict)}" for name, verdict in _tests(sample)]
-    return "\n".join(
-        [
-            f"{sample.task_id}   {'   '.join(_facts(sample))}",
-            "",
-            *(f"  {line}".rstrip() for line in split_lines(sample.description.strip())),
-            "",
-            "program (│ given, ✓ ran, · did not run)",
-            *lines,
-            "",
-            f"verdict: {sample.verdict.status}",
-            *tests,
-            "",
-        ]
-    )
+    return plain_text("sample.txt", **_values(sample))
 
 
 def to_html(sample: Sample) -> Markup:
     """Return a sample as an HTML <article>, for the report's page."""
-    tests = [(name, verdict, _evidence(verdict)) for name, verdict in _tests(sample)]
-    lines, facts = _marked(sample), _facts(sample)
-    return fragment("sample.html", sample=sample, lines=lines, facts=facts, tests=tests)
+    return fragment("sample.html", **_values(sample))
+
+
+def _values(sample: Sample) -> dict[str, Any]:
+    """Return what the templates show."""
+    return {
+        "sample": sample,
+        "facts": _facts(sample),
+        "description": split_lines(sample.description.strip()),
+        "lines": _marked(sample),
+        "tests": _tests(sample),
+    }
 
 
 def to_dict(sample: Sample) -> dict[str, Any]:
@@ -157,16 +147,17 @@ def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmar
     ]
 
 
-def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
-    """Return the outcomes by name; neighbors with the same outcome are one ("tests 2-4")."""
-    named: list[tuple[str, TestVerdict | Verdict]] = []
+def _tests(sample: Sample) -> list[tuple[str, Status, str]]:
+    """Return name, status and evidence of the tests; neighbors alike are one ("tests 2-4")."""
+    found: list[tuple[str, Status, str]] = []
     first = 1
-    for _, alike in groupby(sample.verdict.tests, key=lambda test: (test.status, _evidence(test))):
-        test, *others = alike
-        last = first + len(others)
-        named.append((f"tests {first}-{last}" if others else f"test {first}", test))
+    outcomes = [(test.status, _evidence(test)) for test in sample.verdict.tests]
+    for outcome, alike in groupby(outcomes):
+        last = first + len(list(alike)) - 1
+        name = f"test {first}" if first == last else f"tests {first}-{last}"
+        found.append((name, *outcome))
         first = last + 1
-    return named or [("no test ran", sample.verdict)]
+    return found or [("no test ran", sample.verdict.status, _evidence(sample.verdict))]
 
 
 def _evidence(verdict: TestVerdict | Verdict) -> str:

@@ -35,11 +35,11 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
         RunError: no problem to train on, or (strict) a broken record.
     """
     problems, skipped = _load(config.path, config.strict)
-    if config.validation_path is not None:
+    if config.validation_path is None:
+        train, validation, test = _split(problems, config)
+    else:
         validation, more = _load(config.validation_path, config.strict)
         train, test, skipped = problems, (), skipped + more
-    else:
-        train, validation, test = _split(problems, config)
     if config.limit is not None:
         train, validation, test = (p[: config.limit] for p in (train, validation, test))
     if not train:
