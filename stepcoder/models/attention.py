@@ -145,8 +145,8 @@ class Ragged:
         starts, prefix, prompts = packing.starts, packing.prefix, packing.prompt_of
         key_lengths = prefix + packing.lengths
         bounds = torch.nn.functional.pad(key_lengths.cumsum(0), (1, 0))
-        segments = torch.arange(len(starts), device=starts.device)
-        segment = segments.repeat_interleave(key_lengths)  # of each key
+        # The segment of each key:
+        segment = torch.arange(len(starts), device=starts.device).repeat_interleave(key_lengths)
         index = torch.arange(len(segment), device=segment.device) - bounds[segment]
         in_prompt = index < prefix[segment]
         start = torch.where(in_prompt, starts[prompts[segment]], starts[segment] - prefix[segment])
@@ -177,22 +177,21 @@ def flash_attention() -> RaggedAttention:
         return _of_torch(importlib.import_module("torch.nn.attention.varlen").varlen_attn)
 
 
-def _of_flash_attn(function: Callable[..., Any]) -> RaggedAttention:
+def _of_flash_attn(function: Callable[..., Tensor]) -> RaggedAttention:
     def attend(
         query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scaling: float | None
     ) -> Tensor:
-        out: Tensor = function(
+        return function(
             *(query, key, value, *ragged.bounds),
             softmax_scale=scaling,
             causal=True,
             deterministic=True,
         )
-        return out
 
     return attend
 
 
-def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
+def _of_torch(function: Callable[..., Tensor]) -> RaggedAttention:
     """Adapt varlen_attn of PyTorch 2.11 and newer.
 
     Its backward is deterministic under torch.use_deterministic_algorithms.
@@ -205,13 +204,12 @@ def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
         groups = query.shape[1] // key.shape[1]
         if groups > 1 and not grouped:
             key, value = (s.repeat_interleave(groups, dim=1) for s in (key, value))
-        out: Tensor = function(
+        return function(
             *(query, key, value, *ragged.bounds),
             scale=scaling,
             window_size=(-1, 0),  # causal
             **({"enable_gqa": True} if grouped else {}),
         )
-        return out
 
     return attend
 

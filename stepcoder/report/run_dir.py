@@ -138,13 +138,6 @@ class RunDir:
         data = [to_dict(sample) for sample in samples]
         replace_file(folder / f"step-{step:06d}.json", json.dumps(data, default=sorted))
 
-    def write_report(self) -> Path:
-        """Write report.html from what the folder holds, and return its path."""
-        # Imported here because that module imports this one.
-        from stepcoder.report.page import write_report
-
-        return write_report(self.path)
-
 
 def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
     """Return the last step that the checkpoint knows, as the run folder wants it."""

@@ -47,15 +47,14 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
             f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
             "skipped); check data.path, data.split and data.validation_share"
         )
-    whole = fingerprint(train + validation + test)
-    supervised = train
+    supervised, rest = train, train
     if supervised_share < 1:
         parts = [split_of(f"supervised {p.task_id}", supervised_share) for p in train]
         supervised = _of_part(train, parts, "validation")
-        train = _of_part(train, parts, "train")
-    if not train:
+        rest = _of_part(train, parts, "train")
+    if not rest:
         raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
-    return TrainingData(supervised, train, validation, test, whole)
+    return TrainingData(supervised, rest, validation, test, fingerprint(train + validation + test))
 
 
 def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
