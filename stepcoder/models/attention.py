@@ -51,12 +51,16 @@ class Packing:
         return self.prompt_of[self.responses]
 
     @cached_property
+    def prefix(self) -> Tensor:
+        """Tokens of its row before each segment, (S,) int64: a response's prompt."""
+        segments = torch.arange(len(self.starts), device=self.starts.device)
+        return torch.where(self.prompt_of == segments, 0, self.lengths[self.prompt_of])
+
+    @cached_property
     def position_ids(self) -> Tensor:
         """Position of every token within its row, (T,) int64."""
-        first = torch.zeros_like(self.lengths)  # of each segment's first token
-        first[self.responses] = self.lengths[self.prompts]
-        positions = torch.arange(int(self.ends[-1]), device=first.device)
-        return positions + (first - self.starts).repeat_interleave(self.lengths)
+        positions = torch.arange(int(self.ends[-1]), device=self.ends.device)
+        return positions + (self.prefix - self.starts).repeat_interleave(self.lengths)
 
     @cached_property
     def ragged(self) -> Ragged:
@@ -100,13 +104,11 @@ class Padded:
     @classmethod
     def of(cls, packing: Packing, segments: Tensor) -> Padded:
         """Pad `segments` (N,) int64: all prompts or all responses."""
-        lengths, prompts = packing.lengths, packing.prompt_of[segments]
-        prefix = torch.where(prompts == segments, 0, lengths[prompts])[:, None]  # (N, 1)
-        own = lengths[segments, None]
+        prefix, own = packing.prefix[segments, None], packing.lengths[segments, None]  # (N, 1)
         query_index = torch.arange(int(own.max()), device=own.device)
         key_index = torch.arange(int((prefix + own).max()), device=own.device)
         start, last = packing.starts[segments, None], packing.ends[segments, None] - 1
-        in_prompt = packing.starts[prompts, None] + key_index
+        in_prompt = packing.starts[packing.prompt_of[segments], None] + key_index
         in_segment = (start + key_index - prefix).minimum(last)
         return cls(
             queries=(start + query_index).minimum(last),
@@ -132,15 +134,19 @@ class Ragged:
     longest_query: int
     longest_key: int
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor, int, int]:
+        """What the kernels take after queries, keys and values."""
+        return self.cu_queries, self.cu_keys, self.longest_query, self.longest_key
+
     @classmethod
     def of(cls, packing: Packing) -> Ragged:
         """Lay out all segments of a packing."""
-        lengths, starts, prompts = packing.lengths, packing.starts, packing.prompt_of
-        segments = torch.arange(len(lengths), device=lengths.device)
-        prefix = torch.where(prompts == segments, 0, lengths[prompts])
-        key_lengths = prefix + lengths
+        starts, prefix, prompts = packing.starts, packing.prefix, packing.prompt_of
+        key_lengths = prefix + packing.lengths
         bounds = torch.nn.functional.pad(key_lengths.cumsum(0), (1, 0))
-        segment = segments.repeat_interleave(key_lengths)  # of each key
+        # The segment of each key:
+        segment = torch.arange(len(starts), device=starts.device).repeat_interleave(key_lengths)
         index = torch.arange(len(segment), device=segment.device) - bounds[segment]
         in_prompt = index < prefix[segment]
         start = torch.where(in_prompt, starts[prompts[segment]], starts[segment] - prefix[segment])
@@ -148,7 +154,7 @@ class Ragged:
             keys=start + index,
             cu_queries=torch.cat([starts, packing.ends[-1:]]).int(),
             cu_keys=bounds.int(),
-            longest_query=int(lengths.max()),
+            longest_query=int(packing.lengths.max()),
             longest_key=int(key_lengths.max()),
         )
 
@@ -171,28 +177,21 @@ def flash_attention() -> RaggedAttention:
         return _of_torch(importlib.import_module("torch.nn.attention.varlen").varlen_attn)
 
 
-def _of_flash_attn(function: Callable[..., Any]) -> RaggedAttention:
+def _of_flash_attn(function: Callable[..., Tensor]) -> RaggedAttention:
     def attend(
         query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, scaling: float | None
     ) -> Tensor:
-        out: Tensor = function(
-            query,
-            key,
-            value,
-            cu_seqlens_q=ragged.cu_queries,
-            cu_seqlens_k=ragged.cu_keys,
-            max_seqlen_q=ragged.longest_query,
-            max_seqlen_k=ragged.longest_key,
+        return function(
+            *(query, key, value, *ragged.bounds),
             softmax_scale=scaling,
             causal=True,
             deterministic=True,
         )
-        return out
 
     return attend
 
 
-def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
+def _of_torch(function: Callable[..., Tensor]) -> RaggedAttention:
     """Adapt varlen_attn of PyTorch 2.11 and newer.
 
     Its backward is deterministic under torch.use_deterministic_algorithms.
@@ -205,19 +204,12 @@ def _of_torch(function: Callable[..., Any]) -> RaggedAttention:
         groups = query.shape[1] // key.shape[1]
         if groups > 1 and not grouped:
             key, value = (s.repeat_interleave(groups, dim=1) for s in (key, value))
-        out: Tensor = function(
-            query,
-            key,
-            value,
-            ragged.cu_queries,
-            ragged.cu_keys,
-            ragged.longest_query,
-            ragged.longest_key,
+        return function(
+            *(query, key, value, *ragged.bounds),
             scale=scaling,
             window_size=(-1, 0),  # causal
             **({"enable_gqa": True} if grouped else {}),
         )
-        return out
 
     return attend
 
@@ -229,13 +221,9 @@ def takes_flash(query: Tensor) -> bool:
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] % 8 == 0
         and query.shape[-1] <= 256
-        and _has_flash(query.device)
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
-
-
-@cache
-def _has_flash(device: torch.device) -> bool:
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def ragged_attention(

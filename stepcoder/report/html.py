@@ -1,4 +1,4 @@
-"""HTML pages from the folder `templates`: a run's report, and the pages of the other tools.
+"""Fills the templates: HTML pages, of a run's report and of the other tools, and plain text.
 
 A page is one self-contained file that opens from disk: it holds its style, its script and the data
 of its charts, and its content security policy forbids the network.
@@ -32,6 +32,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters["json"] = json.dumps
+_PLAIN = _TEMPLATES.overlay(finalize=None, autoescape=False)
 
 
 def page(template: str, title: str, subtitle: str, charts: Sequence[Chart], **values: Any) -> str:
@@ -45,3 +46,8 @@ def page(template: str, title: str, subtitle: str, charts: Sequence[Chart], **va
 def fragment(template: str, **values: Any) -> Markup:
     """Return a template filled in, as HTML that other templates take as it is."""
     return Markup(_TEMPLATES.get_template(template).render(values))
+
+
+def plain_text(template: str, **values: Any) -> str:
+    """Return a template filled in, as text."""
+    return _PLAIN.get_template(template).render(values)

@@ -36,29 +36,20 @@ def write_report(run: Path) -> Path:
     if not (run / CONFIG).is_file():
         raise RunError(f"{run} holds no run ({CONFIG} is missing)")
     config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
-    text = render(run.resolve().name, config, read_records(run), read_samples(run))
-    replace_file(run / REPORT, text)
-    return run / REPORT
-
-
-def render(
-    name: str,
-    config: Mapping[str, Any],
-    records: Sequence[Record],
-    samples: Sequence[Sequence[Sample]],
-) -> str:
-    """Return the page. `samples` holds the samples of each step that has some, in order."""
+    records = read_records(run)
     sections = {"run": {k: v for k, v in config.items() if not isinstance(v, dict)}}
     sections |= {key: value for key, value in config.items() if isinstance(value, dict)}
-    return page(
+    text = page(
         "report.html",
-        name,
+        run.resolve().name,
         _subtitle(config, records),
         charts(records),
         cards=_key_figures(records),
-        samples=[(group[0].step, map(to_html, group)) for group in _shown(samples)],
+        samples=[(group[0].step, map(to_html, group)) for group in _shown(read_samples(run))],
         sections=sections,
     )
+    replace_file(run / REPORT, text)
+    return run / REPORT
 
 
 def _subtitle(config: Mapping[str, Any], records: Sequence[Record]) -> str:

@@ -1,6 +1,6 @@
 """Live progress of a run: a few lines that update in place, or one plain line a step.
 
-Takes the records that the run logs (schema: `rundir`). On a terminal it draws with rich and lets
+Takes the records that the run logs (schema: `run_dir`). On a terminal it draws with rich and lets
 everything else that is printed scroll by above; anywhere else each step is one line.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
+from itertools import cycle
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from stepcoder.config import Config
 
+PHASES = {"sft": "supervised", "rl": "RL"}
 COLORS = ("blue", "yellow", "green", "magenta", "cyan", "white")
 TREND = "▁▂▃▄▅▆▇█"
 TREND_STEPS = 32
@@ -49,12 +50,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the last state on the screen and the terminal as it was."""
         if self._live is not None:
             self._live.stop()
@@ -76,8 +72,7 @@ class Progress:
         if metrics.get("reward_mean") is not None:
             self._rewards.append(metrics["reward_mean"])
         if self._live is None:
-            line = "  ".join(part for part in self._plain() if part)
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.note("  ".join(part for part in self._plain() if part))
 
     def note(self, message: str) -> None:
         """Print a line that stays, above what is drawn."""
@@ -90,7 +85,7 @@ class Progress:
         rows = Table.grid(padding=(0, 2))
         rows.add_column(style="bold", no_wrap=True, min_width=LABEL_WIDTH)
         rows.add_column(no_wrap=True, overflow="ellipsis")
-        rows.add_row(self._phase_name(), self._headline())
+        rows.add_row(PHASES[self._phase], self._headline())
         figures = Text("   ").join([Text(part) for part in self._scores() if part])
         if self._rewards:
             figures.append("   " + trend(list(self._rewards)), style=COLORS[0])
@@ -100,7 +95,7 @@ class Progress:
             parts = self._figures.get(name)
             if parts:
                 rows.add_row(name + unit, bar(parts, self._console.width - LABEL_WIDTH - 2))
-        return Group(rows)
+        return rows
 
     def _headline(self) -> RenderableType:
         total = self._steps[self._phase]
@@ -158,9 +153,6 @@ class Progress:
             return ""
         return f"{clock(left * sum(self._durations) / len(self._durations))} left"
 
-    def _phase_name(self) -> str:
-        return {"sft": "supervised", "rl": "RL"}[self._phase]
-
 
 def clock(seconds: float) -> str:
     """Return a duration as minutes:seconds, or hours:minutes:seconds."""
@@ -178,14 +170,13 @@ def trend(values: list[float]) -> str:
 
 def bar(parts: Mapping[str, float], width: int) -> Text:
     """Return shares of a whole as one bar and a legend in the same colors, in `width` cells."""
-    colors = [COLORS[i % len(COLORS)] for i in range(len(parts))]
     legend = Text()
-    for (name, value), color in zip(parts.items(), colors, strict=True):
+    for (name, value), color in zip(parts.items(), cycle(COLORS), strict=False):
         shown = f"{value:.1f}" if isinstance(value, float) else str(value)
         legend.append(f"  {name}", style=color).append(f" {shown}")
     cells = max(8, min(40, width - len(legend)))
     whole, reached, text = sum(parts.values()), 0.0, Text()
-    for value, color in zip(parts.values(), colors, strict=True):
+    for value, color in zip(parts.values(), cycle(COLORS), strict=False):
         begin, reached = reached, reached + value
         if whole:
             length = round(reached / whole * cells) - round(begin / whole * cells)

@@ -46,13 +46,13 @@ A number that is not finite is written as null. Whoever reads must expect any se
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -102,26 +102,24 @@ class RunDir:
             metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise RunError(f"run_dir: {error.filename}: {error.strerror}") from None
-        writers = {name: SummaryWriter(str(path / TENSORBOARD / name)) for name in ("sft", "rl")}
-        run = cls(path, metrics, writers)
-        try:
-            for record in kept:
-                run._draw(record)
-            yield run
-        except BaseException:
-            if made_here and not (path / METRICS).stat().st_size:
-                shutil.rmtree(path)
-            raise
-        finally:
-            metrics.close()
-            for writer in writers.values():
-                writer.close()
+        sft, rl = (SummaryWriter(str(path / TENSORBOARD / phase)) for phase in ("sft", "rl"))
+        with metrics, sft, rl:
+            run = cls(path, metrics, {"sft": sft, "rl": rl})
+            try:
+                for record in kept:
+                    run._draw(record)
+                yield run
+            except BaseException:
+                if made_here and not (path / METRICS).stat().st_size:
+                    shutil.rmtree(path)
+                raise
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append the record of a step; `metrics` holds its `phase` ("rl" if absent) and figures."""
         stamp = {"logged_at": round(time.time(), 3)}
-        record = _finite({"phase": "rl", "step": step, **metrics} | stamp)
-        self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+        data = json.dumps({"phase": "rl", "step": step, **metrics} | stamp)
+        record = json.loads(data, parse_constant=lambda _: None)  # what is not finite
+        self._metrics.write(json.dumps(record) + "\n")
         self._draw(record)
         self._writers[record["phase"]].flush()
 
@@ -137,14 +135,8 @@ class RunDir:
         folder.mkdir(exist_ok=True)
         text = f"\n{'─' * 100}\n\n".join(map(to_text, samples))
         replace_file(folder / f"step-{step:06d}.txt", text)
-        replace_file(folder / f"step-{step:06d}.json", json.dumps([to_dict(s) for s in samples]))
-
-    def write_report(self) -> Path:
-        """Write report.html from what the folder holds, and return its path."""
-        # Imported here because that module imports this one.
-        from stepcoder.report.page import write_report
-
-        return write_report(self.path)
+        data = [to_dict(sample) for sample in samples]
+        replace_file(folder / f"step-{step:06d}.json", json.dumps(data, default=sorted))
 
 
 def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
@@ -169,10 +161,9 @@ def read_records(path: Path) -> list[Record]:
     records: list[Record] = []
     needed = {"phase", "step", "logged_at"}
     for number, line in enumerate(lines[:-1], 1):  # what follows the last line end is cut off
-        try:
+        record = None
+        with suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            record = None
         if not isinstance(record, dict) or not record.keys() >= needed:
             raise RunError(f"{file} line {number} is no record of a step; delete it")
         records.append(record)
@@ -196,16 +187,13 @@ def _new_folder(run_dir: str | None) -> Path:
             )
         path.mkdir(parents=True, exist_ok=True)
         return path
-    name, number = f"{datetime.now():%Y-%m-%d-%H%M%S}", 1
-    path = Path("runs") / name
-    while True:
-        try:
+    path = first = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
+    for number in count(2):
+        with suppress(FileExistsError):  # another run began in the same second
             path.mkdir(parents=True)
-        except FileExistsError:  # another run began in the same second
-            number += 1
-            path = path.with_name(f"{name}-{number}")
-        else:
-            return path
+            break
+        path = first.with_name(f"{first.name}-{number}")
+    return path
 
 
 def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:
@@ -223,13 +211,6 @@ def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:
     if (path / TENSORBOARD).exists():
         shutil.rmtree(path / TENSORBOARD)
     return kept
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON data with null for the numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

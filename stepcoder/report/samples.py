@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from markupsafe import Markup
 
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.source import line_starts, split_lines
-from stepcoder.report.html import fragment
+from stepcoder.report.html import fragment, plain_text
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 LONGEST_VALUE = 400  # characters that are kept of a message or a returned value
@@ -84,63 +84,49 @@ def to_text(sample: Sample) -> str:
     The gutter has the line number, `│` for a given line, `✓` for one that ran, `·` for one that did
     not while others did.
     """
-    gutter = {"ran": "✓", "skipped": "·", "unmarked": " "}
-    lines = []
-    for number, (line, mark) in enumerate(_marked(sample), 1):
-        given = "│" if line.part == "given" else " "
-        lines.append(f"{number:4} {given}{gutter[mark]} {line.text}".rstrip())
-    tests = [f"  {name}: {verdict.status}{_evidence(verdict)}" for name, verdict in _tests(sample)]
-    return "\n".join(
-        [
-            f"{sample.task_id}   {'   '.join(_facts(sample))}",
-            "",
-            *(f"  {line}".rstrip() for line in split_lines(sample.description.strip())),
-            "",
-            "program (│ given, ✓ ran, · did not run)",
-            *lines,
-            "",
-            f"verdict: {sample.verdict.status}",
-            *tests,
-            "",
-        ]
-    )
+    return plain_text("sample.txt", **_values(sample))
 
 
 def to_html(sample: Sample) -> Markup:
     """Return a sample as an HTML <article>, for the report's page."""
-    tests = [(name, verdict, _evidence(verdict)) for name, verdict in _tests(sample)]
-    lines, facts = _marked(sample), _facts(sample)
-    return fragment("sample.html", sample=sample, lines=lines, facts=facts, tests=tests)
+    return fragment("sample.html", **_values(sample))
+
+
+def _values(sample: Sample) -> dict[str, Any]:
+    """Return what the templates show."""
+    return {
+        "sample": sample,
+        "facts": _facts(sample),
+        "description": split_lines(sample.description.strip()),
+        "lines": _marked(sample),
+        "tests": _tests(sample),
+    }
 
 
 def to_dict(sample: Sample) -> dict[str, Any]:
-    """Return a sample as JSON data, its verdict's longest texts cut; `from_dict` reads it."""
+    """Return a sample as data for `from_dict`, its verdict's longest texts cut.
+
+    It is JSON but for the sets of lines: json.dumps(data, default=sorted).
+    """
     data = asdict(sample)
     for verdict in (data["verdict"], *data["verdict"]["tests"]):
-        verdict["executed_lines"] = sorted(verdict["executed_lines"])
-        verdict["status"] = str(verdict["status"])
         for key in ("message", "got"):
             verdict[key] = verdict.get(key) and verdict[key][:LONGEST_VALUE]
-    return {**data, "executed_lines": sorted(sample.executed_lines)}
+    return data
 
 
 def from_dict(data: Mapping[str, Any]) -> Sample:
-    """Return the sample of `to_dict`'s data."""
+    """Return the sample of `to_dict`'s data after a way through JSON."""
 
     def restored(verdict: Mapping[str, Any]) -> dict[str, Any]:
         lines = frozenset(verdict["executed_lines"])
         return {**verdict, "status": Status(verdict["status"]), "executed_lines": lines}
 
-    verdict = data["verdict"]
-    tests = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
-    whole = {key: value for key, value in restored(verdict).items() if key != "got"}
-    return Sample(
-        **{
-            **data,
-            "executed_lines": frozenset(data["executed_lines"]),
-            "verdict": Verdict(**{**whole, "tests": tests}),
-        }
-    )
+    verdict = restored(data["verdict"])
+    verdict["tests"] = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
+    del verdict["got"]  # only tests have one
+    lines = frozenset(data["executed_lines"])
+    return Sample(**{**data, "executed_lines": lines, "verdict": Verdict(**verdict)})
 
 
 def _facts(sample: Sample) -> list[str]:
@@ -161,21 +147,17 @@ def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmar
     ]
 
 
-def _tests(sample: Sample) -> list[tuple[str, TestVerdict | Verdict]]:
-    """Return the outcomes by name; neighbors with the same outcome are one ("tests 2-4")."""
-    groups: list[list[int]] = []
-    tests = sample.verdict.tests
-    for i, test in enumerate(tests):
-        before = tests[groups[-1][-1]] if groups else None
-        if before and (before.status, _evidence(before)) == (test.status, _evidence(test)):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    named: list[tuple[str, TestVerdict | Verdict]] = [
-        (f"test {g[0] + 1}" if len(g) == 1 else f"tests {g[0] + 1}-{g[-1] + 1}", tests[g[0]])
-        for g in groups
-    ]
-    return named or [("no test ran", sample.verdict)]
+def _tests(sample: Sample) -> list[tuple[str, Status, str]]:
+    """Return name, status and evidence of the tests; neighbors alike are one ("tests 2-4")."""
+    found: list[tuple[str, Status, str]] = []
+    first = 1
+    outcomes = [(test.status, _evidence(test)) for test in sample.verdict.tests]
+    for outcome, alike in groupby(outcomes):
+        last = first + len(list(alike)) - 1
+        name = f"test {first}" if first == last else f"tests {first}-{last}"
+        found.append((name, *outcome))
+        first = last + 1
+    return found or [("no test ran", sample.verdict.status, _evidence(sample.verdict))]
 
 
 def _evidence(verdict: TestVerdict | Verdict) -> str:

@@ -8,9 +8,8 @@ its completion does not depend on the rest of the group (beyond rounding).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -30,15 +29,7 @@ from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 # Tokens that a group generates at a time. Rows that have ended then leave the batch.
 BURST = 12
 
-
-@dataclass
-class PartialCompletion:
-    """A completion that has not ended yet."""
-
-    index: int  # into the list of requests
-    uniforms: Tensor  # (max_new_tokens,) float64 in [0, 1): the random numbers of its tokens
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
 
 
 class HFEngine(Engine):
@@ -61,44 +52,42 @@ class HFEngine(Engine):
     def close(self) -> None:
         """Do nothing: the model is freed with the engine."""
 
-    @torch.no_grad()
     def update_weights(self, policy: PreTrainedModel) -> None:
         """Copy the policy's weights into the engine's model."""
-        new = policy.state_dict()
-        for name, tensor in self.model.state_dict().items():
-            tensor.copy_(new[name])
+        self.model.load_state_dict(policy.state_dict())
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield completions group by group, shorter prompts first."""
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         for start in range(0, len(order), self.group_size):
-            indices = order[start : start + self.group_size]
-            group = [begun(i, requests[i].seed, sampling.max_new_tokens) for i in indices]
-            prompts = [requests[i].prompt_ids for i in indices]
-            yield from self._generate_group(group, prompts, sampling)
+            group = order[start : start + self.group_size]
+            yield from self._generate_group({i: requests[i] for i in group}, sampling)
 
     @torch.no_grad()
     def _generate_group(
-        self,
-        running: list[PartialCompletion],
-        prompts: list[tuple[int, ...]],
-        sampling: Sampling,
+        self, group: Mapping[int, Request], sampling: Sampling
     ) -> Iterator[Completion]:
-        """Generate in bursts of tokens, and after each yield the completions that have ended."""
-        eos = self.tokenizer.eos_token_id
-        tokens, attention_mask, cache = self._prefill(prompts)
+        """Generate in bursts of tokens, and after each yield the completions that have ended.
+
+        `group` has the requests by their index. Row by row, the tensors hold what is left of it.
+        """
+        eos, limit = self.tokenizer.eos_token_id, sampling.max_new_tokens
+        indices = list(group)
+        tokens, attention_mask, cache = self._prefill([r.prompt_ids for r in group.values()])
         prompt_length = tokens.shape[1]
-        while running:
+        uniforms = torch.stack([uniforms_of(r.seed, limit) for r in group.values()])
+        uniforms = uniforms.to(tokens.device)
+        logprobs = torch.empty(len(group), 0)
+        while indices:
             done = tokens.shape[1] - prompt_length
-            burst = min(BURST, sampling.max_new_tokens - done)
-            sampler = SeededSampler(running, sampling, self.model.device)
-            stop = StopAtStrings(self.tokenizer, sampling.stop, prompt_length, len(running))
+            sampler = SeededSampler(uniforms[:, done:], sampling)
+            stop = StopAtStrings(self.tokenizer, sampling.stop, prompt_length, len(indices))
             tokens = self.model.generate(
                 input_ids=tokens,
                 attention_mask=attention_mask,
                 past_key_values=cache,
                 generation_config=GenerationConfig(
-                    max_new_tokens=burst,
+                    max_new_tokens=min(BURST, limit - done),
                     do_sample=False,  # the most likely token is the one that the sampler chose
                     eos_token_id=eos,
                     pad_token_id=self._pad,
@@ -106,22 +95,23 @@ class HFEngine(Engine):
                 logits_processor=LogitsProcessorList([sampler]),
                 stopping_criteria=StoppingCriteriaList([stop]),
             )
-            new_tokens = tokens[:, prompt_length + done :].tolist()
-            new_logprobs = torch.stack(sampler.logprobs, dim=1).tolist()  # (G, burst)
+            logprobs = torch.cat([logprobs, *sampler.logprobs], dim=1)
+            token_ids = tokens[:, prompt_length:].tolist()
             unfinished: list[int] = []
-            for row, partial in enumerate(running):
-                partial.token_ids += new_tokens[row]
-                partial.logprobs += new_logprobs[row]
-                completion = completed(partial, stop.ended_at[row], eos, sampling.max_new_tokens)
-                if completion is None:
+            for row, index in enumerate(indices):
+                found = completed(
+                    index, token_ids[row], logprobs[row].tolist(), stop.ended_at[row], eos, limit
+                )
+                if found is None:
                     unfinished.append(row)
                 else:
-                    yield completion
-            running = [running[row] for row in unfinished]
+                    yield found
+            new = tokens.shape[1] - attention_mask.shape[1]
+            attention_mask = torch.nn.functional.pad(attention_mask, (0, new), value=1)
+            indices = [indices[row] for row in unfinished]
+            logprobs = logprobs[unfinished]
             kept = torch.tensor(unfinished, dtype=torch.long, device=tokens.device)
-            new = attention_mask.new_ones(len(tokens), tokens.shape[1] - prompt_length - done)
-            attention_mask = torch.cat([attention_mask, new], dim=1)[kept]
-            tokens = tokens[kept]
+            tokens, attention_mask, uniforms = tokens[kept], attention_mask[kept], uniforms[kept]
             cache.batch_select_indices(kept)
 
     def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, DynamicCache]:
@@ -132,17 +122,13 @@ class HFEngine(Engine):
         Returns:
             Tokens (G, P) int64, their attention mask (G, P) int64, the cache.
         """
-        longest = max(map(len, prompts))
         row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
-        tokens = torch.full((len(row_of), longest), self._pad)
-        attention_mask = torch.zeros_like(tokens)
-        for prompt, row in row_of.items():
-            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-            attention_mask[row, longest - len(prompt) :] = 1
+        tokens = padded([torch.tensor(prompt) for prompt in row_of], padding_value=self._pad)
+        attention_mask = padded([torch.ones(len(prompt), dtype=torch.long) for prompt in row_of])
         tokens, attention_mask = tokens.to(self.model.device), attention_mask.to(self.model.device)
         cache = DynamicCache(config=self.model.config)
         repeats = torch.tensor([row_of[prompt] for prompt in prompts], device=tokens.device)
-        if longest > 1:
+        if tokens.shape[1] > 1:
             self.model.get_decoder()(
                 input_ids=tokens[:, :-1],
                 attention_mask=attention_mask[:, :-1],
@@ -154,43 +140,42 @@ class HFEngine(Engine):
         return tokens[repeats], attention_mask[repeats], cache
 
 
-def begun(index: int, seed: int, max_new_tokens: int) -> PartialCompletion:
-    """Begin the completion of `requests[index]`, with random numbers for all its tokens."""
+def uniforms_of(seed: int, count: int) -> Tensor:
+    """Return the random numbers of a completion's tokens, (count,) float64 in [0, 1)."""
     generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(max_new_tokens, dtype=torch.float64, generator=generator)
-    return PartialCompletion(index, uniforms)
+    return torch.rand(count, dtype=torch.float64, generator=generator)
 
 
 def completed(
-    partial: PartialCompletion, ended_at: int | None, eos: int | None, max_new_tokens: int
+    index: int,
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    ended_at: int | None,
+    eos: int | None,
+    max_new_tokens: int,
 ) -> Completion | None:
-    """Return a completion that has ended, None for one that has not.
+    """Return the completion of `requests[index]` if it has ended, else None.
 
     It ends with its end-of-sequence token, at the token limit, or after `ended_at` tokens, where a
     stop string ended.
     """
-    tokens = partial.token_ids
     length = max_new_tokens if ended_at is None else ended_at
-    if eos in tokens[:length]:
-        length = tokens.index(eos) + 1
-    if length > len(tokens):
+    if eos in token_ids[:length]:
+        length = token_ids.index(eos) + 1
+    if length > len(token_ids):
         return None
-    stopped = ended_at is not None or tokens[length - 1] == eos
-    logprobs = tuple(partial.logprobs[:length])
-    return Completion(partial.index, tuple(tokens[:length]), logprobs, stopped)
+    stopped = ended_at is not None or token_ids[length - 1] == eos
+    return Completion(index, tuple(token_ids[:length]), tuple(logprobs[:length]), stopped)
 
 
 class SeededSampler(LogitsProcessor):
     """Samples each row with its own random numbers, and records the tokens' log-probabilities."""
 
-    def __init__(
-        self, running: Sequence[PartialCompletion], sampling: Sampling, device: torch.device
-    ) -> None:
-        """Continue G completions of equal length; temperature 0 takes the most likely token."""
-        done = len(running[0].token_ids)
-        self.uniforms = torch.stack([p.uniforms[done:] for p in running]).to(device)  # (G, left)
+    def __init__(self, uniforms: Tensor, sampling: Sampling) -> None:
+        """Take the numbers of the tokens that are left, (G, left); temperature 0 needs none."""
+        self.uniforms = uniforms
         self.temperature, self.top_p = sampling.temperature, sampling.top_p
-        self.logprobs: list[Tensor] = []  # one (G,) float32 tensor a step
+        self.logprobs: list[Tensor] = []  # one (G, 1) float32 tensor a step, on the CPU
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
         """Choose a token for each row of logits (G, V); return logits that allow only that one."""
@@ -200,7 +185,7 @@ class SeededSampler(LogitsProcessor):
             chosen = inverse_cdf(allowed, self.uniforms[:, [len(self.logprobs)]])  # (G, 1)
         else:
             chosen = logprobs.argmax(-1, keepdim=True)
-        self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1).cpu())
+        self.logprobs.append(logprobs.gather(-1, chosen).cpu())
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 

@@ -43,7 +43,7 @@ class Pipeline:
         self.engine = engine
         self._thread = ThreadPoolExecutor(1, "engine") if ahead else None
         self._begun: deque[Future[Generated]] = deque()
-        self._broken: BaseException | None = None
+        self._update: Future[None] | None = None  # the newest one with overlap
 
     def __len__(self) -> int:
         """Return how many batches were begun and not taken."""
@@ -75,15 +75,7 @@ class Pipeline:
             self.engine.update_weights(merged_model(policy))
             return
         snapshot = merged_model(frozen_copy(policy))
-
-        def send() -> None:
-            try:
-                self.engine.update_weights(snapshot)
-            except BaseException as error:
-                self._broken = error  # nothing may be generated with the old weights
-                raise
-
-        self._submit(send)
+        self._update = self._submit(lambda: self.engine.update_weights(snapshot))
 
     def close(self) -> None:
         """End the engine, and whatever still waits for it."""
@@ -97,9 +89,11 @@ class Pipeline:
             done.set_result(work())
             return done
 
+        update = self._update
+
         def unless_broken() -> T:
-            if self._broken is not None:
-                raise self._broken
+            if update is not None:
+                update.result()  # raises its error: nothing may be generated with the old weights
             return work()
 
         return self._thread.submit(unless_broken)

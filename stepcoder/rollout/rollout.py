@@ -8,7 +8,7 @@ ends, while others still generate, and the rollouts come back in the tasks' orde
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -115,24 +115,12 @@ def sample_seed(task: Task, sample: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A completion whose program is being judged: since `begun`, to the time put into `ended`."""
+    """A rollout whose program is being judged: since `begun`, to the time put into `ended`."""
 
-    task: Task
-    request: Request
-    completion: Completion
-    text: str
-    spans: Sequence[tuple[int, int]]
-    program: str
+    rollout_with: Callable[[Verdict], Rollout]
     verdict: Future[Verdict]
     begun: float  # time.perf_counter
     ended: list[float]
-
-    def rollout(self) -> Rollout:
-        """Wait for the verdict, and return the rollout."""
-        verdict, prompt_ids = self.verdict.result(), self.request.prompt_ids
-        return Rollout(
-            self.task, prompt_ids, self.completion, self.text, self.spans, self.program, verdict
-        )
 
 
 def submit(
@@ -151,7 +139,8 @@ def submit(
         begun, ended = time.perf_counter(), list[float]()
         verdict = judge.submit(program_of(task.problem, program), task.problem.tests)
         verdict.add_done_callback(partial(_note_time, ended))
-        yield Pending(task, request, completion, text, spans, program, verdict, begun, ended)
+        rollout_with = partial(Rollout, task, request.prompt_ids, completion, text, spans, program)
+        yield Pending(rollout_with, verdict, begun, ended)
 
 
 def _note_time(times: list[float], _: Future[Verdict]) -> None:
@@ -160,4 +149,5 @@ def _note_time(times: list[float], _: Future[Verdict]) -> None:
 
 def collect(pending: Iterable[Pending]) -> list[Rollout]:
     """Wait for the verdicts; rollouts come back in the order of their requests."""
-    return [p.rollout() for p in sorted(pending, key=lambda p: p.completion.index)]
+    rollouts = [p.rollout_with(p.verdict.result()) for p in pending]
+    return sorted(rollouts, key=lambda r: r.completion.index)

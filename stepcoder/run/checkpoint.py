@@ -27,7 +27,7 @@ def save_checkpoint(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     keep: int,
-) -> Path:
+) -> None:
     """Write `folder/name` atomically, then delete all but the newest `keep` checkpoints.
 
     Everything is written and flushed to disk under a temporary name and then renamed: a process
@@ -39,35 +39,25 @@ def save_checkpoint(
     partial.mkdir()
     torch.save(state, partial / STATE)
     save_model(partial / POLICY, policy, tokenizer)
-    _flush_tree(partial)
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
     if final.exists():  # the same step again, after a resume from an earlier one
         shutil.rmtree(final)
     partial.rename(final)
     _flush(folder)
     for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
-    return final
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a transformers checkpoint, adapters merged.
-
-    Our attention's name is kept out of its configuration.
-    """
-    model = merged_model(model)
-    implementation = model.config._attn_implementation
-    model.config._attn_implementation = "sdpa"
-    try:
-        model.save_pretrained(folder)
-    finally:
-        model.config._attn_implementation = implementation
+    """Write a transformers checkpoint, adapters merged."""
+    merged_model(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest whole checkpoint, None if there is none yet."""
-    found = _checkpoints(folder)
-    return found[-1] if found else None
+    return next(reversed(_checkpoints(folder)), None)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -80,11 +70,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first: supervised ones before RL ones, then by step."""
     found = [path for path in folder.glob("[!.]*-*") if (path / STATE).exists()]
     return sorted(found, key=lambda path: (path.name.startswith("rl-"), path.name))
-
-
-def _flush_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _flush(path)
 
 
 def _flush(path: Path) -> None:

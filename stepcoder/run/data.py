@@ -20,7 +20,6 @@ class TrainingData:
     train: tuple[Problem, ...]  # what RL trains on
     validation: tuple[Problem, ...]  # evaluated during the run
     test: tuple[Problem, ...]  # evaluated before and after RL only: nothing is chosen by them
-    skipped: tuple[str, ...]  # one line for each record that could not be used
     fingerprint: str
 
 
@@ -36,11 +35,11 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
         RunError: no problem to train on, or (strict) a broken record.
     """
     problems, skipped = _load(config.path, config.strict)
-    if config.validation_path is not None:
-        held_out, more = _load(config.validation_path, config.strict)
-        train, validation, test, skipped = problems, held_out, [], skipped + more
-    else:
+    if config.validation_path is None:
         train, validation, test = _split(problems, config)
+    else:
+        validation, more = _load(config.validation_path, config.strict)
+        train, test, skipped = problems, (), skipped + more
     if config.limit is not None:
         train, validation, test = (p[: config.limit] for p in (train, validation, test))
     if not train:
@@ -48,21 +47,14 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
             f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
             "skipped); check data.path, data.split and data.validation_share"
         )
-    shown, rest = list(train), list(train)
+    supervised, rest = train, train
     if supervised_share < 1:
         parts = [split_of(f"supervised {p.task_id}", supervised_share) for p in train]
-        shown = [p for p, part in zip(train, parts, strict=True) if part != "train"]
-        rest = [p for p, part in zip(train, parts, strict=True) if part == "train"]
+        supervised = _of_part(train, parts, "validation")
+        rest = _of_part(train, parts, "train")
     if not rest:
         raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
-    return TrainingData(
-        supervised=tuple(shown),
-        train=tuple(rest),
-        validation=tuple(validation),
-        test=tuple(test),
-        skipped=tuple(skipped),
-        fingerprint=fingerprint([*train, *validation, *test]),
-    )
+    return TrainingData(supervised, rest, validation, test, fingerprint(train + validation + test))
 
 
 def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:
@@ -73,26 +65,28 @@ def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Pr
     return [problems[i * count // limit] for i in range(limit)]
 
 
-def _load(path: str, strict: bool) -> tuple[list[Problem], list[str]]:
+def _load(path: str, strict: bool) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
     if path == EMBEDDED:
-        return list(suite.problems()), []
+        return suite.problems(), ()
     if not Path(path).exists():
         raise RunError(f'data.path: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
     try:
         report = load_problems(path, strict=strict)
     except ProblemError as error:
         raise RunError(str(error)) from None
-    return list(report.problems), [str(line) for line in report.skipped]
+    return report.problems, report.skipped
 
 
-def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[list[Problem]]:
+def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[tuple[Problem, ...]]:
     """Give the problems of training, validation and test."""
-    named = config.split == "file" and any(p.split == "train" for p in problems)
-
-    def part(problem: Problem) -> str:
-        if named:
-            return problem.split
-        return split_of(problem.task_id, config.validation_share)
-
+    if config.split == "file" and any(p.split == "train" for p in problems):
+        parts = [p.split for p in problems]
+    else:
+        parts = [split_of(p.task_id, config.validation_share) for p in problems]
     for name in ("train", "validation", "eval"):
-        yield [p for p in problems if part(p) == name]
+        yield _of_part(problems, parts, name)
+
+
+def _of_part(problems: Sequence[Problem], parts: Sequence[str], name: str) -> tuple[Problem, ...]:
+    """Return the problems whose part has this name; `parts` has one for each problem."""
+    return tuple(p for p, part in zip(problems, parts, strict=True) if part == name)

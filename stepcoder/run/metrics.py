@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stepcoder.method.curriculum import Curriculum
@@ -17,7 +17,7 @@ from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox import Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepTime:
     """Where the time of a step went.
 
@@ -25,9 +25,9 @@ class StepTime:
     since the run began, of all that was done for the step, overlapping parts too.
     """
 
-    seconds: dict[str, float]
-    timeline: list[tuple[str, float, float]]
-    hidden_judge_share: float | None
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    timeline: list[tuple[str, float, float]] = field(default_factory=list)
+    hidden_judge_share: float | None = None
 
 
 class StepTimer:
@@ -36,12 +36,7 @@ class StepTimer:
     def __init__(self) -> None:
         """Start with an empty step."""
         self._origin = time.perf_counter()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._timeline: list[tuple[str, float, float]] = []
-        self._hidden: float | None = None
+        self._spent = StepTime()
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -51,33 +46,30 @@ class StepTimer:
             yield
         finally:
             end = time.perf_counter()
-            self._add(part, end - start)
+            self._spent.seconds[part] += end - start
             self._mark(part, start, end)
 
     def record_wait(self, batch: Generated, start: float, end: float) -> None:
         """Take in a batch that the loop waited for from `start` to `end`."""
         for_tokens = max(min(batch.generated[1], end) - start, 0.0)
         for_verdicts = end - start - for_tokens
-        self._add("generate", for_tokens)
-        self._add("judge", for_verdicts)
+        self._spent.seconds["generate"] += for_tokens
+        self._spent.seconds["judge"] += for_verdicts
         self._mark("generate", *batch.generated)
         for interval in batch.judged:
             self._mark("judge", *interval)
         judged = sum(ended - began for began, ended in batch.judged)
         if judged:
-            self._hidden = 1 - min(for_verdicts / judged, 1.0)
+            self._spent.hidden_judge_share = 1 - min(for_verdicts / judged, 1.0)
 
     def take(self) -> StepTime:
         """Return the step's time and start the next step."""
-        taken = StepTime(self.seconds, self._timeline, self._hidden)
-        self._clear()
+        taken, self._spent = self._spent, StepTime()
         return taken
 
-    def _add(self, part: str, seconds: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
-
     def _mark(self, part: str, start: float, end: float) -> None:
-        self._timeline.append((part, round(start - self._origin, 3), round(end - self._origin, 3)))
+        begun, ended = round(start - self._origin, 3), round(end - self._origin, 3)
+        self._spent.timeline.append((part, begun, ended))
 
 
 def step_metrics(
@@ -98,18 +90,19 @@ def step_metrics(
 
 def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> dict[str, Any]:
     """Return what the rollouts themselves say: verdicts, lengths, speed."""
+    count = max(len(rollouts), 1)
     tokens = sum(len(r.completion.token_ids) for r in rollouts)
-    prompts = sum(len(r.prompt_ids) for r in rollouts)
+    prompt_tokens = max(sum(len(r.prompt_ids) for r in rollouts), 1)
+    cached_tokens = sum(r.completion.cached_tokens for r in rollouts)
     statuses = Counter(r.verdict.status for r in rollouts)
     return {
         "rollouts": len(rollouts),
         "tokens": tokens,
         "tokens_per_s": tokens / max(sum(seconds.values()), 1e-9),
-        "prefix_cache_hit_rate": sum(r.completion.cached_tokens for r in rollouts)
-        / max(prompts, 1),
-        "response_length": tokens / max(len(rollouts), 1),
-        "truncated_share": sum(not r.completion.stopped for r in rollouts) / max(len(rollouts), 1),
-        "pass_rate": statuses[Status.ACCEPTED] / max(len(rollouts), 1),
+        "prefix_cache_hit_rate": cached_tokens / prompt_tokens,
+        "response_length": tokens / count,
+        "truncated_share": sum(not r.completion.stopped for r in rollouts) / count,
+        "pass_rate": statuses[Status.ACCEPTED] / count,
         "verdicts": {status.value: count for status, count in sorted(statuses.items())},
         "infrastructure_errors": statuses[Status.INFRASTRUCTURE_ERROR],
         "slowest_judge_s": max((r.verdict.wall_s for r in rollouts), default=0.0),

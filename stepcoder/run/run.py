@@ -27,6 +27,7 @@ from stepcoder.problems.problem import Problem
 from stepcoder.recipes import RECIPES
 from stepcoder.recipes.recipe import Recipe
 from stepcoder.report.chosen import sample_of, worth_reading
+from stepcoder.report.page import write_report
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import Phase, RunDir
 from stepcoder.rollout.engine import Completion, Sampling
@@ -191,7 +192,7 @@ class Run:
         if last or step % config.checkpoint.every == 0:
             self.checkpoint(step)
         if evaluates:
-            self.run_dir.write_report()
+            write_report(self.run_dir.path)
 
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
         """Pass@1 of whole programs on problems that are not trained on (none: no figures)."""

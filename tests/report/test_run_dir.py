@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stepcoder.config import Config, load_config
 from stepcoder.errors import RunError
+from stepcoder.report.page import write_report
 from stepcoder.report.run_dir import Phase, RunDir, read_records, read_samples
 from stepcoder.report.samples import Sample, lines_of, to_dict, to_html, to_text
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
@@ -230,7 +231,7 @@ def test_a_sample_with_broken_text_is_still_written(tmp_path: Path) -> None:
     broken = replace(SAMPLE, completion="    return '\ud800\x00'\r\n")
     with RunDir.open(config_for(tmp_path)) as run:
         run.log_samples(1, [broken])
-        page = run.write_report()
+        page = write_report(run.path)
     assert read_samples(run.path) == [[broken]]
     assert "return" in page.read_text(encoding="utf-8")
 

@@ -144,18 +144,18 @@ class VLLMServer:
             return f"{self.name} was stopped"
         if isinstance(error, RequestRefused):
             return f"{self.name} refuses a request: {error}"
-        deadline = time.monotonic() + 3
-        while process.poll() is None and time.monotonic() < deadline:
-            if isinstance(error, InvalidResponse) and "HTTP 5" not in str(error):
-                return f"{self.name} answered garbage: {error}"
-            time.sleep(POLL_S)
+        invalid = isinstance(error, InvalidResponse)
+        if invalid and "HTTP 5" not in str(error) and process.poll() is None:
+            return f"{self.name} answered garbage: {error}"
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=3)
         code = process.poll()
         if code is not None and code < 0:
             memory = " (out of memory?)" if code == -signal.SIGKILL else ""
             return f"{self.name} was killed by {signal.Signals(-code).name}{memory}"
         if code is not None:
             return f"{self.name} ended with status {code}: {self._logged_cause()}"
-        if isinstance(error, InvalidResponse):
+        if invalid:
             return f"{self.name} failed: {error} ({self._logged_cause()})"
         if isinstance(error, TimeoutError):
             return f"{self.name} hangs: it did not answer in time"
