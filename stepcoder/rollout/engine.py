@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Protocol, Self
 
 from stepcoder.problems.template import FENCE
+
+if TYPE_CHECKING:  # see `rollout.py`
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.prompts import encode_prompt, prompt_text, starter_part, token_spans
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.sandbox import Judge, Verdict
+
+if TYPE_CHECKING:  # clean counts the stages of a curriculum, and loads no torch for it
+    from transformers import PreTrainedTokenizerBase
 
 SEED_STRIDE = 1_000_003  # odd: the seeds of neighboring tasks' samples stay apart
 
