@@ -1,7 +1,7 @@
 # make train   sets up, then trains the embedded default (CPU, nothing but packages is downloaded)
 #              ENGINE=vllm: installs vLLM too, and generates with it
 # make test    sets up, then runs the tests, those of a real vLLM server among them (without a GPU)
-# make lint    format, lint and type checks of Python and C++
+# make lint    format, lint and type checks of Python and C++, and the budgets of lines of code
 # make bench   benchmarks
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/budget.py
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name "*.cpp" -o -name "*.h")
 
 format: $(VENV)/.dev

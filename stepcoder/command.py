@@ -2,43 +2,7 @@
 
 A command parses its arguments with `Parser` and does its work inside `exit_status`, which turns the
 exceptions for wrong input into one line on standard error.
-"""
 
-from __future__ import annotations
-
-import argparse
-import gzip
-import json
-import os
-import sys
-import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn, Self, TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
-from stepcoder.errors import InputError, RunError
-from stepcoder.journal import Record
-from stepcoder.options import ConfigError
-from stepcoder.problems.problem import Problem, ProblemError, program_of
-from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
-
-EXIT_STATUS = """\
 exit status:
   0  everything was done, whatever the verdicts
   1  the sandbox failed on some programs, which says nothing about them
@@ -46,8 +10,42 @@ exit status:
   3  full isolation was asked for and this machine refuses a layer of it
 130  interrupted; the same command goes on where it stopped
 """
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import sys
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from rich import progress
+from rich.console import Console
+
+from stepcoder.errors import InputError, RunError
+from stepcoder.journal import Record
+from stepcoder.options import ConfigError
+from stepcoder.problems.problem import Problem, ProblemError, program_of
+from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
+
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
+
+
+def for_users(docstring: str | None) -> str:
+    """Return what a module's docstring says after its first two paragraphs, to be shown as help."""
+    return "\n\n".join((docstring or "").split("\n\n")[2:])
+
+
+EXIT_STATUS = for_users(__doc__)
 
 
 class Parser(argparse.ArgumentParser):
@@ -186,7 +184,7 @@ def read_samples(
         InputError: the file or a line of it cannot be used.
     """
     found: list[Sample] = []
-    numbers: dict[str, int] = {}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for line, text in enumerate(file, 1):
@@ -194,8 +192,7 @@ def read_samples(
                     where = f"{path} line {line}"
                     record = _sample_record(text, where, problems, fields, missing)
                     problem = problems[record["task_id"]]
-                    number = numbers.get(problem.task_id, 0)
-                    numbers[problem.task_id] = number + 1
+                    number = next(numbers[problem.task_id])
                     found.append(Sample(problem, number, program(record, problem), line))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
@@ -229,57 +226,41 @@ def _sample_record(
     return record
 
 
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Return items a second."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-class StepProgress:
+class StepProgress(progress.Progress):
     """Shows how far each step of a command is: bars on a terminal, else a line now and then."""
 
     def __init__(self) -> None:
         """Prepare to show on standard error."""
-        self._console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _RateColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(elapsed_when_finished=False),
+            progress.TextColumn("{task.fields[note]}"),
         )
-        quiet = not self._console.is_terminal
-        self._bars = Progress(*columns, console=self._console, disable=quiet)
-        self._steps: dict[str, tuple[TaskID, int, float]] = {}  # bar, done before, begun at
+        console = Console(stderr=True)
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self._steps: dict[str, progress.TaskID] = {}
         self._last_line = time.monotonic()
-
-    def __enter__(self) -> Self:
-        """Begin to draw."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        """Leave the last state on the screen."""
-        self._bars.stop()
 
     def begin(self, name: str, done: int, total: int) -> None:
         """Show a step, of which `done` items are done already."""
-        bar = self._bars.add_task(name, total=total, completed=done, note="")
-        self._steps[name] = bar, done, time.monotonic()
+        fields: dict[str, Any] = {"before": done, "rate": "", "note": ""}
+        self._steps[name] = self.add_task(name, total=total, completed=done, **fields)
 
     def step(self, name: str, done: int, total: int, note: str = "") -> None:
         """Say that `done` items of a step are done; a new step begins with this item."""
         if name not in self._steps:
             self.begin(name, done - 1, total)
-        bar, before, begun = self._steps[name]
-        self._bars.update(bar, completed=done, note=note)
+        task = self.tasks[self._steps[name]]
+        rate = (done - task.fields["before"]) / max(task.elapsed or 0, 1e-9)
+        self.update(task.id, completed=done, rate=f"{rate:.1f}/s", note=note)
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._last_line > QUIET_S or done == total):
+        if self.disable and (now - self._last_line > QUIET_S or done == total):
             self._last_line = now
-            rate = (done - before) / max(now - begun, 1e-9)
             left = (total - done) / max(rate, 1e-9)
             line = f"{name} {done} of {total}, {rate:.1f}/s, {left:.0f} s left"
             say(f"{line}, {note}" if note else line)

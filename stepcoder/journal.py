@@ -6,7 +6,9 @@ of such records, with the settings that they depend on.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +49,13 @@ def append(file: IO[str], record: Record) -> None:
     """Write a record, so that a kill of this process no longer loses it."""
     file.write(json.dumps(record) + "\n")
     file.flush()
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
 
 
 def files_fingerprint(*paths: Path, also: str = "") -> str:

@@ -2,6 +2,12 @@
 
 Takes problems in any form of `problems`; leaves problems.jsonl, decisions.jsonl and a page in a
 folder. Killed at any moment, the same command goes on; the same input gives the same bytes.
+
+what lies in OUT afterwards:
+  problems.jsonl   the problems that are kept, for stepcoder.train, .judge and .evaluate
+  decisions.jsonl  a line a record of the input: kept, repaired or dropped, and why
+  report.html      the page: what was kept and why not, coverage, tests, curricula
+  journal/         what the sandbox said, so that a killed command goes on
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from pathlib import Path
 from stepcoder import command
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.outcomes import EXTENDED, VERIFIED
-from stepcoder.clean.page import render
+from stepcoder.clean.page import key_figures, render
 from stepcoder.clean.pipeline import Cleaning, Options, clean, decisions, write
 from stepcoder.clean.records import read_candidates
 from stepcoder.errors import InputError
@@ -25,14 +31,7 @@ from stepcoder.journal import Journal, Record, files_fingerprint, replace_file
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.sandbox import Limits
 
-EPILOG = f"""\
-what lies in OUT afterwards:
-  problems.jsonl   the problems that are kept, for stepcoder.train, .judge and .evaluate
-  decisions.jsonl  a line a record of the input: kept, repaired or dropped, and why
-  report.html      the page: what was kept and why not, coverage, tests, curricula
-  journal/         what the sandbox said, so that a killed command goes on
-
-{command.EXIT_STATUS}"""
+EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,11 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         Judges(arguments.runs, arguments.workers, limits, arguments.isolation) as judges,
         command.StepProgress() as progress,
     ):
-        try:
-            cleaning = clean(records, known, options, judges, journal, progress)
-        except BaseException:
-            judges.close()
-            raise
+        cleaning = clean(records, known, options, judges, journal, progress)
     lines = decisions(cleaning)
     write(out, cleaning, lines)
     replace_file(out / "report.html", render(lines, settings))
@@ -132,20 +127,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summary(cleaning: Cleaning, lines: Sequence[Record]) -> str:
     """Return the result in three lines."""
-    kept = [line for line in lines if line["decision"] != "dropped"]
-    repaired = sum(line["decision"] == "repaired" for line in kept)
+    found = key_figures(lines)
     counts = Counter(line["reason"] for line in lines if line["decision"] == "dropped")
     reasons = ", ".join(f"{name} {n}" for name, n in counts.most_common())
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in cleaning.seconds.items())
-    dropped = f"{len(lines) - len(kept)} dropped" + (f" ({reasons})" if reasons else "")
-    text = f"{len(kept)} of {len(lines)} kept, {repaired} of them repaired; {dropped}"
+    dropped = f"{counts.total()} dropped" + (f" ({reasons})" if reasons else "")
+    kept, tests = found["kept"], found["tests"]
+    text = f"{kept} of {len(lines)} kept, {found['repaired']} of them repaired; {dropped}"
     if kept:
-        tests = sum(line["tests"] for line in kept)
-        given = tests - sum(line["generated_tests"] for line in kept)
-        before, after = (
-            sum(line[name] for line in kept) / len(kept) for name in ("coverage_before", "coverage")
-        )
-        text += f"\ntests {given} -> {tests}, coverage of the solutions {before:.1%} -> {after:.1%}"
+        before, after = found["coverage_before"] / kept, found["coverage"] / kept
+        text += f"\ntests {tests - found['generated_tests']} -> {tests}"
+        text += f", coverage of the solutions {before:.1%} -> {after:.1%}"
     return f"{text}\nseconds: {seconds}"
 
 

@@ -5,6 +5,8 @@ The journal holds records in the order in which they finished; the results do no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stepcoder.clean.comparison import Comparison
 from stepcoder.clean.extend import Cleaned
 from stepcoder.clean.reasons import Dropped, Reason
@@ -34,15 +36,9 @@ def verified_of(candidate: Candidate, record: Record) -> Verified | Dropped:
     """Return what `verified_record` wrote of the same candidate."""
     if "dropped" in record:
         dropped = record["dropped"]
-        reason = Reason(dropped["reason"])
-        return Dropped(candidate.number, candidate.task_id, reason, dropped["detail"])
-    changed = Candidate(
-        candidate.number,
-        {**candidate.record, **record["changes"]},
-        candidate.alternatives,
-        tuple(record["repairs"]),
-        candidate.normalized,
-    )
+        return candidate.dropped(Reason(dropped["reason"]), dropped["detail"])
+    merged = {**candidate.record, **record["changes"]}
+    changed = replace(candidate, record=merged, repairs=tuple(record["repairs"]))
     return Verified(changed, frozenset(record["lines"]), Comparison(record["checker"]))
 
 

@@ -29,7 +29,7 @@ def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
         f"Cleaning of {Path(settings['problems']).name}",
         f"{len(lines):,} records, of which {len(kept):,} are kept",
         charts(lines, kept),
-        cards=_key_figures(lines, kept),
+        counts=key_figures(lines),
         listed={
             title: [line for line in lines if line["decision"] == title.lower()]
             for title in ("Dropped", "Repaired")
@@ -39,56 +39,44 @@ def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
     )
 
 
-def _key_figures(lines: Sequence[Record], kept: Sequence[Record]) -> list[tuple[str, str, str]]:
-    """Return title, value and note of each key figure."""
-    repaired = sum(line["decision"] == "repaired" for line in kept)
-    cards = [
-        ("Kept", f"{len(kept):,}", f"{len(kept) / max(len(lines), 1):.1%} of {len(lines):,}"),
-        ("Repaired", f"{repaired:,}", "of the kept ones"),
-        ("Dropped", f"{len(lines) - len(kept):,}", "each with a reason, below"),
-    ]
-    if kept:
-        count = len(kept)
-        tests = sum(line["tests"] for line in kept) / count
-        given = tests - sum(line["generated_tests"] for line in kept) / count
-        before = sum(line["coverage_before"] for line in kept) / count
-        after = sum(line["coverage"] for line in kept) / count
-        curricula = sum(line["stages"] > 1 for line in kept) / count
-        cards += [
-            ("Tests a problem", f"{tests:.1f}", f"from {given:.1f}"),
-            ("Coverage of the solutions", f"{after:.1%}", f"from {before:.1%}, mean"),
-            ("With a curriculum", f"{curricula:.0%}", "two or more stages"),
-        ]
-        run, first, last = (
-            sum(line["mutants"][name] for line in kept)
-            for name in ("run", "failed_before", "failed")
-        )
-        if run:
-            note = f"from {first / run:.1%}, of {run:,} that got new tests"
-            cards.append(("Mutants that fail", f"{last / run:.1%}", note))
-    return cards
+def key_figures(lines: Sequence[Record]) -> Record:
+    """Return how many records there are of each kind, and sums over the kept problems."""
+    kept = [line for line in lines if line["decision"] != "dropped"]
+    names = ("tests", "generated_tests", "coverage_before", "coverage")
+    mutants = Counter[str]()
+    for line in kept:
+        mutants.update(line["mutants"])
+    return {
+        "records": len(lines),
+        "kept": len(kept),
+        "repaired": sum(line["decision"] == "repaired" for line in kept),
+        "with_curriculum": sum(line["stages"] > 1 for line in kept),
+        "mutants": mutants,
+        **{name: sum(line[name] for line in kept) for name in names},
+    }
 
 
 def charts(lines: Sequence[Record], kept: Sequence[Record]) -> list[Chart]:
     """Return the charts; one without data has no figure."""
     dropped = Counter(line["reason"] for line in lines if line["decision"] == "dropped")
     repairs = Counter(name for line in kept for name in line["repairs"])
-    normalized = Counter(name for line in kept for name in line["tidied"])
+    tidied = Counter(name for line in kept for name in line["tidied"])
     decisions = Counter(line["decision"] for line in lines)
-    repair_colors = dict.fromkeys(repairs, "repaired") | dict.fromkeys(normalized, "other")
+    repair_colors = dict.fromkeys(repairs, "repaired") | dict.fromkeys(tidied, "other")
     before = [_tenth(line["coverage_before"]) for line in kept]
     given = [_count(line["tests"] - line["generated_tests"]) for line in kept]
     counts = [*map(str, range(1, MOST_TESTS)), f"{MOST_TESTS}+"]
-    conditionals = [min(line["conditionals"], MOST_CONDITIONALS) for line in kept]
+    stages = Counter(sorted(line["stages"] for line in kept))
+    conditionals = sorted(min(line["conditionals"], MOST_CONDITIONALS) for line in kept)
     return [
         Chart("decisions", _ranked(decisions, {name: name for name in decisions})),
         Chart("reasons", _ranked(dropped, dict.fromkeys(dropped, "dropped"))),
-        Chart("repairs", _ranked(repairs + normalized, repair_colors)),
+        Chart("repairs", _ranked(repairs + tidied, repair_colors)),
         Chart("checkers", _ranked(Counter(line["checker"] for line in kept), {})),
         Chart("coverage", _histogram(TENTHS, before, [_tenth(line["coverage"]) for line in kept])),
         Chart("tests", _histogram(counts, given, [_count(line["tests"]) for line in kept])),
-        Chart("stages", _counted([line["stages"] for line in kept])),
-        Chart("conditionals", _counted(conditionals)),
+        Chart("stages", _counted(stages)),
+        Chart("conditionals", _counted(Counter(conditionals))),
     ]
 
 
@@ -110,19 +98,15 @@ def _figure(traces: Sequence[Figure], **layout: Any) -> Figure:
 
 def _ranked(counts: Mapping[str, int], colors: Mapping[str, str]) -> Figure:
     """Return horizontal bars, the longest on top."""
-    names = sorted(counts, key=lambda name: (counts[name], name), reverse=True)
-    values = [counts[name] for name in names]
-    color = [colors.get(name, "line") for name in names]
-    bars = _bars(names, values, labels=[f"{value:,}" for value in values], color=color)
-    return _figure([bars], sideways=True) if counts else {}
+    ranked = sorted(counts.items(), key=lambda item: item[::-1], reverse=True)
+    return _counted(dict(ranked), [colors.get(name, "line") for name, _ in ranked], sideways=True)
 
 
-def _counted(numbers: Sequence[int]) -> Figure:
-    """Return a bar for each number that occurs."""
-    counts = sorted(Counter(numbers).items())
-    values = [count for _, count in counts]
-    bars = _bars([str(n) for n, _ in counts], values, labels=[f"{v:,}" for v in values])
-    return _figure([bars]) if counts else {}
+def _counted(counts: Mapping[Any, int], color: Any = "line", **layout: Any) -> Figure:
+    """Return a bar for each name or number, with its count at the end."""
+    labels = [f"{count:,}" for count in counts.values()]
+    bars = _bars([str(name) for name in counts], [*counts.values()], labels=labels, color=color)
+    return _figure([bars], **layout) if counts else {}
 
 
 def _histogram(names: Sequence[str], before: Sequence[str], after: Sequence[str]) -> Figure:

@@ -2,6 +2,13 @@
 
 Takes problems in any form of `problems` and a policy, a file of samples or the canonical solutions;
 leaves verdicts, tables and a page in a folder. Killed at any moment, the same command goes on.
+
+what lies in OUT afterwards:
+  report.html     the page: pass@k with intervals, plots, the first failure of each problem
+  results.md/.csv/.json  the table
+  problems.jsonl  a line a problem: how many pass, and its first failing test
+  verdicts.jsonl  a line a program: status and failing test
+  samples.jsonl   a line an answer, as the policy wrote it
 """
 
 from __future__ import annotations
@@ -10,47 +17,33 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, fields
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from stepcoder import command
 from stepcoder.command import Sample
 from stepcoder.errors import InputError, RunError
-from stepcoder.evaluate import results
+from stepcoder.evaluate import records, results
 from stepcoder.evaluate.page import render
-from stepcoder.evaluate.records import (
-    FIELDS,
-    SAMPLES,
-    VERDICTS,
-    extracted_program,
-    judged_record,
-    key_of,
-    program_in,
-)
+from stepcoder.evaluate.records import SAMPLES, VERDICTS
 from stepcoder.evaluate.results import Evaluation, evaluation_of
 from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.problems.problem import Problem, fingerprint, load_problems
 from stepcoder.sandbox import Judge, Status, Submission
 
-if TYPE_CHECKING:
-    from stepcoder.evaluate.policies import Answer, AnswerSampling
-
-EPILOG = f"""\
-what lies in OUT afterwards:
-  report.html     the page: pass@k with intervals, plots, the first failure of each problem
-  results.md/.csv/.json  the table
-  problems.jsonl  a line a problem: how many pass, and its first failing test
-  verdicts.jsonl  a line a program: status and failing test
-  samples.jsonl   a line an answer, as the policy wrote it
-
-{command.EXIT_STATUS}"""
+EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 MISSING = "; give the problems that the samples were made for (--split and --limit leave some out)"
 KS = (1, 5, 10)
+# The options that a policy's answers depend on.
+SAMPLING = (
+    *("n", "engine", "form", "temperature", "top_p", "max_new_tokens", "max_prompt_tokens"),
+    *("seed", "device", "dtype"),
+)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -128,13 +121,10 @@ def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Proble
         from stepcoder.evaluate.policies import find_checkpoint
 
         checkpoint = find_checkpoint(arguments.policy)
-        sampling = asdict(sampling_of(arguments))
-        del sampling["group_size"]
         return settings | {
             "policy": str(checkpoint.folder.resolve()),
             "weights_fingerprint": checkpoint.fingerprint,
-            "n": arguments.n,
-            **sampling,
+            **{name: getattr(arguments, name) for name in SAMPLING},
         }
     if arguments.samples:
         try:
@@ -147,13 +137,6 @@ def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Proble
             "extract": arguments.extract,
         }
     return settings | {"canonical": True}
-
-
-def sampling_of(arguments: argparse.Namespace) -> AnswerSampling:
-    """Return how answers are sampled."""
-    from stepcoder.evaluate.policies import AnswerSampling
-
-    return AnswerSampling(**{f.name: getattr(arguments, f.name) for f in fields(AnswerSampling)})
 
 
 def judge_samples(journal: Journal, judge: Judge, samples: Iterator[Sample], total: int) -> int:
@@ -175,7 +158,7 @@ def judge_samples(journal: Journal, judge: Judge, samples: Iterator[Sample], tot
                 failed += 1
                 command.say(f"the sandbox failed: {verdict.message}")
             else:
-                journal.add(VERDICTS, judged_record(taken[index], verdict))
+                journal.add(VERDICTS, records.judged_record(taken[index], verdict))
                 passed += verdict.passed
             share = f"{passed / max(done - failed, 1):.1%} pass"
             progress.step("judged", done, total, share)
@@ -183,41 +166,31 @@ def judge_samples(journal: Journal, judge: Judge, samples: Iterator[Sample], tot
 
 
 def policy_samples(
-    journal: Journal, problems: Sequence[Problem], arguments: argparse.Namespace, stack: ExitStack
-) -> Iterator[Sample]:
-    """Yield the stored answers that have no verdict yet, then new ones, which are stored first.
-
-    The policy is loaded when the first new answer is needed, and closed with `stack`.
-    """
+    journal: Journal, problems: Sequence[Problem], arguments: argparse.Namespace
+) -> Generator[Sample]:
+    """Yield the stored answers that have no verdict yet, then new ones, which are stored first."""
     by_id = {problem.task_id: problem for problem in problems}
-    stored = journal[SAMPLES]
-    for (task_id, number), record in list(stored.items()):
-        if (task_id, number) not in journal[VERDICTS]:
-            yield Sample(by_id[task_id], number, program_in(record, by_id[task_id]))
-    numbers = range(arguments.n)
+    waiting = [r for key, r in journal[SAMPLES].items() if key not in journal[VERDICTS]]
+    for record in chain(waiting, new_answers(journal, problems, arguments)):
+        problem = by_id[record["task_id"]]
+        yield Sample(problem, record["sample"], records.program_in(record, problem))
+
+
+def new_answers(
+    journal: Journal, problems: Sequence[Problem], arguments: argparse.Namespace
+) -> Iterator[Record]:
+    """Sample the answers that are not stored yet, and store and yield each."""
+    numbers, stored = range(arguments.n), journal[SAMPLES]
     missing = [(p, i) for p in problems for i in numbers if (p.task_id, i) not in stored]
     if not missing:
         return
     command.say(f"loading {arguments.policy}")
-    from stepcoder.evaluate.policies import find_checkpoint, open_sampler
+    from stepcoder.evaluate.policies import find_checkpoint, sampled_answers
 
-    logs, sampling = arguments.output / "engine", sampling_of(arguments)
-    opened = open_sampler(find_checkpoint(arguments.policy), sampling, logs, command.say)
-    for answer in stack.enter_context(opened)(missing):
-        record = answer_record(answer)
+    checkpoint = find_checkpoint(arguments.policy)
+    for record in sampled_answers(missing, checkpoint, arguments, command.say):
         journal.add(SAMPLES, record)
-        problem = by_id[answer.task_id]
-        yield Sample(problem, answer.sample, program_in(record, problem))
-
-
-def answer_record(answer: Answer) -> Record:
-    """Return an answer as JSON data, in a form that --samples reads too."""
-    record: Record = {"task_id": answer.task_id, "sample": answer.sample}
-    if answer.free:
-        record["answer"] = answer.text
-    else:
-        record |= {"given": answer.given, "completion": answer.text}
-    return record | {"tokens": answer.tokens, "stopped": answer.stopped}
+        yield record
 
 
 def given_samples(arguments: argparse.Namespace, problems: Sequence[Problem]) -> list[Sample]:
@@ -225,8 +198,8 @@ def given_samples(arguments: argparse.Namespace, problems: Sequence[Problem]) ->
     if not arguments.samples:
         return [Sample(p, 0, p.canonical_solution) for p in problems]
     by_id = {problem.task_id: problem for problem in problems}
-    program = extracted_program if arguments.extract else program_in
-    found = command.read_samples(arguments.samples, by_id, FIELDS, program, MISSING)
+    program = records.extracted_program if arguments.extract else records.program_in
+    found = command.read_samples(arguments.samples, by_id, records.FIELDS, program, MISSING)
     lacking = len(by_id) - len({s.problem.task_id for s in found})
     if lacking:
         command.say(f"{lacking} of {len(by_id)} problems have no sample: left out")
@@ -239,17 +212,16 @@ def run(arguments: argparse.Namespace) -> int:
     settings = evaluation_settings(arguments, problems)
     names = (SAMPLES, VERDICTS)
     foreign = [out / name for name in names]
-    journal = Journal(out, settings, names, key_of, "an evaluation", foreign)
-    with ExitStack() as stack:
-        stack.enter_context(journal)
-        if arguments.policy:
-            total = len(problems) * arguments.n
-            samples = policy_samples(journal, problems, arguments, stack)
-        else:
-            given, judged = given_samples(arguments, problems), set(journal[VERDICTS])
-            total = len(given)
-            samples = (s for s in given if (s.problem.task_id, s.number) not in judged)
-        judge = stack.enter_context(command.judge_of(arguments))
+    journal = Journal(out, settings, names, records.key_of, "an evaluation", foreign)
+    if arguments.policy:
+        total, samples = len(problems) * arguments.n, policy_samples(journal, problems, arguments)
+    else:
+        given = given_samples(arguments, problems)
+        judged = set(journal[VERDICTS])
+        total = len(given)
+        samples = (s for s in given if (s.problem.task_id, s.number) not in judged)
+    # Closing the samples ends the engine of a policy when judging stops before their end.
+    with journal, command.judge_of(arguments) as judge, closing(samples):
         failed = judge_samples(journal, judge, samples, total)
     if not journal[VERDICTS]:
         raise RunError("nothing was judged: every run ended in an infrastructure error")
@@ -273,7 +245,7 @@ def write(folder: Path, evaluation: Evaluation, settings: dict[str, Any]) -> Non
         ("problems.jsonl", lines),
         ("results.md", results.to_markdown(evaluation)),
         ("results.csv", results.to_csv(evaluation)),
-        ("results.json", json.dumps(results.to_json(evaluation), indent=1) + "\n"),
+        ("results.json", results.to_json(evaluation)),
         ("report.html", render(title, evaluation, settings)),
     ):
         replace_file(folder / name, text)

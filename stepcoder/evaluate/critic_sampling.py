@@ -10,9 +10,11 @@ model for it; so an untrained small policy gains nothing from it.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -76,14 +78,13 @@ def critic_sampling(
     first = sampler.sample(tasks, samples)
     by_task = [scored(sampler, first[i : i + samples]) for i in range(0, len(first), samples)]
     seeds = [next_tasks(candidates, examples, sampler.config) for candidates in by_task]
-    again = sampler.sample([task for group in seeds for task in group], samples // SEEDS)
-    answers, begin = [], 0
+    again = iter(sampler.sample([task for group in seeds for task in group], samples // SEEDS))
+    answers = []
     for candidates, group in zip(by_task, seeds, strict=True):
-        end = begin + len(group) * (samples // SEEDS)
-        pool = [*candidates, *scored(sampler, again[begin:end])]
+        refined = list(islice(again, len(group) * (samples // SEEDS)))
+        pool = [*candidates, *scored(sampler, refined)]
         if pool:  # the judge may have failed on all of a problem's programs
             answers.append(answer(pool, examples).rollout)
-        begin = end
     return first, answers
 
 
@@ -157,27 +158,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=8, help="programs a problem and round")
     parser.add_argument("--examples", type=int, default=1, help="tests that count as examples")
     arguments = parser.parse_args(argv)
-
-    def work() -> int:
-        samples = max(arguments.samples, SEEDS)
-        plain, chosen, problems = compare(
-            arguments.run, arguments.problems, samples, arguments.examples
-        )
-        figures = f"pass@1 {plain:.1%} sampled, {chosen:.1%} with critic sampling"
-        say(f"{problems} problems: {figures}", sys.stdout)
-        return 0
-
-    return exit_status(work, name, resumable=False)
+    return exit_status(lambda: compare(arguments), name, resumable=False)
 
 
-def compare(
-    folder: Path, limit: int | None, samples: int, examples: int
-) -> tuple[float, float, int]:
-    """Return pass@1 of plain sampling, of critic sampling, and on how many problems.
+def compare(arguments: argparse.Namespace) -> int:
+    """Print pass@1 of plain sampling and of critic sampling, and return the exit status.
 
     Raises:
         RunError: the folder has no checkpoint of a critic of this kind.
     """
+    folder: Path = arguments.run
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None or not (folder / CONFIG).is_file():
         raise RunError(f"{folder}: no run with a checkpoint is there")
@@ -191,15 +181,20 @@ def compare(
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
     critic.load_state_dict(state["critic"])
     data = load_data(config.data, config.sft.share)
-    problems = evenly_spaced(data.test or data.validation, limit)
+    problems = evenly_spaced(data.test or data.validation, arguments.problems)
     if not problems:
         raise RunError(f"{config.data.path}: no test problem; give a set with one")
     tasks = whole_program_tasks(problems, config.prompt.template)
     engine = HFEngine(policy, tokenizer, config.rollout.group_size)
     with open_judge(config) as sandbox, engine:
         sampler = Sampler(config, engine, sandbox, critic, tokenizer)
-        first, answers = critic_sampling(sampler, tasks, samples, examples)
-    return pass_at_1(first), pass_at_1(answers), len(problems)
+        samples = max(arguments.samples, SEEDS)
+        first, answers = critic_sampling(sampler, tasks, samples, arguments.examples)
+    figures = (
+        f"pass@1 {pass_at_1(first):.1%} sampled, {pass_at_1(answers):.1%} with critic sampling"
+    )
+    say(f"{len(problems)} problems: {figures}", sys.stdout)
+    return 0
 
 
 if __name__ == "__main__":

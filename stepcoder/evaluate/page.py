@@ -5,6 +5,7 @@ Takes an Evaluation and the settings, gives a self-contained HTML page.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,18 +20,14 @@ BINS = 10  # of the problems by share of passing programs
 
 def render(title: str, result: Evaluation, settings: Mapping[str, Any]) -> str:
     """Return the page; failures come in the order of how few programs pass."""
-    row = result.rows[0]
+    everything = result.groups["all"]
     failed = [problem for problem in result.problems if problem["first_failure"]]
     return page(
         "evaluate.html",
         title,
-        f"{row.problems:,} problems, {row.samples:,} programs",
+        f"{everything['problems']:,} problems, {everything['samples']:,} programs",
         charts(result),
         result=result,
-        cards=[
-            (f"pass@{k}", f"{e.value:.1%}", f"95%: {100 * e.low:.1f} to {100 * e.high:.1f}")
-            for k, e in row.pass_at.items()
-        ],
         table=cells(result),
         failed=sorted(failed, key=lambda problem: problem["passed"] / problem["samples"]),
         shown=FAILURES_SHOWN,
@@ -49,61 +46,51 @@ def charts(result: Evaluation) -> list[Chart]:
 
 
 def _pass_at_k(result: Evaluation) -> Figure:
-    found = result.rows[0].pass_at
-    trace = _estimates([str(k) for k in found], list(found.values()))
-    layout = {"x": {"title": "k"}, "y": {"format": ".0%", "range": [0, 1.03]}, "hover": ".1%"}
-    return {"data": [{**trace, "type": "line", "color": "line", "size": 4}], "layout": layout}
+    found = {str(k): result.groups["all"][f"pass@{k}"] for k in result.ks}
+    figure = _estimates(found, type="line", color="line", size=4)
+    figure["layout"]["x"] = {"title": "k"}
+    return figure
 
 
 def _groups(result: Evaluation) -> Figure:
-    k = result.ks[0]
-    rows = [row for row in result.rows[1:] if k in row.pass_at]
-    if not rows:
-        return {}
-    names = [row.group.partition(" ")[2] for row in rows]
-    trace = _estimates(names, [row.pass_at[k] for row in rows])
-    layout = {"y": {"format": ".0%", "range": [0, 1.03]}, "hover": ".1%"}
-    return {"data": [{**trace, "type": "bar", "color": "pale"}], "layout": layout}
+    key = f"pass@{result.ks[0]}"
+    _, *groups = result.groups.items()
+    found = {name.partition(" ")[2]: group[key] for name, group in groups if key in group}
+    return _estimates(found, type="bar", color="pale") if found else {}
 
 
-def _estimates(names: Sequence[str], estimates: Sequence[Estimate]) -> Figure:
-    """Return a trace of estimates with their intervals."""
-    return {
-        "x": names,
-        "y": [e.value for e in estimates],
-        "low": [e.low for e in estimates],
-        "high": [e.high for e in estimates],
+def _estimates(found: Mapping[str, Estimate], **look: Any) -> Figure:
+    """Return estimates with their intervals, by name."""
+    trace = {
+        "x": list(found),
+        "y": [e.value for e in found.values()],
+        "low": [e.low for e in found.values()],
+        "high": [e.high for e in found.values()],
+        **look,
     }
+    layout = {"y": {"format": ".0%", "range": [0, 1.03]}, "hover": ".1%"}
+    return {"data": [trace], "layout": layout}
 
 
 def _verdicts(result: Evaluation) -> Figure:
-    counts = result.rows[0].statuses
+    counts = result.groups["all"]["statuses"]
     names = [name for name in VERDICTS if name in counts]
-    trace = {
-        "type": "bar",
-        "x": names,
-        "y": [counts[name] for name in names],
-        "labels": [f"{counts[name] / sum(counts.values()):.1%}" for name in names],
-        "color": names,
-    }
-    return {"data": [trace], "layout": {"y": {"format": ",d"}, "unit": " programs"}}
+    labels = [f"{counts[name] / counts.total():.1%}" for name in names]
+    return _bars(names, [counts[name] for name in names], "programs", labels=labels, color=names)
 
 
 def _shares(result: Evaluation) -> Figure:
-    most = max((p["samples"] for p in result.problems), default=0)
-    if most < 2:
+    bins = min(max((p["samples"] for p in result.problems), default=0), BINS)
+    if bins < 2:
         return {}
-    bins = min(most, BINS)
-    counts = [0] * (bins + 1)
-    for problem in result.problems:
-        counts[round(bins * problem["passed"] / problem["samples"])] += 1
+    counts = Counter(round(bins * p["passed"] / p["samples"]) for p in result.problems)
     names = [f"{place / bins:.0%}" for place in range(bins + 1)]
-    layout = {
-        "x": {"title": "share of programs that pass"},
-        "y": {"format": ",d"},
-        "unit": " problems",
-    }
-    return {
-        "data": [{"type": "bar", "x": names, "y": counts, "color": "line"}],
-        "layout": layout,
-    }
+    figure = _bars(names, [counts[place] for place in range(bins + 1)], "problems", color="line")
+    figure["layout"]["x"] = {"title": "share of programs that pass"}
+    return figure
+
+
+def _bars(names: Sequence[str], counts: Sequence[int], unit: str, **look: Any) -> Figure:
+    """Return bars of counts of something."""
+    trace = {"type": "bar", "x": names, "y": counts, **look}
+    return {"data": [trace], "layout": {"y": {"format": ",d"}, "unit": f" {unit}"}}

@@ -18,12 +18,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `problems` problems, and its 95% interval."""
+    """A mean over problems, its 95% interval, and of how many problems it is."""
 
     value: float
     low: float
     high: float
-    problems: int
+    of: int
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:

@@ -5,9 +5,9 @@ Takes a folder (a checkpoint, a run, a checkpoint of a run) and problems, gives 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,16 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
 from stepcoder.errors import RunError
+from stepcoder.journal import Record
 from stepcoder.models.policy import choose_device, load_policy
+from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import (
-    answer_template,
-    encode_prompt,
-    prompt_text,
-    resolved_template,
-    starter_part,
-    token_spans,
-)
 from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
@@ -54,35 +48,6 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSampling:
-    """How answers are sampled; the fields are named as the options of the command line."""
-
-    engine: Literal["hf", "vllm"]
-    form: Form  # of the prompt
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    max_prompt_tokens: int
-    group_size: int
-    seed: int
-    device: Literal["auto", "cpu", "cuda"]
-    dtype: Literal["float32", "bfloat16"] | None  # None: bfloat16 on a GPU, else float32
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One sampled answer. `text` continues `given`; if `free`, it is in the model's own words."""
-
-    task_id: str
-    sample: int
-    given: str
-    text: str
-    free: bool
-    tokens: int
-    stopped: bool
-
-
 def find_checkpoint(path: Path) -> Checkpoint:
     """Return the checkpoint that a path names; of a run, its newest one.
 
@@ -104,16 +69,18 @@ def find_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(folder, None)
 
 
-@contextmanager
-def open_sampler(
-    checkpoint: Checkpoint, options: AnswerSampling, folder: Path, notify: Callable[[str], None]
-) -> Iterator[Callable[[Sequence[tuple[Problem, int]]], Iterator[Answer]]]:
-    """Load a policy, and yield a function that samples answers to (problem, number) pairs.
+def sampled_answers(
+    wanted: Sequence[tuple[Problem, int]],
+    checkpoint: Checkpoint,
+    options: argparse.Namespace,
+    notify: Callable[[str], None],
+) -> Iterator[Record]:
+    """Load a policy and yield its answers as JSON data, in a form that --samples reads too.
 
     Args:
+        wanted: problems, each with the number of one of its samples.
         checkpoint: the policy.
-        options: how to sample.
-        folder: for the logs of vLLM's servers.
+        options: of the command line; the logs of vLLM's servers go into `output`.
         notify: is called with a line for each failure that the engine recovered from.
 
     Raises:
@@ -138,27 +105,25 @@ def open_sampler(
             memory_share=0.85,
         ),
     )
-    engine = open_engine(config, policy, tokenizer, folder, notify, notify)
-    del policy  # the transformers engine keeps its own copy
+    requests, givens = [], []
+    for problem, number in wanted:
+        given = "" if free else prompts.starter_part(problem)
+        text = prompts.prompt_text(with_starter_code(problem) if free else problem, given, template)
+        prompt = tuple(prompts.encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
+        requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
+        givens.append(given)
     stop = () if free else (FENCE,)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
-
-    def sample(wanted: Sequence[tuple[Problem, int]]) -> Iterator[Answer]:
-        requests, givens = [], []
-        for problem, number in wanted:
-            given = "" if free else starter_part(problem)
-            text = prompt_text(with_starter_code(problem) if free else problem, given, template)
-            prompt = tuple(encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
-            requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
-            givens.append(given)
+    engine = open_engine(config, policy, tokenizer, options.output / "engine", notify, notify)
+    del policy  # the transformers engine keeps its own copy
+    with engine:
         for done in engine.generate(requests, sampling):
             problem, number = wanted[done.index]
-            text, _ = token_spans(tokenizer, requests[done.index].prompt_ids, done.token_ids)
-            given, tokens = givens[done.index], len(done.token_ids)
-            yield Answer(problem.task_id, number, given, text, free, tokens, done.stopped)
-
-    with closing(engine):
-        yield sample
+            request, given = requests[done.index], givens[done.index]
+            text, _ = prompts.token_spans(tokenizer, request.prompt_ids, done.token_ids)
+            answer = {"answer": text} if free else {"given": given, "completion": text}
+            record = {"task_id": problem.task_id, "sample": number, **answer}
+            yield {**record, "tokens": len(done.token_ids), "stopped": done.stopped}
 
 
 def template_of(
@@ -178,8 +143,8 @@ def template_of(
         named = {"chat": CHAT, "answer": CHAT, "plain": TEMPLATE}[form]
     try:
         if form == "answer":
-            return answer_template(tokenizer), True
-        return resolved_template(named, tokenizer), False
+            return prompts.answer_template(tokenizer), True
+        return prompts.resolved_template(named, tokenizer), False
     except ValueError as error:
         raise RunError(f"--prompt {form}: {error}") from None
 

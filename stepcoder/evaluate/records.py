@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from stepcoder.command import Sample
 from stepcoder.journal import Record
+from stepcoder.judge.record import failing_test
 from stepcoder.problems.answers import extract_completion, program_of_answer
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import Status, Verdict
-from stepcoder.sandbox.program import CodeTests, test_text
 
 SAMPLES, VERDICTS = "samples.jsonl", "verdicts.jsonl"
 FIELDS = ("answer", "solution", "completion")  # that may hold a sample's program
@@ -60,22 +60,9 @@ def judged_record(sample: Sample, verdict: Verdict) -> Record:
     if verdict.passed:
         return record
     record |= {"message": verdict.message[:SHOWN], "error_line": verdict.error_line}
-    failing = next(
-        (i for i, t in enumerate(verdict.tests) if t.status is not Status.ACCEPTED), None
-    )
-    if failing is not None:
-        test, tests = verdict.tests[failing], sample.problem.tests
-        shown: Record = {"number": failing + 1, "status": str(test.status), "message": test.message}
-        if isinstance(tests, CodeTests):
-            shown["test"] = test_text(tests, failing)
-        else:
-            shown |= {
-                "input": repr(tests.inputs[failing]),
-                "expected": repr(tests.outputs[failing]),
-            }
-        shown["got"] = test.got
+    if failing := failing_test(sample.problem.tests, verdict):
         record["failing_test"] = {
-            key: value[:SHOWN] if isinstance(value, str) else value for key, value in shown.items()
+            key: value[:SHOWN] if isinstance(value, str) else value
+            for key, value in failing.items()
         }
-    record["program"] = sample.program
-    return record
+    return record | {"program": sample.program}

@@ -6,41 +6,33 @@ terminal, Markdown, CSV and JSON.
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from stepcoder.evaluate.passk import Estimate, estimate, pass_at_k
 from stepcoder.evaluate.records import Key
-from stepcoder.journal import Record
+from stepcoder.journal import Record, csv_text
 from stepcoder.problems.problem import Problem
 
 ORDER = ("introductory", "easy", "interview", "medium", "competition", "hard")
 
 
 @dataclass(frozen=True, slots=True)
-class GroupFigures:
-    """The figures of a group of problems."""
-
-    group: str
-    problems: int
-    samples: int
-    pass_at: dict[int, Estimate]
-    statuses: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of an evaluation: rows[0] is of all problems, `problems` has a record of each."""
+    """The figures of an evaluation, all of them as records.
+
+    `groups` begins with "all"; a record has the numbers of problems and samples, the statuses, and
+    under "pass@1" and so on an Estimate for each of `ks` that the group has samples for. `problems`
+    has a record of each problem.
+    """
 
     ks: tuple[int, ...]
-    rows: tuple[GroupFigures, ...]
-    problems: tuple[Record, ...]
+    groups: dict[str, Record]
+    problems: list[Record]
 
 
 def evaluation_of(
@@ -51,33 +43,36 @@ def evaluation_of(
     for (task_id, _), record in sorted(verdicts.items()):
         by_task.setdefault(task_id, []).append(record)
     judged = [p for p in problems if p.task_id in by_task]
-    groups = {"all": judged}
+    members = {"all": judged}
     for kind in ("difficulty", "split"):
         names = sorted({getattr(p, kind) for p in judged}, key=_rank)
         if len(names) > 1:
             for name in names:
-                groups[f"{kind} {name}"] = [p for p in judged if getattr(p, kind) == name]
-    rows = tuple(
-        _row(name, [by_task[p.task_id] for p in members], ks) for name, members in groups.items()
-    )
-    shown = tuple(k for k in ks if k in rows[0].pass_at)
-    return Evaluation(shown, rows, tuple(_problem(p, by_task[p.task_id], shown) for p in judged))
+                members[f"{kind} {name}"] = [p for p in judged if getattr(p, kind) == name]
+    groups = {
+        name: _group([by_task[problem.task_id] for problem in chosen], ks)
+        for name, chosen in members.items()
+    }
+    shown = tuple(k for k in ks if f"pass@{k}" in groups["all"])
+    return Evaluation(shown, groups, [_problem(p, by_task[p.task_id], shown) for p in judged])
 
 
 def _rank(name: str) -> tuple[int, str]:
     return ORDER.index(name) if name in ORDER else len(ORDER), name
 
 
-def _row(name: str, members: Sequence[Sequence[Record]], ks: Sequence[int]) -> GroupFigures:
+def _group(members: Sequence[Sequence[Record]], ks: Sequence[int]) -> Record:
     counts = [(len(records), sum(r["passed"] for r in records)) for records in members]
-    estimates = {k: found for k in ks if (found := estimate(counts, k)) is not None}
-    statuses = Counter(r["status"] for records in members for r in records)
-    return GroupFigures(name, len(members), sum(n for n, _ in counts), estimates, dict(statuses))
+    return {
+        "problems": len(members),
+        "samples": sum(n for n, _ in counts),
+        "statuses": Counter(r["status"] for records in members for r in records),
+        **{f"pass@{k}": found for k in ks if (found := estimate(counts, k)) is not None},
+    }
 
 
 def _problem(problem: Problem, records: Sequence[Record], ks: Sequence[int]) -> Record:
     n, passed = len(records), sum(r["passed"] for r in records)
-    failed = next((r for r in records if not r["passed"]), None)
     return {
         "task_id": problem.task_id,
         "difficulty": problem.difficulty,
@@ -85,33 +80,17 @@ def _problem(problem: Problem, records: Sequence[Record], ks: Sequence[int]) -> 
         "samples": n,
         "passed": passed,
         **{f"pass@{k}": pass_at_k(n, passed, k) for k in ks if k <= n},
-        "statuses": dict(Counter(r["status"] for r in records)),
-        "first_failure": failed,
-    }
-
-
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the rows as JSON data."""
-    return {
-        row.group: {
-            "problems": row.problems,
-            "samples": row.samples,
-            "statuses": row.statuses,
-            **{
-                f"pass@{k}": {"value": e.value, "low": e.low, "high": e.high, "of": e.problems}
-                for k, e in row.pass_at.items()
-            },
-        }
-        for row in evaluation.rows
+        "statuses": Counter(r["status"] for r in records),
+        "first_failure": next((r for r in records if not r["passed"]), None),
     }
 
 
 def cells(evaluation: Evaluation) -> list[list[str]]:
-    """Return the table as text: a header, then a line for each row."""
+    """Return the table as text: a header, then a line for each group."""
     lines = [["problems of", "problems", "samples", *(f"pass@{k} (95%)" for k in evaluation.ks)]]
-    for row in evaluation.rows:
-        figures = [_figure(row.pass_at.get(k)) for k in evaluation.ks]
-        lines.append([row.group, str(row.problems), str(row.samples), *figures])
+    for name, group in evaluation.groups.items():
+        figures = [_figure(group.get(f"pass@{k}")) for k in evaluation.ks]
+        lines.append([name, str(group["problems"]), str(group["samples"]), *figures])
     return lines
 
 
@@ -123,10 +102,9 @@ def _figure(found: Estimate | None) -> str:
 
 def to_table(evaluation: Evaluation) -> Table:
     """Return the table for a terminal."""
-    header, *lines = cells(evaluation)
-    table = Table(box=None, pad_edge=False)
-    for place, title in enumerate(header):
-        table.add_column(title, justify="right" if place else "left", no_wrap=True)
+    (first, *others), *lines = cells(evaluation)
+    columns = (Column(title, justify="right", no_wrap=True) for title in others)
+    table = Table(Column(first, no_wrap=True), *columns, box=None, pad_edge=False)
     for line in lines:
         table.add_row(*line)
     return table
@@ -139,13 +117,17 @@ def to_markdown(evaluation: Evaluation) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
 
 
+def to_json(evaluation: Evaluation) -> str:
+    """Return the groups as JSON."""
+    return json.dumps(evaluation.groups, indent=1, default=asdict) + "\n"
+
+
 def to_csv(evaluation: Evaluation) -> str:
     """Return the figures as CSV, one line a group and k."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["group", "problems", "samples", "k", "pass_at_k", "low", "high"])
-    for row in evaluation.rows:
-        for k, e in row.pass_at.items():
-            figures = (f"{x:.6f}" for x in (e.value, e.low, e.high))
-            writer.writerow([row.group, e.problems, row.samples, k, *figures])
-    return file.getvalue()
+    rows = []
+    for name, group in evaluation.groups.items():
+        for k in evaluation.ks:
+            if found := group.get(f"pass@{k}"):
+                figures = (f"{x:.6f}" for x in (found.value, found.low, found.high))
+                rows.append((name, found.of, group["samples"], k, *figures))
+    return csv_text(("group", "problems", "samples", "k", "pass_at_k", "low", "high"), rows)

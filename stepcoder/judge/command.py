@@ -2,6 +2,8 @@
 
 Takes samples (HumanEval's and EvalPlus's form: {"task_id", "completion" or "solution"}, .gz too)
 and problems in any form of `problems`, gives one verdict a line in the order of the samples.
+
+`python -m stepcoder.judge serve --help` shows the options of the server.
 """
 
 from __future__ import annotations
@@ -15,16 +17,12 @@ from stepcoder import command
 from stepcoder.command import Sample
 from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
-from stepcoder.judge.record import verdict_record
+from stepcoder.judge.record import failing_test, verdict_record
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
-from stepcoder.sandbox.program import CodeTests, test_text
 
-EPILOG = f"""\
-{command.EXIT_STATUS}
-`python -m stepcoder.judge serve --help` shows the options of the server.
-"""
+EPILOG = f"{command.EXIT_STATUS}\n{command.for_users(__doc__)}"
 MISSING = " in the --problems file; give the file that the samples were made for"
 
 
@@ -80,25 +78,18 @@ def judge_file(
 
 def explain(sample: Sample, verdict: Verdict) -> str:
     """Return a program with the lines that ran marked, and its first failing test."""
-    tests = sample.problem.tests
     lines = [f"{sample.problem.task_id} (line {sample.line}): {verdict.status}", ""]
     for number, text in enumerate(split_lines(sample.program), 1):
         mark = "✓" if number in verdict.executed_lines else "·"
         here = "  <-- " + verdict.message if number == verdict.error_line else ""
         lines.append(f"{number:4} {mark} {text}{here}")
     lines += ["", "✓ ran, · did not run"]
-    for i, test in enumerate(verdict.tests):
-        if test.status is Status.ACCEPTED:
-            continue
-        lines.append(f"test {i + 1} of {len(verdict.tests)}: {test.status}: {test.message}")
-        if isinstance(tests, CodeTests):
-            lines.append("  test     " + test_text(tests, i).replace("\n", "\n" + 11 * " "))
-        else:
-            lines.append(f"  input    {tests.inputs[i]!r}")
-            lines.append(f"  expected {tests.outputs[i]!r}")
-        if test.got is not None:
-            lines.append(f"  got      {test.got}")
-        break
+    if failing := failing_test(sample.problem.tests, verdict):
+        which = f"test {failing['number']} of {len(verdict.tests)}"
+        lines.append(f"{which}: {failing['status']}: {failing['message']}")
+        for name in ("test", "input", "expected", "got"):
+            if failing.get(name) is not None:
+                lines.append(f"  {name:8} " + failing[name].replace("\n", "\n" + 11 * " "))
     return "\n".join(lines)
 
 

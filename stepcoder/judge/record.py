@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from stepcoder.journal import Record
+from stepcoder.sandbox import Status, Tests, Verdict
+from stepcoder.sandbox.program import CodeTests, test_text
 
-from stepcoder.sandbox import Verdict
 
-
-def verdict_record(verdict: Verdict) -> dict[str, Any]:
+def verdict_record(verdict: Verdict) -> Record:
     """Return a verdict as JSON data."""
     return {
         "status": str(verdict.status),
@@ -23,3 +23,20 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
         "tampered": verdict.tampered,
         "shared_process": verdict.shared_process,
     }
+
+
+def failing_test(tests: Tests, verdict: Verdict) -> Record | None:
+    """Return the first test that failed, for people: what it is, what was expected and what came.
+
+    `number` counts from 1. None: all tests passed, or none ran.
+    """
+    for index, test in enumerate(verdict.tests):
+        if test.status is not Status.ACCEPTED:
+            shown = {"number": index + 1, "status": str(test.status), "message": test.message}
+            if isinstance(tests, CodeTests):
+                shown["test"] = test_text(tests, index)
+            else:
+                shown["input"] = repr(tests.inputs[index])
+                shown["expected"] = repr(tests.outputs[index])
+            return {**shown, "got": test.got}
+    return None

@@ -1,4 +1,19 @@
-"""`python -m stepcoder.judge serve`: the judge as an HTTP server, by default on loopback."""
+"""`python -m stepcoder.judge serve`: the judge as an HTTP server, by default on loopback.
+
+Takes the judge's options and the server's limits; `server` answers the requests.
+
+requests:
+  POST /judge      {"programs": [{"source": ..., "entry_point": "f",
+                    "tests": {"kind": "call", "inputs": [[1]], "outputs": [2]}}, ...]};
+                   the answer has one verdict a line, as programs finish
+  POST /run_code   SandboxFusion's request and response, for Python
+  GET  /health, /metrics (Prometheus), /openapi.json
+
+The API key is read from --api-key-file or the variable STEPCODER_JUDGE_KEY; clients send
+`Authorization: Bearer <key>`. An address that others can reach is refused without one.
+
+exit status: 2 wrong arguments, 3 full isolation is unavailable here
+"""
 
 from __future__ import annotations
 
@@ -10,24 +25,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stepcoder.command import LIMITS, Parser, add_sandbox_options, exit_status, judge_of
+from stepcoder.command import LIMITS, Parser, add_sandbox_options, exit_status, for_users, judge_of
 from stepcoder.errors import InputError
 
+EPILOG = for_users(__doc__)
 KEY_VARIABLE = "STEPCODER_JUDGE_KEY"
-
-EPILOG = f"""\
-requests:
-  POST /judge      {{"programs": [{{"source": ..., "entry_point": "f",
-                    "tests": {{"kind": "call", "inputs": [[1]], "outputs": [2]}}}}, ...]}};
-                   the answer has one verdict a line, as programs finish
-  POST /run_code   SandboxFusion's request and response, for Python
-  GET  /health, /metrics (Prometheus), /openapi.json
-
-The API key is read from --api-key-file or the variable {KEY_VARIABLE}; clients send
-`Authorization: Bearer <key>`. An address that others can reach is refused without one.
-
-exit status: 2 wrong arguments, 3 full isolation is unavailable here
-"""
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -57,18 +59,15 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _key(file: Path | None) -> str:
     """Return the API key, "" if there is none. Raises InputError if one was meant but is empty."""
-    if file is not None:
-        try:
-            key, where = file.read_text(encoding="ascii").strip(), str(file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--api-key-file: {file} cannot be read ({error})") from None
-    elif KEY_VARIABLE in os.environ:
-        key, where = os.environ[KEY_VARIABLE].strip(), KEY_VARIABLE
-    else:
+    try:
+        key = file.read_text(encoding="ascii") if file else os.environ.get(KEY_VARIABLE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--api-key-file: {file} cannot be read ({error})") from None
+    if key is None:
         return ""
-    if not key:
-        raise InputError(f"{where} holds no API key; write one into it or remove it")
-    return key
+    if not key.strip():
+        raise InputError(f"{file or KEY_VARIABLE} holds no API key; write one into it or remove it")
+    return key.strip()
 
 
 def _is_loopback(host: str) -> bool:

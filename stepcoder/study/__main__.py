@@ -70,8 +70,8 @@ def progress(plan: Plan, folder: Path) -> Callable[[list[str]], None]:
     begun = time.monotonic()
     done = {run for run in plan.runs if is_done(folder, run)}
     before = len(done)
-    status = console.status("starting ...") if console.is_terminal else None
-    if status:
+    status = console.status("starting ...")
+    if console.is_terminal:
         status.start()
 
     def report(lines: list[str]) -> None:
@@ -85,10 +85,9 @@ def progress(plan: Plan, folder: Path) -> Callable[[list[str]], None]:
             say(f"{run.name} done ({count}, {clock(spent)}{rest})", sys.stdout)
         if now:
             write_page(plan, run_results(plan, folder), folder)
-        if status:
-            status.update(f"{len(done)} of {len(plan.runs)} runs · " + " · ".join(lines))
-            if not lines:
-                status.stop()
+        status.update(f"{len(done)} of {len(plan.runs)} runs · " + " · ".join(lines))
+        if not lines:
+            status.stop()
 
     return report
 

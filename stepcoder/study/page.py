@@ -5,31 +5,28 @@ Takes a plan and its results, gives study.html, runs.csv, curves.csv and differe
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from stepcoder.journal import replace_file
+from stepcoder.journal import csv_text, replace_file
 from stepcoder.report import html
 from stepcoder.report.charts import Chart, Figure
 from stepcoder.report.progress import clock
+from stepcoder.study import results
 from stepcoder.study.plan import Plan
-from stepcoder.study.results import (
-    MEASURES,
-    Difference,
-    MeanInterval,
-    RunResult,
-    at_tokens,
-    differences,
-    mean_interval,
-)
+from stepcoder.study.results import MEASURES, Difference, MeanInterval, RunResult, mean_interval
 
 PAGE = "study.html"
 GRID_POINTS = 9  # of the mean learning curves
+REACHED = ("test_start", "test_end", "validation_end", "steps", "tokens")  # of the variants' table
+RUN_COLUMNS = (
+    *("variant", "seed", "steps", "tokens", "wall_s"),
+    *("test_start", "test_end", "validation_end", "validation_mean"),
+)
 
 
 def write_page(plan: Plan, found: Sequence[RunResult], folder: Path) -> Path:
@@ -45,7 +42,7 @@ def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
     """Return the page."""
     total = len(plan.seeds) * len(plan.variants)
     seeds = sorted({r.seed for r in found})
-    columns = [{p.minus: p for p in differences(plan, found, m)} for m in MEASURES]
+    columns = [{p.minus: p for p in results.differences(plan, found, m)} for m in MEASURES]
     return html.page(
         "study.html",
         name,
@@ -56,7 +53,10 @@ def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
         plan=plan,
         measures=list(MEASURES.values()),
         pairs={other: [column[other] for column in columns] for other in columns[0]},
-        variants=_variants(plan, found),
+        variants={
+            variant: {reached: _mean(runs, reached) for reached in REACHED}
+            for variant, runs in _by_variant(plan, found).items()
+        },
         parts={"all runs": plan.base, "starts": plan.start, "compared runs": plan.options}
         | dict(plan.variants),
     )
@@ -65,8 +65,8 @@ def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
 def charts(plan: Plan, found: Sequence[RunResult]) -> list[Chart]:
     """Return the charts."""
     return [
-        Chart("differences", forest(differences(plan, found, "test_end"))),
-        Chart("curves", curves(found)),
+        Chart("differences", forest(results.differences(plan, found, "test_end"))),
+        Chart("curves", curves(plan, found)),
         Chart("ends", ends(plan, found)),
         Chart("gains", gains(plan, found)),
     ]
@@ -92,10 +92,10 @@ def forest(pairs: Sequence[Difference]) -> Figure:
     return {"data": [*seeds, means], "layout": layout}
 
 
-def curves(found: Sequence[RunResult]) -> Figure:
+def curves(plan: Plan, found: Sequence[RunResult]) -> Figure:
     """Return every run's curve, and the means over seeds on a common grid of tokens."""
     data: list[Figure] = []
-    for i, (variant, runs) in enumerate(_by_variant(found).items()):
+    for i, (variant, runs) in enumerate(_by_variant(plan, found).items()):
         look = {"type": "line", "plain": True, "name": variant, "color": _color(i)}
         for run in runs:
             x, y = zip(*run.curve, strict=True)
@@ -103,8 +103,8 @@ def curves(found: Sequence[RunResult]) -> Figure:
             data.append({**look, "x": x, "y": y, "points": points, "width": 1, "faint": True})
         end = min(run.curve[-1][0] for run in runs)
         grid = [end * j / (GRID_POINTS - 1) for j in range(GRID_POINTS)]
-        values = [[at_tokens(run.curve, tokens) for run in runs] for tokens in grid]
-        means = [sum(v for v in at if v is not None) / len(at) for at in values]
+        values = [[results.at_tokens(run.curve, tokens) for run in runs] for tokens in grid]
+        means = [fmean(v for v in at if v is not None) for at in values]
         names = [f"{variant}, mean"] * len(grid)
         data.append({**look, "x": grid, "y": means, "points": names, "width": 3})
     axes = {"x": {"title": "tokens generated", "format": "compact"}, "y": {"format": ".0%"}}
@@ -125,10 +125,10 @@ def ends(plan: Plan, found: Sequence[RunResult]) -> Figure:
 
 def gains(plan: Plan, found: Sequence[RunResult]) -> Figure:
     """Return the gains over the start as bars."""
-    grouped = _by_variant(found)
-    names = [v for v in plan.variants if v in grouped]
-    means = [mean_interval([r.test_end - r.test_start for r in grouped[v]]) for v in names]
-    trace = _means(names, means) | {"type": "bar", "color": [_color(i) for i in range(len(names))]}
+    grouped = _by_variant(plan, found)
+    means = [mean_interval([r.test_end - r.test_start for r in runs]) for runs in grouped.values()]
+    colors = [_color(i) for i in range(len(grouped))]
+    trace = _means(list(grouped), means) | {"type": "bar", "color": colors}
     return {"data": [trace], "layout": {"y": {"format": "+.0%"}, "hover": "+.1%"}}
 
 
@@ -148,70 +148,35 @@ def _color(index: int) -> str:
 
 def runs_csv(found: Sequence[RunResult]) -> str:
     """Return a row for each run."""
-    head = ("variant", "seed", "steps", "tokens", "wall_s", "test_start", "test_end")
-    rows = (
-        (
-            *(r.variant, r.seed, r.steps, r.tokens, round(r.wall_s, 1)),
-            *(r.test_start, r.test_end, r.validation_end, r.validation_mean),
-        )
-        for r in found
-    )
-    return _csv((*head, "validation_end", "validation_mean"), rows)
+    rounded = (replace(run, wall_s=round(run.wall_s, 1)) for run in found)
+    return csv_text(RUN_COLUMNS, map(attrgetter(*RUN_COLUMNS), rounded))
 
 
 def curves_csv(found: Sequence[RunResult]) -> str:
     """Return a row for each point of each learning curve."""
     head = ("variant", "seed", "tokens", "validation")
-    return _csv(head, ((r.variant, r.seed, *point) for r in found for point in r.curve))
+    return csv_text(head, ((r.variant, r.seed, *point) for r in found for point in r.curve))
 
 
 def differences_csv(plan: Plan, found: Sequence[RunResult]) -> str:
     """Return a row for each measure and pair of variants."""
-    head = ("measure", "variant", "minus", "seeds", "mean", "low", "high")
-
-    def row(pair: Difference) -> Sequence[Any]:
-        mean = pair.interval
-        return (
-            *(pair.measure, pair.variant, pair.minus, mean.count),
-            *(mean.mean, _finite(mean.low), _finite(mean.high)),
-        )
-
-    return _csv(head, (row(p) for measure in MEASURES for p in differences(plan, found, measure)))
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _variants(plan: Plan, found: Sequence[RunResult]) -> list[list[str]]:
-    """Return what each variant reached, as the cells of its row."""
     rows = []
-    for variant, runs in ((v, _by_variant(found).get(v, [])) for v in plan.variants):
-        if runs:
-            start, end, held = (
-                mean_interval([getattr(run, measure) for run in runs])
-                for measure in ("test_start", "test_end", "validation_end")
-            )
-            steps, tokens = (fmean(getattr(r, key) for r in runs) for key in ("steps", "tokens"))
-            cells = [f"{start.mean:.1%}", _with_spread(end), _with_spread(held)]
-            rows.append([variant, str(len(runs)), *cells, f"{steps:.1f}", f"{tokens:,.0f}"])
-    return rows
+    for measure in MEASURES:
+        for pair in results.differences(plan, found, measure):
+            mean = pair.interval
+            figures = (mean.count, mean.mean, _finite(mean.low), _finite(mean.high))
+            rows.append((pair.measure, pair.variant, pair.minus, *figures))
+    return csv_text(("measure", "variant", "minus", "seeds", "mean", "low", "high"), rows)
 
 
-def _with_spread(mean: MeanInterval) -> str:
-    spread = f" ± {100 * mean.half_width:.1f}" if math.isfinite(mean.half_width) else ""
-    return f"{mean.mean:.1%}{spread}"
+def _mean(runs: Sequence[RunResult], measure: str) -> MeanInterval:
+    return mean_interval([getattr(run, measure) for run in runs])
 
 
-def _by_variant(found: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    grouped: dict[str, list[RunResult]] = {}
-    for one in found:
-        grouped.setdefault(one.variant, []).append(one)
-    return grouped
+def _by_variant(plan: Plan, found: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """Return the runs of each variant that has some, in the plan's order."""
+    runs = {variant: [run for run in found if run.variant == variant] for variant in plan.variants}
+    return {variant: mine for variant, mine in runs.items() if mine}
 
 
 def _finite(value: float) -> float | None:

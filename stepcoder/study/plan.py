@@ -18,11 +18,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from stepcoder.config import LEAVES, SECTIONS, Config, from_dict
+from stepcoder.config import LEAVES, PRESETS, SECTIONS, Config, from_dict
 from stepcoder.options import ConfigError, flatten, read_file, read_overrides
 
 Options = dict[str, Any]  # by dotted name
@@ -122,14 +121,13 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
 def bundled(name: str) -> Path | None:
     """Return the plan configs/study-NAME.yaml of the package, or None."""
-    with as_file(files("stepcoder") / "configs" / f"study-{name}.yaml") as file:
-        return file if file.is_file() else None
+    file = PRESETS / f"study-{name}.yaml"
+    return file if file.is_file() else None
 
 
 def _base(base: str, folder: Path) -> Options:
     if base == "embedded":
-        with as_file(files("stepcoder") / "configs" / "embedded.yaml") as preset:
-            return _options(read_file(preset), f" in {preset.name}")
+        folder, base = PRESETS, "embedded.yaml"
     return _options(read_file(folder / base), f" in {base}")
 
 

@@ -13,13 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
+import numpy as np
+
 from stepcoder.errors import RunError
 from stepcoder.report.charts import evaluations
 from stepcoder.report.run_dir import Record, read_records
 from stepcoder.study.plan import START, Plan, StudyRun
 from stepcoder.study.runner import is_done
 
-CONFIDENCE = 0.95
 # Student's t, two-sided 95%, by degrees of freedom from 1; beyond, `1.96 + 2.4 / n` is within 0.01.
 _T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -158,9 +159,5 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
 def at_tokens(curve: Sequence[tuple[int, float]], tokens: float) -> float | None:
     """Return a curve's value between its points; None beyond its end."""
-    if tokens > curve[-1][0]:
-        return None
-    for (a, u), (b, v) in pairwise(curve):
-        if tokens <= b:
-            return u + (v - u) * (tokens - a) / max(b - a, 1)
-    return curve[0][1]
+    at, values = zip(*curve, strict=True)
+    return float(np.interp(tokens, at, values)) if tokens <= at[-1] else None

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from stepcoder.config import to_yaml
@@ -27,14 +26,6 @@ from stepcoder.study.plan import Plan, StudyRun
 DONE = "done"
 POLL_S = 1.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-
-
-@dataclass
-class Running:
-    """A process of a run."""
-
-    run: StudyRun
-    process: subprocess.Popen[bytes]
 
 
 def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> None:
@@ -50,25 +41,24 @@ def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> N
     """
     with _alone(folder):
         left = [run for run in plan.runs if not is_done(folder, run)]
-        running: list[Running] = []
+        running: dict[StudyRun, subprocess.Popen[bytes]] = {}
         try:
             while left or running:
-                for one in [r for r in running if r.process.poll() is not None]:
-                    running.remove(one)
-                    _finish(folder, one)
+                for run in [run for run, process in running.items() if process.poll() is not None]:
+                    _finish(folder, run, running.pop(run).returncode)
                 for run in list(left):
                     ready = run.needs is None or is_done(folder, run.needs)
                     if ready and len(running) < plan.jobs:
                         left.remove(run)
-                        running.append(_begin(plan, folder, run))
-                report([_line(folder, one) for one in running])
+                        running[run] = _begin(plan, folder, run)
+                report([_line(folder, run) for run in running])
                 if running:
                     time.sleep(POLL_S)
         finally:
-            for one in running:
-                one.process.terminate()
-            for one in running:
-                one.process.wait()
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
 
 
 def is_done(folder: Path, run: StudyRun) -> bool:
@@ -76,7 +66,7 @@ def is_done(folder: Path, run: StudyRun) -> bool:
     return (folder / run.name / DONE).exists()
 
 
-def _begin(plan: Plan, folder: Path, run: StudyRun) -> Running:
+def _begin(plan: Plan, folder: Path, run: StudyRun) -> subprocess.Popen[bytes]:
     """Start a run, or continue it where its folder already holds one."""
     config, own = plan.config(run, folder), folder / run.name
     command = [sys.executable, "-m", "stepcoder.train"]
@@ -92,7 +82,7 @@ def _begin(plan: Plan, folder: Path, run: StudyRun) -> Running:
     # Torch's OpenMP threads would spin on the cores of the other runs.
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)} if config.threads else None
     with (logs / f"{run.name}.log").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -100,7 +90,6 @@ def _begin(plan: Plan, folder: Path, run: StudyRun) -> Running:
             env=environment,
             preexec_fn=_die_with_parent,  # this process has no other threads
         )
-    return Running(run, process)
 
 
 def _die_with_parent() -> None:
@@ -108,21 +97,21 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
-def _finish(folder: Path, one: Running) -> None:
+def _finish(folder: Path, run: StudyRun, status: int) -> None:
     """Mark a run as done. Raises RunError if it failed."""
-    log = folder / "logs" / f"{one.run.name}.log"
-    if one.process.returncode != 0:
+    if status != 0:
+        log = folder / "logs" / f"{run.name}.log"
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit status {one.process.returncode}"
-        raise RunError(f"{one.run.name} failed: {reason} (all of it: {log})")
-    (folder / one.run.name / DONE).touch()
+        reason = lines[-1] if lines else f"exit status {status}"
+        raise RunError(f"{run.name} failed: {reason} (all of it: {log})")
+    (folder / run.name / DONE).touch()
 
 
-def _line(folder: Path, one: Running) -> str:
+def _line(folder: Path, run: StudyRun) -> str:
     """Return a line that says which step a run is at."""
-    records = read_records(folder / one.run.name)
+    records = read_records(folder / run.name)
     where = f"{records[-1]['phase']} step {records[-1]['step']}" if records else "starting"
-    return f"{one.run.name}: {where}"
+    return f"{run.name}: {where}"
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import ast
 import json
 import random
 import sys
+import trace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pool
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 from stepcoder.clean.mutants import mutants
@@ -36,10 +37,6 @@ FAILED = object()  # the outcome of a program that raised or ran too long: equal
 REDUNDANT = {"removed statement", "removed else", "condition always true", "condition always false"}
 
 
-class _TooLong(Exception):
-    """A loop ran more than MOST_TICKS times."""
-
-
 class _CountTicks(ast.NodeTransformer):
     """Put a call of tick() at the start of each loop body."""
 
@@ -55,23 +52,14 @@ def bounded(source: str) -> Callable[[Sequence[Any]], Any]:
     """Return a function from an argument list to the program's outcome (FAILED if none)."""
     tree = ast.fix_missing_locations(_CountTicks().visit(ast.parse(source)))
     name = next(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
-    ticks = 0
-
-    def tick() -> None:
-        nonlocal ticks
-        ticks += 1
-        if ticks > MOST_TICKS:
-            raise _TooLong
-
-    namespace: dict[str, Any] = {"tick": tick}
+    namespace: dict[str, Any] = {}
     exec(compile(tree, "<suite>", "exec"), namespace)
-    function = namespace[name]
 
     def outcome(args: Sequence[Any]) -> Any:
-        nonlocal ticks
-        ticks = 0
+        # Raises StopIteration once it was called more than MOST_TICKS times.
+        namespace["tick"] = iter(range(MOST_TICKS)).__next__
         try:
-            return function(*args)
+            return namespace[name](*args)
         except Exception:
             return FAILED
 
@@ -80,26 +68,13 @@ def bounded(source: str) -> Callable[[Sequence[Any]], Any]:
 
 def executed_lines(source: str, name: str, args: Sequence[Any]) -> tuple[set[int], set[int]]:
     """Return the body lines that ran for these arguments, and all lines that could have."""
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__file__": "<suite>"}  # code without a file is not traced
     exec(compile(source, "<suite>", "exec"), namespace)
+    tracer = trace.Trace(trace=False)
+    tracer.runfunc(namespace[name], *args)
     code: CodeType = namespace[name].__code__
-    lines: set[int] = set()
-
-    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
-        if frame.f_code is not code:
-            return None
-        if event == "line":
-            lines.add(frame.f_lineno)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        namespace[name](*args)
-    finally:
-        sys.settrace(before)
-    possible = {line for *_, line in code.co_lines() if line is not None}
-    return lines, possible - {code.co_firstlineno}
+    possible = {line for *_, line in code.co_lines() if line not in (None, code.co_firstlineno)}
+    return {line for _, line in tracer.results().counts} & possible, possible
 
 
 def pool(family: Family, count: int = POOL, seed: str = "pool") -> list[list[Any]]:

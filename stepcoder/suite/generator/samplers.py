@@ -28,19 +28,14 @@ def sentence(words: Sequence[str], most: int = 6) -> Sampler:
     return lambda rng: " ".join(rng.choice(words) for _ in range(rng.randint(0, most)))
 
 
-def table(rows: int = 4, columns: int = 4) -> Sampler:
+def table() -> Sampler:
     """Return a sampler of lists of rows of equal length with integers in them."""
-    return lambda rng: _rows(rng, rng.randint(1, columns), rng.randint(0, rows))
+    return lambda rng: _rows(rng, rng.randint(1, 4), rng.randint(0, 4))
 
 
-def square(most: int = 5) -> Sampler:
+def square() -> Sampler:
     """Return a sampler of square tables of integers."""
-
-    def sample(rng: random.Random) -> list[list[int]]:
-        size = rng.randint(0, most)
-        return _rows(rng, size, size)
-
-    return sample
+    return lambda rng: _rows(rng, size := rng.randint(0, 5), size)
 
 
 def _rows(rng: random.Random, columns: int, rows: int) -> list[list[int]]:
