@@ -133,9 +133,8 @@ class Curriculum:
             problem.task_id: givens(problem, scopes) if cccs else [starter_part(problem)]
             for problem in problems
         }
-        self._progress = {
-            task_id: Progress(stage=len(parts) - 1) for task_id, parts in self._givens.items()
-        }
+        self._stages = {task_id: len(parts) - 1 for task_id, parts in self._givens.items()}
+        self._rhos = dict.fromkeys(self._stages, 0.0)
         self._epoch = 0
         self._position = 0
         self._moves = 0
@@ -160,17 +159,15 @@ class Curriculum:
         changes nothing, nor does one without rollouts.
         """
         task_id = task.problem.task_id
-        progress = self._progress[task_id]
-        if task.stage != progress.stage or not passes:
+        if task.stage != self._stages[task_id] or not passes:
             return
         passed = sum(passes) / len(passes)
-        rho = (1 - self._alpha) * progress.rho + self._alpha * passed
-        if rho <= self._threshold:
-            self._progress[task_id] = Progress(progress.stage, rho)
-            return
-        stage = max(progress.stage - 1, 0)
-        self._moves += progress.stage - stage
-        self._progress[task_id] = Progress(stage, rho=0.0)
+        rho = (1 - self._alpha) * self._rhos[task_id] + self._alpha * passed
+        self._rhos[task_id] = rho
+        if rho > self._threshold:
+            self._rhos[task_id] = 0.0
+            self._moves += min(task.stage, 1)
+            self._stages[task_id] = max(task.stage - 1, 0)
 
     def observe_rollouts(self, rollouts: Sequence[Rollout]) -> None:
         """Learn how the rollouts of a step ended, task by task; unjudged ones do not count."""
@@ -191,11 +188,11 @@ class Curriculum:
 
     def progress(self, task_id: str) -> Progress:
         """Return where one problem stands."""
-        return self._progress[task_id]
+        return Progress(self._stages[task_id], self._rhos[task_id])
 
     def stage_histogram(self) -> dict[int, int]:
         """Return the number of problems at each stage, from stage 0 on."""
-        return dict(sorted(Counter(p.stage for p in self._progress.values()).items()))
+        return dict(sorted(Counter(self._stages.values()).items()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that moves, as plain data; problems and settings are not in it."""
@@ -203,8 +200,8 @@ class Curriculum:
             "epoch": self._epoch,
             "position": self._position,
             "moves": self._moves,
-            "stages": {task_id: p.stage for task_id, p in self._progress.items()},
-            "rhos": {task_id: p.rho for task_id, p in self._progress.items()},
+            "stages": dict(self._stages),
+            "rhos": dict(self._rhos),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,10 +211,7 @@ class Curriculum:
         self._epoch = state["epoch"]
         self._position = state["position"]
         self._moves = state["moves"]
-        self._progress = {
-            task_id: Progress(stage, state["rhos"][task_id])
-            for task_id, stage in state["stages"].items()
-        }
+        self._stages, self._rhos = dict(state["stages"]), dict(state["rhos"])
 
     def _order(self, epoch: int) -> list[str]:
         order = sorted(self._problems)
@@ -229,7 +223,7 @@ class Curriculum:
         seed = draw.getrandbits(31)
         full_prompt = draw.random() < self._full_prompt_share
         problem = self._problems[task_id]
-        stage = 0 if full_prompt else self._progress[task_id].stage
+        stage = 0 if full_prompt else self._stages[task_id]
         given = self._givens[task_id][stage]
         return Task(problem, stage, given, prompt_text(problem, given, self._template), seed)
 

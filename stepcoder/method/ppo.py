@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from stepcoder.config import PPOConfig
 from stepcoder.kernels.gae import gae
 from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.kernels.reference import HeadStatistics
 from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, microbatches, minibatches
 from stepcoder.models.optim import optimizers_of
@@ -30,6 +31,9 @@ from stepcoder.models.policy import (
 )
 
 UNCLIPPED = 1e9  # a clip range that no ratio leaves
+# What an update sums up: some figures are logged as means a trained token, the others a minibatch.
+A_TOKEN = ("clip_fraction", "approx_kl")
+SUMMED = ("policy_loss", "value_loss", *A_TOKEN, "policy_grad_norm", "critic_grad_norm")
 
 
 @torch.no_grad()
@@ -201,28 +205,38 @@ def update(
         Means over the update: policy_loss, value_loss, clip_fraction, approx_kl, policy_grad_norm,
         critic_grad_norm, and the extremes ratio_min and ratio_max.
     """
-    totals = UpdateTotals()
+    sums, ratios = dict.fromkeys(SUMMED, 0.0), [1.0]
+    steps = tokens = 0
     for _ in range(config.epochs):
         for minibatch in minibatches(batch, config.minibatches, generator):
-            trained = int(minibatch.executed_mask.sum())
+            trained = int(minibatch.executed_mask.sum()) if train_policy else 0
             responses = int(minibatch.response_mask.sum())
             normalizer = float(responses if normalize_by_response else trained)
             for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
                 if train_policy and len(piece.executed_positions):
-                    policy_loss(
-                        learner.policy, piece, config, temperature, normalizer, loss, totals
+                    value, statistics = policy_loss(
+                        learner.policy, piece, config, temperature, normalizer, loss
                     )
+                    value.backward()
+                    sums["policy_loss"] += value.item()
+                    sums["clip_fraction"] += statistics.clipped.item()
+                    sums["approx_kl"] += statistics.approx_kl.item()
+                    ratios += [statistics.ratio_min.item(), statistics.ratio_max.item()]
                 if learner.critic is not None:
-                    value_loss = learner.critic.loss(piece, minibatch, config.value_clip)
-                    value_loss.backward()
-                    totals.value_loss += value_loss.item()
-            totals.trained_tokens += trained if train_policy else 0
-            totals.minibatches += 1
-            if train_policy and trained:
-                totals.policy_grad_norm += _step(learner.policy, learner.policy_optimizers, config)
+                    value = learner.critic.loss(piece, minibatch, config.value_clip)
+                    value.backward()
+                    sums["value_loss"] += value.item()
+            tokens, steps = tokens + trained, steps + 1
+            if trained:
+                policy_norm = _step(learner.policy, learner.policy_optimizers, config)
+                sums["policy_grad_norm"] += policy_norm
             if learner.critic is not None:
-                totals.critic_grad_norm += _step(learner.critic, learner.critic_optimizers, config)
-    return totals.means()
+                critic_norm = _step(learner.critic, learner.critic_optimizers, config)
+                sums["critic_grad_norm"] += critic_norm
+    means = {
+        name: total / max(tokens if name in A_TOKEN else steps, 1) for name, total in sums.items()
+    }
+    return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
 
 
 def policy_loss(
@@ -232,15 +246,14 @@ def policy_loss(
     temperature: float,
     normalizer: float,
     kind: PolicyLoss,
-    totals: UpdateTotals,
-) -> None:
-    """Accumulate the gradient of the policy loss over a microbatch's executed tokens."""
+) -> tuple[Tensor, HeadStatistics]:
+    """Policy loss of a microbatch's executed tokens, over those of its minibatch (`normalizer`)."""
     assert piece.old_logprobs is not None
     assert piece.advantages is not None
     assert piece.importance is not None
     assert piece.ref_logprobs is not None
     positions = piece.executed_positions
-    loss, statistics = ppo_head(
+    return ppo_head(
         hidden_states(policy, piece)[piece.predictor_index[positions]],
         lm_head(policy),
         piece.tokens[positions],
@@ -254,12 +267,6 @@ def policy_loss(
         ref_logprobs=piece.ref_logprobs[positions] if kind.has_kl and config.kl_beta else None,
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
     )
-    loss.backward()
-    totals.policy_loss += loss.item()
-    totals.clipped += statistics.clipped.item()
-    totals.approx_kl += statistics.approx_kl.item()
-    totals.ratio_min = min(totals.ratio_min, statistics.ratio_min.item())
-    totals.ratio_max = max(totals.ratio_max, statistics.ratio_max.item())
 
 
 def _step(
@@ -271,36 +278,6 @@ def _step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return norm.item()
-
-
-@dataclass
-class UpdateTotals:
-    """Running sums over one update; `means` turns them into the logged figures."""
-
-    policy_loss: float = 0.0
-    value_loss: float = 0.0
-    clipped: float = 0.0
-    approx_kl: float = 0.0
-    policy_grad_norm: float = 0.0
-    critic_grad_norm: float = 0.0
-    ratio_min: float = 1.0
-    ratio_max: float = 1.0
-    trained_tokens: int = 0
-    minibatches: int = 0
-
-    def means(self) -> dict[str, float]:
-        """Losses and norms a minibatch, clip fraction and KL a trained token."""
-        tokens, steps = max(self.trained_tokens, 1), max(self.minibatches, 1)
-        return {
-            "policy_loss": self.policy_loss / steps,
-            "value_loss": self.value_loss / steps,
-            "clip_fraction": self.clipped / tokens,
-            "approx_kl": self.approx_kl / tokens,
-            "policy_grad_norm": self.policy_grad_norm / steps,
-            "critic_grad_norm": self.critic_grad_norm / steps,
-            "ratio_min": self.ratio_min,
-            "ratio_max": self.ratio_max,
-        }
 
 
 @dataclass

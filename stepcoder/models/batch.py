@@ -184,37 +184,24 @@ def pack(rows: Sequence[Row]) -> Batch:
     for row in rows:
         if not row.prompt_ids or not row.response_ids:
             raise ValueError("a rollout needs at least one prompt token and one response token")
-    tokens: list[int] = []
-    lengths: list[int] = []
-    is_response: list[bool] = []
-    executed: list[bool] = []
-    logprobs: list[float] = []
-    token_rewards: list[float] = []
+    segments: list[Row] = []  # a prompt is a segment of which nothing is trained or rewarded
     for prompt, sharing in groupby(rows, key=lambda row: tuple(row.prompt_ids)):
-        tokens += prompt
-        executed += [False] * len(prompt)
-        logprobs += [0.0] * len(prompt)
-        token_rewards += [0.0] * len(prompt)
-        lengths.append(len(prompt))
-        is_response.append(False)
-        for row in sharing:
-            tokens += row.response_ids
-            executed += row.executed
-            logprobs += row.logprobs
-            token_rewards += row.token_rewards or [0.0] * len(row.response_ids)
-            lengths.append(len(row.response_ids))
-            is_response.append(True)
-    of_segment = torch.tensor(is_response)
+        size = len(prompt)
+        segments += [Row((), prompt, [0.0] * size, [False] * size, 0.0), *sharing]
+    lengths = torch.tensor([len(s.response_ids) for s in segments])
+    is_response = torch.tensor([len(s.prompt_ids) > 0 for s in segments])
+    rewards = [r for s in segments for r in s.token_rewards or [0.0] * len(s.response_ids)]
+    logprobs = [logprob for s in segments for logprob in s.logprobs]
     return Batch(
-        tokens=torch.tensor(tokens),
-        cu_seqlens=cumulative(torch.tensor(lengths)),
-        is_response=of_segment,
-        response_mask=of_segment.repeat_interleave(torch.tensor(lengths)),
-        executed_mask=torch.tensor(executed),
+        tokens=torch.tensor([token for s in segments for token in s.response_ids]),
+        cu_seqlens=cumulative(lengths),
+        is_response=is_response,
+        response_mask=is_response.repeat_interleave(lengths),
+        executed_mask=torch.tensor([executed for s in segments for executed in s.executed]),
         engine_logprobs=torch.tensor(logprobs, dtype=torch.float32),
         task_rewards=torch.tensor([r.reward for r in rows], dtype=torch.float32),
         outcomes=torch.tensor([r.outcome for r in rows]),
-        token_rewards=torch.tensor(token_rewards, dtype=torch.float32),
+        token_rewards=torch.tensor(rewards, dtype=torch.float32),
     )
 
 

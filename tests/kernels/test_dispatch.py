@@ -41,7 +41,7 @@ def run_the_trainers_operations(operators) -> None:
         targets = torch.empty(5, device="cuda", dtype=torch.int64)
         tokens, mask = torch.empty(5, device="cuda"), torch.empty(5, device="cuda") > 0
         bounds = torch.empty(3, device="cuda", dtype=torch.int32)
-        ppo.logprob_entropy(hidden, weight, targets, 0.8)
+        policy.logprob_entropy(hidden, weight, targets, 0.8)
         ppo.gae(tokens, tokens, bounds, mask, 1.0, 0.95)
         ppo.ppo_head(hidden, weight, targets, tokens, tokens, tokens, 5.0, 0.2)
         policy.value_loss(tokens, tokens, tokens, 5.0, 0.2)
