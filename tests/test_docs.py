@@ -74,13 +74,13 @@ def exists_under(folder: str, path: str) -> bool:
 
 
 def commands() -> list[str]:
-    """Return the modules that pages run, without the suite's generator, which takes no options."""
+    """Return the modules that pages run."""
     found = {
         name.rstrip(".")
         for page in PAGES
         for name in re.findall(r"python -m (stepcoder[\w.]*(?: serve\b)?)", page.read_text())
     }
-    return sorted(name for name in found if not name.startswith("stepcoder.suite.generator"))
+    return sorted(found)
 
 
 def test_every_command_answers_help() -> None:
