@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stepcoder.journal import Record
 from stepcoder.report.charts import Chart, Figure
 from stepcoder.report.html import page
 
 SHOWN = 400  # of the dropped problems, and of the repaired ones
 MOST_TESTS, MOST_CONDITIONALS = 16, 20  # problems with more share the last bar
 TENTHS = [f"{low}-{low + 9}%" for low in range(0, 100, 10)] + ["100%"]
-
-Record = dict[str, Any]
 
 
 def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ _OTHER_SCOPES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ProblemProgress:
     """Where one problem stands: its stage and rho, the moving average of its rollouts' passes."""
 
     stage: int
@@ -186,9 +186,9 @@ class Curriculum:
         """How many times a problem moved back one stage, since the start of the run."""
         return self._moves
 
-    def progress(self, task_id: str) -> Progress:
+    def progress(self, task_id: str) -> ProblemProgress:
         """Return where one problem stands."""
-        return Progress(self._stages[task_id], self._rhos[task_id])
+        return ProblemProgress(self._stages[task_id], self._rhos[task_id])
 
     def stage_histogram(self) -> dict[int, int]:
         """Return the number of problems at each stage, from stage 0 on."""

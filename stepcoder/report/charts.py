@@ -21,7 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Record = Mapping[str, Any]
+from stepcoder.journal import Record
+
 Figure = dict[str, Any]
 Series = list[tuple[int, float]]  # step, value
 

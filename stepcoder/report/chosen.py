@@ -8,7 +8,7 @@ from itertools import zip_longest
 from stepcoder.config import FGOConfig
 from stepcoder.method.fgo import executed_closure, executed_masks
 from stepcoder.method.rewards import reward
-from stepcoder.report.samples import Sample
+from stepcoder.report.samples import RolloutSample
 from stepcoder.rollout.rollout import Rollout
 
 
@@ -24,7 +24,7 @@ def worth_reading(rollouts: Sequence[Rollout], count: int = 6) -> list[Rollout]:
     return [r for same_rank in rounds for r in same_rank if r is not None][:count]
 
 
-def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> Sample:
+def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> RolloutSample:
     """Return what a person wants to read of a rollout."""
     task, verdict = rollout.task, rollout.verdict
     value = reward(verdict)
@@ -33,7 +33,7 @@ def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> Sample:
         (mask,) = executed_masks([rollout], fgo)
         masked = 1 - sum(mask) / max(len(mask), 1)
         lines = executed_closure(rollout.program, verdict.executed_lines)
-    return Sample(
+    return RolloutSample(
         task_id=task.problem.task_id,
         step=step,
         stage=task.stage,

@@ -15,12 +15,12 @@ import yaml
 
 from stepcoder.command import Parser, exit_status, say
 from stepcoder.errors import RunError
-from stepcoder.journal import replace_file
-from stepcoder.report.charts import Record, charts, evaluations, series_of
+from stepcoder.journal import Record, replace_file
+from stepcoder.report.charts import charts, evaluations, series_of
 from stepcoder.report.html import page
 from stepcoder.report.progress import clock
-from stepcoder.report.run_dir import CONFIG, read_records, read_samples
-from stepcoder.report.samples import Sample, to_html
+from stepcoder.report.run_dir import CONFIG, read_records, read_rollout_samples
+from stepcoder.report.samples import RolloutSample, to_html
 
 REPORT = "report.html"
 SAMPLES_SHOWN = 4  # of the newest step, and half as many of the first
@@ -45,7 +45,9 @@ def write_report(run: Path) -> Path:
         _subtitle(config, records),
         charts(records),
         cards=_key_figures(records),
-        samples=[(group[0].step, map(to_html, group)) for group in _shown(read_samples(run))],
+        samples=[
+            (group[0].step, map(to_html, group)) for group in _shown(read_rollout_samples(run))
+        ],
         sections=sections,
     )
     replace_file(run / REPORT, text)
@@ -115,7 +117,7 @@ def _before_after(
     return title, f"{last:+.2f}", f"from {first:+.2f} ({last - first:+.2f})"
 
 
-def _shown(samples: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:
+def _shown(samples: Sequence[Sequence[RolloutSample]]) -> list[Sequence[RolloutSample]]:
     """Return the newest step's samples, then some of the first step's, to compare."""
     filled = [step for step in samples if step]
     newest, first = filled[-1:], filled[:-1][:1]

@@ -58,14 +58,13 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from stepcoder.config import Config, to_yaml
 from stepcoder.errors import RunError
-from stepcoder.journal import replace_file
-from stepcoder.report.samples import Sample, from_dict, to_dict, to_text
+from stepcoder.journal import Record, replace_file
+from stepcoder.report.samples import RolloutSample, from_dict, to_dict, to_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Phase = Literal["sft", "rl"]
-Record = dict[str, Any]
 
 CONFIG, METRICS, SAMPLES, TENSORBOARD = "config.yaml", "metrics.jsonl", "samples", "tensorboard"
 
@@ -129,7 +128,7 @@ class RunDir:
         for name, value in _scalars(record):
             writer.add_scalar(name, value, record["step"], record["logged_at"])
 
-    def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
+    def log_samples(self, step: int, samples: Sequence[RolloutSample]) -> None:
         """Write the samples of an RL step, as text for people and as data for the report."""
         folder = self.path / SAMPLES
         folder.mkdir(exist_ok=True)
@@ -170,7 +169,7 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def read_samples(path: Path) -> list[list[Sample]]:
+def read_rollout_samples(path: Path) -> list[list[RolloutSample]]:
     """Return the samples of a run folder, step by step."""
     files = sorted((path / SAMPLES).glob("step-*.json"))
     return [[from_dict(data) for data in json.loads(file.read_text("utf-8"))] for file in files]

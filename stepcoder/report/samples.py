@@ -1,8 +1,8 @@
 """Samples: single rollouts for people to read, with the lines that ran marked.
 
-Takes a Sample (plain data of one judged rollout), gives text, an HTML fragment for the report, and
-JSON data and back. The policy loss trains on the tokens of the lines that ran (StepCoder, arXiv
-2402.01391, section 3.2).
+Takes a RolloutSample (plain data of one judged rollout), gives text, an HTML fragment for the
+report, and JSON data and back. The policy loss trains on the tokens of the lines that ran
+(StepCoder, arXiv 2402.01391, section 3.2).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST_VALUE = 400  # characters that are kept of a message or a returned value
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RolloutSample:
     """One judged rollout.
 
     `given` + `completion` is the program followed by whatever the policy wrote after its closing
@@ -57,7 +57,7 @@ class Line:
     ran: bool
 
 
-def lines_of(sample: Sample) -> list[Line]:
+def lines_of(sample: RolloutSample) -> list[Line]:
     """Return the lines of given part and completion; a final line end opens no further line."""
     whole = sample.given + sample.completion
     code_end = len(sample.given) + len(extract_completion(sample.completion))
@@ -78,7 +78,7 @@ def lines_of(sample: Sample) -> list[Line]:
     return lines
 
 
-def to_text(sample: Sample) -> str:
+def to_text(sample: RolloutSample) -> str:
     """Return a sample as text: a heading, the description, the program with its gutter, the tests.
 
     The gutter has the line number, `│` for a given line, `✓` for one that ran, `·` for one that did
@@ -87,12 +87,12 @@ def to_text(sample: Sample) -> str:
     return plain_text("sample.txt", **_values(sample))
 
 
-def to_html(sample: Sample) -> Markup:
+def to_html(sample: RolloutSample) -> Markup:
     """Return a sample as an HTML <article>, for the report's page."""
     return fragment("sample.html", **_values(sample))
 
 
-def _values(sample: Sample) -> dict[str, Any]:
+def _values(sample: RolloutSample) -> dict[str, Any]:
     """Return what the templates show."""
     return {
         "sample": sample,
@@ -103,7 +103,7 @@ def _values(sample: Sample) -> dict[str, Any]:
     }
 
 
-def to_dict(sample: Sample) -> dict[str, Any]:
+def to_dict(sample: RolloutSample) -> dict[str, Any]:
     """Return a sample as data for `from_dict`, its verdict's longest texts cut.
 
     It is JSON but for the sets of lines: json.dumps(data, default=sorted).
@@ -115,7 +115,7 @@ def to_dict(sample: Sample) -> dict[str, Any]:
     return data
 
 
-def from_dict(data: Mapping[str, Any]) -> Sample:
+def from_dict(data: Mapping[str, Any]) -> RolloutSample:
     """Return the sample of `to_dict`'s data after a way through JSON."""
 
     def restored(verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,17 +126,17 @@ def from_dict(data: Mapping[str, Any]) -> Sample:
     verdict["tests"] = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
     del verdict["got"]  # only tests have one
     lines = frozenset(data["executed_lines"])
-    return Sample(**{**data, "executed_lines": lines, "verdict": Verdict(**verdict)})
+    return RolloutSample(**{**data, "executed_lines": lines, "verdict": Verdict(**verdict)})
 
 
-def _facts(sample: Sample) -> list[str]:
+def _facts(sample: RolloutSample) -> list[str]:
     """Return what the heading says beside the task and its verdict."""
     reward = "no reward" if sample.reward is None else f"reward {sample.reward:+.2f}"
     masked = f"{sample.masked_share:.0%} of the response masked"
     return [f"step {sample.step}", f"stage {sample.stage}", reward, masked]
 
 
-def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmarked"]]]:
+def _marked(sample: RolloutSample) -> list[tuple[Line, Literal["ran", "skipped", "unmarked"]]]:
     """Return the lines with their marks: all are "unmarked" if no line ran."""
     lines = lines_of(sample)
     anything_ran = any(line.ran for line in lines)
@@ -147,7 +147,7 @@ def _marked(sample: Sample) -> list[tuple[Line, Literal["ran", "skipped", "unmar
     ]
 
 
-def _tests(sample: Sample) -> list[tuple[str, Status, str]]:
+def _tests(sample: RolloutSample) -> list[tuple[str, Status, str]]:
     """Return name, status and evidence of the tests; neighbors alike are one ("tests 2-4")."""
     found: list[tuple[str, Status, str]] = []
     first = 1

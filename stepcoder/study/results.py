@@ -16,8 +16,9 @@ from statistics import fmean, stdev
 import numpy as np
 
 from stepcoder.errors import RunError
+from stepcoder.journal import Record
 from stepcoder.report.charts import evaluations
-from stepcoder.report.run_dir import Record, read_records
+from stepcoder.report.run_dir import read_records
 from stepcoder.study.plan import START, Plan, StudyRun
 from stepcoder.study.runner import is_done
 

@@ -18,7 +18,7 @@ from stepcoder.errors import RunError
 from stepcoder.report.charts import charts, evaluations, running_mean, thinned
 from stepcoder.report.page import main, write_report
 from stepcoder.report.run_dir import RunDir
-from stepcoder.report.samples import Sample
+from stepcoder.report.samples import RolloutSample
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 GIVEN = 'def count_vowels(text):\n    """Count <b>vowels</b>."""\n    total = 0\n'
@@ -33,11 +33,11 @@ COMPLETION = """\
 """
 
 
-def sample(step: int, stage: int, status: Status = Status.WRONG_ANSWER) -> Sample:
+def sample(step: int, stage: int, status: Status = Status.WRONG_ANSWER) -> RolloutSample:
     wrong = TestVerdict(status, "expected 3, got 2</script><script>alert(1)</script>")
     passed = TestVerdict(Status.ACCEPTED)
     tests = (passed, passed if status is Status.ACCEPTED else wrong)
-    return Sample(
+    return RolloutSample(
         task_id=f"strings/count-vowels/{stage}",
         step=step,
         stage=stage,

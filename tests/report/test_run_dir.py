@@ -19,11 +19,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stepcoder.config import Config, load_config
 from stepcoder.errors import RunError
 from stepcoder.report.page import write_report
-from stepcoder.report.run_dir import Phase, RunDir, read_records, read_samples
-from stepcoder.report.samples import Sample, lines_of, to_dict, to_html, to_text
+from stepcoder.report.run_dir import Phase, RunDir, read_records, read_rollout_samples
+from stepcoder.report.samples import RolloutSample, lines_of, to_dict, to_html, to_text
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
-SAMPLE = Sample(
+SAMPLE = RolloutSample(
     task_id="sums/add/1",
     step=20,
     stage=1,
@@ -222,7 +222,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
     with RunDir.open(config_for(tmp_path)) as run:
         run.log_samples(20, [SAMPLE, SAMPLE])
         run.log_samples(3, [SAMPLE])
-    assert read_samples(run.path) == [[SAMPLE], [SAMPLE, SAMPLE]]
+    assert read_rollout_samples(run.path) == [[SAMPLE], [SAMPLE, SAMPLE]]
     text = (run.path / "samples" / "step-000020.txt").read_text(encoding="utf-8")
     assert text.count("sums/add/1") == 2
 
@@ -232,7 +232,7 @@ def test_a_sample_with_broken_text_is_still_written(tmp_path: Path) -> None:
     with RunDir.open(config_for(tmp_path)) as run:
         run.log_samples(1, [broken])
         page = write_report(run.path)
-    assert read_samples(run.path) == [[broken]]
+    assert read_rollout_samples(run.path) == [[broken]]
     assert "return" in page.read_text(encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from helpers.small_runs import constant_problems, run
 from safetensors.torch import load_file
 
 from stepcoder.method.rewards import REWARDS
-from stepcoder.report.run_dir import read_records, read_samples
+from stepcoder.report.run_dir import read_records, read_rollout_samples
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
 from stepcoder.sandbox import Status
 
@@ -60,7 +60,7 @@ def step(folder: Path, start: list[str], *overrides: str) -> dict[str, Any]:
 
 def stages(folder: Path) -> set[int]:
     """The stages of a run's samples."""
-    return {sample.stage for samples in read_samples(folder) for sample in samples}
+    return {sample.stage for samples in read_rollout_samples(folder) for sample in samples}
 
 
 def test_problems_held_out_come_from_a_file_of_their_own(tmp_path, start):
