@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import random
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,12 +82,8 @@ def start_points(source: str, scopes: Scopes = "branches") -> list[int]:
     wanted = {node.lineno for node in ast.walk(program.tree) if isinstance(node, kinds)}
     starts = line_starts(source)
     first_lines = [line.first for line in program.lines]
-    cuts = {first_lines[_last_at_or_before(first_lines, line)] for line in wanted}
+    cuts = {first_lines[bisect_right(first_lines, line) - 1] for line in wanted}
     return [starts[line - 1] for line in sorted(cuts)]
-
-
-def _last_at_or_before(values: Sequence[int], value: int) -> int:
-    return bisect_left(values, value + 1) - 1
 
 
 class Curriculum:

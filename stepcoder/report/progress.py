@@ -100,7 +100,7 @@ class Progress:
     def _headline(self) -> RenderableType:
         total = self._steps[self._phase]
         row = Table.grid(padding=(0, 2))
-        speed = [self._tokens_per_s(), self._left()]
+        speed = [self._figure("tokens_per_s", "{:,.0f} tokens/s"), self._left()]
         row.add_row(
             f"step {self._step}/{total}",
             ProgressBar(total=max(total, 1), completed=self._step, width=30),
@@ -117,7 +117,7 @@ class Progress:
             f"{self._phase} {self._step}/{self._steps[self._phase]}",
             *self._scores(),
             "stages " + " ".join(f"{k}:{v}" for k, v in stages.items()) if stages else "",
-            self._tokens_per_s(),
+            self._figure("tokens_per_s", "{:,.0f} tokens/s"),
             f"{sum(seconds.values()):.1f} s ({split})" if seconds else "",
             self._left(),
         ]
@@ -142,9 +142,6 @@ class Progress:
     def _figure(self, name: str, form: str) -> str:
         value = self._figures.get(name)
         return "" if value is None else form.format(value)
-
-    def _tokens_per_s(self) -> str:
-        return self._figure("tokens_per_s", "{:,.0f} tokens/s")
 
     def _left(self) -> str:
         """Return the time that the phase still takes, at the speed of the last steps."""
