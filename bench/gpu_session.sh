@@ -31,7 +31,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 step 100 numerics python3 -m pytest -W default -q -x -p no:cacheprovider tests/kernels/numerics_*.py
 tail -n 3 "$out/numerics.log"
 step 40 attention python3 -m pytest -W default -q -rs -p no:cacheprovider -m gpu \
-  tests/test_attention.py
+  tests/models/test_attention.py
 tail -n 3 "$out/attention.log"
 step 110 tune python3 bench/tune.py "$out/tune.json"
 head -n 25 "$out/tune.log"

@@ -1,7 +1,19 @@
 """Builds the event loop's job for a submission: the requests that cross into the sandbox.
 
 Expected outputs of call and stdin tests stay with the judge. The test code of assert tests goes to
-the tester's process, not to the program's (`guest.harness`).
+the tester's process, not to the program's.
+
+The program's request is (kind, source, preamble, entry point, payload), read by `guest/harness.py`:
+
+    calls, values   a list of argument lists
+    stdin           None: the event loop hands each test its text
+    asserts         (setup, list of asserts), both run in the program's own process
+    unittests       (code, list of test names), likewise
+    served          the number of tests: the program answers a tester in another process
+
+The tester's is (tester or unittester, preamble, entry point, code, whether to stop at the first
+failure, list of asserts or names), read by `guest/tester.py` and `guest/unittests.py`. With a
+process for each test the lists come one by one, each to a run of its own.
 """
 
 from __future__ import annotations

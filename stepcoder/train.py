@@ -48,12 +48,12 @@ def train(run: Run) -> None:
     for step in run.steps_left():
         rollouts = judged_rollouts(run, step)  # CCCS prompts, completions, verdicts
         with clock("reward"):
-            evidence = with_evidence(run, rollouts)
-            rewards = recipe.rewards(evidence)  # section 3.2: +1, -0.3, -0.6, -1
+            kept = with_evidence(run, rollouts)  # without those that the sandbox failed on
+            rewards = recipe.rewards(kept)  # +1, -0.3, -0.6, -1
             if recipe.scales_rewards and config.ppo.scale_rewards:
                 rewards = run.deviation.scaled(rewards)
-            masks = executed_masks(evidence, config.fgo)  # FGO
-            rows = replayed(run, rows_of(evidence, rewards, masks), step)
+            masks = executed_masks(kept, config.fgo)  # FGO
+            rows = replayed(run, rows_of(kept, rewards, masks), step)
         with clock("score"):
             batch = pack(rows).to(run.device)
             batch = score(batch, run.policy, run.reference, learner.critic, config.ppo, temperature)
@@ -70,7 +70,7 @@ def train(run: Run) -> None:
                 train_policy=trains_policy,
                 normalize_by_response=config.fgo.normalizer == "response",
             )
-            stats |= further_updates(run, batch, evidence, step, trains_policy)
+            stats |= further_updates(run, batch, kept, step, trains_policy)
         with clock("sync"):
             run.pipeline.update_weights(run.policy)
         run.curriculum.observe_rollouts(rollouts)
@@ -80,8 +80,9 @@ def train(run: Run) -> None:
 def judged_rollouts(run: Run, step: int) -> list[Rollout]:
     """Return the step's rollouts; those of `rollout.ahead` later steps are begun meanwhile."""
     rollout, start = run.config.rollout, time.perf_counter()
+    # Begin batches until this step's and the next `ahead` ones are under way.
     while step + len(run.pipeline) <= min(step + rollout.ahead, run.config.steps):
-        if run.restored:
+        if run.restored:  # a checkpoint holds what was generated ahead
             run.pipeline.begin(partial(generate_and_judge, run, *run.restored.pop(0)))
         else:
             tasks = run.curriculum.sample(rollout.tasks_per_step)
@@ -94,18 +95,18 @@ def judged_rollouts(run: Run, step: int) -> list[Rollout]:
 
 
 def generate_and_judge(
-    run: Run, tasks: Sequence[Task], recorded: Sequence[Completion] | None = None
+    run: Run, tasks: Sequence[Task], restored: Sequence[Completion] | None = None
 ) -> Generated:
     """Sample completions of the tasks; each program is judged while others still generate.
 
-    `recorded` completions are judged as if they were sampled now.
+    `restored` completions come from a checkpoint and are judged again.
     """
     rollout, start = run.config.rollout, time.perf_counter()
     sampling = Sampling(rollout.temperature, rollout.max_new_tokens)
     requests = requests_of(
         tasks, run.tokenizer, rollout.samples_per_task, run.config.prompt.max_prompt_tokens
     )
-    completions = recorded or run.pipeline.engine.generate(requests, sampling)
+    completions = restored or run.pipeline.engine.generate(requests, sampling)
     pending = list(submit(completions, tasks, requests, run.tokenizer, run.judge))
     generated = time.perf_counter()
     rollouts = collect(pending)

@@ -1,4 +1,4 @@
-"""python -m stepcoder.evaluate.critic_sampling RUN: CodeRL's critic at inference (section 3.3).
+"""python -m stepcoder.evaluate.critic_sampling RUN: critic sampling (CodeRL, section 3.3).
 
 Takes the folder of a run with `recipe=coderl`. For each test problem it samples programs, looks at
 their example tests (the first ones) and samples again: from the most promising beginnings of those

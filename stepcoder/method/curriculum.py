@@ -1,7 +1,7 @@
 """CCCS: how much of the canonical solution a prompt gives, and when to give less.
 
 Takes Problems, gives Tasks to roll out, and moves each problem from its last stage to stage 0 as
-its rollouts pass (StepCoder, arXiv 2402.01391, section 3.1 and Algorithm 1).
+its rollouts pass (StepCoder, arXiv 2402.01391, section 3 and Algorithm 1).
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ class Curriculum:
         """Learn how the rollouts of one visit ended: `passes` holds 1 for each that passed, else 0.
 
         Only reward 1 counts as a pass. A visit at another stage than the problem's present one
-        changes nothing, nor does one without rollouts.
+        (from `rollout.ahead` or `full_prompt_share`) changes nothing, nor does one without
+        rollouts.
         """
         task_id = task.problem.task_id
         if task.stage != self._stages[task_id] or not passes:

@@ -1,7 +1,7 @@
 """FGO (fine-grained optimization): tokens that no test executed are masked out of the policy loss.
 
 Takes rollouts (a program, the judge's verdict, the characters of each token), gives a bool for each
-response token (StepCoder, arXiv 2402.01391, section 3.2).
+response token (StepCoder, arXiv 2402.01391, section 3).
 """
 
 from __future__ import annotations

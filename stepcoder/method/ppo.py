@@ -31,9 +31,9 @@ from stepcoder.models.policy import (
 )
 
 UNCLIPPED = 1e9  # a clip range that no ratio leaves
-# What an update sums up: some figures are logged as means a trained token, the others a minibatch.
-A_TOKEN = ("clip_fraction", "approx_kl")
-SUMMED = ("policy_loss", "value_loss", *A_TOKEN, "policy_grad_norm", "critic_grad_norm")
+# What an update sums up: some figures are logged per trained token, the others per minibatch.
+PER_TOKEN = ("clip_fraction", "approx_kl")
+SUMMED = ("policy_loss", "value_loss", *PER_TOKEN, "policy_grad_norm", "critic_grad_norm")
 
 
 @torch.no_grad()
@@ -234,7 +234,7 @@ def update(
                 critic_norm = _step(learner.critic, learner.critic_optimizers, config)
                 sums["critic_grad_norm"] += critic_norm
     means = {
-        name: total / max(tokens if name in A_TOKEN else steps, 1) for name, total in sums.items()
+        name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
     }
     return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
 

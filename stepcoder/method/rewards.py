@@ -1,4 +1,4 @@
-"""Rewards: how a program ended as one number (StepCoder, arXiv 2402.01391, section 3.2).
+"""Rewards: how a program ended as one number (StepCoder, arXiv 2402.01391, section 3).
 
 +1 all tests pass, -0.3 a test fails, -0.6 a runtime error or exceeded limit, -1 does not compile. A
 program that the judge failed on has no reward: such a rollout says nothing about the policy.
@@ -80,7 +80,7 @@ class Reward:
     """What one rollout earned: `reward` on its last token, and further rewards of its tokens."""
 
     reward: float
-    token_rewards: Sequence[float] = ()  # one a response token, or () for none
+    token_rewards: Sequence[float] = ()  # one for each response token, or () for none
 
 
 def judged(rollouts: Sequence[Rollout], max_infrastructure_errors: float) -> list[Rollout]:

@@ -35,7 +35,7 @@ class Batch:
     cu_seqlens: Tensor  # (S+1,) int32
     is_response: Tensor  # (S,) bool; a False is a prompt, and the Trues after it are its rows
     response_mask: Tensor  # (T,) bool
-    executed_mask: Tensor  # (T,) bool, a subset of response_mask
+    executed_mask: Tensor  # (T,) bool, the response tokens that the policy loss trains (FGO)
     engine_logprobs: Tensor  # (T,) float32, as the sampler reported them
     task_rewards: Tensor  # (B,) float32, on the last token of each row
     outcomes: Tensor | None = None  # (B,) int64, `rewards.Outcome`

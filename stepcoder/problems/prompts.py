@@ -1,7 +1,7 @@
 """Prompts: their layout, their token ids, and which characters each token of a response covers.
 
 A prompt is the description, an opening code fence and the given part of the program; the policy
-continues with code and ends it with a closing fence (StepCoder, arXiv 2402.01391, section 3.1).
+continues with code and ends it with a closing fence (StepCoder, arXiv 2402.01391, section 3).
 Takes Problems and token ids; gives text, token ids and the character span of every token.
 """
 

@@ -2,7 +2,7 @@
 
 CCCS and FGO are not here: the curriculum gives the prompts (`method/curriculum.py`) and FGO the
 mask of trained tokens (`method/fgo.py`), whatever the recipe. Followed from the authors' code
-instead of the text: the KL is a reward a token, rewards are divided by their deviation so far
+instead of the text: the KL is a reward per token, rewards are divided by their deviation so far
 (`ppo.scale_rewards`), and the critic learns from all response tokens.
 """
 
@@ -17,7 +17,7 @@ from stepcoder.rollout.rollout import Rollout
 
 
 def rewards(rollouts: Sequence[Rollout]) -> list[Reward]:
-    """Reward each program by its verdict: +1, -0.3, -0.6 or -1 (section 3.2)."""
+    """Reward each program by its verdict: +1, -0.3, -0.6 or -1."""
     return [Reward(reward_of(r.verdict)) for r in rollouts]
 
 

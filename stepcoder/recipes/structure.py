@@ -19,7 +19,7 @@ _LEAVES = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 
 
 def ast_match(candidate: str, reference: str) -> float:
-    """Return the share of the reference's subtrees that the candidate has (section 3.2).
+    """Return the share of the reference's subtrees that the candidate has (PPOCoder, 3.2).
 
     A subtree is the nested types of its nodes: names and constants do not count. As in CodeBLEU's
     code, a subtree that the reference has twice counts twice, whatever the candidate's number.
@@ -51,7 +51,7 @@ def subtrees(source: str) -> list[str]:
 
 
 def data_flow_match(candidate: str, reference: str) -> float:
-    """Return the share of the reference's data-flow edges that the candidate has (section 3.3).
+    """Return the share of the reference's data-flow edges that the candidate has (PPOCoder, 3.3).
 
     Variables are numbered by first appearance, so that their names do not count. An edge is matched
     once. A reference without data flow gives 0.

@@ -2,7 +2,7 @@
 
 Takes a RolloutSample (plain data of one judged rollout), gives text, an HTML fragment for the
 report, and JSON data and back. The policy loss trains on the tokens of the lines that ran
-(StepCoder, arXiv 2402.01391, section 3.2).
+(StepCoder, arXiv 2402.01391, section 3).
 """
 
 from __future__ import annotations

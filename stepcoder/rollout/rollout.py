@@ -114,7 +114,7 @@ def sample_seed(task: Task, sample: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingRollout:
     """A rollout whose program is being judged: since `begun`, to the time put into `ended`."""
 
     rollout_with: Callable[[Verdict], Rollout]
@@ -129,7 +129,7 @@ def submit(
     requests: Sequence[Request],
     tokenizer: PreTrainedTokenizerBase,
     judge: Judge,
-) -> Iterator[Pending]:
+) -> Iterator[PendingRollout]:
     """Hand each completion's program to the judge as it arrives; never waits for a verdict."""
     samples = len(requests) // max(len(tasks), 1)
     for completion in completions:
@@ -140,14 +140,14 @@ def submit(
         verdict = judge.submit(program_of(task.problem, program), task.problem.tests)
         verdict.add_done_callback(partial(_note_time, ended))
         rollout_with = partial(Rollout, task, request.prompt_ids, completion, text, spans, program)
-        yield Pending(rollout_with, verdict, begun, ended)
+        yield PendingRollout(rollout_with, verdict, begun, ended)
 
 
 def _note_time(times: list[float], _: Future[Verdict]) -> None:
     times.append(time.perf_counter())
 
 
-def collect(pending: Iterable[Pending]) -> list[Rollout]:
+def collect(pending: Iterable[PendingRollout]) -> list[Rollout]:
     """Wait for the verdicts; rollouts come back in the order of their requests."""
     rollouts = [p.rollout_with(p.verdict.result()) for p in pending]
     return sorted(rollouts, key=lambda r: r.completion.index)

@@ -98,14 +98,14 @@ class Run:
         )
 
     @property
-    def is_last_step(self) -> bool:
+    def is_done(self) -> bool:
         """True once all steps are done, or RL has generated the tokens that `max_tokens` allows."""
         budget = self.config.max_tokens
         return self.step >= self.config.steps or (budget is not None and self.tokens >= budget)
 
     def steps_left(self) -> Iterator[int]:
         """Yield the numbers of the RL steps that are left to do."""
-        while not self.is_last_step:
+        while not self.is_done:
             yield self.step + 1
 
     def begin_rl(self) -> None:
@@ -180,7 +180,7 @@ class Run:
             "engine_failures": self.engine_failures,
         }
         self.engine_failures = []
-        last = self.is_last_step
+        last = self.is_done
         evaluates = last or step % config.eval.every == 0
         if evaluates:
             metrics["eval"] = self.evaluate(self.data.validation)
