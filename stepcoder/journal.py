@@ -34,13 +34,13 @@ def read_lines(path: Path) -> list[Any]:
 
     Raises OSError, or ValueError for a line that is not JSON. A missing file holds no record.
     """
-    data = path.read_bytes() if path.exists() else b""
+    data = path.read_bytes() if path.is_file() else b""  # a device or pipe is only written
     return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
 def open_to_append(path: Path) -> IO[str]:
     """Open a JSONL file at its end, and cut off a last record that was not written whole."""
-    if path.exists():
+    if path.is_file():
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     return path.open("a", encoding="utf-8")
 

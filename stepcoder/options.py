@@ -141,6 +141,8 @@ def _converted(kind: Any, bounds: Range, value: Any) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         pairs = zip(get_args(kind), value, strict=True)
         return tuple(_converted(part, bounds, v) for part, v in pairs)
+    if isinstance(value, str) and not value.isascii() and kind is not str:
+        raise ValueError  # int() would read other digits too
     if kind in (int, float) and type(value) in (str, int, kind):  # true is no number
         value = kind(value)
         right = value in bounds

@@ -90,3 +90,13 @@ def test_a_journal_goes_on_with_its_records_and_refuses_other_settings(tmp_path:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
         opened(tmp_path)
+
+
+def test_a_pipe_or_device_is_written_and_never_read(tmp_path: Path) -> None:
+    """A read of them would not end: the null device is empty, but /dev/zero is not."""
+    assert read_lines(Path("/dev/zero")) == []
+    with open_to_append(Path("/dev/zero")) as file:
+        append(file, {"id": 1})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert read_lines(pipe) == []

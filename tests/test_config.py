@@ -91,6 +91,7 @@ def test_text_stays_text_even_where_yaml_would_read_something_else() -> None:
         ("seed=yes", '"seed" on the command line is true; give an integer >= 0'),
         ("seed=1.5", '"seed" on the command line is 1.5; give an integer >= 0'),
         ('seed="1__0"', '"seed" on the command line is "1__0"; give an integer >= 0'),
+        ("seed=\uff12", '"seed" on the command line is "\uff12"; give an integer >= 0'),
         (
             f"sft.lr=1{'0' * 400}",
             f'"sft.lr" on the command line is 1{"0" * 56}...; give a number > 0',

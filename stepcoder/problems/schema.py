@@ -4,7 +4,7 @@ Takes JSON data, gives the frozen data of `sandbox.program` and `sandbox.checker
 tests and each checker is one pydantic model, whose fields are those of the class that it `builds`;
 the server's OpenAPI document is made from the same models. Files and requests differ in two ways:
 a file holds assert tests as one text (`AssertCodeSchema`), a request as pieces (`AssertsSchema`);
-and files may have further fields, which are ignored, and null or "" for a field that is absent.
+and files may have further fields, which are ignored, and null, "" and the like for absent ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, WrapValidator
 
 from stepcoder.problems.asserts import split_asserts
 from stepcoder.sandbox.checkers import Custom, Exact, Regex, Tolerance, Unordered
@@ -27,6 +27,11 @@ TESTS_SCHEMA = (
     '{"kind": "assert" or "unittest", "code": "..."}'
 )
 MAX_TESTS_A_REQUEST = 10_000  # of each program
+
+FILE = "file"  # the context in which records of files are validated
+
+# Optional fields that are taken for absent where they hold anything false: 0, [] and so on.
+_LABELS = {"starter_code", "entry_point", "preamble", "source", "difficulty", "split", "names"}
 
 _EXPECTED = {"string_type": "a text", "list_type": "a list", "dict_type": "an object"}
 
@@ -61,13 +66,17 @@ def _built(value: Any) -> Any:
     return value.build() if hasattr(value, "build") else value
 
 
-def _unchanged(value: Any, check: Callable[[Any], Any]) -> Any:
-    """Return a checked value as it was given: 0 and 0.0 have different fingerprints."""
-    check(value)
+def _tolerance(value: Any, check: Callable[[Any], Any], info: ValidationInfo) -> Any:
+    """Return a checked number as it was given: 0 and 0.0 have different fingerprints.
+
+    Files may hold any number; requests are held to the range.
+    """
+    if info.context != FILE or type(value) not in (int, float):
+        check(value)
     return value
 
 
-FloatTolerance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), WrapValidator(_unchanged)]
+FloatTolerance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), WrapValidator(_tolerance)]
 # Told in the OpenAPI document; `judge.messages` refuses more, since files may have more.
 _AT_MOST: dict[str, Any] = {"maxItems": MAX_TESTS_A_REQUEST}
 _ONE_A_TEST = Field(min_length=1, json_schema_extra=_AT_MOST)
@@ -218,10 +227,11 @@ def read_record(model: type[S], record: Mapping[str, Any]) -> S:
     given = {}
     for name, required in _fields(model).items():
         value = record.get(name)
-        if required or not (value is None or value == ""):
+        absent = value is None or value == "" or (not value and name in _LABELS)
+        if required or not absent:
             given[name] = value
     try:
-        return model.model_validate(given)
+        return model.model_validate(given, context=FILE)
     except ValidationError as error:
         raise BrokenRecordError(_line(error)) from None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stepcoder.problems.problem import Problem, fingerprint
+from stepcoder.problems.problem import Problem, fingerprint, problem_of
 from stepcoder.problems.schema import read_tests
 from stepcoder.sandbox import (
     AssertTests,
@@ -21,6 +21,7 @@ from stepcoder.sandbox import (
     Unordered,
 )
 
+CALLS = {"kind": "call", "inputs": [[1]], "outputs": [1]}
 UNITTEST = "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): pass\n"
 CALL = {"kind": "call", "inputs": [[1]], "outputs": ["a"]}
 STDIN = {"kind": "stdin", "inputs": ["1"], "outputs": ["a"]}
@@ -71,7 +72,6 @@ def test_a_record_says_how_it_is_tested(record: dict[str, Any], tests: Tests) ->
     ("record", "why"),
     [
         (CALL | {"float_tolerance": "0"}, "float_tolerance"),
-        (CALL | {"float_tolerance": 2}, "float_tolerance"),
         (CALL | {"process_per_test": 1}, "process_per_test"),
         (CALL | {"checker": {"kind": "magic"}}, "checker"),
         (STDIN | {"checker": "exact"}, "checker"),
@@ -134,3 +134,23 @@ def test_a_fingerprint_sees_checkers_and_processes_and_keeps_those_without() -> 
     assert len(prints) == 4
     # What it was before tests could have either: runs that began then can go on.
     assert of(plain) == "f41b1f1b6903c7866c0fd551901caebe264735abb608dd39e4777ed379fdd920"
+
+
+@pytest.mark.parametrize("tolerance", [0, 0.0, 1, 2.5])
+def test_a_file_may_hold_any_tolerance_and_it_is_kept_as_written(tolerance: float) -> None:
+    tests = read_tests({**CALLS, "float_tolerance": tolerance})
+    checked = read_tests({**CALLS, "checker": {"kind": "tolerance", "float_tolerance": tolerance}})
+    assert repr(tests.float_tolerance) == repr(checked.checker.float_tolerance) == repr(tolerance)
+
+
+@pytest.mark.parametrize("nothing", [None, "", 0, False, [], {}])
+def test_an_optional_field_that_holds_nothing_is_an_absent_one(nothing: object) -> None:
+    record = {
+        "task_id": "t",
+        "prompt": "p",
+        "canonical_solution": "def f(x): return x\n",
+        "entry_point": "f",
+        "tests": CALLS,
+    }
+    optional = ("starter_code", "preamble", "source", "difficulty", "split")
+    assert problem_of({**record, **dict.fromkeys(optional, nothing)}) == problem_of(record)
