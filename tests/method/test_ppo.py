@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config
+from helpers.tiny_policy import tiny_policy
 
 from stepcoder.config import PPOConfig
 from stepcoder.method.ppo import (
@@ -18,7 +18,7 @@ from stepcoder.method.ppo import (
     update,
 )
 from stepcoder.models.batch import Batch, Row, pack
-from stepcoder.models.policy import Critic, frozen_copy, prepare, response_logprobs
+from stepcoder.models.policy import Critic, frozen_copy, response_logprobs
 
 TEMPERATURE = 0.8
 CONFIG = PPOConfig(
@@ -34,22 +34,6 @@ CONFIG = PPOConfig(
     max_grad_norm=1e9,
     whiten_advantages="none",
 )
-
-
-def tiny_policy(seed: int = 0):
-    """A GPT-2: unlike most decoders it has no float32 island (RMSNorm, rotary) in float64."""
-    torch.manual_seed(seed)
-    shape = GPT2Config(
-        vocab_size=13,
-        n_embd=8,
-        n_layer=2,
-        n_head=2,
-        n_positions=16,
-        initializer_range=0.4,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    return prepare(AutoModelForCausalLM.from_config(shape).double(), torch.device("cpu"))
 
 
 ROWS = [

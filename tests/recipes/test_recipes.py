@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config
+from helpers.tiny_policy import tiny_policy
 
 from stepcoder.config import Config, FGOConfig, PPOConfig
 from stepcoder.errors import RunError
@@ -17,7 +17,7 @@ from stepcoder.evaluate import critic_sampling
 from stepcoder.method.ppo import Learner, score, shaped_rewards, update
 from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
-from stepcoder.models.policy import OutcomeCritic, frozen_copy, prepare
+from stepcoder.models.policy import OutcomeCritic, frozen_copy
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem
 from stepcoder.recipes import RECIPES, coderl, grpo, ppocoder, rlcf, rloo, rltf
@@ -54,21 +54,6 @@ def rollout(completion: str, ended: Verdict, given: str = "def f(x):\n") -> Roll
     made = Completion(0, ids, tuple([0.0] * len(ids)), stopped=True)
     program = given + extract_completion(completion)
     return Rollout(task, (2, 3), made, completion, spans, program, ended)
-
-
-def tiny_policy(seed: int = 0):
-    torch.manual_seed(seed)
-    shape = GPT2Config(
-        vocab_size=13,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
-        n_positions=16,
-        initializer_range=0.4,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    return prepare(AutoModelForCausalLM.from_config(shape).double(), torch.device("cpu"))
 
 
 def with_logprobs(batch: Batch, difference: float) -> Batch:
@@ -151,7 +136,7 @@ def test_grpo_weighs_every_program_the_same_whatever_its_length():
 
 def test_grpo_has_the_kl_in_its_loss():
     """With equal rewards nothing but beta times the mean of k3 = exp(d) - 1 - d is left."""
-    policy, reference = tiny_policy(), frozen_copy(tiny_policy(1))
+    policy, reference = tiny_policy(layers=1), frozen_copy(tiny_policy(1, layers=1))
     batch = score(pack([row(2, 1.0), row(3, 1.0)]), policy, reference, None, PPO, 1.0)
     batch = grpo.advantages(batch, PPO)
     learner = Learner.create(policy, None, PPO)
@@ -180,7 +165,7 @@ def test_rloo_has_the_kl_of_the_whole_program_in_its_reward():
 
 def test_rloo_does_not_clip():
     """A policy that has moved far: PPO clips tokens of it, RLOO's loss is ratio x advantage."""
-    policy = tiny_policy()
+    policy = tiny_policy(layers=1)
     batch = score(pack([row(2, 1.0), row(2, -1.0)]), policy, frozen_copy(policy), None, PPO, 1.0)
     batch = replace(
         batch,
@@ -303,7 +288,7 @@ def test_rltf_weighs_tokens_by_all_three():
 
 def test_the_outcome_critic_reads_packed_rows_as_it_reads_them_alone():
     torch.manual_seed(0)
-    critic = OutcomeCritic.from_policy(tiny_policy(), 4).double()
+    critic = OutcomeCritic.from_policy(tiny_policy(layers=1), 4).double()
     torch.nn.init.normal_(critic.head.weight, std=1.0)
     rows = [row(2, 0, outcome=3), row(3, 0, outcome=1), row(2, 0, prompt=7, outcome=0)]
     whole = pack(rows)
