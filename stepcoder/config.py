@@ -110,7 +110,7 @@ class CurriculumConfig:
     ] = "branches"
     alpha: Annotated[float, "Weight of the newest pass rate in the moving average.", SHARE] = 0.5
     threshold: Annotated[float, "A stage is left when the average exceeds this.", SHARE] = 0.5
-    full_prompt_share: Annotated[float, "Share of visits at stage 0 in any case.", SHARE] = 0.0
+    full_prompt_share: Annotated[float, "Share of attempts at stage 0 in any case.", SHARE] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

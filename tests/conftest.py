@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# No test may fail for a slow machine: hypothesis' own limit is 0.2 s an example.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 DATA = Path(os.environ.get("STEPCODER_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

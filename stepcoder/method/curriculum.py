@@ -90,13 +90,13 @@ class Curriculum:
     """Chooses problems in seeded order, gives each the prompt of its stage, and moves the stages.
 
     Every epoch is a permutation of the problems that depends on the seed and the epoch's number
-    only. Stages move by Algorithm 1: with `passed` the share of a visit's rollouts that pass,
+    only. Stages move by Algorithm 1: with `passed` the share of an attempt's rollouts that pass,
     rho <- (1 - alpha) rho + alpha passed; if rho > threshold, rho <- 0 and stage <- max(stage - 1,
     0). The paper leaves alpha, the threshold and the moment of the update open: 0.5, 0.5 and one
-    update a visit are ours.
+    update an attempt are ours.
 
     Conditional statements inside the starter code, which is always given, do not count. `cccs`
-    False keeps every problem at stage 0; `full_prompt_share` is the share of visits that start at
+    False keeps every problem at stage 0; `full_prompt_share` is the share of attempts that start at
     stage 0 whatever the problem's stage (against forgetting; they do not move it).
     """
 
@@ -125,18 +125,18 @@ class Curriculum:
         self._threshold = threshold
         self._full_prompt_share = full_prompt_share
         self._template = template
-        self._givens = {
-            problem.task_id: givens(problem, scopes) if cccs else [starter_part(problem)]
+        self._given_parts = {
+            problem.task_id: given_parts(problem, scopes) if cccs else [starter_part(problem)]
             for problem in problems
         }
-        self._stages = {task_id: len(parts) - 1 for task_id, parts in self._givens.items()}
+        self._stages = {task_id: len(parts) - 1 for task_id, parts in self._given_parts.items()}
         self._rhos = dict.fromkeys(self._stages, 0.0)
         self._epoch = 0
         self._position = 0
         self._moves = 0
 
     def sample(self, count: int) -> list[Task]:
-        """Return the next `count` visits; a new epoch begins where one runs out of problems."""
+        """Return the next `count` attempts; a new epoch begins where one runs out of problems."""
         tasks: list[Task] = []
         order = self._order(self._epoch)
         while len(tasks) < count:
@@ -149,9 +149,9 @@ class Curriculum:
         return tasks
 
     def observe(self, task: Task, passes: Sequence[float]) -> None:
-        """Learn how the rollouts of one visit ended: `passes` holds 1 for each that passed, else 0.
+        """Learn how the rollouts of an attempt ended: `passes` has 1 for each that passed, else 0.
 
-        Only reward 1 counts as a pass. A visit at another stage than the problem's present one
+        Only reward 1 counts as a pass. An attempt at another stage than the problem's present one
         (from `rollout.ahead` or `full_prompt_share`) changes nothing, nor does one without
         rollouts.
         """
@@ -175,7 +175,7 @@ class Curriculum:
 
     @property
     def epoch(self) -> int:
-        """The number of the epoch that the next visit belongs to, from 0."""
+        """The number of the epoch that the next attempt belongs to, from 0."""
         return self._epoch
 
     @property
@@ -221,11 +221,11 @@ class Curriculum:
         full_prompt = draw.random() < self._full_prompt_share
         problem = self._problems[task_id]
         stage = 0 if full_prompt else self._stages[task_id]
-        given = self._givens[task_id][stage]
+        given = self._given_parts[task_id][stage]
         return Task(problem, stage, given, prompt_text(problem, given, self._template), seed)
 
 
-def givens(problem: Problem, scopes: Scopes = "branches") -> list[str]:
+def given_parts(problem: Problem, scopes: Scopes = "branches") -> list[str]:
     """Return the given part of each stage of a problem, stage 0 (least given) first."""
     solution = problem.canonical_solution
     starter = starter_part(problem)

@@ -25,7 +25,7 @@ ROLLOUTS = "rollouts"
 
 def to_plain(rollouts: Sequence[Rollout], samples: int) -> dict[str, Any]:
     """Return a batch of rollouts, `samples` a task, as plain data without its verdicts."""
-    visits = [r.task for r in rollouts[::samples]]
+    tasks = [r.task for r in rollouts[::samples]]
     return {
         "tasks": [
             {
@@ -35,7 +35,7 @@ def to_plain(rollouts: Sequence[Rollout], samples: int) -> dict[str, Any]:
                 "prompt_text": task.prompt_text,
                 "seed": task.seed,
             }
-            for task in visits
+            for task in tasks
         ],
         "completions": [asdict(r.completion) for r in rollouts],
     }

@@ -30,8 +30,9 @@ SEED_STRIDE = 1_000_003  # odd: the seeds of neighboring tasks' samples stay apa
 class Task:
     """One attempt at a problem: the part of the solution that is given, and the prompt.
 
-    A program is `given` + the completion of `prompt_text`. `seed` is for sampling: it depends on
-    the run's seed and the attempt alone, so a resumed run draws the same rollouts.
+    All samples of a step that share the prompt belong to it. A program is `given` + the completion
+    of `prompt_text`. `seed` is for sampling: it depends on the run's seed and the attempt alone, so
+    a resumed run draws the same rollouts.
     """
 
     problem: Problem

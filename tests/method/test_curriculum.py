@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stepcoder.method.curriculum import (
     Curriculum,
     Scopes,
-    givens,
+    given_parts,
     stage_count,
     start_index,
     start_points,
@@ -165,7 +165,7 @@ def test_every_stage_of_every_solution_gives_a_beginning_of_it(data: Path, name:
     problems = load_problems(data / name).problems
     for p in problems[:: 1 + len(problems) // 400]:
         check_cuts(p.canonical_solution, "branches")
-        parts = givens(p)
+        parts = given_parts(p)
         assert parts[0] == starter_part(p)
         for less, more in pairwise(parts):
             assert more.startswith(less)
@@ -181,7 +181,7 @@ def test_a_source_that_does_not_parse_has_no_conditionals() -> None:
 def test_conditionals_of_the_starter_do_not_count() -> None:
     header = "if True:\n    import os\ndef f(x):\n"
     p = Problem("p", "", header, f"{header}    if x:\n        pass\n", AssertTests(("0",)))
-    assert givens(p) == [header]
+    assert given_parts(p) == [header]
 
 
 def test_a_problem_starts_at_its_last_stage_and_gives_the_solution_up_to_there() -> None:
