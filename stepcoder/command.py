@@ -32,7 +32,7 @@ from rich.console import Console
 
 from stepcoder.errors import InputError, RunError
 from stepcoder.journal import Record
-from stepcoder.options import ConfigError
+from stepcoder.options import ConfigError, LineParser
 from stepcoder.problems.problem import Problem, ProblemError, program_of
 from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
 
@@ -48,7 +48,7 @@ def for_users(docstring: str | None) -> str:
 EXIT_STATUS = for_users(__doc__)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(LineParser):
     """The arguments of `python -m MODULE`; wrong ones are one line and exit status 2."""
 
     def __init__(self, module: str, description: str | None, epilog: str = "") -> None:
@@ -56,10 +56,6 @@ class Parser(argparse.ArgumentParser):
         layout = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
         program = f"python -m {module}"
         super().__init__(program, None, description, epilog, formatter_class=layout)
-
-    def error(self, message: str) -> NoReturn:
-        """End the process with one line instead of the usage."""
-        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}\n")
 
     def parse(self, argv: Sequence[str] | None, *positive: str) -> argparse.Namespace:
         """Parse; the options named in `positive`, if given, must be above 0."""

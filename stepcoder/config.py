@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from stepcoder.options import (
     ConfigError,
+    LineParser,
     Range,
     build,
     check_values,
@@ -356,12 +357,6 @@ class CommandLine:
     dry_run: bool = False
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        """Leave with one line instead of the usage."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parse_args(arguments: Sequence[str]) -> CommandLine:
     """Read the command line of `python -m stepcoder.train`; leaves with one line if it is wrong.
 
@@ -369,7 +364,7 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
     config.yaml does, and run_dir is that folder.
     """
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 100), 130)
-    parser = _Parser(
+    parser = LineParser(
         prog="stepcoder.train",
         usage="python -m stepcoder.train [--config FILE | --resume DIR] [section.key=value ...]",
         description="Train a code model by reinforcement learning from unit-test results.\n"

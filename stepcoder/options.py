@@ -8,6 +8,7 @@ that says which key is wrong, where it was given, what was given and what is acc
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -34,6 +35,14 @@ _NAMES: dict[Any, tuple[str, str]] = {  # in the table of options, and in an err
     tuple[float, float]: ("2 x float", "2 numbers"),
 }
 _UNSOUND = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"}
+
+
+class LineParser(argparse.ArgumentParser):
+    """A parser that leaves with one line instead of the usage; `prog` may be "python -m NAME"."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit status 2."""
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message}\n")
 
 
 class ConfigError(ValueError):
@@ -141,9 +150,9 @@ def _converted(kind: Any, bounds: Range, value: Any) -> Any:
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         pairs = zip(get_args(kind), value, strict=True)
         return tuple(_converted(part, bounds, v) for part, v in pairs)
-    if isinstance(value, str) and not value.isascii() and kind is not str:
-        raise ValueError  # int() would read other digits too
     if kind in (int, float) and type(value) in (str, int, kind):  # true is no number
+        if not str(value).isascii():
+            raise ValueError  # int() would read the digits of other scripts too
         value = kind(value)
         right = value in bounds
     else:

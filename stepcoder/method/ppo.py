@@ -303,7 +303,8 @@ class RunningDeviation:
     def scaled(self, rewards: Sequence[Reward]) -> list[Reward]:
         """Take in a step's task rewards, and return them divided by the deviation so far."""
         self.observe(torch.tensor([r.reward for r in rewards]))
-        return [replace(r, reward=r.reward / self.value) for r in rewards]
+        deviation = self.value
+        return [replace(r, reward=r.reward / deviation) for r in rewards]
 
     @property
     def value(self) -> float:

@@ -1,7 +1,7 @@
 """One run: its parts, and what happens between the steps of its loop (`open_run.py` builds it).
 
 Whatever a resume needs is in `state_dict`. The loop's random numbers are functions of the seed and
-the step, so there is no generator whose state could be lost.
+the step; torch's own generator is saved as well, in case a library draws from it.
 """
 
 from __future__ import annotations
