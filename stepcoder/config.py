@@ -64,6 +64,10 @@ class ModelConfig:
 
     path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
     critic_path: Annotated[str | None, "Folder of the critic's start; null: the policy."] = None
+    critic: Annotated[
+        Literal["model", "head"],
+        "A model of its own, or only a head on the policy's states (less memory and time).",
+    ] = "model"
     lora_rank: Annotated[
         int, "Rank of LoRA adapters, trained in place of weights (peft); 0: none.", NOT_NEGATIVE
     ] = 0

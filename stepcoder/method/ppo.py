@@ -8,8 +8,9 @@ masks are dropped before the update's LM head, so their logits are never compute
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ from stepcoder.kernels.ppo_head import ppo_head
 from stepcoder.kernels.reference import HeadStatistics
 from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, microbatches, minibatches
-from stepcoder.models.optim import optimizers_of
+from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import (
-    Critic,
-    OutcomeCritic,
+    AnyCritic,
+    ValueHead,
     hidden_states,
     lm_head,
     response_logprobs,
@@ -41,7 +42,7 @@ def score(
     batch: Batch,
     policy: PreTrainedModel,
     reference: PreTrainedModel,
-    critic: Critic | OutcomeCritic | None,
+    critic: AnyCritic | None,
     config: PPOConfig,
     temperature: float,
 ) -> Batch:
@@ -52,35 +53,33 @@ def score(
     importance sampling). Without a critic there are no values.
     """
 
-    def policy_scores(piece: Batch) -> tuple[Tensor, Tensor]:
-        return response_logprobs(policy, piece, temperature)
+    def scores(piece: Batch) -> Iterator[Tensor]:
+        states = hidden_states(policy, piece)
+        yield from response_logprobs(policy, piece, temperature, states)
+        yield response_logprobs(reference, piece, temperature)[0]
+        if critic is not None:
+            yield critic(piece, states)
 
-    old_logprobs, entropy = _score_pieces(batch, config, policy_scores)
-    (ref_logprobs,) = _score_pieces(
-        batch, config, lambda piece: response_logprobs(reference, piece, temperature)[:1]
-    )
-    values = None
-    if critic is not None:
-        (values,) = _score_pieces(batch, config, lambda piece: (critic(piece),))
+    old_logprobs, entropy, ref_logprobs, *values = _score_pieces(batch, config, scores)
     mismatch = torch.where(batch.response_mask, old_logprobs - batch.engine_logprobs, 0.0)
     return replace(
         batch,
         old_logprobs=old_logprobs,
         ref_logprobs=ref_logprobs,
         entropy=entropy,
-        values=values,
+        values=values[0] if values else None,
         importance=mismatch.exp().clamp(max=config.importance_cap),
     )
 
 
 def _score_pieces(
-    batch: Batch, config: PPOConfig, scores: Callable[[Batch], tuple[Tensor, ...]]
+    batch: Batch, config: PPOConfig, scores: Callable[[Batch], Iterable[Tensor]]
 ) -> list[Tensor]:
     """Run `scores` (N,)-tensors over the microbatches, and place the results in (T,) tensors."""
     placed: list[Tensor] = []
     for rows, piece in microbatches(batch, config.tokens_per_microbatch):
         index = batch.token_index(batch.segments(rows))
-        results = scores(piece)
+        results = list(scores(piece))
         if not placed:
             placed = [
                 torch.zeros(len(batch.tokens), dtype=r.dtype, device=r.device) for r in results
@@ -140,31 +139,30 @@ class Learner:
     """What an update changes: the models with their optimizers; some recipes have no critic."""
 
     policy: PreTrainedModel
-    critic: Critic | OutcomeCritic | None
-    policy_optimizers: list[torch.optim.Optimizer]
-    critic_optimizers: list[torch.optim.Optimizer]
+    critic: AnyCritic | None
+    policy_optimizer: Optimizer
+    critic_optimizer: Optimizer | None
 
     @classmethod
     def create(
         cls,
-        policy: PreTrainedModel,
-        critic: Critic | OutcomeCritic | None,
+        policy: Masters,
+        critic: AnyCritic | None,
         config: PPOConfig,
     ) -> Learner:
-        """Build both models' optimizers; the critic's is AdamW.
+        """Build both models' optimizers, the policy's over its masters; the critic's is AdamW.
 
         Epsilon is 1e-5, as PPO's implementations have it: the LM head's rows of tokens that are
         never sampled get gradients of 1e-7, which a smaller one would blow up to full steps.
         """
         betas, decay, eps = config.adam_betas, config.weight_decay, 1e-5
+        optimizer = Optimizer(policy, config.optimizer, config.policy_lr, betas, decay, eps)
+        model: Any = policy.model
+        if critic is None:
+            return cls(model, None, optimizer, None)
         lr = config.critic_lr
         return cls(
-            policy,
-            critic,
-            optimizers_of(policy, config.optimizer, config.policy_lr, betas, decay, eps),
-            []
-            if critic is None
-            else [torch.optim.AdamW(critic.parameters(), lr, betas, eps, weight_decay=decay)],
+            model, critic, optimizer, Optimizer(Masters(critic), "adamw", lr, betas, decay, eps)
         )
 
 
@@ -213,9 +211,15 @@ def update(
             responses = int(minibatch.response_mask.sum())
             normalizer = float(responses if normalize_by_response else trained)
             for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
-                if train_policy and len(piece.executed_positions):
+                trains = train_policy and len(piece.executed_positions) > 0
+                states = None
+                if trains or isinstance(learner.critic, ValueHead):
+                    with torch.set_grad_enabled(trains):
+                        states = hidden_states(learner.policy, piece)
+                if trains and states is not None:
+                    head = lm_head(learner.policy)
                     value, statistics = policy_loss(
-                        learner.policy, piece, config, temperature, normalizer, loss
+                        states, head, piece, config, temperature, normalizer, loss
                     )
                     value.backward()
                     sums["policy_loss"] += value.item()
@@ -223,16 +227,16 @@ def update(
                     sums["approx_kl"] += statistics.approx_kl.item()
                     ratios += [statistics.ratio_min.item(), statistics.ratio_max.item()]
                 if learner.critic is not None:
-                    value = learner.critic.loss(piece, minibatch, config.value_clip)
+                    value = learner.critic.loss(piece, states, minibatch, config.value_clip)
                     value.backward()
                     sums["value_loss"] += value.item()
             tokens, steps = tokens + trained, steps + 1
             if trained:
-                policy_norm = _step(learner.policy, learner.policy_optimizers, config)
-                sums["policy_grad_norm"] += policy_norm
-            if learner.critic is not None:
-                critic_norm = _step(learner.critic, learner.critic_optimizers, config)
-                sums["critic_grad_norm"] += critic_norm
+                norm = learner.policy_optimizer.step(config.max_grad_norm)
+                sums["policy_grad_norm"] += norm
+            if learner.critic_optimizer is not None:
+                norm = learner.critic_optimizer.step(config.max_grad_norm)
+                sums["critic_grad_norm"] += norm
     means = {
         name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
     }
@@ -240,22 +244,26 @@ def update(
 
 
 def policy_loss(
-    policy: PreTrainedModel,
+    states: Tensor,
+    head: Tensor,
     piece: Batch,
     config: PPOConfig,
     temperature: float,
     normalizer: float,
     kind: PolicyLoss,
 ) -> tuple[Tensor, HeadStatistics]:
-    """Policy loss of a microbatch's executed tokens, over those of its minibatch (`normalizer`)."""
+    """Policy loss of a microbatch's executed tokens, over those of its minibatch (`normalizer`).
+
+    `states` (T, H) are the policy's, `head` (V, H) is its LM head.
+    """
     assert piece.old_logprobs is not None
     assert piece.advantages is not None
     assert piece.importance is not None
     assert piece.ref_logprobs is not None
     positions = piece.executed_positions
     return ppo_head(
-        hidden_states(policy, piece)[piece.predictor_index[positions]],
-        lm_head(policy),
+        states[piece.predictor_index[positions]],
+        head,
         piece.tokens[positions],
         piece.old_logprobs[positions],
         piece.advantages[positions],
@@ -267,17 +275,6 @@ def policy_loss(
         ref_logprobs=piece.ref_logprobs[positions] if kind.has_kl and config.kl_beta else None,
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
     )
-
-
-def _step(
-    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], config: PPOConfig
-) -> float:
-    """Clip the gradient, step, clear; returns the gradient's norm before clipping."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return norm.item()
 
 
 @dataclass

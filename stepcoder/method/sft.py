@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config, SFTConfig
 from stepcoder.models.batch import Batch, Row, microbatches
+from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import response_logprobs
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import (
@@ -51,7 +51,7 @@ def schedule(config: SFTConfig, step: int) -> float:
 
 def supervised_step(
     policy: PreTrainedModel,
-    optimizers: list[torch.optim.Optimizer],
+    optimizer: Optimizer,
     batch: Batch,
     lr: float,
     tokens_per_microbatch: int,
@@ -64,10 +64,5 @@ def supervised_step(
         loss = -logprobs.sum() / responses
         loss.backward()
         total += loss.item()
-    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    optimizer.step(max_grad_norm=1.0, lr=lr)
     return total

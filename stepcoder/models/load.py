@@ -17,7 +17,14 @@ from stepcoder.config import Config
 from stepcoder.errors import RunError
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters
-from stepcoder.models.policy import Critic, OutcomeCritic, load_policy, prepare
+from stepcoder.models.policy import (
+    AnyCritic,
+    Critic,
+    OutcomeCritic,
+    ValueHead,
+    load_policy,
+    prepare,
+)
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
 
@@ -62,13 +69,15 @@ def _embedded_tokenizer(
 
 def new_critic(
     kind: Literal["value", "outcome"], policy: PreTrainedModel, config: Config, classes: int
-) -> Critic | OutcomeCritic:
+) -> AnyCritic:
     """Return a critic with a fresh head, from `model.critic_path` (values only) or the policy.
 
-    An outcome critic tells `classes` apart.
+    With model.critic=head it is no more than that head. An outcome critic tells `classes` apart.
     """
     if kind == "outcome":
         return OutcomeCritic.from_policy(policy, classes)
+    if config.model.critic == "head":
+        return ValueHead(policy).to(policy.device)
     if config.model.critic_path is None:
         return Critic.from_policy(policy)
     critic = Critic.load(config.model.critic_path, policy.dtype, policy.device)

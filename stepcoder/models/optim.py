@@ -1,50 +1,133 @@
-"""Makes a model's optimizers: AdamW for all weights, or Muon for the matrices of its layers."""
+"""Optimizers that step float32 weights, whatever dtype the model computes in.
+
+A step of 5e-7 is far below the spacing of bfloat16 numbers near most weights and would be rounded
+away. Each trained weight of a narrower model therefore has a float32 master: the gradients of all
+microbatches add up on the master, the optimizer steps it, and the model gets its rounded value
+(Micikevicius et al., arXiv 1710.03740, section 3.1).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from stepcoder.config import OptimizerName
 
 
-def optimizers_of(
-    model: PreTrainedModel,
-    name: OptimizerName,
-    lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    eps: float = 1e-8,
-) -> list[torch.optim.Optimizer]:
-    """Return optimizers that step together and cover the parameters that require a gradient.
+class Masters:
+    """The float32 masters of a model's trained weights; a weight as wide as that is its own.
 
-    "adamw" gives AdamW for all; "muon" gives Muon for the matrices other than embeddings and LM
-    head, then AdamW for the rest. Muon's steps are scaled to the size of AdamW's, so that one
-    learning rate serves both (arXiv 2502.16982, section 2.2).
+    One set serves all optimizers of a model, one after the other.
     """
 
-    trained = [p for p in model.parameters() if p.requires_grad]
+    def __init__(self, model: nn.Module) -> None:
+        """Copy the weights that require a gradient, and catch their gradients from now on."""
+        self.model = model
+        self.of_weight: dict[nn.Parameter, nn.Parameter] = {}
+        for weight in model.parameters():
+            if not weight.requires_grad:
+                continue
+            master = weight
+            if torch.promote_types(weight.dtype, torch.float32) != weight.dtype:
+                master = nn.Parameter(weight.detach().float())
+                weight.register_post_accumulate_grad_hook(_adds_to(master))
+            self.of_weight[weight] = master
 
-    def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    @torch.no_grad()
+    def round_into_model(self) -> None:
+        """Give the model the masters' values, rounded to its dtype."""
+        for weight, master in self.of_weight.items():
+            if weight is not master:
+                weight.copy_(master)
 
-    if name == "adamw":
-        return [adamw(trained)]
-    vocabulary = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    matrices = [p for p in trained if p.ndim == 2 and p not in vocabulary]
-    others = [p for p in trained if p.ndim != 2 or p in vocabulary]
-    muon = torch.optim.Muon(
-        matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, adamw(others)]
+    def state_dict(self) -> list[Tensor]:
+        """Return the masters that are not weights themselves, in the model's order."""
+        return [m.detach() for weight, m in self.of_weight.items() if m is not weight]
+
+    @torch.no_grad()
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        """Load saved masters, and round them into the model; a model in float32 has none."""
+        own = [m for weight, m in self.of_weight.items() if m is not weight]
+        for master, saved in zip(own, state, strict=True):
+            master.copy_(saved)
+        self.round_into_model()
 
 
-def load_optimizers(
-    optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]
-) -> None:
-    """Load each optimizer's saved state, in the order of `optimizers_of`."""
-    for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict(state)
+def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
+    """Return a hook that moves a weight's gradient to its master, as soon as it is complete."""
+
+    def move(weight: Tensor) -> None:
+        assert weight.grad is not None
+        if master.grad is None:
+            master.grad = weight.grad.float()
+        else:
+            master.grad += weight.grad
+        weight.grad = None
+
+    return move
+
+
+class Optimizer:
+    """Steps a model's masters: AdamW for all, or Muon for the layers' matrices and AdamW else.
+
+    Muon's steps are scaled to the size of AdamW's, so that one learning rate serves both
+    (arXiv 2502.16982, section 2.2). Embeddings and LM head are AdamW's.
+    """
+
+    def __init__(
+        self,
+        masters: Masters,
+        name: OptimizerName,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        eps: float = 1e-8,
+    ) -> None:
+        """Take over the masters of a model."""
+        self.masters = masters
+        trained = list(masters.of_weight.values())
+        matrices: list[nn.Parameter] = []
+        if name == "muon":
+            model: Any = masters.model
+            ends = (model.get_input_embeddings(), model.get_output_embeddings())
+            vocabulary = {masters.of_weight.get(end.weight) for end in ends if end is not None}
+            matrices = [p for p in trained if p.ndim == 2 and p not in vocabulary]
+        chosen = set(matrices)
+        others = [p for p in trained if p not in chosen]
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+        if others:
+            self.parts.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay))
+
+    def step(self, max_grad_norm: float, lr: float | None = None) -> float:
+        """Clip the gradient, step (at another rate, if given), clear.
+
+        Returns the gradient's norm before clipping.
+        """
+        norm = nn.utils.clip_grad_norm_(self.masters.of_weight.values(), max_grad_norm)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = group["lr"] if lr is None else lr
+            part.step()
+            part.zero_grad(set_to_none=True)
+        self.masters.round_into_model()
+        return norm.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masters, and what the optimizers keep of the steps so far."""
+        parts = [part.state_dict() for part in self.parts]
+        return {"masters": self.masters.state_dict(), "parts": parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from saved steps, with this optimizer's own rates: a resume may change them."""
+        self.masters.load_state_dict(state["masters"])
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            own = [{k: v for k, v in g.items() if k != "params"} for g in part.param_groups]
+            part.load_state_dict(saved)
+            for group, settings in zip(part.param_groups, own, strict=True):
+                group.update(settings)

@@ -85,12 +85,16 @@ def lm_head(model: PreTrainedModel) -> Tensor:
 
 
 def response_logprobs(
-    model: PreTrainedModel, piece: Batch, temperature: float
+    model: PreTrainedModel, piece: Batch, temperature: float, states: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order."""
+    """Log-probabilities and entropies (N,) of the response tokens of a batch, in batch order.
+
+    `states` are the model's (T, H) for this batch, where the caller has them.
+    """
     positions = piece.response_positions
     before = piece.predictor_index[positions]
-    hidden = hidden_states(model, piece)[before]  # (N, H): the states that predict them
+    states = hidden_states(model, piece) if states is None else states
+    hidden = states[before]  # (N, H): the states that predict them
     return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
 
 
@@ -124,20 +128,51 @@ class Critic(nn.Module):
         )
         return cls(backbone).to(device).eval()
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, states: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""
-        hidden = hidden_states(self.backbone, batch)
-        before = batch.predictor_index[batch.response_positions]  # where each token is chosen
-        values: Tensor = self.head(hidden[before]).squeeze(-1)
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+        return values_of(self.head, hidden_states(self.backbone, batch), batch)
 
-    def loss(self, piece: Batch, whole: Batch, clip: float) -> Tensor:
+    def loss(self, piece: Batch, states: Tensor | None, whole: Batch, clip: float) -> Tensor:
         """Clipped value loss of a microbatch, over the response tokens of its whole minibatch."""
-        assert piece.values is not None
-        assert piece.returns is not None
-        positions = piece.response_positions
-        values, returns = piece.values[positions], piece.returns[positions]
-        return value_loss(self(piece), values, returns, float(whole.response_mask.sum()), clip)
+        return clipped_value_loss(self(piece, states), piece, whole, clip)
+
+
+class ValueHead(nn.Module):
+    """A critic without a decoder: a head on the policy's own states.
+
+    Its gradient ends at the states, so it does not train the policy. It costs neither the memory of
+    a second model nor the time of its passes, and knows only what the policy's states say.
+    """
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        """Put a fresh float32 head beside the policy's LM head: values start near 0."""
+        super().__init__()
+        self.head = fresh_head(policy.get_decoder(), 1).float()
+
+    def forward(self, batch: Batch, states: Tensor | None) -> Tensor:
+        """Value (N,) before each response token, from the policy's states (T, H), float32."""
+        assert states is not None
+        return values_of(self.head, states.detach(), batch)
+
+    def loss(self, piece: Batch, states: Tensor | None, whole: Batch, clip: float) -> Tensor:
+        """Clipped value loss of a microbatch, over the response tokens of its whole minibatch."""
+        return clipped_value_loss(self(piece, states), piece, whole, clip)
+
+
+def values_of(head: nn.Linear, states: Tensor, batch: Batch) -> Tensor:
+    """Value (N,) of a head before each response token, from states (T, H), float32 or wider."""
+    before = batch.predictor_index[batch.response_positions]  # where each token is chosen
+    values: Tensor = head(states[before].to(head.weight.dtype)).squeeze(-1)
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def clipped_value_loss(values: Tensor, piece: Batch, whole: Batch, clip: float) -> Tensor:
+    """Clipped value loss of values (N,), over the response tokens of the whole minibatch."""
+    assert piece.values is not None
+    assert piece.returns is not None
+    positions = piece.response_positions
+    old, returns = piece.values[positions], piece.returns[positions]
+    return value_loss(values, old, returns, float(whole.response_mask.sum()), clip)
 
 
 class OutcomeCritic(nn.Module):
@@ -156,7 +191,7 @@ class OutcomeCritic(nn.Module):
         """Start from the policy's own weights."""
         return cls(copy_of(policy.get_decoder()), classes).to(policy.device).eval()
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, states: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Probability (N,) of its row's true class at each response token, in batch order."""
         assert batch.outcomes is not None
         true = batch.broadcast_rows(batch.outcomes)[batch.response_positions]
@@ -176,8 +211,17 @@ class OutcomeCritic(nn.Module):
         pooled = pooled.scatter_reduce(0, row[:, None].expand_as(states), states, "amax")
         return self.head(pooled).float()  # type: ignore[no-any-return]
 
-    def loss(self, piece: Batch, whole: Batch, clip: float) -> Tensor:  # noqa: ARG002
+    def loss(
+        self,
+        piece: Batch,
+        states: Tensor | None,  # noqa: ARG002
+        whole: Batch,
+        clip: float,  # noqa: ARG002
+    ) -> Tensor:
         """Cross-entropy of the rows' classes, over the rows of the whole minibatch."""
         assert piece.outcomes is not None
         total = nn.functional.cross_entropy(self.logits(piece), piece.outcomes, reduction="sum")
         return total / len(whole)
+
+
+AnyCritic = Critic | ValueHead | OutcomeCritic  # what a recipe may have beside the policy

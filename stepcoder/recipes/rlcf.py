@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from stepcoder.config import PPOConfig
 from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, Row, microbatches
+from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import OutcomeCritic
 from stepcoder.problems.prompts import encode_target, target_text
 from stepcoder.problems.source import line_starts
@@ -92,19 +93,17 @@ def reference_row(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, max_new_
 
 def train_discriminator(
     discriminator: OutcomeCritic,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: Batch,
     config: PPOConfig,
 ) -> float:
     """One step on generated programs and their references; returns the loss in nats a program."""
     total = 0.0
     for _, piece in microbatches(batch, config.tokens_per_microbatch):
-        loss = discriminator.loss(piece, batch, config.value_clip)
+        loss = discriminator.loss(piece, None, batch, config.value_clip)
         loss.backward()
         total += loss.item()
-    torch.nn.utils.clip_grad_norm_(discriminator.parameters(), config.max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.step(config.max_grad_norm)
     return total
 
 

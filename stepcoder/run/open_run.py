@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from stepcoder.config import Config
 from stepcoder.method.curriculum import Curriculum
 from stepcoder.models.load import load_policy_and_tokenizer, with_template
-from stepcoder.models.optim import optimizers_of
+from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import choose_device
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import RunDir, resume_at
@@ -44,15 +44,16 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             config, (*data.supervised, *data.train), device, run_dir.path
         )
         config = with_template(config, tokenizer)
-        sft = config.sft
+        sft, masters = config.sft, Masters(policy)
         run = Run(
             config=config,
             data=data,
             device=device,
             tokenizer=tokenizer,
             policy=policy,
-            sft_optimizers=optimizers_of(
-                policy, sft.optimizer, sft.lr, betas=(0.9, 0.98), weight_decay=sft.weight_decay
+            masters=masters,
+            sft_optimizer=Optimizer(
+                masters, sft.optimizer, sft.lr, betas=(0.9, 0.98), weight_decay=sft.weight_decay
             ),
             judge=stack.enter_context(open_judge(config)),
             curriculum=Curriculum(

@@ -96,7 +96,7 @@ def imitate(run: Run, step: int) -> float:
     rows = supervised_rows([problems[i] for i in drawn.tolist()], run.tokenizer, config)
     return supervised_step(
         run.policy,
-        run.learner.policy_optimizers,
+        run.learner.policy_optimizer,
         pack(rows).to(run.device),
         config.ppo.policy_lr,
         config.ppo.tokens_per_microbatch,

@@ -21,7 +21,7 @@ from stepcoder.method.rewards import Outcome
 from stepcoder.models.batch import Batch
 from stepcoder.models.load import new_critic
 from stepcoder.models.lora import merged_model
-from stepcoder.models.optim import load_optimizers
+from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import OutcomeCritic, frozen_copy
 from stepcoder.problems.problem import Problem
 from stepcoder.recipes import RECIPES
@@ -53,7 +53,8 @@ class Run:
     device: torch.device
     tokenizer: PreTrainedTokenizerBase
     policy: PreTrainedModel
-    sft_optimizers: list[torch.optim.Optimizer]
+    masters: Masters  # of the policy's weights
+    sft_optimizer: Optimizer
     judge: Judge
     curriculum: Curriculum
     run_dir: RunDir
@@ -71,7 +72,7 @@ class Run:
     reference: PreTrainedModel = field(init=False)
     learner: Learner = field(init=False)
     discriminator: OutcomeCritic | None = field(init=False, default=None)
-    discriminator_optimizer: torch.optim.Optimizer | None = field(init=False, default=None)
+    discriminator_optimizer: Optimizer | None = field(init=False, default=None)
     pipeline: Pipeline = field(init=False)
 
     @property
@@ -133,11 +134,11 @@ class Run:
             critic = recipe.critic and new_critic(recipe.critic, start, config, len(Outcome))
             if recipe.discriminates:
                 self.discriminator = OutcomeCritic.from_policy(start, classes=2)
-                self.discriminator_optimizer = torch.optim.AdamW(
-                    self.discriminator.parameters(), config.ppo.critic_lr
+                self.discriminator_optimizer = Optimizer(
+                    Masters(self.discriminator), "adamw", config.ppo.critic_lr, (0.9, 0.999), 0.01
                 )
         self.reference = frozen_copy(start)
-        self.learner = Learner.create(self.policy, critic, config.ppo)
+        self.learner = Learner.create(self.masters, critic, config.ppo)
         engine = open_engine(
             config,
             merged_model(self.policy),
@@ -237,7 +238,7 @@ class Run:
             "torch_rng": torch.get_rng_state(),
         }
         if self.phase == "sft":
-            return {**state, "sft_optimizers": [o.state_dict() for o in self.sft_optimizers]}
+            return {**state, "sft_optimizer": self.sft_optimizer.state_dict()}
         learner, further = self.learner, (self.discriminator, self.discriminator_optimizer)
         recipe_model, recipe_optimizer = (part and part.state_dict() for part in further)
         samples = self.config.rollout.samples_per_task
@@ -245,8 +246,8 @@ class Run:
             **state,
             "reference": self.reference.state_dict(),
             "critic": learner.critic and learner.critic.state_dict(),
-            "policy_optimizers": [o.state_dict() for o in learner.policy_optimizers],
-            "critic_optimizers": [o.state_dict() for o in learner.critic_optimizers],
+            "policy_optimizer": learner.policy_optimizer.state_dict(),
+            "critic_optimizer": learner.critic_optimizer and learner.critic_optimizer.state_dict(),
             "deviation": asdict(self.deviation),
             "tokens": self.tokens,
             "recipe_state": self.recipe_state,
@@ -271,7 +272,7 @@ class Run:
         torch.set_rng_state(state["torch_rng"])
         if state["phase"] == "sft":
             self.policy.load_state_dict(state["policy"])
-            load_optimizers(self.sft_optimizers, state["sft_optimizers"])
+            self.sft_optimizer.load_state_dict(state["sft_optimizer"])
             return
         self.policy.load_state_dict(state["reference"])
         self.make_rl_parts(self.policy)
@@ -283,8 +284,9 @@ class Run:
             self.discriminator.load_state_dict(state["recipe_model"])
             self.discriminator_optimizer.load_state_dict(state["recipe_optimizer"])
         self.tokens, self.recipe_state = state["tokens"], state["recipe_state"]
-        load_optimizers(learner.policy_optimizers, state["policy_optimizers"])
-        load_optimizers(learner.critic_optimizers, state["critic_optimizers"])
+        learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        if learner.critic_optimizer:
+            learner.critic_optimizer.load_state_dict(state["critic_optimizer"])
         self.deviation = RunningDeviation(**state["deviation"])
         self.pipeline.update_weights(self.policy)
         problems = {problem.task_id: problem for problem in self.data.train}

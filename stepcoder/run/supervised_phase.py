@@ -23,7 +23,7 @@ def supervise(run: Run) -> None:
         batch = pack([rows[i] for i in drawn.tolist()]).to(run.device)
         lr = config.lr * schedule(config, step - 1)
         loss = supervised_step(
-            run.policy, run.sft_optimizers, batch, lr, run.config.ppo.tokens_per_microbatch
+            run.policy, run.sft_optimizer, batch, lr, run.config.ppo.tokens_per_microbatch
         )
         tokens = len(batch.tokens)
         seconds = time.perf_counter() - start

@@ -3,6 +3,7 @@
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
+from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import prepare
 
 
@@ -20,3 +21,10 @@ def tiny_policy(seed: int = 0, layers: int = 2) -> PreTrainedModel:
         eos_token_id=1,
     )
     return prepare(AutoModelForCausalLM.from_config(shape).double(), torch.device("cpu"))
+
+
+def stepping(model: torch.nn.Module, kind: type[torch.optim.Optimizer], **options) -> Optimizer:
+    """An optimizer over a model's masters that steps as a class of torch's does."""
+    optimizer = Optimizer(Masters(model), "adamw", 1.0, (0.9, 0.999), 0.0)
+    optimizer.parts = [kind(optimizer.masters.of_weight.values(), **options)]
+    return optimizer

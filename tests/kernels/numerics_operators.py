@@ -131,6 +131,7 @@ class GradientKeeper(torch.optim.SGD):
 
 def training_step(device):
     """Score, advantages and one update of tiny bfloat16 models; statistics and gradients."""
+    from helpers.tiny_policy import stepping
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from stepcoder.config import PPOConfig
@@ -160,10 +161,10 @@ def training_step(device):
     batch = score(pack(rows).to(device), policy, frozen_copy(policy), critic, config, 0.8)
     batch = advantages(batch, config)
     models = (policy, critic)
-    keepers = [GradientKeeper(model.parameters(), lr=0.1) for model in models]
-    learner = Learner(*models, *([keeper] for keeper in keepers))
+    optimizers = [stepping(model, GradientKeeper, lr=0.1) for model in models]
+    learner = Learner(*models, *optimizers)
     statistics = update(learner, batch, config, 0.8, torch.Generator().manual_seed(0))
-    return statistics, [torch.cat(keeper.kept) for keeper in keepers]
+    return statistics, [torch.cat(part.kept) for o in optimizers for part in o.parts]
 
 
 def test_a_training_step_through_the_kernels_is_that_of_the_references(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.tiny_policy import tiny_policy
+from helpers.tiny_policy import stepping, tiny_policy
 
 from stepcoder.config import PPOConfig
 from stepcoder.method.ppo import (
@@ -18,7 +18,14 @@ from stepcoder.method.ppo import (
     update,
 )
 from stepcoder.models.batch import Batch, Row, pack
-from stepcoder.models.policy import Critic, frozen_copy, response_logprobs
+from stepcoder.models.optim import Masters
+from stepcoder.models.policy import (
+    Critic,
+    ValueHead,
+    frozen_copy,
+    hidden_states,
+    response_logprobs,
+)
 
 TEMPERATURE = 0.8
 CONFIG = PPOConfig(
@@ -175,8 +182,8 @@ def test_an_update_follows_the_finite_differences_of_the_scalar_losses(parts):
     learner = Learner(
         policy,
         critic,
-        [torch.optim.SGD(policy.parameters(), lr=1.0)],
-        [torch.optim.SGD(critic.parameters(), lr=1.0)],
+        stepping(policy, torch.optim.SGD, lr=1.0),
+        stepping(critic, torch.optim.SGD, lr=1.0),
     )
     before = {name: copy.deepcopy(model) for name, model in [("p", policy), ("c", critic)]}
     expected_policy = scalar_policy_loss(policy, quantities)
@@ -217,7 +224,7 @@ def check_gradient(start, stepped, loss, epsilon: float = 1e-5, samples: int = 1
 def test_the_first_minibatch_has_ratio_one_and_clips_nothing(parts):
     policy, _, critic = parts
     batch = scored(parts)
-    learner = Learner.create(policy, critic, CONFIG)
+    learner = Learner.create(Masters(policy), critic, CONFIG)
     stats = update(learner, batch, CONFIG, TEMPERATURE, torch.Generator().manual_seed(0))
     assert stats["ratio_min"] == pytest.approx(1.0, abs=1e-9)
     assert stats["ratio_max"] == pytest.approx(1.0, abs=1e-9)
@@ -229,7 +236,7 @@ def test_masked_tokens_get_exactly_zero_policy_gradient(parts):
     policy, _, critic = parts
     batch = scored(parts)
     only_masked = batch.select([2])
-    learner = Learner.create(policy, critic, CONFIG)
+    learner = Learner.create(Masters(policy), critic, CONFIG)
     before = copy.deepcopy(policy.state_dict())
     critic_before = copy.deepcopy(critic.state_dict())
     update(learner, only_masked, CONFIG, TEMPERATURE, torch.Generator().manual_seed(0))
@@ -246,7 +253,7 @@ def test_the_advantage_of_a_masked_token_does_not_reach_the_policy(parts):
     )
     results = []
     for variant in (batch, disturbed):
-        learner = Learner.create(copy.deepcopy(policy), copy.deepcopy(critic), CONFIG)
+        learner = Learner.create(Masters(copy.deepcopy(policy)), copy.deepcopy(critic), CONFIG)
         update(learner, variant, CONFIG, TEMPERATURE, torch.Generator().manual_seed(0))
         results.append(learner.policy.state_dict())
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
@@ -262,8 +269,8 @@ def test_microbatches_accumulate_to_the_gradient_of_the_whole_batch(parts):
         learner = Learner(
             mine,
             theirs,
-            [torch.optim.SGD(mine.parameters(), lr=1.0)],
-            [torch.optim.SGD(theirs.parameters(), lr=1.0)],
+            stepping(mine, torch.optim.SGD, lr=1.0),
+            stepping(theirs, torch.optim.SGD, lr=1.0),
         )
         update(learner, batch, config, TEMPERATURE, torch.Generator().manual_seed(0))
         results.append((mine.state_dict(), theirs.state_dict()))
@@ -292,7 +299,7 @@ def test_a_positive_advantage_makes_a_token_more_likely(parts):
     batch = replace(batch, advantages=batch.executed_mask.to(batch.advantages.dtype))
     before, _ = response_logprobs(policy, batch, TEMPERATURE)
     config = replace(CONFIG, policy_lr=1e-3, entropy_bonus=0.0)
-    learner = Learner.create(policy, critic, config)
+    learner = Learner.create(Masters(policy), critic, config)
     update(learner, batch, config, TEMPERATURE, torch.Generator().manual_seed(0))
     after, _ = response_logprobs(policy, batch, TEMPERATURE)
     chosen = batch.executed_mask[batch.response_positions]
@@ -309,3 +316,22 @@ def test_the_running_deviation_equals_that_of_all_rewards():
     constant = RunningDeviation()
     constant.observe(torch.full((4,), -1.0))
     assert constant.value == 1.0
+
+
+def test_a_value_head_reads_the_policys_states_and_trains_nothing_but_itself(parts):
+    policy, reference, _ = parts
+    torch.manual_seed(0)
+    critic = ValueHead(policy)
+    batch = score(pack(ROWS), policy, reference, critic, CONFIG, TEMPERATURE)
+    batch = advantages(batch, CONFIG)
+    expected = critic.head(hidden_states(policy, batch).float()).squeeze(-1)[batch.predictor_index]
+    mask = batch.response_mask
+    torch.testing.assert_close(batch.values[mask], expected[mask].detach())
+    learner = Learner.create(Masters(policy), critic, CONFIG)
+    alone = Learner.create(Masters(copy.deepcopy(policy)), None, CONFIG)
+    before = critic.head.weight.clone()
+    for each in (learner, alone):
+        update(each, batch, CONFIG, TEMPERATURE, torch.Generator().manual_seed(0))
+    assert not torch.equal(critic.head.weight, before)
+    for name, weight in policy.state_dict().items():
+        assert torch.equal(weight, alone.policy.state_dict()[name]), name

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stepcoder.config import SFTConfig
 from stepcoder.method.sft import schedule
-from stepcoder.models.optim import optimizers_of
+from stepcoder.models.optim import Masters, Optimizer
 
 
 def rates(**shares: float) -> list[float]:
@@ -37,7 +37,7 @@ def test_muon_has_the_matrices_of_the_layers_and_adamw_the_rest(tied: bool) -> N
         tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(shape)
-    muon, adamw = optimizers_of(model, "muon", 1e-3, (0.9, 0.95), 0.0)
+    muon, adamw = Optimizer(Masters(model), "muon", 1e-3, (0.9, 0.95), 0.0).parts
     assert isinstance(muon, torch.optim.Muon)
     assert isinstance(adamw, torch.optim.AdamW)
     named = dict(model.named_parameters())

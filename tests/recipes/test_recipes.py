@@ -17,6 +17,7 @@ from stepcoder.evaluate import critic_sampling
 from stepcoder.method.ppo import Learner, score, shaped_rewards, update
 from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
+from stepcoder.models.optim import Masters
 from stepcoder.models.policy import OutcomeCritic, frozen_copy
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem
@@ -139,7 +140,7 @@ def test_grpo_has_the_kl_in_its_loss():
     policy, reference = tiny_policy(layers=1), frozen_copy(tiny_policy(1, layers=1))
     batch = score(pack([row(2, 1.0), row(3, 1.0)]), policy, reference, None, PPO, 1.0)
     batch = grpo.advantages(batch, PPO)
-    learner = Learner.create(policy, None, PPO)
+    learner = Learner.create(Masters(policy), None, PPO)
     stats = update(learner, batch, PPO, 1.0, torch.Generator().manual_seed(0), grpo.RECIPE.loss)
     d = (batch.ref_logprobs - batch.old_logprobs)[batch.response_mask].tolist()
     k3 = sum(math.exp(x) - 1 - x for x in d) / 5
@@ -173,7 +174,7 @@ def test_rloo_does_not_clip():
         importance=torch.ones(len(batch.tokens)),
         old_logprobs=batch.old_logprobs - 1.0 * batch.response_mask,  # ratio e
     )
-    learner = Learner.create(policy, None, PPO)
+    learner = Learner.create(Masters(policy), None, PPO)
     batch = replace(batch, advantages=batch.advantages.abs())
     stats = update(learner, batch, PPO, 1.0, torch.Generator().manual_seed(0), rloo.RECIPE.loss)
     assert stats["clip_fraction"] == 0
@@ -306,7 +307,7 @@ def test_the_outcome_critic_reads_packed_rows_as_it_reads_them_alone():
         torch.testing.assert_close(critic(batch), expected)
         torch.testing.assert_close(critic.logits(batch)[0], pooled)
         loss = -torch.log_softmax(pooled, -1)[one.outcome]
-        torch.testing.assert_close(critic.loss(batch, batch, 0.2), loss)
+        torch.testing.assert_close(critic.loss(batch, None, batch, 0.2), loss)
 
 
 def test_coderl_weighs_tokens_by_the_critics_probability():

@@ -17,6 +17,7 @@ from stepcoder.errors import RunError
 from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import small_decoder, train_tokenizer
+from stepcoder.models.optim import Masters
 from stepcoder.models.policy import Critic, frozen_copy, prepare, response_logprobs
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
@@ -112,7 +113,7 @@ def mismatch(model, batch, temperature) -> float:
 
 
 def test_after_every_ppo_update_the_servers_logprobs_are_the_trainers(engine, policy, tokenizer):
-    learner = Learner.create(policy, Critic.from_policy(policy), PPO)
+    learner = Learner.create(Masters(policy), Critic.from_policy(policy), PPO)
     reference = frozen_copy(policy)
     asked, sampling = requests(tokenizer, 16), Sampling(0.7, 12, stop=())
     for step in range(3):

@@ -20,6 +20,7 @@ from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.lora import add_adapters, copy_of, merged_model
+from stepcoder.models.optim import Masters
 from stepcoder.models.policy import Critic, frozen_copy, load_policy, response_logprobs
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import encode_prompt, prompt_text, resolved_template
@@ -100,7 +101,7 @@ def plain_logprobs(model) -> torch.Tensor:
 
 
 def learner_of(policy) -> tuple[Learner, torch.nn.Module]:
-    return Learner.create(policy, Critic.from_policy(policy), PPO), frozen_copy(policy)
+    return Learner.create(Masters(policy), Critic.from_policy(policy), PPO), frozen_copy(policy)
 
 
 def step(learner: Learner, reference) -> dict[str, float]:
