@@ -1,6 +1,7 @@
-"""Chooses an operation's implementation and checks its inputs: Triton on CUDA, else the reference.
+"""Chooses an operation's implementation and checks its inputs: Triton on CUDA, else PyTorch.
 
-For debugging, the environment variable STEPCODER_KERNELS forces `reference` or `triton` for every
+PyTorch runs the reference, in chunks where it is an LM head's (`chunked_head`). For debugging, the
+environment variable STEPCODER_KERNELS forces `reference`, as it is defined, or `triton` for every
 operation. Without CUDA, `triton` works only under TRITON_INTERPRET=1.
 """
 
@@ -51,6 +52,11 @@ def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
             )
         return True
     return HAS_TRITON and tensor.is_cuda and tensor.dtype in dtypes
+
+
+def in_pytorch(definition: Callable[P, R], chunked: Callable[P, R]) -> Callable[P, R]:
+    """Return what runs without Triton: in chunks, or as STEPCODER_KERNELS=reference defines it."""
+    return definition if os.environ.get(VARIABLE) == "reference" else chunked
 
 
 def check_tokens(

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import check_head, on_its_device, use_triton
+from stepcoder.kernels import chunked_head, reference
+from stepcoder.kernels.dispatch import check_head, in_pytorch, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.lm_head import (
     Partials,
@@ -92,7 +92,9 @@ def logprob_entropy(
     if not temperature > 0:
         raise ValueError(f"logprob_entropy: temperature is {temperature}; it must be positive")
     if not use_triton(hidden, torch.bfloat16):
-        return reference.logprob_entropy(hidden, weight, targets, temperature, softcap)
+        return in_pytorch(reference.logprob_entropy, chunked_head.logprob_entropy)(
+            hidden, weight, targets, temperature, softcap
+        )
     check_head("logprob_entropy", hidden, weight, targets)
     outputs: tuple[Tensor, Tensor] = _forward(
         hidden, weight, targets.contiguous(), temperature, softcap, workspace_bytes

@@ -15,8 +15,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import check_head, check_tokens, on_its_device, use_triton
+from stepcoder.kernels import chunked_head, reference
+from stepcoder.kernels.dispatch import (
+    check_head,
+    check_tokens,
+    in_pytorch,
+    on_its_device,
+    use_triton,
+)
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.lm_head import chunks, launch_tiles, row_statistics, vocab_tiles
 from stepcoder.kernels.lm_head_backward import (
@@ -159,7 +165,7 @@ def ppo_head(
     if kl_estimator not in get_args(KLEstimator):
         raise ValueError(f"ppo_head: kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
     if not use_triton(hidden, torch.bfloat16):
-        return reference.ppo_head(
+        return in_pytorch(reference.ppo_head, chunked_head.ppo_head)(
             *(hidden, weight, targets, old_logprobs, advantages, importance),
             *(normalizer, clip, entropy_bonus, temperature, softcap),
             *(ref_logprobs, kl_beta, kl_estimator),

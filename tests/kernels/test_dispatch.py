@@ -24,7 +24,8 @@ from stepcoder.models import policy
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_cpu_runs_the_reference():
+def test_the_switch_brings_the_definitions_themselves_on_the_cpu(monkeypatch):
+    monkeypatch.setenv(dispatch.VARIABLE, "reference")
     hidden, weight = torch.randn(3, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64)
     targets = torch.tensor([0, 4, 2])
     found = logprob_entropy(hidden, weight, targets, 0.7)
