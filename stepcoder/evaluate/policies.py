@@ -26,6 +26,7 @@ from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import open_engine
+from stepcoder.rollout.rollout import Task, response_text, task_of
 from stepcoder.run.checkpoint import POLICY, STATE, newest_checkpoint
 
 Form = Literal["auto", "chat", "answer", "plain"]
@@ -105,13 +106,18 @@ def sampled_answers(
             memory_share=0.85,
         ),
     )
-    requests, givens = [], []
+    tasks, requests = [], []
     for problem, number in wanted:
-        given = "" if free else prompts.starter_part(problem)
-        text = prompts.prompt_text(with_starter_code(problem) if free else problem, given, template)
-        prompt = tuple(prompts.encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
-        requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
-        givens.append(given)
+        seed = sample_seed(options.seed, problem.task_id, number)
+        if free:
+            text = prompts.prompt_text(with_starter_code(problem), "", template)
+            task = Task(problem, 0, "", text, seed)
+        else:
+            given = prompts.starter_part(problem)
+            task = task_of(problem, 0, given, template, tokenizer, seed)
+        prompt = prompts.encode_prompt(tokenizer, task.prompt_text)[-options.max_prompt_tokens :]
+        requests.append(Request(tuple(prompt), seed))
+        tasks.append(task)
     stop = () if free else (FENCE,)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
     engine = open_engine(config, policy, tokenizer, options.output / "engine", notify, notify)
@@ -119,9 +125,9 @@ def sampled_answers(
     with engine:
         for done in engine.generate(requests, sampling):
             problem, number = wanted[done.index]
-            request, given = requests[done.index], givens[done.index]
-            text, _ = prompts.token_spans(tokenizer, request.prompt_ids, done.token_ids)
-            answer = {"answer": text} if free else {"given": given, "completion": text}
+            task, prompt_ids = tasks[done.index], requests[done.index].prompt_ids
+            text, _ = response_text(task, tokenizer, prompt_ids, done.token_ids)
+            answer = {"answer": text} if free else {"given": task.given, "completion": text}
             record = {"task_id": problem.task_id, "sample": number, **answer}
             yield {**record, "tokens": len(done.token_ids), "stopped": done.stopped}
 

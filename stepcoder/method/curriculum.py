@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, isqrt
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stepcoder.method.rewards import reward
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import prompt_text, starter_part
+from stepcoder.problems.prompts import starter_part
 from stepcoder.problems.source import line_starts, outline
 from stepcoder.problems.template import TEMPLATE
-from stepcoder.rollout.rollout import Rollout, Task
+from stepcoder.rollout.rollout import Rollout, Task, task_of
+
+if TYPE_CHECKING:  # see `rollout.py`
+    from transformers import PreTrainedTokenizerBase
 
 Scopes = Literal["branches", "all"]
 
@@ -103,6 +106,7 @@ class Curriculum:
     def __init__(
         self,
         problems: Sequence[Problem],
+        tokenizer: PreTrainedTokenizerBase,
         *,
         seed: int,
         cccs: bool = True,
@@ -120,6 +124,7 @@ class Curriculum:
             raise ValueError(f"two problems have the task_id {repeated!r}: rename one of them")
         if not problems:
             raise ValueError("a curriculum needs at least one problem")
+        self._tokenizer = tokenizer
         self._seed = seed
         self._alpha = alpha
         self._threshold = threshold
@@ -222,7 +227,7 @@ class Curriculum:
         problem = self._problems[task_id]
         stage = 0 if full_prompt else self._stages[task_id]
         given = self._given_parts[task_id][stage]
-        return Task(problem, stage, given, prompt_text(problem, given, self._template), seed)
+        return task_of(problem, stage, given, self._template, self._tokenizer, seed)
 
 
 def given_parts(problem: Problem, scopes: Scopes = "branches") -> list[str]:

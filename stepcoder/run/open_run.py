@@ -57,6 +57,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             judge=stack.enter_context(open_judge(config)),
             curriculum=Curriculum(
                 data.train,
+                tokenizer,
                 seed=config.seed,
                 template=config.prompt.template,
                 **asdict(config.curriculum),

@@ -200,7 +200,7 @@ class Run:
         problems = evenly_spaced(problems, config.eval.limit)
         if not problems or config.rollout.replay:
             return {}
-        tasks = whole_program_tasks(problems, config.prompt.template)
+        tasks = whole_program_tasks(problems, config.prompt.template, self.tokenizer)
         sampling = Sampling(config.eval.temperature, config.rollout.max_new_tokens)
         rollouts = self.roll_out(tasks, sampling, config.eval.samples)
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from helpers.tiny_policy import tiny_policy
+from helpers.tokenizers_built import single_bytes
 
 from stepcoder.config import Config, FGOConfig, PPOConfig
 from stepcoder.errors import RunError
@@ -323,21 +325,22 @@ def candidate(completion: str, ended: Verdict, passing: float, *by_token: float)
 
 def test_critic_sampling_goes_on_from_the_most_promising_beginning():
     one = candidate("    return 1\n```", verdict(Status.WRONG_ANSWER, 1, 1), 0.2, 0, 0, 0, 0, 0.7)
-    task = critic_sampling.refining(one, Config().prompt.template)
+    tokenizer: Any = single_bytes([])
+    task = critic_sampling.refining(one, Config().prompt.template, tokenizer)
     assert task.given == "def f(x):\n    r"
     assert task.prompt_text.endswith("def f(x):\n    r")
     at_the_fence = replace(one, by_token=(*(0.1,) * 15, 0.9))
-    task = critic_sampling.refining(at_the_fence, Config().prompt.template)
+    task = critic_sampling.refining(at_the_fence, Config().prompt.template, tokenizer)
     assert task.given == "def f(x):\n    return 1\n"
 
 
 def test_critic_sampling_refines_what_passes_the_examples_and_repairs_what_does_not():
-    config = Config()
+    sampler: Any = SimpleNamespace(config=Config(), tokenizer=single_bytes([]))
     passes = candidate("    return 1\n", verdict(Status.WRONG_ANSWER, 1, 1), 0.2)
     fails = candidate("    return 2\n", verdict(Status.RUNTIME_ERROR, 0, 2), 0.9)
-    (refined,) = critic_sampling.next_tasks([fails, passes], 1, config)
+    (refined,) = critic_sampling.next_tasks(sampler, [fails, passes], 1)
     assert refined.given.startswith("def f(x):\n ")
-    (repaired,) = critic_sampling.next_tasks([fails], 1, config)
+    (repaired,) = critic_sampling.next_tasks(sampler, [fails], 1)
     assert repaired.given == "def f(x):\n"
     assert "fails (runtime error)" in repaired.prompt_text
     assert "    return 2\n" in repaired.prompt_text
