@@ -27,15 +27,16 @@ from stepcoder.method.fgo import executed_masks
 from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
+from stepcoder.models.load import with_template
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
-from stepcoder.problems.prompts import starter_part
+from stepcoder.problems.prompts import fits, starter_part
 from stepcoder.problems.template import FENCE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.rollout import Rollout, Task, roll_out, task_of, whole_program_tasks
 from stepcoder.run.checkpoint import POLICY, load_state, newest_checkpoint
-from stepcoder.run.data import evenly_spaced, load_data
+from stepcoder.run.data import evenly_spaced, fitting, load_data
 from stepcoder.run.held_out import pass_at_1
 from stepcoder.run.open_run import open_judge
 from stepcoder.sandbox import Judge, Status, Verdict
@@ -58,8 +59,7 @@ class Sampler:
         """Return judged programs, `samples` a task."""
         options = self.config.rollout
         sampling = Sampling(options.temperature, options.max_new_tokens)
-        longest = self.config.prompt.max_prompt_tokens
-        return roll_out(tasks, self.engine, self.judge, self.tokenizer, sampling, samples, longest)
+        return roll_out(tasks, self.engine, self.judge, self.tokenizer, sampling, samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,9 @@ def next_tasks(sampler: Sampler, candidates: Sequence[Scored], examples: int) ->
     best = sorted(passing or candidates, key=lambda c: -c.passing)[:SEEDS]
     next_task = refining if passing else repairing
     template = sampler.config.prompt.template
-    return [next_task(one, template, sampler.tokenizer) for one in best]
+    tasks = [next_task(one, template, sampler.tokenizer) for one in best]
+    most = sampler.config.prompt.max_prompt_tokens
+    return [task for task in tasks if fits(sampler.tokenizer, task.prompt_text, most)]
 
 
 def refining(one: Scored, template: str, tokenizer: PreTrainedTokenizerBase) -> Task:
@@ -177,9 +179,12 @@ def compare(arguments: argparse.Namespace) -> int:
     dtype = state["critic"]["head.weight"].dtype
     policy = load_policy(checkpoint / POLICY, dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / POLICY, local_files_only=True)
+    config = with_template(config, tokenizer)
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
     critic.load_state_dict(state["critic"])
-    data = load_data(config.data, config.sft.share)
+    data, left_out = fitting(load_data(config.data, config.sft.share), tokenizer, config)
+    if left_out:
+        say(left_out)
     problems = evenly_spaced(data.test or data.validation, arguments.problems)
     if not problems:
         raise RunError(f"{config.data.path}: no test problem; give a set with one")

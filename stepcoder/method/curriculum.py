@@ -16,6 +16,7 @@ from itertools import groupby
 from math import ceil, isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
+from stepcoder.errors import RunError
 from stepcoder.method.rewards import reward
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import starter_part
@@ -207,9 +208,12 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state. Raises ValueError if it is of other problems."""
+        """Continue from a saved state. Raises RunError if it is of other problems."""
         if state["stages"].keys() != self._problems.keys():
-            raise ValueError("the saved curriculum is of other problems: resume with the same data")
+            raise RunError(
+                "the saved curriculum is of other problems: resume with the same data.*, sft.share "
+                "and prompt.*"
+            )
         self._epoch = state["epoch"]
         self._position = state["position"]
         self._moves = state["moves"]

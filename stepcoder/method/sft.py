@@ -28,7 +28,7 @@ def supervised_rows(
     """
     rows = []
     for task in whole_program_tasks(problems, config.prompt.template, tokenizer):
-        prompt = encode_prompt(tokenizer, task.prompt_text)[-config.prompt.max_prompt_tokens :]
+        prompt = encode_prompt(tokenizer, task.prompt_text)
         target = encode_target(tokenizer, task.prompt_text, task.target)
         target = target[: config.rollout.max_new_tokens]
         rows.append(Row(prompt, target, [0.0] * len(target), [True] * len(target), 0.0))

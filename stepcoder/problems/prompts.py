@@ -17,7 +17,7 @@ from tokenizers.decoders import DecodeStream
 
 from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
+from stepcoder.problems.template import AUTO, CHAT, FENCE, TEMPLATE
 
 _ASK = "{description}\n\nAnswer with one Python code block."
 
@@ -40,13 +40,16 @@ class _BrokenBytesError(Exception):
 def resolved_template(template: str, tokenizer: Any) -> str:
     """Return the text of a template: for "chat" that of the tokenizer's own chat template.
 
-    The user's message is the description; the assistant's answer is started with an opening fence
-    and the given part, so that CCCS gives code in the same way with every template. Thinking is
+    "auto" is "chat" where the tokenizer has a chat template, else the default text. In a chat, the
+    user's message is the description; the assistant's answer is started with an opening fence and
+    the given part, so that CCCS gives code in the same way with every template. Thinking is
     switched off if the template has a switch for it.
 
     Raises:
         ValueError: the tokenizer has no chat template, or one that lost the description.
     """
+    if template == AUTO:
+        template = CHAT if getattr(tokenizer, "chat_template", None) else TEMPLATE
     return _chat(tokenizer) + TEMPLATE.partition("\n")[2] if template == CHAT else template
 
 
@@ -84,16 +87,23 @@ def _chat(tokenizer: Any) -> str:
 def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     """Return the text the policy continues: its end is the given part, so completion follows it.
 
-    The description is left out if the given part contains it (HumanEval, whose prompt is code). If
-    neither names the function that the tests call, the starter code is added to the description:
-    the descriptions of MBPP do not name the function.
+    A template that begins with the description is a text that goes on. There a description that the
+    given part contains is left out (HumanEval, whose prompt is code). If neither names the function
+    that the tests call, the starter code is added: the descriptions of MBPP do not name it.
+
+    Other templates, such as "chat", ask for the program in a turn of its own. It has the whole
+    description, and the starter code wherever that is not given.
     """
-    description = problem.prompt.strip()
-    if description in given:
-        description = ""
-    name = called_name(problem.entry_point or "")
-    if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
-        description = f"{description}\n{problem.starter_code.strip()}".strip()
+    description, starter = problem.prompt.strip(), problem.starter_code.strip()
+    if not template.startswith("{description}"):
+        if starter not in description + given:
+            description += f"\n\nBegin with:\n{starter}"
+    else:
+        if description in given:
+            description = ""
+        name = called_name(problem.entry_point or "")
+        if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
+            description = f"{description}\n{starter}".strip()
     return template.removesuffix("{given}").replace("{description}", description) + given
 
 
@@ -142,6 +152,12 @@ def natural_end(tokenizer: Any, text: str) -> int:
         if all(whole[: len(ids)] == ids for whole in wholes):
             return len(text) - held_back
     return len(text)
+
+
+def fits(tokenizer: Any, text: str, most: int) -> bool:
+    """Return whether a prompt's text has at most so many tokens."""
+    # A token has a byte at least, but for the few that open a text.
+    return len(text.encode()) + 8 <= most or len(encode_prompt(tokenizer, text)) <= most
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

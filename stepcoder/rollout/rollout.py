@@ -118,25 +118,20 @@ def roll_out(
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling,
     samples: int,
-    max_prompt_tokens: int,
 ) -> list[Rollout]:
     """Return `samples` judged completions of each task, task by task."""
-    requests = requests_of(tasks, tokenizer, samples, max_prompt_tokens)
+    requests = requests_of(tasks, tokenizer, samples)
     completions = engine.generate(requests, sampling)
     return collect(submit(completions, tasks, requests, tokenizer, judge))
 
 
 def requests_of(
-    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, samples: int, max_prompt_tokens: int
+    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, samples: int
 ) -> list[Request]:
-    """Return `samples` requests a task, task by task, each with a seed of its own.
-
-    Prompts beyond `max_prompt_tokens` lose their beginning: the given part and the last words of
-    the description matter most to the completion.
-    """
+    """Return `samples` requests a task, task by task, each with a seed of its own."""
     requests = []
     for task in tasks:
-        prompt = tuple(encode_prompt(tokenizer, task.prompt_text)[-max_prompt_tokens:])
+        prompt = tuple(encode_prompt(tokenizer, task.prompt_text))
         requests += [Request(prompt, sample_seed(task, sample)) for sample in range(samples)]
     return requests
 

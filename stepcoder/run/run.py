@@ -91,10 +91,9 @@ class Run:
 
     def roll_out(self, tasks: Sequence[Task], sampling: Sampling, samples: int) -> list[Rollout]:
         """Return judged completions of tasks, by the engine's present weights."""
-        longest = self.config.prompt.max_prompt_tokens
         engine, judge, tokenizer = self.pipeline.engine, self.judge, self.tokenizer
         return self.pipeline.run(
-            lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples, longest)
+            lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples)
         )
 
     @property

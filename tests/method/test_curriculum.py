@@ -15,6 +15,7 @@ from helpers.tokenizers_built import single_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepcoder.errors import RunError
 from stepcoder.method.curriculum import (
     Curriculum,
     Scopes,
@@ -325,7 +326,7 @@ def test_a_resumed_curriculum_goes_on_as_if_never_stopped(steps: int, count: int
 
 
 def test_the_state_of_other_problems_is_refused() -> None:
-    with pytest.raises(ValueError, match="other problems"):
+    with pytest.raises(RunError, match="other problems"):
         curriculum_of([problem("q")], seed=0).load_state_dict(plain(2).state_dict())
 
 
