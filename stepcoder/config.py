@@ -29,7 +29,7 @@ from stepcoder.options import (
     read_overrides,
     to_text,
 )
-from stepcoder.problems.template import TEMPLATE, check_template
+from stepcoder.problems.template import AUTO, check_template
 
 COUNT = Range(at_least=1)
 NOT_NEGATIVE = Range(at_least=0)
@@ -99,9 +99,11 @@ class PromptConfig:
     """What the policy reads."""
 
     template: Annotated[
-        str, "Text with {description} that ends with {given}; chat: the tokenizer's own."
-    ] = TEMPLATE
-    max_prompt_tokens: Annotated[int, "Longer prompts lose their beginning.", COUNT] = 1024
+        str,
+        "Text with {description} that ends with {given}; chat: the tokenizer's own; "
+        "auto: it, if there is one.",
+    ] = AUTO
+    max_prompt_tokens: Annotated[int, "Problems with longer prompts are left out.", COUNT] = 1024
 
 
 @dataclass(frozen=True, slots=True)

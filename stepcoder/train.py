@@ -103,9 +103,7 @@ def generate_and_judge(
     """
     rollout, start = run.config.rollout, time.perf_counter()
     sampling = Sampling(rollout.temperature, rollout.max_new_tokens)
-    requests = requests_of(
-        tasks, run.tokenizer, rollout.samples_per_task, run.config.prompt.max_prompt_tokens
-    )
+    requests = requests_of(tasks, run.tokenizer, rollout.samples_per_task)
     completions = restored or run.pipeline.engine.generate(requests, sampling)
     pending = list(submit(completions, tasks, requests, run.tokenizer, run.judge))
     generated = time.perf_counter()

@@ -224,7 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
     with journal, command.judge_of(arguments) as judge, closing(samples):
         failed = judge_samples(journal, judge, samples, total)
     if not journal[VERDICTS]:
-        raise RunError("nothing was judged: every run ended in an infrastructure error")
+        raise RunError("nothing was judged: no prompt fits, or the sandbox failed on every program")
     evaluation = evaluation_of(problems, journal[VERDICTS], sorted(set(arguments.k or KS)))
     if not evaluation.ks:
         raise InputError(f"-k {arguments.k}: no problem has so many samples")

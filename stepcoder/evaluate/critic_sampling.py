@@ -27,15 +27,16 @@ from stepcoder.method.fgo import executed_masks
 from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
+from stepcoder.models.load import with_template
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
-from stepcoder.problems.prompts import prompt_text
+from stepcoder.problems.prompts import fits, starter_part
 from stepcoder.problems.template import FENCE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
-from stepcoder.rollout.rollout import Rollout, Task, roll_out, whole_program_tasks
+from stepcoder.rollout.rollout import Rollout, Task, roll_out, task_of, whole_program_tasks
 from stepcoder.run.checkpoint import POLICY, load_state, newest_checkpoint
-from stepcoder.run.data import evenly_spaced, load_data
+from stepcoder.run.data import evenly_spaced, fitting, load_data
 from stepcoder.run.held_out import pass_at_1
 from stepcoder.run.open_run import open_judge
 from stepcoder.sandbox import Judge, Status, Verdict
@@ -58,8 +59,7 @@ class Sampler:
         """Return judged programs, `samples` a task."""
         options = self.config.rollout
         sampling = Sampling(options.temperature, options.max_new_tokens)
-        longest = self.config.prompt.max_prompt_tokens
-        return roll_out(tasks, self.engine, self.judge, self.tokenizer, sampling, samples, longest)
+        return roll_out(tasks, self.engine, self.judge, self.tokenizer, sampling, samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def critic_sampling(
     """Return all programs of the first round, and the one that is answered for each task."""
     first = sampler.sample(tasks, samples)
     by_task = [scored(sampler, first[i : i + samples]) for i in range(0, len(first), samples)]
-    seeds = [next_tasks(candidates, examples, sampler.config) for candidates in by_task]
+    seeds = [next_tasks(sampler, candidates, examples) for candidates in by_task]
     again = iter(sampler.sample([task for group in seeds for task in group], samples // SEEDS))
     answers = []
     for candidates, group in zip(by_task, seeds, strict=True):
@@ -113,34 +113,35 @@ def passes_examples(verdict: Verdict, examples: int) -> bool:
     return bool(looked_at) and all(test.status is Status.ACCEPTED for test in looked_at)
 
 
-def next_tasks(candidates: Sequence[Scored], examples: int, config: Config) -> list[Task]:
+def next_tasks(sampler: Sampler, candidates: Sequence[Scored], examples: int) -> list[Task]:
     """Return what to sample next for a problem: beginnings to go on from, or programs to repair."""
     passing = [c for c in candidates if passes_examples(c.rollout.verdict, examples)]
     best = sorted(passing or candidates, key=lambda c: -c.passing)[:SEEDS]
-    if passing:
-        return [refining(one, config.prompt.template) for one in best]
-    return [repairing(one.rollout, config.prompt.template) for one in best]
+    next_task = refining if passing else repairing
+    template = sampler.config.prompt.template
+    tasks = [next_task(one, template, sampler.tokenizer) for one in best]
+    most = sampler.config.prompt.max_prompt_tokens
+    return [task for task in tasks if fits(sampler.tokenizer, task.prompt_text, most)]
 
 
-def refining(one: Scored, template: str) -> Task:
+def refining(one: Scored, template: str, tokenizer: PreTrainedTokenizerBase) -> Task:
     """Give the program's beginning, up to the token where the critic hopes most."""
     rollout, task = one.rollout, one.rollout.task
     most = max(range(len(one.by_token)), key=one.by_token.__getitem__)
     code = len(rollout.program) - len(task.given)  # what follows is the closing fence
     given = task.given + rollout.text[: min(rollout.spans[most][1], code)]
-    text = prompt_text(task.problem, given, template)
-    return Task(task.problem, 0, given, text, task.seed + SECOND_ROUND)
+    return task_of(task.problem, 0, given, template, tokenizer, task.seed + SECOND_ROUND)
 
 
-def repairing(rollout: Rollout, template: str) -> Task:
+def repairing(one: Scored, template: str, tokenizer: PreTrainedTokenizerBase) -> Task:
     """Show the failed program and how it failed, and ask for it anew."""
-    task, verdict = rollout.task, rollout.verdict
+    rollout, task, verdict = one.rollout, one.rollout.task, one.rollout.verdict
     failed = next((t for t in verdict.tests if t.status is not Status.ACCEPTED), verdict)
     how = f"{verdict.status}: {failed.message}" if failed.message else str(verdict.status)
     shown = f"{FENCE}python\n{rollout.program.rstrip()}\n{FENCE}"
     asked = f"{task.problem.prompt.strip()}\n\nThis program fails ({how}):\n{shown}\nRepair it."
-    text = prompt_text(replace(task.problem, prompt=asked), task.given, template)
-    return Task(task.problem, 0, task.given, text, task.seed + SECOND_ROUND)
+    problem, seed = replace(task.problem, prompt=asked), task.seed + SECOND_ROUND
+    return task_of(problem, 0, starter_part(problem), template, tokenizer, seed)
 
 
 def answer(candidates: Sequence[Scored], examples: int) -> Scored:
@@ -178,13 +179,16 @@ def compare(arguments: argparse.Namespace) -> int:
     dtype = state["critic"]["head.weight"].dtype
     policy = load_policy(checkpoint / POLICY, dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / POLICY, local_files_only=True)
+    config = with_template(config, tokenizer)
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
     critic.load_state_dict(state["critic"])
-    data = load_data(config.data, config.sft.share)
+    data, left_out = fitting(load_data(config.data, config.sft.share), tokenizer, config)
+    if left_out:
+        say(left_out)
     problems = evenly_spaced(data.test or data.validation, arguments.problems)
     if not problems:
         raise RunError(f"{config.data.path}: no test problem; give a set with one")
-    tasks = whole_program_tasks(problems, config.prompt.template)
+    tasks = whole_program_tasks(problems, config.prompt.template, tokenizer)
     engine = HFEngine(policy, tokenizer, config.rollout.group_size)
     with open_judge(config) as sandbox, engine:
         sampler = Sampler(config, engine, sandbox, critic, tokenizer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,21 +22,23 @@ from stepcoder.journal import Record
 from stepcoder.models.policy import choose_device, load_policy
 from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
+from stepcoder.problems.template import AUTO, CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
-from stepcoder.rollout.open_engine import open_engine
+from stepcoder.rollout.open_engine import check_positions, open_engine
+from stepcoder.rollout.rollout import Task, response_text, task_of
 from stepcoder.run.checkpoint import POLICY, STATE, newest_checkpoint
+from stepcoder.run.data import left_out_line
 
 Form = Literal["auto", "chat", "answer", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The folder of a policy, and the prompt template of its run (None: it is not from a run)."""
+    """The folder of a policy, and the prompt template of its run (without a run: "auto")."""
 
     folder: Path
-    template: str | None
+    template: str
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +68,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
     for parent in folder.parents[:3]:
         if (parent / CONFIG).is_file():
             return Checkpoint(folder, load_config(parent / CONFIG).prompt.template)
-    return Checkpoint(folder, None)
+    return Checkpoint(folder, AUTO)
 
 
 def sampled_answers(
@@ -105,25 +107,40 @@ def sampled_answers(
             memory_share=0.85,
         ),
     )
-    requests, givens = [], []
+    check_positions(config, policy)
+    tasks, numbers, left_out = [], [], dict[str, None]()
     for problem, number in wanted:
-        given = "" if free else prompts.starter_part(problem)
-        text = prompts.prompt_text(with_starter_code(problem) if free else problem, given, template)
-        prompt = tuple(prompts.encode_prompt(tokenizer, text)[-options.max_prompt_tokens :])
-        requests.append(Request(prompt, sample_seed(options.seed, problem.task_id, number)))
-        givens.append(given)
+        seed = sample_seed(options.seed, problem.task_id, number)
+        if free:
+            task = Task(problem, 0, "", prompts.prompt_text(problem, "", template), seed)
+        else:
+            given = prompts.starter_part(problem)
+            task = task_of(problem, 0, given, template, tokenizer, seed)
+        if prompts.fits(tokenizer, task.prompt_text, options.max_prompt_tokens):
+            tasks.append(task)
+            numbers.append(number)
+        else:
+            left_out[problem.task_id] = None
+    if left_out:
+        option = "--max-prompt-tokens"
+        notify(left_out_line(list(left_out), option, options.max_prompt_tokens))
+    if not tasks:
+        return
+    requests = [
+        Request(tuple(prompts.encode_prompt(tokenizer, task.prompt_text)), task.seed)
+        for task in tasks
+    ]
     stop = () if free else (FENCE,)
     sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
     engine = open_engine(config, policy, tokenizer, options.output / "engine", notify, notify)
     del policy  # the transformers engine keeps its own copy
     with engine:
         for done in engine.generate(requests, sampling):
-            problem, number = wanted[done.index]
-            request, given = requests[done.index], givens[done.index]
-            text, _ = prompts.token_spans(tokenizer, request.prompt_ids, done.token_ids)
-            answer = {"answer": text} if free else {"given": given, "completion": text}
-            record = {"task_id": problem.task_id, "sample": number, **answer}
-            yield {**record, "tokens": len(done.token_ids), "stopped": done.stopped}
+            task, prompt_ids = tasks[done.index], requests[done.index].prompt_ids
+            text, _ = response_text(task, tokenizer, prompt_ids, done.token_ids)
+            answer = {"answer": text} if free else {"given": task.given, "completion": text}
+            key = {"task_id": task.problem.task_id, "sample": numbers[done.index]}
+            yield {**key, **answer, "tokens": len(done.token_ids), "stopped": done.stopped}
 
 
 def template_of(
@@ -137,24 +154,13 @@ def template_of(
     Raises:
         RunError: the tokenizer has no chat template.
     """
-    if form == "auto":
-        named = checkpoint.template or (CHAT if tokenizer.chat_template else TEMPLATE)
-    else:
-        named = {"chat": CHAT, "answer": CHAT, "plain": TEMPLATE}[form]
+    named = {"auto": checkpoint.template, "chat": CHAT, "answer": CHAT, "plain": TEMPLATE}[form]
     try:
         if form == "answer":
             return prompts.answer_template(tokenizer), True
         return prompts.resolved_template(named, tokenizer), False
     except ValueError as error:
         raise RunError(f"--prompt {form}: {error}") from None
-
-
-def with_starter_code(problem: Problem) -> Problem:
-    """Return a problem whose description shows its starter code: a free answer sees no other."""
-    starter = problem.starter_code.strip()
-    if not starter or starter in problem.prompt:
-        return problem
-    return replace(problem, prompt=f"{problem.prompt.strip()}\n\nBegin with:\n{starter}")
 
 
 def sample_seed(seed: int, task_id: str, number: int) -> int:

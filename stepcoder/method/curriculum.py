@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, isqrt
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from stepcoder.errors import RunError
 from stepcoder.method.rewards import reward
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import prompt_text, starter_part
+from stepcoder.problems.prompts import starter_part
 from stepcoder.problems.source import line_starts, outline
 from stepcoder.problems.template import TEMPLATE
-from stepcoder.rollout.rollout import Rollout, Task
+from stepcoder.rollout.rollout import Rollout, Task, task_of
+
+if TYPE_CHECKING:  # see `rollout.py`
+    from transformers import PreTrainedTokenizerBase
 
 Scopes = Literal["branches", "all"]
 
@@ -103,6 +107,7 @@ class Curriculum:
     def __init__(
         self,
         problems: Sequence[Problem],
+        tokenizer: PreTrainedTokenizerBase,
         *,
         seed: int,
         cccs: bool = True,
@@ -120,6 +125,7 @@ class Curriculum:
             raise ValueError(f"two problems have the task_id {repeated!r}: rename one of them")
         if not problems:
             raise ValueError("a curriculum needs at least one problem")
+        self._tokenizer = tokenizer
         self._seed = seed
         self._alpha = alpha
         self._threshold = threshold
@@ -202,9 +208,12 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state. Raises ValueError if it is of other problems."""
+        """Continue from a saved state. Raises RunError if it is of other problems."""
         if state["stages"].keys() != self._problems.keys():
-            raise ValueError("the saved curriculum is of other problems: resume with the same data")
+            raise RunError(
+                "the saved curriculum is of other problems: resume with the same data.*, sft.share "
+                "and prompt.*"
+            )
         self._epoch = state["epoch"]
         self._position = state["position"]
         self._moves = state["moves"]
@@ -222,7 +231,7 @@ class Curriculum:
         problem = self._problems[task_id]
         stage = 0 if full_prompt else self._stages[task_id]
         given = self._given_parts[task_id][stage]
-        return Task(problem, stage, given, prompt_text(problem, given, self._template), seed)
+        return task_of(problem, stage, given, self._template, self._tokenizer, seed)
 
 
 def given_parts(problem: Problem, scopes: Scopes = "branches") -> list[str]:

@@ -15,13 +15,8 @@ from stepcoder.models.batch import Batch, Row, microbatches
 from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import response_logprobs
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import (
-    encode_prompt,
-    encode_target,
-    prompt_text,
-    starter_part,
-    target_text,
-)
+from stepcoder.problems.prompts import encode_prompt, encode_target
+from stepcoder.rollout.rollout import whole_program_tasks
 
 
 def supervised_rows(
@@ -32,11 +27,9 @@ def supervised_rows(
     Solutions beyond `rollout.max_new_tokens` are cut there, as rollouts are.
     """
     rows = []
-    for problem in problems:
-        given = starter_part(problem)
-        text = prompt_text(problem, given, config.prompt.template)
-        prompt = encode_prompt(tokenizer, text)[-config.prompt.max_prompt_tokens :]
-        target = encode_target(tokenizer, prompt, target_text(problem, given))
+    for task in whole_program_tasks(problems, config.prompt.template, tokenizer):
+        prompt = encode_prompt(tokenizer, task.prompt_text)
+        target = encode_target(tokenizer, task.prompt_text, task.target)
         target = target[: config.rollout.max_new_tokens]
         rows.append(Row(prompt, target, [0.0] * len(target), [True] * len(target), 0.0))
     return rows

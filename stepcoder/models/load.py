@@ -27,6 +27,7 @@ from stepcoder.models.policy import (
 )
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
+from stepcoder.problems.template import AUTO, TEMPLATE
 
 
 def load_policy_and_tokenizer(
@@ -58,8 +59,11 @@ def _embedded_tokenizer(
 ) -> PreTrainedTokenizerBase:
     kept = folder / "tokenizer"
     if not kept.exists():
+        template = config.prompt.template
+        if template == AUTO:
+            template = TEMPLATE  # this tokenizer has no chat template
         texts = (
-            prompt_text(p, given := starter_part(p), config.prompt.template) + target_text(p, given)
+            prompt_text(p, given := starter_part(p), template) + target_text(p, given)
             for p in problems
         )
         train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -16,9 +17,18 @@ from tokenizers.decoders import DecodeStream
 
 from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
+from stepcoder.problems.template import AUTO, CHAT, FENCE, TEMPLATE
 
 _ASK = "{description}\n\nAnswer with one Python code block."
+
+# What may follow a prompt: code at some indentation, or the rest of the line that it ends in.
+# No blank line: after a complete line the policy goes on with code, and Qwen's and Llama-3's
+# tokenizers would have to give up the end of that line as well, because they join it to newlines.
+_CONTINUATIONS = (
+    *("x", "1", "_", " x", "    x", "        return", "\tx", "\t\tx"),
+    *("(", ")", "):", "[", "]", ",", ".", "=", '"', "'", "#", FENCE),
+)
+_TAIL = 96  # characters: what is further away from the end of a prompt does not move its tokens
 
 _REPLACEMENT = "\ufffd"
 
@@ -30,13 +40,16 @@ class _BrokenBytesError(Exception):
 def resolved_template(template: str, tokenizer: Any) -> str:
     """Return the text of a template: for "chat" that of the tokenizer's own chat template.
 
-    The user's message is the description; the assistant's answer is started with an opening fence
-    and the given part, so that CCCS gives code in the same way with every template. Thinking is
+    "auto" is "chat" where the tokenizer has a chat template, else the default text. In a chat, the
+    user's message is the description; the assistant's answer is started with an opening fence and
+    the given part, so that CCCS gives code in the same way with every template. Thinking is
     switched off if the template has a switch for it.
 
     Raises:
         ValueError: the tokenizer has no chat template, or one that lost the description.
     """
+    if template == AUTO:
+        template = CHAT if getattr(tokenizer, "chat_template", None) else TEMPLATE
     return _chat(tokenizer) + TEMPLATE.partition("\n")[2] if template == CHAT else template
 
 
@@ -74,16 +87,23 @@ def _chat(tokenizer: Any) -> str:
 def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     """Return the text the policy continues: its end is the given part, so completion follows it.
 
-    The description is left out if the given part contains it (HumanEval, whose prompt is code). If
-    neither names the function that the tests call, the starter code is added to the description:
-    the descriptions of MBPP do not name the function.
+    A template that begins with the description is a text that goes on. There a description that the
+    given part contains is left out (HumanEval, whose prompt is code). If neither names the function
+    that the tests call, the starter code is added: the descriptions of MBPP do not name it.
+
+    Other templates, such as "chat", ask for the program in a turn of its own. It has the whole
+    description, and the starter code wherever that is not given.
     """
-    description = problem.prompt.strip()
-    if description in given:
-        description = ""
-    name = called_name(problem.entry_point or "")
-    if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
-        description = f"{description}\n{problem.starter_code.strip()}".strip()
+    description, starter = problem.prompt.strip(), problem.starter_code.strip()
+    if not template.startswith("{description}"):
+        if starter not in description + given:
+            description += f"\n\nBegin with:\n{starter}"
+    else:
+        if description in given:
+            description = ""
+        name = called_name(problem.entry_point or "")
+        if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
+            description = f"{description}\n{starter}".strip()
     return template.removesuffix("{given}").replace("{description}", description) + given
 
 
@@ -115,26 +135,63 @@ def target_text(problem: Problem, given: str) -> str:
     return code + ("" if code.endswith("\n") else "\n") + FENCE
 
 
+@lru_cache(maxsize=1 << 14)  # every epoch and evaluation asks again
+def natural_end(tokenizer: Any, text: str) -> int:
+    """Return how many characters of a prompt's text the policy should read.
+
+    A model knows a text only as the tokens of the whole. Many tokenizers join a newline to the
+    indentation after it, so a text that is cut at a line start may end where no token ever ended.
+    The longest beginning is returned whose tokens begin those of the text with any continuation;
+    the few characters behind it are for the policy to write. It depends on the text and the
+    tokenizer alone: training, evaluation and use agree, and the solution tells nothing.
+    """
+    tail = text[-_TAIL:]
+    wholes = [encode_prompt(tokenizer, tail + continuation) for continuation in _CONTINUATIONS]
+    for held_back in range(len(tail)):
+        ids = encode_prompt(tokenizer, tail[: len(tail) - held_back])
+        if all(whole[: len(ids)] == ids for whole in wholes):
+            return len(text) - held_back
+    return len(text)
+
+
+def fits(tokenizer: Any, text: str, most: int) -> bool:
+    """Return whether a prompt's text has at most so many tokens."""
+    # A token has a byte at least, but for the few that open a text.
+    return len(text.encode()) + 8 <= most or len(encode_prompt(tokenizer, text)) <= most
+
+
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a prompt, with the tokenizer's own opening tokens (BOS)."""
-    return list(_backend(tokenizer).encode(text).ids)
+    """Return the token ids of a prompt, with the tokenizer's own opening tokens (BOS).
+
+    Tokens that it would put at the end (EOS) are left out: the policy goes on with the text.
+    """
+    encoding = _backend(tokenizer).encode(text)
+    ids: list[int] = encoding.ids
+    while ids and encoding.special_tokens_mask[len(ids) - 1]:
+        ids.pop()
+    return ids
 
 
-def encode_target(tokenizer: Any, prompt_ids: Sequence[int], target: str) -> list[int]:
-    """Return the token ids that continue `prompt_ids` with exactly the characters of `target`.
+def encode_target(tokenizer: Any, prompt: str, target: str) -> list[int]:
+    """Return the token ids that continue those of `prompt` with exactly the text `target`.
 
-    The target is tokenised on its own, so no token spans both. SentencePiece-style tokenizers may
-    put a space before a text; it would be in the middle of the program, so it is removed. Raises
+    They are those of the whole text, so the policy learns what it will meet. Where a token of the
+    whole spans both, the target is tokenised on its own. SentencePiece-style tokenizers may put a
+    space before a text; it would be in the middle of the program, so it is removed. Raises
     ValueError if no tokens decode to exactly the target.
     """
+    prompt_ids = encode_prompt(tokenizer, prompt)
+    whole = encode_prompt(tokenizer, prompt + target)
+    candidates = [whole[len(prompt_ids) :]] if whole[: len(prompt_ids)] == prompt_ids else []
     backend = _backend(tokenizer)
     for marker in ("", "\n", ";"):
         # After a marker the tokenizer adds no space; the tokens of the marker are then removed.
         skipped = backend.encode(marker, add_special_tokens=False).ids if marker else []
         ids = backend.encode(marker + target, add_special_tokens=False).ids
-        for candidate in (ids[len(skipped) :], ids[len(skipped) + 1 :]):
-            if token_spans(tokenizer, prompt_ids, candidate)[0] == target:
-                return list(candidate)
+        candidates += [ids[len(skipped) :], ids[len(skipped) + 1 :]]
+    for candidate in candidates:
+        if token_spans(tokenizer, prompt_ids, candidate)[0] == target:
+            return candidate
     raise ValueError(f"the tokenizer cannot continue a prompt with {target[:40]!r} exactly")
 
 

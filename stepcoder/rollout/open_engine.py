@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
+from stepcoder.errors import RunError
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.replay import ReplayEngine
@@ -28,6 +29,22 @@ from stepcoder.rollout.vllm.engine import VLLMEngine
 
 CPU_CACHE_GB = 1.0
 MEMORY_SHARE = {"shared": 0.4, "own": 0.9}  # of a GPU that a server shares with the trainer, or not
+
+
+def check_positions(config: Config, policy: PreTrainedModel) -> None:
+    """Check that the model has a position for each token of the longest sequence.
+
+    Raises:
+        RunError: it has not.
+    """
+    prompt, new = config.prompt.max_prompt_tokens, config.rollout.max_new_tokens
+    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and prompt + new > positions:
+        raise RunError(
+            f"prompts of at most {prompt} tokens and completions of {new} go beyond the model's "
+            f"{positions} positions; give less of prompt.max_prompt_tokens (--max-prompt-tokens of "
+            "evaluate) or of rollout.max_new_tokens (--max-new-tokens)"
+        )
 
 
 def open_engine(

@@ -34,6 +34,7 @@ def to_plain(rollouts: Sequence[Rollout], samples: int) -> dict[str, Any]:
                 "given": task.given,
                 "prompt_text": task.prompt_text,
                 "seed": task.seed,
+                "before_code": task.before_code,
             }
             for task in tasks
         ],
@@ -46,7 +47,7 @@ def from_plain(
 ) -> tuple[list[Task], list[Completion]]:
     """Return the tasks and completions of `to_plain`'s data."""
     tasks = [
-        Task(problems[t["task_id"]], t["stage"], t["given"], t["prompt_text"], t["seed"])
+        Task(problems[t["task_id"]], **{key: t[key] for key in t.keys() - {"task_id"}})
         for t in plain["tasks"]
     ]
     return tasks, [_completion(c) for c in plain["completions"]]

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem, program_of
-from stepcoder.problems.prompts import encode_prompt, prompt_text, starter_part, token_spans
+from stepcoder.problems.prompts import (
+    encode_prompt,
+    natural_end,
+    prompt_text,
+    starter_part,
+    target_text,
+    token_spans,
+)
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.sandbox import Judge, Verdict
 
@@ -33,6 +40,10 @@ class Task:
     All samples of a step that share the prompt belong to it. A program is `given` + the completion
     of `prompt_text`. `seed` is for sampling: it depends on the run's seed and the attempt alone, so
     a resumed run draws the same rollouts.
+
+    The prompt ends where a token ends (`prompts.natural_end`), and `given` is what it holds of the
+    solution. If it ends before any code, `before_code` is the rest of the template, such as the
+    newline after "```python": a completion begins with it, and the program behind it.
     """
 
     problem: Problem
@@ -40,14 +51,20 @@ class Task:
     given: str
     prompt_text: str
     seed: int
+    before_code: str = ""
+
+    @property
+    def target(self) -> str:
+        """What the policy should write: the rest of the canonical solution."""
+        return self.before_code + target_text(self.problem, self.given)
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One judged completion of a task: what rewards and FGO's mask are computed from.
 
-    `spans[i]` are the characters of token i in `text`. The last two fields are what some recipes
-    compare a program with.
+    `text` is the response behind the task's `before_code`, and `spans[i]` are the characters of
+    token i in it. The last two fields are what some recipes compare a program with.
 
     Example, for a problem whose solution begins with "def add(a, b):\\n" (which is `task.given`):
         completion.token_ids  (734, 12, 88, 90, 3)
@@ -68,14 +85,29 @@ class Rollout:
     reference_probability: float = 0.0  # that the program is the reference, by a discriminator
 
 
-def whole_program_tasks(problems: Sequence[Problem], template: str) -> list[Task]:
+def task_of(
+    problem: Problem,
+    stage: int,
+    given: str,
+    template: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+) -> Task:
+    """Return the task that gives as much of `given` as ends with a token."""
+    text = prompt_text(problem, given, template)
+    end, code = natural_end(tokenizer, text), len(text) - len(given)
+    return Task(problem, stage, text[code:end], text[:end], seed, text[end:code])
+
+
+def whole_program_tasks(
+    problems: Sequence[Problem], template: str, tokenizer: PreTrainedTokenizerBase
+) -> list[Task]:
     """Return a task for each problem that gives nothing but the starter code (stage 0).
 
     The seeds depend on the problem's place alone, so that two policies get the same draws.
     """
     return [
-        Task(p, 0, given := starter_part(p), prompt_text(p, given, template), seed)
-        for seed, p in enumerate(problems)
+        task_of(p, 0, starter_part(p), template, tokenizer, seed) for seed, p in enumerate(problems)
     ]
 
 
@@ -86,25 +118,20 @@ def roll_out(
     tokenizer: PreTrainedTokenizerBase,
     sampling: Sampling,
     samples: int,
-    max_prompt_tokens: int,
 ) -> list[Rollout]:
     """Return `samples` judged completions of each task, task by task."""
-    requests = requests_of(tasks, tokenizer, samples, max_prompt_tokens)
+    requests = requests_of(tasks, tokenizer, samples)
     completions = engine.generate(requests, sampling)
     return collect(submit(completions, tasks, requests, tokenizer, judge))
 
 
 def requests_of(
-    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, samples: int, max_prompt_tokens: int
+    tasks: Sequence[Task], tokenizer: PreTrainedTokenizerBase, samples: int
 ) -> list[Request]:
-    """Return `samples` requests a task, task by task, each with a seed of its own.
-
-    Prompts beyond `max_prompt_tokens` lose their beginning: the given part and the last words of
-    the description matter most to the completion.
-    """
+    """Return `samples` requests a task, task by task, each with a seed of its own."""
     requests = []
     for task in tasks:
-        prompt = tuple(encode_prompt(tokenizer, task.prompt_text)[-max_prompt_tokens:])
+        prompt = tuple(encode_prompt(tokenizer, task.prompt_text))
         requests += [Request(prompt, sample_seed(task, sample)) for sample in range(samples)]
     return requests
 
@@ -135,13 +162,25 @@ def submit(
     samples = len(requests) // max(len(tasks), 1)
     for completion in completions:
         task, request = tasks[completion.index // samples], requests[completion.index]
-        text, spans = token_spans(tokenizer, request.prompt_ids, completion.token_ids)
+        text, spans = response_text(task, tokenizer, request.prompt_ids, completion.token_ids)
         program = task.given + extract_completion(text)
         begun, ended = time.perf_counter(), list[float]()
         verdict = judge.submit(program_of(task.problem, program), task.problem.tests)
         verdict.add_done_callback(partial(_note_time, ended))
         rollout_with = partial(Rollout, task, request.prompt_ids, completion, text, spans, program)
         yield PendingRollout(rollout_with, verdict, begun, ended)
+
+
+def response_text(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    response_ids: Sequence[int],
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return a response behind the task's `before_code`, and the span of each token in it."""
+    text, spans = token_spans(tokenizer, prompt_ids, response_ids)
+    skipped = len(task.before_code) if text.startswith(task.before_code) else 0
+    return text[skipped:], [(max(a - skipped, 0), max(b - skipped, 0)) for a, b in spans]
 
 
 def _note_time(times: list[float], _: Future[Verdict]) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepcoder import suite
-from stepcoder.config import EMBEDDED, DataConfig
+from stepcoder.config import EMBEDDED, Config, DataConfig
 from stepcoder.errors import RunError
+from stepcoder.method.curriculum import given_parts
 from stepcoder.problems.problem import Problem, ProblemError, fingerprint, load_problems, split_of
+from stepcoder.problems.prompts import fits, prompt_text, starter_part
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,52 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     if not rest:
         raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
     return TrainingData(supervised, rest, validation, test, fingerprint(train + validation + test))
+
+
+def fitting(
+    data: TrainingData, tokenizer: PreTrainedTokenizerBase, config: Config
+) -> tuple[TrainingData, str]:
+    """Return the problems whose prompts fit, and a line that names the others ("" for none).
+
+    A problem is trained on only if the prompts of all its stages have at most
+    `prompt.max_prompt_tokens` tokens; elsewhere it is stage 0 that counts. The fingerprint stays.
+
+    Raises:
+        RunError: nothing is left to train on.
+    """
+    template, most = config.prompt.template, config.prompt.max_prompt_tokens
+    left_out: dict[str, None] = {}  # in order, each once
+
+    def that_fit(problems: Sequence[Problem], *, stages: bool = False) -> tuple[Problem, ...]:
+        kept = []
+        for p in problems:
+            parts = given_parts(p, config.curriculum.scopes) if stages else [starter_part(p)]
+            if all(fits(tokenizer, prompt_text(p, part, template), most) for part in parts):
+                kept.append(p)
+            else:
+                left_out[p.task_id] = None
+        return tuple(kept)
+
+    found = TrainingData(
+        that_fit(data.supervised),
+        that_fit(data.train, stages=config.curriculum.cccs),
+        that_fit(data.validation),
+        that_fit(data.test),
+        data.fingerprint,
+    )
+    line = left_out_line(list(left_out), "prompt.max_prompt_tokens", most)
+    if not found.train or (config.sft.steps and not found.supervised):
+        raise RunError(f"no problem is left to train on: {line}")
+    return found, line
+
+
+def left_out_line(task_ids: Sequence[str], option: str, most: int, shown: int = 5) -> str:
+    """Return the line that names the problems whose prompts do not fit; "" for none."""
+    if not task_ids:
+        return ""
+    more = f" and {len(task_ids) - shown} more" if len(task_ids) > shown else ""
+    named = ", ".join(task_ids[:shown])
+    return f"{len(task_ids)} problems left out, prompts above {option}={most}: {named}{more}"
 
 
 def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Problem]:

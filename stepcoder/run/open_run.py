@@ -17,8 +17,9 @@ from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import choose_device
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import RunDir, resume_at
+from stepcoder.rollout.open_engine import check_positions
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
-from stepcoder.run.data import load_data
+from stepcoder.run.data import fitting, load_data
 from stepcoder.run.run import Run
 from stepcoder.sandbox import Judge, Limits
 
@@ -44,6 +45,8 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             config, (*data.supervised, *data.train), device, run_dir.path
         )
         config = with_template(config, tokenizer)
+        check_positions(config, policy)
+        data, left_out = fitting(data, tokenizer, config)
         sft, masters = config.sft, Masters(policy)
         run = Run(
             config=config,
@@ -58,6 +61,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             judge=stack.enter_context(open_judge(config)),
             curriculum=Curriculum(
                 data.train,
+                tokenizer,
                 seed=config.seed,
                 template=config.prompt.template,
                 **asdict(config.curriculum),
@@ -66,6 +70,8 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             progress=stack.enter_context(Progress(config)),
         )
         stack.callback(run.close)
+        if left_out:
+            run.progress.note(left_out)
         if state is not None:
             run.load_state_dict(state)
         yield run

@@ -92,10 +92,9 @@ class Run:
 
     def roll_out(self, tasks: Sequence[Task], sampling: Sampling, samples: int) -> list[Rollout]:
         """Return judged completions of tasks, by the engine's present weights."""
-        longest = self.config.prompt.max_prompt_tokens
         engine, judge, tokenizer = self.pipeline.engine, self.judge, self.tokenizer
         return self.pipeline.run(
-            lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples, longest)
+            lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples)
         )
 
     @property
@@ -201,7 +200,7 @@ class Run:
         problems = evenly_spaced(problems, config.eval.limit)
         if not problems or config.rollout.replay:
             return {}
-        tasks = whole_program_tasks(problems, config.prompt.template)
+        tasks = whole_program_tasks(problems, config.prompt.template, self.tokenizer)
         sampling = Sampling(config.eval.temperature, config.rollout.max_new_tokens)
         rollouts = self.roll_out(tasks, sampling, config.eval.samples)
         try:

@@ -178,6 +178,21 @@ def test_a_policys_answers_are_the_same_after_a_resume(problems, policy, tmp_pat
     assert len(lines(cut / "verdicts.jsonl")) == 6
 
 
+def test_problems_whose_prompts_do_not_fit_are_left_out_and_named(policy, tmp_path, capsys):
+    records = [problem("short"), problem("long", prompt="Add one. " * 40)]
+    path = write_lines(tmp_path / "two.jsonl", records)
+    options = [str(path), "--policy", str(policy), "-n", "1", "--max-new-tokens", "4"]
+    options += ["--device", "cpu", "--max-prompt-tokens", "60"]
+    assert main([*options, "-o", str(tmp_path / "out")]) == 0
+    error = capsys.readouterr().err
+    assert error.count("1 problems left out, prompts above --max-prompt-tokens=60: long\n") == 1
+    assert [r["task_id"] for r in lines(tmp_path / "out" / SAMPLES)] == ["short"]
+    assert main([*options, "--max-prompt-tokens", "5", "-o", str(tmp_path / "none")]) == 2
+    assert "no prompt fits" in capsys.readouterr().err
+    assert main([*options, "--max-prompt-tokens", "3000", "-o", str(tmp_path / "more")]) == 2
+    assert "beyond the model's 2048 positions" in capsys.readouterr().err
+
+
 SAMPLES = "samples.jsonl"
 
 
@@ -232,7 +247,7 @@ def test_of_a_run_the_newest_checkpoint_and_its_template_are_taken(tmp_path, pol
     older = find_checkpoint(tmp_path / "run" / "checkpoints" / "rl-000001")
     assert older.folder.parent.name == "rl-000001"
     assert older.template == found.template
-    assert find_checkpoint(policy).template is None
+    assert find_checkpoint(policy).template == "auto"
 
 
 def test_top_p_keeps_the_fewest_tokens_that_reach_it():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import sentencepiece
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -35,13 +36,49 @@ def _finished(tokenizer: Tokenizer) -> Tokenizer:
 
 def byte_level_bpe(texts: Iterable[str]) -> Tokenizer:
     """GPT-2 style: merges of bytes, of which some are parts of characters."""
+    return _byte_level_bpe(texts, pre_tokenizers.ByteLevel(add_prefix_space=False))
+
+
+def _byte_level_bpe(texts: Iterable[str], *pieces: pre_tokenizers.PreTokenizer) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(pieces))
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return _finished(tokenizer)
+
+
+def smollm_bpe(texts: Iterable[str]) -> Tokenizer:
+    """SmolLM2's and StarCoder2's: GPT-2's pieces, with single digits."""
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return _byte_level_bpe(texts, digits, pre_tokenizers.ByteLevel(add_prefix_space=False))
+
+
+def qwen_bpe(texts: Iterable[str]) -> Tokenizer:
+    """Qwen2's pieces: newlines stay with the punctuation before them."""
+    return _with_newlines_after_punctuation(texts, r"\p{N}")
+
+
+def llama3_bpe(texts: Iterable[str]) -> Tokenizer:
+    """Llama-3's pieces: as Qwen2's, but numbers of three digits; a token opens the text."""
+    tokenizer = _with_newlines_after_punctuation(texts, r"\p{N}{1,3}")
+    bos = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    return tokenizer
+
+
+def _with_newlines_after_punctuation(texts: Iterable[str], digits: str) -> Tokenizer:
+    pieces = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    split = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return _byte_level_bpe(texts, split, byte_level)
 
 
 def single_bytes(_: Iterable[str]) -> Tokenizer:
@@ -79,7 +116,7 @@ def llama_bpe(texts: Iterable[str]) -> Tokenizer:
 
 
 def metaspace_unigram(texts: Iterable[str]) -> Tokenizer:
-    """T5 style: Unigram with Metaspace on both sides."""
+    """T5 style: Unigram with Metaspace on both sides; a token ends every text."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
@@ -92,6 +129,10 @@ def metaspace_unigram(texts: Iterable[str]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    eos = tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", eos)]
+    )
     return _finished(tokenizer)
 
 
@@ -123,6 +164,9 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 TOKENIZERS: dict[str, Callable[[Iterable[str]], Tokenizer]] = {
     "byte-level BPE": byte_level_bpe,
+    "SmolLM2-style BPE": smollm_bpe,
+    "Qwen2-style BPE": qwen_bpe,
+    "Llama-3-style BPE": llama3_bpe,
     "single bytes": single_bytes,
     "Llama-style BPE": llama_bpe,
     "Metaspace Unigram": metaspace_unigram,

@@ -6,13 +6,16 @@ import ast
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.crafted import CRAFTED
 from helpers.random_programs import random_program
+from helpers.tokenizers_built import single_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepcoder.errors import RunError
 from stepcoder.method.curriculum import (
     Curriculum,
     Scopes,
@@ -35,8 +38,13 @@ def problem(task_id: str, conditionals: int = 4, starter: str = "def f(x):\n") -
     )
 
 
+def curriculum_of(problems: list[Problem], **settings: Any) -> Curriculum:
+    """A curriculum whose prompts end where the given part does: no token spans that place."""
+    return Curriculum(problems, single_bytes([]), **settings)  # type: ignore[arg-type]
+
+
 def plain(conditionals: int) -> Curriculum:
-    return Curriculum([problem("p", conditionals)], seed=0)
+    return curriculum_of([problem("p", conditionals)], seed=0)
 
 
 def cut_lines(source: str, scopes: Scopes = "branches") -> list[str]:
@@ -193,7 +201,7 @@ def test_a_problem_starts_at_its_last_stage_and_gives_the_solution_up_to_there()
 
 
 def test_without_cccs_every_problem_stays_at_stage_0() -> None:
-    curriculum = Curriculum([problem("p", 9)], seed=0, cccs=False)
+    curriculum = curriculum_of([problem("p", 9)], seed=0, cccs=False)
     task = curriculum.sample(1)[0]
     assert (task.stage, task.given) == (0, "def f(x):\n")
     curriculum.observe(task, [1, 1])
@@ -227,7 +235,7 @@ def test_a_stage_stays_while_rollouts_fail() -> None:
 
 
 def test_alpha_and_threshold_decide_how_soon_a_stage_moves() -> None:
-    curriculum = Curriculum([problem("p", 9)], seed=0, alpha=1.0, threshold=0.2)
+    curriculum = curriculum_of([problem("p", 9)], seed=0, alpha=1.0, threshold=0.2)
     curriculum.observe(curriculum.sample(1)[0], [1, 0, 0, 0])
     assert curriculum.progress("p").stage == 1
 
@@ -263,7 +271,7 @@ def test_a_visit_at_a_stage_that_was_left_changes_nothing() -> None:
 
 
 def test_full_prompts_give_the_starter_alone_and_move_no_stage() -> None:
-    curriculum = Curriculum([problem("p", 9)], seed=0, full_prompt_share=1.0)
+    curriculum = curriculum_of([problem("p", 9)], seed=0, full_prompt_share=1.0)
     task = curriculum.sample(1)[0]
     assert (task.stage, task.given) == (0, "def f(x):\n")
     curriculum.observe(task, [1])
@@ -271,13 +279,13 @@ def test_full_prompts_give_the_starter_alone_and_move_no_stage() -> None:
 
 
 def test_about_the_asked_share_of_prompts_is_full() -> None:
-    curriculum = Curriculum([problem("p", 9)], seed=0, full_prompt_share=0.3)
+    curriculum = curriculum_of([problem("p", 9)], seed=0, full_prompt_share=0.3)
     stages = [task.stage for task in curriculum.sample(1000)]
     assert 250 < stages.count(0) < 350
 
 
 def test_an_epoch_visits_every_problem_once_in_another_order() -> None:
-    curriculum = Curriculum([problem(f"p{i}") for i in range(10)], seed=0)
+    curriculum = curriculum_of([problem(f"p{i}") for i in range(10)], seed=0)
     epochs = [[task.problem.task_id for task in curriculum.sample(10)] for _ in range(3)]
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
@@ -285,7 +293,7 @@ def test_an_epoch_visits_every_problem_once_in_another_order() -> None:
 
 
 def test_a_sample_may_run_over_the_end_of_an_epoch() -> None:
-    curriculum = Curriculum([problem(f"p{i}") for i in range(3)], seed=0)
+    curriculum = curriculum_of([problem(f"p{i}") for i in range(3)], seed=0)
     tasks = curriculum.sample(7)
     assert sorted(task.problem.task_id for task in tasks[3:6]) == ["p0", "p1", "p2"]
     assert len({task.seed for task in tasks}) == 7
@@ -293,10 +301,10 @@ def test_a_sample_may_run_over_the_end_of_an_epoch() -> None:
 
 def test_the_seed_decides_order_and_task_seeds() -> None:
     problems = [problem(f"p{i}") for i in range(10)]
-    first, same, other = (Curriculum(problems, seed=seed).sample(10) for seed in (1, 1, 2))
+    first, same, other = (curriculum_of(problems, seed=seed).sample(10) for seed in (1, 1, 2))
     assert first == same
     assert first != other
-    assert Curriculum(problems[::-1], seed=1).sample(10) == first
+    assert curriculum_of(problems[::-1], seed=1).sample(10) == first
 
 
 @given(st.integers(0, 25), st.integers(1, 7))
@@ -307,7 +315,7 @@ def test_a_resumed_curriculum_goes_on_as_if_never_stopped(steps: int, count: int
         for task in curriculum.sample(count):
             curriculum.observe(task, [task.seed % 2, 1])
 
-    whole, resumed = (Curriculum(problems, seed=3, full_prompt_share=0.2) for _ in range(2))
+    whole, resumed = (curriculum_of(problems, seed=3, full_prompt_share=0.2) for _ in range(2))
     for _ in range(steps):
         step(whole)
     resumed.load_state_dict(whole.state_dict())
@@ -318,12 +326,12 @@ def test_a_resumed_curriculum_goes_on_as_if_never_stopped(steps: int, count: int
 
 
 def test_the_state_of_other_problems_is_refused() -> None:
-    with pytest.raises(ValueError, match="other problems"):
-        Curriculum([problem("q")], seed=0).load_state_dict(plain(2).state_dict())
+    with pytest.raises(RunError, match="other problems"):
+        curriculum_of([problem("q")], seed=0).load_state_dict(plain(2).state_dict())
 
 
 def test_repeated_or_missing_problems_are_refused() -> None:
     with pytest.raises(ValueError, match="'p'"):
-        Curriculum([problem("p"), problem("p")], seed=0)
+        curriculum_of([problem("p"), problem("p")], seed=0)
     with pytest.raises(ValueError, match="at least one"):
-        Curriculum([], seed=0)
+        curriculum_of([], seed=0)

@@ -21,11 +21,13 @@ from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.prompts import (
     encode_prompt,
     encode_target,
+    natural_end,
     prompt_text,
     starter_part,
     target_text,
     token_spans,
 )
+from stepcoder.problems.source import line_starts
 from stepcoder.problems.template import TEMPLATE, check_template
 from stepcoder.sandbox.program import AssertTests
 
@@ -51,6 +53,10 @@ def token_id(backend: Tokenizer, token: str) -> int:
     found: int | None = backend.token_to_id(token)
     assert found is not None
     return found
+
+
+def special_ids(backend: Tokenizer) -> set[int]:
+    return {token_id(backend, token) for token in SPECIAL}
 
 
 def spans_cover(text: str, spans: list[tuple[int, int]]) -> bool:
@@ -137,7 +143,7 @@ def test_every_solution_is_its_given_part_and_its_target(data: Path) -> None:
 @pytest.mark.parametrize("program", CRAFTED)
 def test_a_target_keeps_its_characters_after_a_prompt(name: str, program: str) -> None:
     prompt_ids = encode_prompt(tokenizer(name), PROMPT)
-    ids = encode_target(tokenizer(name), prompt_ids, CRAFTED[program])
+    ids = encode_target(tokenizer(name), PROMPT, CRAFTED[program])
     text, spans = token_spans(tokenizer(name), prompt_ids, ids)
     assert text == CRAFTED[program]
     assert len(spans) == len(ids)
@@ -151,7 +157,7 @@ def test_random_programs_keep_their_characters(name: str, seed: int) -> None:
     source = random_program(seed)
     prompt_ids = encode_prompt(tokenizer(name), PROMPT)
     text, spans = token_spans(
-        tokenizer(name), prompt_ids, encode_target(tokenizer(name), prompt_ids, source)
+        tokenizer(name), prompt_ids, encode_target(tokenizer(name), PROMPT, source)
     )
     assert text == source
     assert spans_cover(text, spans)
@@ -168,6 +174,48 @@ def test_any_tokens_whatever_the_policy_writes_tile_their_text(
     text, spans = token_spans(tokenizer(name), encode_prompt(tokenizer(name), PROMPT), response)
     assert len(spans) == len(response)
     assert spans_cover(text, spans)
+
+
+NEWLINE_AND_INDENTATION = ["byte-level BPE", "SmolLM2-style BPE"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "held_back"),
+    [
+        ("```python\ndef f(x):\n", NEWLINE_AND_INDENTATION, "\n"),
+        ("```python\n", NEWLINE_AND_INDENTATION, "\n"),
+        ("```python\ndef f(x):\n", ["Qwen2-style BPE", "Llama-3-style BPE", "single bytes"], ""),
+        ("```python\ndef f(x):\n    x = 1\n", ["Qwen2-style BPE", "Llama-3-style BPE"], ""),
+        ("```python\ndef f(x):\n    ", NEWLINE_AND_INDENTATION, "\n    "),
+        ("```python\ndef f(x):\n    ", ["Qwen2-style BPE", "Llama-3-style BPE"], "    "),
+    ],
+)
+def test_a_prompt_ends_where_a_token_ends_whatever_follows(
+    text: str, names: list[str], held_back: str
+) -> None:
+    for name in names:
+        assert text[natural_end(tokenizer(name), text) :] == held_back
+
+
+@EACH_TOKENIZER
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), data=st.data())
+def test_a_prompt_and_what_follows_are_the_tokens_of_the_whole(
+    name: str, seed: int, data: st.DataObject
+) -> None:
+    backend, source = tokenizer(name), random_program(seed)
+    cuts = [start for start in line_starts(source)[:-1] if source[start] != "\n"]
+    cut = data.draw(st.sampled_from(cuts))
+    text = f"Say it.\n```python\n{source[:cut]}"
+    whole = text + source[cut:] + "```"
+    end = natural_end(backend, text)
+    prompt_ids = encode_prompt(backend, text[:end])
+    assert prompt_ids[-1] not in special_ids(backend)
+    target = encode_target(backend, text[:end], whole[end:])
+    assert prompt_ids + target == encode_prompt(backend, whole)
+    written, spans = token_spans(backend, prompt_ids, target)
+    assert written == whole[end:]
+    assert spans_cover(written, spans)
 
 
 def test_the_bytes_of_one_character_share_its_span() -> None:
@@ -188,7 +236,7 @@ def test_a_character_that_is_never_completed_reads_as_one_replacement() -> None:
 def test_broken_bytes_leave_the_text_after_them_sound() -> None:
     backend = tokenizer("Llama-style BPE")
     prompt_ids = encode_prompt(backend, PROMPT)
-    code = encode_target(backend, prompt_ids, "return x\n")
+    code = encode_target(backend, PROMPT, "return x\n")
     text, _ = token_spans(backend, prompt_ids, [token_id(backend, "<0xFF>"), *code])
     assert text == "\ufffdreturn x\n"
 
@@ -198,7 +246,7 @@ def test_special_tokens_have_empty_spans(name: str) -> None:
     backend = tokenizer(name)
     prompt_ids = encode_prompt(backend, PROMPT)
     end = token_id(backend, SPECIAL[1])
-    ids = [*encode_target(backend, prompt_ids, "x = 1\n"), end]
+    ids = [*encode_target(backend, PROMPT, "x = 1\n"), end]
     text, spans = token_spans(backend, prompt_ids, ids)
     assert text == "x = 1\n"
     assert spans[-1] == (6, 6)
@@ -209,7 +257,7 @@ def test_a_transformers_tokenizer_gives_the_same_spans() -> None:
     wrapped: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, eos_token="</s>"
     )
-    ids = encode_target(wrapped, encode_prompt(wrapped, PROMPT), "x = [1]\n")
+    ids = encode_target(wrapped, PROMPT, "x = [1]\n")
     prompt_ids = encode_prompt(backend, PROMPT)
     assert token_spans(wrapped, prompt_ids, ids) == token_spans(backend, prompt_ids, ids)
 
@@ -222,4 +270,4 @@ def test_a_tokenizer_without_a_backend_is_refused() -> None:
 def test_a_target_that_a_tokenizer_cannot_write_is_refused() -> None:
     backend = tokenizer("Metaspace Unigram")
     with pytest.raises(ValueError, match="cannot continue"):
-        encode_target(backend, encode_prompt(backend, PROMPT), "x = '☃'\n")
+        encode_target(backend, PROMPT, "x = '☃'\n")

@@ -1,6 +1,8 @@
 """Checkpoints in and out: the families that we start from, chat templates, LoRA, exports."""
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,8 +230,22 @@ def test_a_chat_template_asks_and_begins_the_answer_with_the_given_part(tokenize
         "### assistant:\n<think></think>\n```python\ndef f(x):\n"
     )
     assert resolved_template(TEMPLATE, spoken) == TEMPLATE
+    assert resolved_template("auto", spoken) == template
+    assert resolved_template("auto", tokenizer) == TEMPLATE
     with pytest.raises(ValueError, match="no chat template"):
         resolved_template("chat", tokenizer)
+
+
+def test_a_chat_asks_for_code_prompts_and_shows_the_starter_code_in_the_users_turn():
+    spoken = train_tokenizer(["def f(x):\n    return x + 1\n```"], 300)
+    spoken.chat_template = CHAT
+    template = resolved_template("auto", spoken)
+    header = 'def f(x):\n    """Add one."""\n'
+    code = replace(PROBLEM, prompt=header, starter_code=header)
+    text = prompt_text(code, header, template)
+    assert text.startswith(f"### user:\n{header.strip()}\n\nAnswer with")
+    assert text.endswith(f"```python\n{header}")
+    assert "Add one to x.\n\nBegin with:\ndef f(x):\n\nAnswer" in prompt_text(PROBLEM, "", template)
 
 
 def test_the_opening_token_comes_once():
@@ -248,7 +264,7 @@ def test_the_opening_token_comes_once():
     assert encode_prompt(spoken, text).count(bos) == 1  # as encoding puts it
 
 
-def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path):
+def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path, capsys):
     pytest.importorskip("peft")
     start = tmp_path / "start"
     torch.manual_seed(0)
@@ -271,7 +287,7 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path):
         f"run_dir={run}",
         "model.lora_rank=2",
         f"model.critic_path={start}",
-        "prompt.template=chat",
+        "prompt.max_prompt_tokens=256",
         "steps=1",
         "dtype=float32",
         "device=cpu",
@@ -281,7 +297,12 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path):
         "ppo.minibatches=1",
         "checkpoint.every=1",
     ]
-    assert main(options) == 0
+    assert main([*options, "prompt.max_prompt_tokens=505"]) == 2
+    assert "beyond the model's 512 positions" in capsys.readouterr().err
+    assert main([*options, "rollout.dump=true"]) == 0
+    with gzip.open(run / "rollouts" / "step-000001.jsonl.gz") as file:
+        asked = AutoTokenizer.from_pretrained(start).decode(json.loads(next(file))["prompt_ids"])
+    assert asked.startswith("### user:\nAdd one.")  # prompt.template=auto
     assert main(["--resume", str(run), "steps=2", "checkpoint.keep=2"]) == 0
     for number in (1, 2):
         folder = run / "checkpoints" / f"rl-{number:06d}" / "policy"

@@ -1,0 +1,99 @@
+"""Tasks end where a token ends, and programs, spans and masks are put together again."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from helpers.random_programs import random_program
+from helpers.tokenizers_built import TOKENIZERS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepcoder import suite
+from stepcoder.method.curriculum import given_parts
+from stepcoder.method.fgo import executed_mask
+from stepcoder.models.embedded import train_tokenizer
+from stepcoder.problems.answers import extract_completion
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import (
+    encode_prompt,
+    encode_target,
+    prompt_text,
+    starter_part,
+    target_text,
+)
+from stepcoder.problems.template import TEMPLATE
+from stepcoder.rollout.rollout import requests_of, response_text, task_of
+from stepcoder.sandbox.program import AssertTests
+from stepcoder.sandbox.verdict import Status, Verdict
+
+SOLUTION = "def f(x):\n    if x:\n        return 1\n    return 0\n"
+NEWLINE_AND_INDENTATION = "byte-level BPE"
+
+
+@cache
+def tokenizer(name: str) -> Any:
+    return TOKENIZERS[name]([SOLUTION, TEMPLATE, *(random_program(seed) for seed in range(20))])
+
+
+def problem(solution: str) -> Problem:
+    return Problem("p", "Say it.", "", solution, AssertTests(("pass",)))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6))
+def test_every_stage_of_a_program_is_put_together_again(name: str, seed: int) -> None:
+    backend, solution = tokenizer(name), random_program(seed)
+    for stage, part in enumerate(given_parts(problem(solution))):
+        task = task_of(problem(solution), stage, part, TEMPLATE, backend, seed)
+        assert part.startswith(task.given)
+        assert task.prompt_text + task.before_code == TEMPLATE.format(
+            description="Say it.", given=task.given
+        )
+        (request,) = requests_of([task], backend, 1, 10**6)
+        ids = encode_target(backend, task.prompt_text, task.target)
+        text, spans = response_text(task, backend, request.prompt_ids, ids)
+        program = task.given + extract_completion(text)
+        assert program.rstrip("\n") == solution.rstrip("\n")
+        ran = Verdict(Status.ACCEPTED, executed_lines=frozenset({1 + seed % program.count("\n")}))
+        begin, whole = len(task.given), len(program)
+        of_characters = executed_mask(program, 0, ran, [(i, i + 1) for i in range(whole)])
+        expected = [
+            a == b or begin + b > whole or any(of_characters[begin + a : begin + b])
+            for a, b in spans
+        ]
+        assert executed_mask(program, begin, ran, spans) == expected
+
+
+def test_the_newline_of_the_opening_fence_is_not_part_of_the_program() -> None:
+    backend = tokenizer(NEWLINE_AND_INDENTATION)
+    task = task_of(problem(SOLUTION), 0, "", TEMPLATE, backend, 0)
+    assert (task.prompt_text, task.given, task.before_code) == ("Say it.\n```python", "", "\n")
+    prompt_ids = encode_prompt(backend, task.prompt_text)
+    for written, text in (("\nx = 1\n", "x = 1\n"), ("\n\nx", "\nx"), ("3\nx", "3\nx")):
+        ids = encode_target(backend, task.prompt_text, written)
+        found, spans = response_text(task, backend, prompt_ids, ids)
+        assert found == text
+        assert [*dict.fromkeys(spans)][-1][1] == len(text)
+
+
+def test_the_embedded_tokenizer_holds_nothing_back() -> None:
+    problems = suite.problems()[::20]
+    texts = [prompt_text(p, starter_part(p)) + p.canonical_solution for p in problems]
+    embedded = train_tokenizer(texts, 1024)
+    for p in problems:
+        for part in given_parts(p):
+            text = prompt_text(p, part)
+            assert task_of(p, 0, part, TEMPLATE, embedded, 0).prompt_text == text
+            alone = embedded.backend_tokenizer.encode(target_text(p, part)).ids
+            assert encode_target(embedded, text, target_text(p, part)) == alone
+
+
+def test_what_is_held_back_of_the_given_part_belongs_to_the_completion() -> None:
+    backend = tokenizer(NEWLINE_AND_INDENTATION)
+    task = task_of(problem(SOLUTION), 1, "def f(x):\n", TEMPLATE, backend, 0)
+    assert (task.given, task.before_code) == ("def f(x):", "")
+    assert task.target == SOLUTION[len("def f(x):") :] + "```"
