@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
 from stepcoder.errors import RunError
 from stepcoder.journal import Record
-from stepcoder.models.policy import choose_device, load_policy
+from stepcoder.models.policy import choose_device
+from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
@@ -89,11 +90,9 @@ def sampled_answers(
     transformers_logging.disable_progress_bar()
     device = choose_device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-        policy = load_policy(checkpoint.folder, getattr(torch, dtype), device)
-    except (OSError, ValueError) as error:
-        raise RunError(f"--policy {checkpoint.folder}: {' '.join(str(error).split())}") from None
+    tokenizer, policy = load_pretrained(
+        checkpoint.folder, getattr(torch, dtype), device, "--policy"
+    )
     template, free = template_of(options.form, checkpoint, tokenizer)
     config = Config(
         device=options.device,

@@ -252,10 +252,10 @@ def policy_loss(
     assert piece.advantages is not None
     assert piece.importance is not None
     assert piece.ref_logprobs is not None
-    positions = piece.executed_positions
+    positions, head = piece.executed_positions, lm_head(policy)
     return ppo_head(
         hidden_states(policy, piece)[piece.predictor_index[positions]],
-        lm_head(policy),
+        head.weight,
         piece.tokens[positions],
         piece.old_logprobs[positions],
         piece.advantages[positions],
@@ -263,7 +263,7 @@ def policy_loss(
         normalizer,
         config.clip if kind.clipped else UNCLIPPED,
         config.entropy_bonus,
-        temperature,
+        *head.at(temperature),
         ref_logprobs=piece.ref_logprobs[positions] if kind.has_kl and config.kl_beta else None,
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
     )
