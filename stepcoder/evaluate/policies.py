@@ -1,6 +1,6 @@
-"""Samples answers from a policy: any local transformers checkpoint, or a run of StepCoder.
+"""Samples answers from a policy: any transformers checkpoint, or a run of StepCoder.
 
-Takes a folder (a checkpoint, a run, a checkpoint of a run) and problems, gives answers.
+Takes a folder (a checkpoint, a run, a checkpoint of a run) or a hub id and problems, gives answers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stepcoder.problems.template import CHAT, FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import open_engine
-from stepcoder.run.checkpoint import POLICY, STATE, newest_checkpoint
+from stepcoder.run.model_folder import model_folder
 
 Form = Literal["auto", "chat", "answer", "plain"]
 
@@ -55,15 +55,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RunError: there is none.
     """
-    if not path.is_dir():
-        raise RunError(f"--policy {path}: no such folder; give a transformers checkpoint or a run")
-    found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
-    folder = found / POLICY if found else path
-    if not (folder / "config.json").is_file():
-        raise RunError(
-            f"--policy {path}: no checkpoint is there (config.json is missing); give a folder of a "
-            "transformers checkpoint, a run folder, or one of its checkpoints"
-        )
+    folder = model_folder(str(path), "--policy")
     for parent in folder.parents[:3]:
         if (parent / CONFIG).is_file():
             return Checkpoint(folder, load_config(parent / CONFIG).prompt.template)

@@ -92,11 +92,6 @@ def load_policy(
     Raises:
         RunError: it is no transformers checkpoint, it is incomplete, or it cannot be trained.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise RunError(
-            f"{option}: {folder} is no transformers checkpoint (config.json is missing); give the "
-            "folder that save_pretrained or `hf download` wrote, or a run of StepCoder"
-        )
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -120,12 +115,14 @@ def load_policy(
         raise RunError(f"{name} lacks {len(missing)} of its weights, among them {missing[0]}")
     try:
         difference = packing_difference(prepare(model, device))
+    except RunError as error:
+        raise RunError(f"{option}: {error}") from None
     except Exception as error:  # whatever a decoder raises that was written for other attention
         raise RunError(f"{name} cannot be trained over packed rows ({_said(error)})") from None
     if not difference <= ROUNDING:
         raise RunError(
-            f"{name} cannot be trained over packed rows: its own log-probabilities differ from the "
-            f"trainer's by {difference:.2g} nats a token (docs/models.md has the families that can)"
+            f"{name} cannot be trained over packed rows: its own log-probabilities differ from "
+            f"the trainer's by {difference:.2g} nats a token (docs/models.md says which models can)"
         )
     return model
 
