@@ -62,8 +62,10 @@ class DataConfig:
 class ModelConfig:
     """The policy and the critic; sizes are those of the embedded decoder."""
 
-    path: Annotated[str | None, "Folder of a transformers model; null: the embedded one."] = None
-    critic_path: Annotated[str | None, "Folder of the critic's start; null: the policy."] = None
+    path: Annotated[
+        str | None, "Folder or hub id of a transformers model, or a run; null: the embedded one."
+    ] = None
+    critic_path: Annotated[str | None, "The same for the critic's start; null: the policy."] = None
     critic: Annotated[
         Literal["model", "head"],
         "A model of its own, or only a head on the policy's states (less memory and time).",

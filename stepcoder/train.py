@@ -57,6 +57,7 @@ def train(run: Run) -> None:
         with clock("score"):
             batch = pack(rows).to(run.device)
             batch = score(batch, run.policy, run.reference, learner.critic, config.ppo, temperature)
+            run.check_engine(batch)  # at the first step: engine and trainer are one policy
             batch = recipe.advantages(batch, run.ppo)  # GAE
         with clock("update"):
             trains_policy = recipe.critic is None or step > config.ppo.critic_warmup_steps

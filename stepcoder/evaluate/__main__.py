@@ -52,7 +52,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("problems", type=Path, help="our JSONL, APPS(+), HumanEval(+) or MBPP(+)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--policy", type=Path, help="transformers checkpoint, run, or checkpoint of it"
+        "--policy", type=Path, help="transformers checkpoint or hub id, run, or checkpoint of it"
     )
     what.add_argument(
         "--samples", type=Path, help="file of samples: answer, completion or solution"

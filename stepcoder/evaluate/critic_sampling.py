@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stepcoder.command import Parser, exit_status, say
 from stepcoder.config import Config, load_config
@@ -28,7 +28,8 @@ from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.load import with_template
-from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
+from stepcoder.models.policy import OutcomeCritic, choose_device
+from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems.prompts import fits, starter_part
 from stepcoder.problems.template import FENCE
 from stepcoder.report.run_dir import CONFIG
@@ -177,8 +178,7 @@ def compare(arguments: argparse.Namespace) -> int:
         raise RunError(f'{folder}: its newest checkpoint has no critic of recipe "coderl"')
     device = choose_device(config.device)
     dtype = state["critic"]["head.weight"].dtype
-    policy = load_policy(checkpoint / POLICY, dtype, device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint / POLICY, local_files_only=True)
+    tokenizer, policy = load_pretrained(checkpoint / POLICY, dtype, device, str(folder))
     config = with_template(config, tokenizer)
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
     critic.load_state_dict(state["critic"])

@@ -1,6 +1,6 @@
-"""Samples answers from a policy: any local transformers checkpoint, or a run of StepCoder.
+"""Samples answers from a policy: any transformers checkpoint, or a run of StepCoder.
 
-Takes a folder (a checkpoint, a run, a checkpoint of a run) and problems, gives answers.
+Takes a folder (a checkpoint, a run, a checkpoint of a run) or a hub id and problems, gives answers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from stepcoder.config import Config, PromptConfig, RolloutConfig, load_config
 from stepcoder.errors import RunError
 from stepcoder.journal import Record
-from stepcoder.models.policy import choose_device, load_policy
+from stepcoder.models.policy import choose_device
+from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.template import AUTO, CHAT, FENCE, TEMPLATE
@@ -27,8 +28,8 @@ from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import check_positions, open_engine
 from stepcoder.rollout.rollout import Task, response_text, task_of
-from stepcoder.run.checkpoint import POLICY, STATE, newest_checkpoint
 from stepcoder.run.data import left_out_line
+from stepcoder.run.model_folder import model_folder
 
 Form = Literal["auto", "chat", "answer", "plain"]
 
@@ -56,15 +57,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RunError: there is none.
     """
-    if not path.is_dir():
-        raise RunError(f"--policy {path}: no such folder; give a transformers checkpoint or a run")
-    found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
-    folder = found / POLICY if found else path
-    if not (folder / "config.json").is_file():
-        raise RunError(
-            f"--policy {path}: no checkpoint is there (config.json is missing); give a folder of a "
-            "transformers checkpoint, a run folder, or one of its checkpoints"
-        )
+    folder = model_folder(str(path), "--policy")
     for parent in folder.parents[:3]:
         if (parent / CONFIG).is_file():
             return Checkpoint(folder, load_config(parent / CONFIG).prompt.template)
@@ -91,11 +84,9 @@ def sampled_answers(
     transformers_logging.disable_progress_bar()
     device = choose_device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-        policy = load_policy(checkpoint.folder, getattr(torch, dtype), device)
-    except (OSError, ValueError) as error:
-        raise RunError(f"--policy {checkpoint.folder}: {' '.join(str(error).split())}") from None
+    tokenizer, policy = load_pretrained(
+        checkpoint.folder, getattr(torch, dtype), device, "--policy"
+    )
     template, free = template_of(options.form, checkpoint, tokenizer)
     config = Config(
         device=options.device,

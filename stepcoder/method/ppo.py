@@ -25,6 +25,7 @@ from stepcoder.models.batch import Batch, microbatches, minibatches
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import (
     AnyCritic,
+    Head,
     ValueHead,
     hidden_states,
     lm_head,
@@ -245,7 +246,7 @@ def update(
 
 def policy_loss(
     states: Tensor,
-    head: Tensor,
+    head: Head,
     piece: Batch,
     config: PPOConfig,
     temperature: float,
@@ -254,7 +255,7 @@ def policy_loss(
 ) -> tuple[Tensor, HeadStatistics]:
     """Policy loss of a microbatch's executed tokens, over those of its minibatch (`normalizer`).
 
-    `states` (T, H) are the policy's, `head` (V, H) is its LM head.
+    `states` (T, H) are the policy's, `head` is its LM head.
     """
     assert piece.old_logprobs is not None
     assert piece.advantages is not None
@@ -263,7 +264,7 @@ def policy_loss(
     positions = piece.executed_positions
     return ppo_head(
         states[piece.predictor_index[positions]],
-        head,
+        head.weight,
         piece.tokens[positions],
         piece.old_logprobs[positions],
         piece.advantages[positions],
@@ -271,7 +272,7 @@ def policy_loss(
         normalizer,
         config.clip if kind.clipped else UNCLIPPED,
         config.entropy_bonus,
-        temperature,
+        *head.at(temperature),
         ref_logprobs=piece.ref_logprobs[positions] if kind.has_kl and config.kl_beta else None,
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
     )

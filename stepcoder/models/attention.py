@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 PACKED = "stepcoder_packed"
 
@@ -250,15 +250,21 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each packed row; returns (1, T, heads, K).
 
-    Where flash attention is not supported (CPU, float32, dropout, a sliding window), segments are
-    padded for this operation only, and the rest of the model stays packed. Prompts and responses
-    are padded separately, because the queries of a response are its own tokens only.
+    Where flash attention is not supported (CPU, float32, dropout, a sliding window, what families
+    do to the scores), segments are padded for this operation only, and the rest of the model stays
+    packed. Prompts and responses are padded separately, because the queries of a response are its
+    own tokens only. Gemma-2 caps its scores: s becomes `softcap` tanh(s / `softcap`). GPT-OSS has
+    in every head a sink, `s_aux` (heads,): the score of a key without a value.
     """
-    if sliding_window is None and not dropout and takes_flash(query):
+    changes_scores = softcap is not None or s_aux is not None
+    plain = sliding_window is None and not dropout and not changes_scores
+    if plain and query.shape[-1] == value.shape[-1] and takes_flash(query):
         return ragged_attention(query, key, value, packing.ragged, scaling), None
 
     def attend(part: Padded) -> Tensor:
@@ -271,13 +277,36 @@ def packed_attention(
         visible = part.causal
         if sliding_window is not None:
             visible = visible & (part.distance < sliding_window)
-        out_NHQK = torch.nn.functional.scaled_dot_product_attention(
-            query_NHQK, key_NHLK, value_NHLK, attn_mask=visible, dropout_p=dropout, scale=scaling
-        )
+        if changes_scores:
+            scores_NHQL = (query_NHQK @ key_NHLK.mT) * (scaling or query.shape[-1] ** -0.5)
+            weights_NHQL = softmax(scores_NHQL, visible, softcap, s_aux).to(value.dtype)
+            out_NHQK = weights_NHQL @ value_NHLK
+        else:
+            out_NHQK = torch.nn.functional.scaled_dot_product_attention(
+                *(query_NHQK, key_NHLK, value_NHLK), visible, dropout_p=dropout, scale=scaling
+            )
         return out_NHQK.transpose(1, 2).flatten(0, 1)  # (N * Q, H, K)
 
     parts = (packing.padded_prompts, packing.padded_responses)
     return torch.cat([attend(part) for part in parts])[packing.unpad_index][None], None
+
+
+def softmax(scores: Tensor, visible: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:
+    """Softmax in float32 of the visible ones of scores (N, heads, Q, L), capped and with sinks."""
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores.masked_fill(~visible, -torch.inf)
+    if sinks is not None:
+        sink = sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    return scores.softmax(-1)[..., : visible.shape[-1]]
+
+
+def unpacked_attention(model: PreTrainedModel) -> str:
+    """Return which attention of transformers computes what the model is: SDPA wherever it can."""
+    caps = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)  # SDPA does not
+    return "sdpa" if model._supports_sdpa and not caps else "eager"
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -17,14 +17,8 @@ from stepcoder.config import Config
 from stepcoder.errors import RunError
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters
-from stepcoder.models.policy import (
-    AnyCritic,
-    Critic,
-    OutcomeCritic,
-    ValueHead,
-    load_policy,
-    prepare,
-)
+from stepcoder.models.policy import AnyCritic, Critic, OutcomeCritic, ValueHead, prepare
+from stepcoder.models.pretrained import load_policy, load_pretrained
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
 from stepcoder.problems.template import AUTO, TEMPLATE
@@ -37,15 +31,9 @@ def load_policy_and_tokenizer(
 
     The embedded tokenizer is trained once, on `problems`, and kept in the run's folder.
     """
-    tokenizer: PreTrainedTokenizerBase
     if config.model.path is not None:
-        if not Path(config.model.path).is_dir():
-            raise RunError(
-                f'model.path: "{config.model.path}" is no folder; give a local transformers '
-                "checkpoint, or leave it out for the small embedded model"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, local_files_only=True)
-        policy = load_policy(config.model.path, getattr(torch, config.dtype), device)
+        dtype = getattr(torch, config.dtype)
+        tokenizer, policy = load_pretrained(config.model.path, dtype, device, "model.path")
     else:
         tokenizer = _embedded_tokenizer(config, problems, folder)
         policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
@@ -84,7 +72,9 @@ def new_critic(
         return ValueHead(policy).to(policy.device)
     if config.model.critic_path is None:
         return Critic.from_policy(policy)
-    critic = Critic.load(config.model.critic_path, policy.dtype, policy.device)
+    path, dtype, device = config.model.critic_path, policy.dtype, policy.device
+    loaded = load_policy(path, dtype, device, "model.critic_path", needs_head=False)
+    critic = Critic(loaded.get_decoder()).to(device).eval()
     if config.model.lora_rank:
         add_adapters(critic.backbone, config.model.lora_rank, config.seed)
     return critic

@@ -6,11 +6,11 @@ left to the kernels, so that only the rows that need it are ever multiplied by i
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stepcoder.errors import RunError
 from stepcoder.kernels.logprob import logprob_entropy
@@ -29,27 +29,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_policy(path: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Load a causal language model from a local transformers checkpoint, ready for packed rows.
-
-    Raises:
-        ValueError: the LM head has a bias, which the fused head does not support.
-    """
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation=PACKED, local_files_only=True
-    )
-    return prepare(model, device)
-
-
 def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """Put a causal language model on its device with packed attention, and check its head.
 
     Dropout stays off throughout (eval mode): PPO's ratio must be 1 before the first update.
+
+    Raises:
+        RunError: the LM head has a bias, which the fused head does not support.
     """
     model.set_attn_implementation(PACKED)
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise ValueError(
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise RunError(
             f"{type(model).__name__}: the LM head has a bias, which the fused PPO head does not "
             "support; use a model whose head has none"
         )
@@ -78,10 +68,33 @@ def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     return hidden
 
 
-def lm_head(model: PreTrainedModel) -> Tensor:
-    """Weight (V, H) of the LM head, tied or not."""
-    weight: Tensor = model.get_output_embeddings().weight
-    return weight
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An LM head: logits = cap(scale * hidden W^T), cap(z) = softcap * tanh(z / softcap)."""
+
+    weight: Tensor  # (V, H), tied or not
+    scale: float = 1.0
+    softcap: float = 0.0  # 0: the logits are not capped
+
+    def at(self, temperature: float) -> tuple[float, float]:
+        """Temperature and softcap with which the kernels, whose logits have no scale, give these.
+
+        c tanh(s z / c) / t = c' tanh(z / c') / t'  with  c' = c / s  and  t' = t / s.
+        """
+        return temperature / self.scale, self.softcap / self.scale
+
+
+def lm_head(model: PreTrainedModel) -> Head:
+    """Return the LM head, with what a family does to its logits.
+
+    Gemma caps them, Cohere multiplies and Granite divides them. A family that does anything else is
+    refused when it is loaded (`pretrained.py`).
+    """
+    config = model.config.get_text_config()
+    multiplier, divisor = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", 1)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    weight = model.get_output_embeddings().weight
+    return Head(weight, (multiplier or 1.0) / divisor, softcap or 0.0)
 
 
 def response_logprobs(
@@ -95,7 +108,8 @@ def response_logprobs(
     before = piece.predictor_index[positions]
     states = hidden_states(model, piece) if states is None else states
     hidden = states[before]  # (N, H): the states that predict them
-    return logprob_entropy(hidden, lm_head(model), piece.tokens[positions], temperature)
+    head = lm_head(model)
+    return logprob_entropy(hidden, head.weight, piece.tokens[positions], *head.at(temperature))
 
 
 def fresh_head(backbone: PreTrainedModel, outputs: int) -> nn.Linear:
@@ -119,14 +133,6 @@ class Critic(nn.Module):
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
         """Start from the policy's own weights, adapters included."""
         return cls(copy_of(policy.get_decoder())).to(policy.device).eval()
-
-    @classmethod
-    def load(cls, path: str | Path, dtype: torch.dtype, device: torch.device) -> Critic:
-        """Start from another local checkpoint."""
-        backbone = AutoModel.from_pretrained(
-            path, dtype=dtype, attn_implementation=PACKED, local_files_only=True
-        )
-        return cls(backbone).to(device).eval()
 
     def forward(self, batch: Batch, states: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Value (N,) before each of the N response tokens, in batch order, float32 or wider."""

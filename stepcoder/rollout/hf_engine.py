@@ -24,6 +24,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from stepcoder.models.attention import unpacked_attention
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 
 # Tokens that a group generates at a time. Rows that have ended then leave the batch.
@@ -33,7 +34,7 @@ padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side
 
 
 class HFEngine(Engine):
-    """Generates with a copy of the policy that uses PyTorch's SDPA attention."""
+    """Generates with a copy of the policy that uses transformers' own attention, SDPA if it can."""
 
     def __init__(
         self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, group_size: int
@@ -41,7 +42,7 @@ class HFEngine(Engine):
         """Copy the policy; `group_size` requests are generated together."""
         self.model = copy.deepcopy(policy).eval()
         self.model.requires_grad_(requires_grad=False)
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(unpacked_attention(policy))
         # Else the checkpoint's defaults (top-k, penalties) would apply where a call sets nothing.
         self.model.generation_config = GenerationConfig()
         self.tokenizer = tokenizer

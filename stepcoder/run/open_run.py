@@ -20,6 +20,7 @@ from stepcoder.report.run_dir import RunDir, resume_at
 from stepcoder.rollout.open_engine import check_positions
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
 from stepcoder.run.data import fitting, load_data
+from stepcoder.run.model_folder import with_model_folders
 from stepcoder.run.run import Run
 from stepcoder.sandbox import Judge, Limits
 
@@ -41,6 +42,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     state = load_state(checkpoint) if checkpoint else None
     with ExitStack() as stack:
         run_dir = stack.enter_context(RunDir.open(config, resume_at(resume, state)))
+        config = with_model_folders(config)  # the folder has the names
         tokenizer, policy = load_policy_and_tokenizer(
             config, (*data.supervised, *data.train), device, run_dir.path
         )

@@ -208,7 +208,7 @@ def test_other_settings_do_not_go_on_with_a_folder(problems, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["none.jsonl", "--canonical"], "none.jsonl: no such file"),
-        (["problems.jsonl", "--policy", "nowhere"], "--policy nowhere: no such folder"),
+        (["problems.jsonl", "--policy", "nowhere"], "--policy: nowhere is no folder here"),
         (["problems.jsonl", "--policy", "."], "config.json is missing"),
         (["problems.jsonl", "--samples", "bad.jsonl"], "bad.jsonl line 1: field"),
         (["problems.jsonl", "--samples", "none.jsonl"], "none.jsonl cannot be read"),

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from stepcoder.models.embedded import train_tokenizer
-from stepcoder.models.policy import load_policy
+from stepcoder.models.pretrained import load_policy
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm.api import ServerOptions
 from stepcoder.run.checkpoint import save_model

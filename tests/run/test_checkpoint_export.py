@@ -23,7 +23,8 @@ from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.lora import add_adapters, copy_of, merged_model
 from stepcoder.models.optim import Masters
-from stepcoder.models.policy import Critic, frozen_copy, load_policy, response_logprobs
+from stepcoder.models.policy import Critic, frozen_copy, response_logprobs
+from stepcoder.models.pretrained import load_policy
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import encode_prompt, prompt_text, resolved_template
 from stepcoder.problems.template import TEMPLATE

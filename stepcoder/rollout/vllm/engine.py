@@ -58,7 +58,7 @@ class VLLMEngine(Engine):
         Raises:
             RunError: a server does not start, or does not compute what the policy computes.
         """
-        self.vocabulary: int = lm_head(policy).shape[0]
+        self.vocabulary: int = len(lm_head(policy).weight)
         self.eos: int | None = tokenizer.eos_token_id
         self.on_recovered_failure = on_recovered_failure
         self.servers = [VLLMServer(n, options, folder) for n, options in enumerate(servers)]
