@@ -58,7 +58,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         raise RunError(f"--policy {path}: no such folder; give a transformers checkpoint or a run")
     found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
     folder = found / POLICY if found else path
-    if not (folder / "config.json").is_file():
+    if not any((folder / f"{kind}.json").is_file() for kind in ("config", "adapter_config")):
         raise RunError(
             f"--policy {path}: no checkpoint is there (config.json is missing); give a folder of a "
             "transformers checkpoint, a run folder, or one of its checkpoints"

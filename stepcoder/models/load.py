@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from stepcoder.config import Config
 from stepcoder.errors import RunError
 from stepcoder.models.embedded import small_decoder, train_tokenizer
-from stepcoder.models.lora import add_adapters
+from stepcoder.models.lora import add_adapters, with_adapters
 from stepcoder.models.policy import Critic, OutcomeCritic, load_policy, prepare
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
@@ -41,9 +41,7 @@ def load_policy_and_tokenizer(
     else:
         tokenizer = _embedded_tokenizer(config, problems, folder)
         policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
-    if config.model.lora_rank:
-        add_adapters(policy, config.model.lora_rank, config.seed)
-    return tokenizer, policy
+    return tokenizer, with_adapters(policy, config.model.lora_rank, config.seed)
 
 
 def _embedded_tokenizer(

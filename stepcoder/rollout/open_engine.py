@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
+from stepcoder.models.lora import adapter_rank
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.replay import ReplayEngine
@@ -84,6 +85,7 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
             kv_cache_gb=CPU_CACHE_GB if gpu is None and cache is None else cache,
             threads=config.threads or os.cpu_count() or 1,
             can_sleep=colocated,
+            lora_rank=adapter_rank(policy),
         )
         for gpu in (gpus if colocated else gpus[1:] or [None])
     ]
