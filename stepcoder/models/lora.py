@@ -131,18 +131,21 @@ def merged_model(model: PreTrainedModel) -> PreTrainedModel:
     for _, layer in _adapted_layers(model):
         layer.merge()
     plain = base_model(model)
-    del plain.peft_config
-    plain._hf_peft_config_loaded = False
+    # By these transformers knows a model with adapters, which it would save in another format.
+    for name in ("peft_config", "_hf_peft_config_loaded", "_weight_conversions"):
+        vars(plain).pop(name, None)
     plain.requires_grad_()
     return plain
 
 
 @torch.no_grad()
 def probe_of(policy: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy with random adapters, each half as large as the weights that it is added to.
+    """Return a copy with random adapters, of a tenth of the norm of the weights they are added to.
 
-    An engine that leaves some out, or scales them otherwise, computes something else. A new
-    policy's adapters change nothing, and in the first steps too little to tell.
+    An engine that leaves them out, or scales them otherwise, computes something else. A new
+    policy's adapters change nothing, and in the first steps too little to tell. Of
+    SmolLM2-135M-Instruct these change the log-probability of a token by 0.7 nats on average, and
+    bfloat16 by 0.04 (larger ones: 5.8 and 0.25).
     """
     probe = copy_of(policy)
     generator = torch.Generator().manual_seed(0)
@@ -150,7 +153,7 @@ def probe_of(policy: PreTrainedModel) -> PreTrainedModel:
         down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight  # (r, in), (out, r)
         up.copy_(torch.randn(up.shape, generator=generator))
         norm = ((up.T @ up) * (down @ down.T)).sum().sqrt()  # of up @ down, Frobenius
-        wanted = layer.get_base_layer().weight.norm(dtype=torch.float32) / 2
+        wanted = layer.get_base_layer().weight.norm(dtype=torch.float32) / 10
         up.mul_(wanted / (layer.scaling[NAME] * norm))
     return probe
 
