@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from stepcoder.config import Config
 from stepcoder.errors import RunError
 from stepcoder.models.embedded import small_decoder, train_tokenizer
-from stepcoder.models.lora import add_adapters
+from stepcoder.models.lora import add_adapters, with_adapters
 from stepcoder.models.policy import AnyCritic, Critic, OutcomeCritic, ValueHead, prepare
 from stepcoder.models.pretrained import load_policy, load_pretrained
 from stepcoder.problems.problem import Problem
@@ -37,9 +37,7 @@ def load_policy_and_tokenizer(
     else:
         tokenizer = _embedded_tokenizer(config, problems, folder)
         policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
-    if config.model.lora_rank:
-        add_adapters(policy, config.model.lora_rank, config.seed)
-    return tokenizer, policy
+    return tokenizer, with_adapters(policy, config.model.lora_rank, config.seed)
 
 
 def _embedded_tokenizer(

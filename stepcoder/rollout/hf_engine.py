@@ -7,7 +7,6 @@ its completion does not depend on the rest of the group (beyond rounding).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from stepcoder.models.attention import unpacked_attention
+from stepcoder.models.lora import copy_of
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 
 # Tokens that a group generates at a time. Rows that have ended then leave the batch.
@@ -40,7 +40,7 @@ class HFEngine(Engine):
         self, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, group_size: int
     ) -> None:
         """Copy the policy; `group_size` requests are generated together."""
-        self.model = copy.deepcopy(policy).eval()
+        self.model = copy_of(policy).eval()
         self.model.requires_grad_(requires_grad=False)
         self.model.set_attn_implementation(unpacked_attention(policy))
         # Else the checkpoint's defaults (top-k, penalties) would apply where a call sets nothing.

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from stepcoder.models.lora import merged_model
 from stepcoder.models.policy import frozen_copy
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.rollout import Rollout
@@ -66,15 +65,15 @@ class Pipeline:
         return self._submit(work).result()
 
     def update_weights(self, policy: PreTrainedModel) -> None:
-        """Generate with these weights, adapters merged, from the next `begin` on.
+        """Generate with these weights from the next `begin` on.
 
         With overlap the weights are copied now, because the policy goes on changing, and sent when
         the batches begun before are done.
         """
         if self._thread is None:
-            self.engine.update_weights(merged_model(policy))
+            self.engine.update_weights(policy)
             return
-        snapshot = merged_model(frozen_copy(policy))
+        snapshot = frozen_copy(policy)
         self._update = self._submit(lambda: self.engine.update_weights(snapshot))
 
     def close(self) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepcoder.models.lora import merged_model
-
 STATE = "state.pt"
 POLICY = "policy"
 
@@ -50,8 +48,8 @@ def save_checkpoint(
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a transformers checkpoint, adapters merged."""
-    merged_model(model).save_pretrained(folder)
+    """Write a transformers checkpoint, or of a model with adapters those, in peft's format."""
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

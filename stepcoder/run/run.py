@@ -20,7 +20,7 @@ from stepcoder.method.ppo import Learner, RunningDeviation
 from stepcoder.method.rewards import Outcome
 from stepcoder.models.batch import Batch
 from stepcoder.models.load import new_critic
-from stepcoder.models.lora import merged_model
+from stepcoder.models.lora import load_own_state, own_state
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import OutcomeCritic, frozen_copy
 from stepcoder.problems.problem import Problem
@@ -143,7 +143,7 @@ class Run:
         self.learner = Learner.create(self.masters, critic, config.ppo)
         engine = open_engine(
             config,
-            merged_model(self.policy),
+            self.policy,
             self.tokenizer,
             self.run_dir.path / "engine",
             self.note_engine_failure,
@@ -254,32 +254,35 @@ class Run:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that changes in a run, as tensors and plain data."""
+        """Return everything that changes in a run, as tensors and plain data.
+
+        The weights below adapters do not.
+        """
         state = {
             "phase": self.phase,
             "sft_step": self.sft_step,
             "step": self.step,
             "fingerprint": self.data.fingerprint,
-            "policy": self.policy.state_dict(),
+            "policy": own_state(self.policy),
             "curriculum": self.curriculum.state_dict(),
             "torch_rng": torch.get_rng_state(),
         }
         if self.phase == "sft":
             return {**state, "sft_optimizer": self.sft_optimizer.state_dict()}
-        learner, further = self.learner, (self.discriminator, self.discriminator_optimizer)
-        recipe_model, recipe_optimizer = (part and part.state_dict() for part in further)
+        learner = self.learner
+        model, optimizer = self.discriminator, self.discriminator_optimizer
         samples = self.config.rollout.samples_per_task
         return {
             **state,
-            "reference": self.reference.state_dict(),
-            "critic": learner.critic and learner.critic.state_dict(),
+            "reference": own_state(self.reference),
+            "critic": learner.critic and own_state(learner.critic),
             "policy_optimizer": learner.policy_optimizer.state_dict(),
             "critic_optimizer": learner.critic_optimizer and learner.critic_optimizer.state_dict(),
             "deviation": asdict(self.deviation),
             "tokens": self.tokens,
             "recipe_state": self.recipe_state,
-            "recipe_model": recipe_model,
-            "recipe_optimizer": recipe_optimizer,
+            "recipe_model": model and own_state(model),
+            "recipe_optimizer": optimizer and optimizer.state_dict(),
             "ahead": [to_plain(batch.rollouts, samples) for batch in self.pipeline.pending()],
         }
 
@@ -298,17 +301,17 @@ class Run:
         self.curriculum.load_state_dict(state["curriculum"])
         torch.set_rng_state(state["torch_rng"])
         if state["phase"] == "sft":
-            self.policy.load_state_dict(state["policy"])
+            load_own_state(self.policy, state["policy"])
             self.sft_optimizer.load_state_dict(state["sft_optimizer"])
             return
-        self.policy.load_state_dict(state["reference"])
+        load_own_state(self.policy, state["reference"])
         self.make_rl_parts(self.policy)
-        self.policy.load_state_dict(state["policy"])
+        load_own_state(self.policy, state["policy"])
         learner = self.learner
         if learner.critic:
-            learner.critic.load_state_dict(state["critic"])
+            load_own_state(learner.critic, state["critic"])
         if self.discriminator and self.discriminator_optimizer:
-            self.discriminator.load_state_dict(state["recipe_model"])
+            load_own_state(self.discriminator, state["recipe_model"])
             self.discriminator_optimizer.load_state_dict(state["recipe_optimizer"])
         self.tokens, self.recipe_state = state["tokens"], state["recipe_state"]
         learner.policy_optimizer.load_state_dict(state["policy_optimizer"])

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     Starcoder2Config,
@@ -21,7 +22,7 @@ from stepcoder.errors import RunError
 from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
-from stepcoder.models.lora import add_adapters, copy_of, merged_model
+from stepcoder.models.lora import add_adapters, base_parameters, copy_of, with_adapters
 from stepcoder.models.optim import Masters
 from stepcoder.models.policy import Critic, frozen_copy, response_logprobs
 from stepcoder.models.pretrained import load_policy
@@ -132,15 +133,13 @@ def test_transformers_computes_of_an_exported_policy_what_we_trained(start, tmp_
     assert ids == tokenizer.encode(text)
 
 
-def with_adapters(start) -> torch.nn.Module:
+def adapted(start, dtype=torch.float32) -> PreTrainedModel:
     pytest.importorskip("peft")
-    policy = load_policy(start, torch.float32, CPU)
-    add_adapters(policy, rank=4, seed=0)
-    return policy
+    return with_adapters(load_policy(start, dtype, CPU), rank=4, seed=0)
 
 
 def test_with_lora_a_step_trains_the_adapters_alone(start):
-    policy = with_adapters(start)
+    policy = adapted(start)
     learner, reference = learner_of(policy)
     models = {"policy": policy, "critic": learner.critic}
     before = {
@@ -161,8 +160,10 @@ def test_with_lora_a_step_trains_the_adapters_alone(start):
     assert len({key for key in adapters if key[0] == "policy"}) >= 2 * 2 * 6
 
 
-def test_an_exported_lora_policy_is_the_merged_one(start, tmp_path, tokenizer):
-    policy = with_adapters(start)
+def test_an_exported_lora_policy_is_an_adapter_that_peft_and_transformers_load(
+    start, tmp_path, tokenizer
+):
+    policy = adapted(start)
     before = logprobs(policy)
     learner, reference = learner_of(policy)
     for _ in range(2):
@@ -171,16 +172,47 @@ def test_an_exported_lora_policy_is_the_merged_one(start, tmp_path, tokenizer):
     assert (trained - before).abs().max() > 0.01
     torch.testing.assert_close(logprobs(reference), before)
     save_model(tmp_path / "export", policy, tokenizer)
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
-    assert {n for n, _ in exported.named_parameters()} == {
-        n for n, _ in AutoModelForCausalLM.from_pretrained(start).named_parameters()
-    }
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "export", local_files_only=True)
     torch.testing.assert_close(plain_logprobs(exported), trained, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logprobs(policy), trained)  # the one that trains is as it was
+    base = AutoModelForCausalLM.from_pretrained(start)
+    files = sum(f.stat().st_size for f in (tmp_path / "export").glob("*.safetensors"))
+    assert files < sum(p.nbytes for p in base.parameters()) / 2  # the base is not in it
+    from peft import PeftModel
+
+    by_peft = PeftModel.from_pretrained(base, tmp_path / "export")
+    torch.testing.assert_close(plain_logprobs(by_peft), plain_logprobs(exported))
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").encode("def f") == tokenizer.encode(
+        "def f"
+    )
+
+
+@pytest.mark.parametrize("start", ["qwen2"], indirect=True)
+def test_adapters_of_a_checkpoint_are_trained_on_or_merged(start, tmp_path, tokenizer):
+    policy = adapted(start)
+    learner, reference = learner_of(policy)
+    for _ in range(2):
+        step(learner, reference)
+    save_model(tmp_path / "one", policy, tokenizer)
+    further = adapted(tmp_path / "one")
+    assert logprobs(further).equal(logprobs(policy))
+    step(*learner_of(further))
+    save_model(tmp_path / "two", further, tokenizer)
+    twice = load_policy(tmp_path / "two", torch.float32, CPU)
+    torch.testing.assert_close(logprobs(twice), logprobs(further))
+    assert (logprobs(twice) - logprobs(policy)).abs().max() > 1e-3
+    merged = with_adapters(load_policy(tmp_path / "two", torch.float32, CPU), rank=0, seed=0)
+    torch.testing.assert_close(logprobs(merged), logprobs(twice), atol=1e-4, rtol=1e-4)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert all(p.requires_grad for p in merged.parameters())
+    save_model(tmp_path / "whole", merged, tokenizer)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    torch.testing.assert_close(plain_logprobs(whole), logprobs(merged), atol=1e-4, rtol=1e-4)
+    with pytest.raises(RunError, match=r"model\.path has adapters of rank 4; set .*=4 "):
+        with_adapters(load_policy(tmp_path / "two", torch.float32, CPU), rank=8, seed=0)
 
 
 def test_models_with_adapters_share_their_frozen_weights(start):
-    policy = with_adapters(start)
+    policy = adapted(start)
     reference, critic = frozen_copy(policy), Critic.from_policy(policy)
     own = {p.data_ptr() for p in policy.parameters() if p.requires_grad}
     base = {p.data_ptr() for p in policy.parameters()} - own
@@ -188,16 +220,20 @@ def test_models_with_adapters_share_their_frozen_weights(start):
         pointers = {p.data_ptr() for p in model.parameters()}
         assert not pointers & own
         assert len(pointers - base) == sum("lora_" in n for n, _ in model.named_parameters())
-    whole = copy_of(load_policy(start, torch.float32, CPU))
-    assert not {p.data_ptr() for p in whole.parameters()} & base
+    assert not {p.data_ptr() for p in frozen_copy(policy).parameters()} & own
+    whole = load_policy(start, torch.float32, CPU)
+    own = {p.data_ptr() for p in whole.parameters()}
+    for copied in (copy_of(whole), copy_of(frozen_copy(whole))):
+        assert not {p.data_ptr() for p in copied.parameters()} & own
 
 
 @pytest.mark.parametrize("start", ["qwen2"], indirect=True)
 @pytest.mark.parametrize("ahead", [0, 1])
-def test_the_engine_generates_with_the_merged_weights(start, tokenizer, ahead):
-    policy = with_adapters(start)
+def test_the_engine_generates_with_the_adapters(start, tokenizer, ahead):
+    """In bfloat16, where merged weights would be another policy: adding them up rounds."""
+    policy = adapted(start, torch.bfloat16)
     learner, reference = learner_of(policy)
-    pipeline = Pipeline(HFEngine(merged_model(policy), tokenizer, 4), ahead)
+    pipeline = Pipeline(HFEngine(policy, tokenizer, 4), ahead)
     for _ in range(2):
         step(learner, reference)
     pipeline.update_weights(policy)
@@ -206,8 +242,9 @@ def test_the_engine_generates_with_the_merged_weights(start, tokenizer, ahead):
     mine = pipeline.run(lambda: list(pipeline.engine.generate(prompts, greedy)))
     theirs = list(HFEngine(policy, tokenizer, 4).generate(prompts, greedy))
     pipeline.close()
-    assert [c.token_ids for c in mine] == [c.token_ids for c in theirs]
-    assert not any("lora" in n for n, _ in pipeline.engine.model.named_parameters())
+    assert [(c.token_ids, c.logprobs) for c in mine] == [(c.token_ids, c.logprobs) for c in theirs]
+    weights = {p.data_ptr() for p in base_parameters(policy).values()}
+    assert weights <= {p.data_ptr() for p in pipeline.engine.model.parameters()}  # no copy of them
 
 
 def test_adapters_of_a_bfloat16_model_are_float32(tmp_path):
@@ -219,7 +256,6 @@ def test_adapters_of_a_bfloat16_model_are_float32(tmp_path):
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
     learner, reference = learner_of(policy)
     assert step(learner, reference)["policy_grad_norm"] > 0
-    assert {p.dtype for p in merged_model(policy).parameters()} == {torch.bfloat16}
 
 
 def test_a_chat_template_asks_and_begins_the_answer_with_the_given_part(tokenizer):

@@ -38,6 +38,10 @@ SET_VERSION = "/update_weight_version"
 RESET_CACHE = "/reset_prefix_cache"
 SLEEP = "/sleep?level=1&mode=wait"
 WAKE = "/wake_up"
+LOAD_ADAPTERS = "/v1/load_lora_adapter"
+UNLOAD_ADAPTERS = "/v1/unload_lora_adapter"
+
+MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that a server can be started for
 
 # Settings of the trainer's CUDA allocator. A server does not inherit them, because its sleep mode
 # does not work with some of them.
@@ -69,6 +73,7 @@ class ServerOptions:
     kv_cache_gb: float | None  # GiB; None: on a GPU what memory_share leaves
     threads: int  # of a CPU server
     can_sleep: bool  # whether it frees its GPU memory while the trainer updates
+    lora_rank: int = 0  # of the adapters that it is sent after its weights; 0: there are none
 
 
 def check_installed() -> None:
@@ -125,6 +130,9 @@ def command(options: ServerOptions, port: int) -> list[str]:
         "seed": 0,
     }
     flags = ["enable-scale-out", "enable-prompt-tokens-details", "no-log-error-stack"]
+    if options.lora_rank:
+        flags.append("enable-lora")
+        arguments["max-lora-rank"] = next(rank for rank in MAX_RANKS if rank >= options.lora_rank)
     if options.kv_cache_gb is not None:
         arguments["kv-cache-memory-bytes"] = int(options.kv_cache_gb * 2**30)
     if options.gpu is None:
@@ -166,7 +174,9 @@ def environment(options: ServerOptions, api_key: str, scratch: Path) -> dict[str
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or compiled,
         TRAINER: str(os.getpid()),
         "VLLM_API_KEY": api_key,
-        "VLLM_SERVER_DEV_MODE": "1",  # the routes for weights and sleep, which RequireKey protects
+        # The routes for weights, sleep and adapters, which RequireKey protects.
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -245,13 +255,16 @@ def error_of(text: str) -> str:
         return text[:200]
 
 
-def generate_body(request: Request, sampling: Sampling, eos: int | None) -> dict[str, Any]:
-    """Return the body of a request for one completion.
+def generate_body(
+    request: Request, sampling: Sampling, eos: int | None, adapters: str | None
+) -> dict[str, Any]:
+    """Return the body of a request for one completion, by the model with these adapters.
 
     In training nothing truncates the distribution (no top-p, top-k, min-p or penalties): the
     log-probabilities are those of the whole softmax, so PPO's ratio is unbiased.
     """
     return {
+        "model": adapters,
         "token_ids": list(request.prompt_ids),
         "sampling_params": {
             "temperature": sampling.temperature,

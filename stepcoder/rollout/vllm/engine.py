@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.errors import RunError
 from stepcoder.models.batch import Row, pack
+from stepcoder.models.lora import adapter_rank, adapters_changed, probe_of
 from stepcoder.models.policy import lm_head, response_logprobs
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.rollout.vllm import api
@@ -63,7 +64,7 @@ class VLLMEngine(Engine):
         self.on_recovered_failure = on_recovered_failure
         self.servers = [VLLMServer(n, options, folder) for n, options in enumerate(servers)]
         self.max_concurrent = sum(options.max_sequences for options in servers)
-        self._sender = weight_sender(servers[0].transfer)
+        self._sender = weight_sender(servers[0].transfer, adapters=adapter_rank(policy) > 0)
         self._version = 0
         self._closed = False
         torch.cuda.empty_cache()  # lets the servers use what the trainer's allocator keeps free
@@ -103,32 +104,48 @@ class VLLMEngine(Engine):
         self._restart(failures)
 
     def _deliver(self, server: VLLMServer) -> None:
-        """Send the current weights to a server, and check a new server's parity with the policy."""
+        """Send the current weights to a server, and check a new server's parity with the policy.
+
+        Adapters are checked with random ones first, because those of a new policy change nothing,
+        and once more after the first update that changed them.
+        """
         self._wake(server)
+        policy = self._policy
         timeout_s = vllm_server.ANSWER_S if server.verified else vllm_server.FIRST_ANSWER_S
+        if adapter_rank(policy) and not server.verified:
+            probe = probe_of(policy)
+            self._sender.publish(probe)
+            self._sender.deliver(server, "probe", timeout_s)
+            self._check_parity(server, probe, "random adapters")
+            self._sender.publish(policy)
         self._sender.deliver(server, str(self._version), timeout_s)
-        if not server.verified:
-            difference = self._parity(server)
-            if not difference <= PARITY.get(self._policy.dtype, 0.1):
-                raise RunError(
-                    f"{server.name} does not compute what the policy computes: log-probabilities "
-                    f"differ by {difference:.2g} on average after the weights were sent; use "
-                    "rollout.engine=hf for this model"
-                )
-            server.verified = True
+        sent = "trained adapters" if adapters_changed(policy) else "weights"
+        if server.verified != sent:
+            self._check_parity(server, policy, sent)
+            server.verified = sent
 
     @torch.no_grad()
-    def _parity(self, server: VLLMServer) -> float:
-        """Mean difference of the server's and the policy's log-probabilities on a fixed prompt."""
+    def _check_parity(self, server: VLLMServer, policy: PreTrainedModel, sent: str) -> None:
+        """Compare the server's log-probabilities of 16 tokens with a policy's.
+
+        Raises:
+            RunError: they differ.
+        """
         prompt = tuple(1 + i * 7 % (self.vocabulary - 1) for i in range(1, 1 + PARITY_TOKENS))
         greedy = Sampling(0.0, PARITY_TOKENS, stop=())
         timeout_s = vllm_server.FIRST_ANSWER_S
         done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, timeout_s)
         row = Row(prompt, done.token_ids, done.logprobs, [True] * len(done.token_ids), 0.0)
-        batch = pack([row]).to(self._policy.device)
-        expected, _ = response_logprobs(self._policy, batch, 1.0)
+        batch = pack([row]).to(policy.device)
+        expected, _ = response_logprobs(policy, batch, 1.0)
         found = batch.engine_logprobs[batch.response_positions]
-        return (found - expected).abs().mean().item()
+        difference = (found - expected).abs().mean().item()
+        if not difference <= PARITY.get(policy.dtype, 0.1):
+            raise RunError(
+                f"{server.name} does not compute what the policy computes: log-probabilities "
+                f"differ by {difference:.2g} on average after the {sent} were sent; use "
+                "rollout.engine=hf for this model"
+            )
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yield each request's completion once, when it ends.

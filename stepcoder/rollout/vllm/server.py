@@ -48,9 +48,10 @@ class VLLMServer:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = Client(0, "")
         self.weights = ""  # the version that it holds
-        self.verified = False  # whether its log-probabilities were compared with the policy's
+        self.adapters: str | None = None  # the name of those that it holds
+        self.verified = ""  # with what its log-probabilities were compared with the policy's
         self.asleep = False
-        self._temporary = Path()
+        self.scratch = Path()  # its temporary files, deleted when it ends
         self._progress = (0.0, 0.0)  # tokens processed, and when that number was first seen
 
     def start(self) -> None:
@@ -71,16 +72,16 @@ class VLLMServer:
 
     def _launch(self, port: int) -> None:
         self.client = Client(port, secrets.token_hex(16))
-        self.weights, self.verified, self.asleep = "", False, False
+        self.weights, self.adapters, self.verified, self.asleep = "", None, "", False
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 api.command(self.options, port),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=api.environment(self.options, self.client.api_key, self._temporary),
+                env=api.environment(self.options, self.client.api_key, self.scratch),
                 start_new_session=True,  # one process group, so that its children can be killed
             )
 
@@ -116,7 +117,7 @@ class VLLMServer:
         Raises:
             RequestRefused: the request is wrong. TRANSPORT_ERRORS: the server failed.
         """
-        body = api.generate_body(request, sampling, eos)
+        body = api.generate_body(request, sampling, eos, self.adapters)
         response = self.client.post(api.GENERATE, body, timeout_s)
         return api.completion_of(response, index, sampling, vocabulary, self.weights)
 
@@ -172,7 +173,7 @@ class VLLMServer:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ a GPU yet.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
+from stepcoder.models.lora import base_model
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm.api import InvalidResponse, Transfer
 from stepcoder.rollout.vllm.server import VLLMServer, free_port
@@ -138,6 +140,47 @@ class NativeTransfer:
         self._channels = {}
 
 
+class Adapters:
+    """Sends a new server the weights below the adapters, and then the adapters alone."""
+
+    def __init__(self, base: SharedFile | NativeTransfer) -> None:
+        """`base` sends the weights."""
+        self._base = base
+        self._policy: PreTrainedModel | None = None
+
+    def publish(self, policy: PreTrainedModel) -> None:
+        """Send this policy's adapters from now on; the weights are always those of the first."""
+        if self._policy is None:
+            self._base.publish(base_model(policy))
+        self._policy = policy
+
+    def deliver(self, server: VLLMServer, version: str, timeout_s: float) -> None:
+        """Let a server load the adapters from its folder for temporary files.
+
+        Every version has a name of its own, by which requests ask for it, so that no other one can
+        answer them.
+
+        Raises:
+            InvalidResponse: it did not load them. OSError, http.client.HTTPException: no answer.
+        """
+        assert self._policy is not None
+        if not server.weights:
+            self._base.deliver(server, version, timeout_s)
+        old, name = server.adapters, f"adapters-{version}"
+        self._policy.save_pretrained(server.scratch / name)
+        body = {"lora_name": name, "lora_path": str(server.scratch / name)}
+        server.client.call("POST", api.LOAD_ADAPTERS, body, timeout_s)
+        if old is not None:
+            server.client.call("POST", api.UNLOAD_ADAPTERS, {"lora_name": old}, timeout_s)
+            shutil.rmtree(server.scratch / old)
+        server.adapters = name
+        set_version(server, version, timeout_s)
+
+    def close(self) -> None:
+        """Free what sending weights needs."""
+        self._base.close()
+
+
 def max_transfer_s(policy: PreTrainedModel) -> float:
     """Return after how many seconds a transfer of these weights counts as failed."""
     return sum(p.nbytes for p in policy.parameters()) / MIN_BYTES_PER_S
@@ -155,6 +198,7 @@ def set_version(server: VLLMServer, version: str, timeout_s: float) -> None:
     server.weights = version
 
 
-def weight_sender(transfer: Transfer) -> SharedFile | NativeTransfer:
-    """Return the sender for a way of transfer."""
-    return SharedFile() if transfer == "file" else NativeTransfer(transfer)
+def weight_sender(transfer: Transfer, adapters: bool) -> SharedFile | NativeTransfer | Adapters:
+    """Return the sender for a way of transfer, of a policy with adapters or without."""
+    sender = SharedFile() if transfer == "file" else NativeTransfer(transfer)
+    return Adapters(sender) if adapters else sender
