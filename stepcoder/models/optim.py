@@ -45,6 +45,10 @@ def optimizers_of(
 def load_optimizers(
     optimizers: Sequence[torch.optim.Optimizer], states: Sequence[dict[str, Any]]
 ) -> None:
-    """Load each optimizer's saved state, in the order of `optimizers_of`."""
+    """Load each optimizer's saved state, in the order of `optimizers_of`.
+
+    Rates, betas and decay stay those of the configuration, which a resume may have changed.
+    """
     for optimizer, state in zip(optimizers, states, strict=True):
-        optimizer.load_state_dict(state)
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({**state, "param_groups": groups})
