@@ -7,10 +7,8 @@ A checkpoint holds `state.pt` (every tensor and number of the run that a resume 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -18,7 +16,7 @@ from zipfile import ZipFile
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepcoder.errors import RunError
+from stepcoder.errors import RunError, os_errors
 from stepcoder.models.lora import merged_model
 
 STATE = "state.pt"
@@ -44,7 +42,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        with _os_errors(), (partial / STATE).open("wb") as file:
+        with os_errors(), (partial / STATE).open("wb") as file:
             torch.save(state, file)
         save_model(partial / POLICY, policy, tokenizer)
         for path in [*partial.rglob("*"), partial]:
@@ -64,7 +62,7 @@ def save_checkpoint(
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a transformers checkpoint, adapters merged."""
-    with _os_errors():
+    with os_errors():
         merged_model(model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -118,22 +116,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     """All checkpoints, oldest first: supervised ones before RL ones, then by step."""
     found = folder.glob("[!.]*-*")
     return sorted(found, key=lambda path: (path.name.startswith("rl-"), path.name))
-
-
-@contextmanager
-def _os_errors() -> Iterator[None]:
-    """Raise as OSError what torch, safetensors and tokenizers raise where a disk is full."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        if isinstance(error.__context__, OSError):  # torch's own, about what the file raised
-            raise error.__context__ from None
-        number = re.search(r"os error (\d+)", str(error))  # how Rust tells it
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
 
 
 def _flush(path: Path) -> None:

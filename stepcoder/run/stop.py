@@ -7,6 +7,7 @@ it there.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from stepcoder.run.run import Run
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ASKED = "stopping when this step is done and saved; a second signal stops at once, without saving"
 
 
 class Stopped(KeyboardInterrupt):
@@ -40,10 +42,8 @@ def stop_signals(run: Run) -> Iterator[None]:
                 signal.signal(one, signal.SIG_DFL)
             raise Stopped(number, f"stopped, not saved; continue with --resume {run.run_dir.path}")
         run.stop_signal = number
-        run.progress.note(
-            "stopping when this step is done and saved; a second signal stops at once, without "
-            "saving"
-        )
+        # On a thread of its own: the signal may have come in the middle of a print.
+        threading.Thread(target=run.progress.note, args=(ASKED,)).start()
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
