@@ -10,6 +10,7 @@ Nothing slow is imported here, so that --help and a wrong option answer at once.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,28 @@ RecipeName = Literal["stepcoder", "ppo", "grpo", "rloo", "ppocoder", "rltf", "co
 PRESETS = Path(__file__).with_name("configs")
 EMBEDDED = "embedded"  # the data.path of the built-in problems
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
+PATHS = (
+    "data.path",
+    "data.validation_path",
+    "model.path",
+    "model.critic_path",
+    "rollout.replay",
+)
+# Options and sections that a resume cannot change, and why; any other takes effect.
+FIXED = {
+    "run_dir": "--resume names the folder",
+    "seed": "all random numbers follow from it",
+    "recipe": "the checkpoint holds its models",
+    "model": "the checkpoint holds its weights",
+    "data.split": "the problems trained so far follow from it",
+    "data.validation_share": "the problems trained so far follow from it",
+    "data.limit": "the problems trained so far follow from it",
+    "sft": "the supervised phase keeps its schedule, and RL the problems that it left",
+    "curriculum.cccs": "the stages reached follow from it",
+    "curriculum.scopes": "the stages reached follow from it",
+    "rollout.samples_per_task": "the checkpoint may hold programs of the next steps",
+    "ppo.optimizer": "the checkpoint holds its state",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +392,8 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
     """Read the command line of `python -m stepcoder.train`; leaves with one line if it is wrong.
 
     Without --config and model.path the embedded preset comes first. With --resume the folder's own
-    config.yaml does, and run_dir is that folder.
+    config.yaml does, and run_dir is that folder. Paths of files that exist become absolute, so that
+    a resume finds them from any folder.
     """
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 100), 130)
     parser = LineParser(
@@ -387,6 +411,11 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
     parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="set an option")
     command = parser.parse_intermixed_args(list(arguments))
+    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1":
+        parser.error(
+            "torchrun (TORCHELASTIC_RUN_ID, WORLD_SIZE) starts several processes, but one trains; "
+            "start it as python -m stepcoder.train"
+        )
     try:
         config = _config_of(command.config, command.resume, command.overrides)
     except ConfigError as error:
@@ -397,10 +426,35 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
 def _config_of(path: Path | None, resume: Path | None, overrides: Sequence[str]) -> Config:
     """Return the configuration that a command line asks for. Raises ConfigError."""
     if resume is not None:
-        if not (resume / "config.yaml").is_file():
+        saved = resume / "config.yaml"
+        if not saved.is_file():
             raise ConfigError(f"--resume {resume}: no run is there (config.yaml is missing)")
-        config = load_config(resume / "config.yaml", overrides)
+        before, config = (_with_absolute_paths(load_config(saved, o)) for o in ((), overrides))
+        _check_resumable(before, config)
         return replace(config, run_dir=str(resume))
     if path is None and not any(o.startswith("model.path=") for o in overrides):
         path = PRESETS / "embedded.yaml"
-    return load_config(path, overrides)
+    return _with_absolute_paths(load_config(path, overrides))
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    values = flatten(to_dict(config), SECTIONS, "")
+    for name in PATHS:
+        path = values[name]
+        if path is not None and path != EMBEDDED and os.path.exists(path):
+            values[name] = str(Path(path).absolute())
+    return from_dict(values)
+
+
+def _check_resumable(before: Config, now: Config) -> None:
+    """Raise ConfigError for the first change that a resume cannot make."""
+    was, given = (flatten(to_dict(config), SECTIONS, "") for config in (before, now))
+    for name in LEAVES:
+        why = FIXED.get(name) or FIXED.get(name.partition(".")[0])
+        if name == "ppo.kl_beta" and now.recipe == "ppocoder":
+            why = "the recipe adapts it"
+        if why and was[name] != given[name]:
+            raise ConfigError(
+                f'"{name}" cannot change on a resume: {why}; '
+                "leave it out, or start a new run without --resume"
+            )

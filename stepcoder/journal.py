@@ -1,21 +1,23 @@
 """Files of a command that may be killed at any moment and goes on when it is called again.
 
 A file is either replaced as a whole, or records are appended to it (JSONL). `Journal` is a folder
-of such records, with the settings that they depend on.
+of such records, with the settings that they depend on. `locked` keeps a folder for one process.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
-from stepcoder.errors import InputError
+from stepcoder.errors import InputError, RunError
 
 SETTINGS = "settings.json"
 
@@ -23,10 +25,30 @@ Record = dict[str, Any]
 
 
 def replace_file(file: Path, text: str) -> None:
-    """Write a file so that a kill leaves either the old one or the new one."""
+    """Write a file so that a kill or a full disk leaves either the old one or the new one."""
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(file)
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock of a folder; the kernel releases it when the process ends, however it ends.
+
+    Raises RunError with the text `refusal` where another process holds it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(refusal) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def read_lines(path: Path) -> list[Any]:

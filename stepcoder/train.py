@@ -33,6 +33,7 @@ from stepcoder.rollout.rollout import Rollout, Task, collect, requests_of, submi
 from stepcoder.run.open_run import open_run
 from stepcoder.run.recipe_steps import further_updates, replayed, with_evidence
 from stepcoder.run.run import Run
+from stepcoder.run.stop import Stopped, stop_signals
 from stepcoder.run.supervised_phase import supervise
 
 # Messages hold paths and brackets, which rich would otherwise read as markup, color or wrap.
@@ -121,13 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(to_yaml(command.config))
         return 0
     try:
-        with open_run(command.config, command.resume) as run:
+        with open_run(command.config, command.resume) as run, stop_signals(run):
             train(run)
     except RunError as error:
         Console(stderr=True).print(f"stepcoder.train: {error}", style="bold red", **PLAIN)
         return 2
+    except Stopped as stop:
+        Console(stderr=True).print(f"{stop}", style="bold", **PLAIN)
+        return stop.status
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; continue with --resume", style="bold", **PLAIN)
+        Console(stderr=True).print("stopped before the first step", style="bold", **PLAIN)
         return 130
     return 0
 

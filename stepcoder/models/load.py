@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
-from stepcoder.errors import RunError
+from stepcoder.errors import RunError, os_errors
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters, with_adapters
 from stepcoder.models.policy import AnyCritic, Critic, OutcomeCritic, ValueHead, prepare
@@ -52,7 +52,10 @@ def _embedded_tokenizer(
             prompt_text(p, given := starter_part(p), template) + target_text(p, given)
             for p in problems
         )
-        train_tokenizer(texts, config.model.vocabulary).save_pretrained(kept)
+        partial = kept.with_name(f".{kept.name}.partial")
+        with os_errors():
+            train_tokenizer(texts, config.model.vocabulary).save_pretrained(partial)
+        partial.rename(kept)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(kept, local_files_only=True)
     return tokenizer
 

@@ -127,7 +127,4 @@ class Optimizer:
         """Continue from saved steps, with this optimizer's own rates: a resume may change them."""
         self.masters.load_state_dict(state["masters"])
         for part, saved in zip(self.parts, state["parts"], strict=True):
-            own = [{k: v for k, v in g.items() if k != "params"} for g in part.param_groups]
-            part.load_state_dict(saved)
-            for group, settings in zip(part.param_groups, own, strict=True):
-                group.update(settings)
+            part.load_state_dict({**saved, "param_groups": part.state_dict()["param_groups"]})

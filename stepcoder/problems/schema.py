@@ -230,10 +230,23 @@ def read_record(model: type[S], record: Mapping[str, Any]) -> S:
         absent = value is None or value == "" or (not value and name in _LABELS)
         if required or not absent:
             given[name] = value
+            _check_text(name, value)
     try:
         return model.model_validate(given, context=FILE)
     except ValidationError as error:
         raise BrokenRecordError(_line(error)) from None
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Raise BrokenRecordError for a text with half of a surrogate pair: tokenizers refuse it."""
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError as error:
+        raise BrokenRecordError(
+            f'field "{name}" holds {value[error.start]!a} at character {error.start + 1}, half of '
+            "a surrogate pair, which UTF-8 cannot encode"
+        ) from None
 
 
 def read_tests(record: Mapping[str, Any]) -> Tests:

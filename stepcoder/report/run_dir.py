@@ -5,6 +5,7 @@
     tensorboard/{sft,rl}     the same numbers for TensorBoard; a resume writes them anew
     samples/step-000020.txt  rollouts with the lines that ran marked (.json: the same as data)
     report.html              everything above on one page
+    .lock                    held by the process that trains here
 
 A record of metrics.jsonl has `phase` ("sft" or "rl") and `step` (from 1 in each phase; RL's step 0
 is the evaluation that it starts from), `logged_at` (seconds since 1970), then any of:
@@ -45,11 +46,12 @@ A number that is not finite is written as null. Whoever reads must expect any se
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from itertools import count
@@ -58,60 +60,95 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from stepcoder.config import Config, to_yaml
 from stepcoder.errors import RunError
-from stepcoder.journal import Record, replace_file
+from stepcoder.journal import Record, locked, replace_file
 from stepcoder.report.samples import RolloutSample, from_dict, to_dict, to_text
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from stepcoder.report.events import EventFile
 
 Phase = Literal["sft", "rl"]
 
 CONFIG, METRICS, SAMPLES, TENSORBOARD = "config.yaml", "metrics.jsonl", "samples", "tensorboard"
+# What a disk says that takes no more; whatever the cause, a person can mend it.
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+)
 
 
 class RunDir:
-    """An open run folder; `RunDir.open` makes or continues one."""
+    """An open run folder: `RunDir.open` makes or finds it, `begin` starts to write."""
 
-    def __init__(self, path: Path, metrics: TextIO, writers: Mapping[str, SummaryWriter]) -> None:
-        """Take over a prepared folder and its open files; `writers` are TensorBoard's by phase."""
+    _metrics: TextIO  # from `begin` on, as `_events`
+    _events: dict[str, EventFile]  # by phase
+
+    def __init__(self, path: Path, config: Config, files: ExitStack) -> None:
+        """Take over a folder that this process alone writes to; `files` closes what is opened."""
         self.path = path
-        self._metrics = metrics
-        self._writers = writers
+        self._config = config
+        self._files = files
 
     @classmethod
     @contextmanager
-    def open(cls, config: Config, resume_at: tuple[Phase, int] | None = None) -> Iterator[RunDir]:
-        """Make the folder of a new run, or continue one after a step.
+    def open(cls, config: Config, resumes: bool = False) -> Iterator[RunDir]:
+        """Make the folder of a new run, or lock the one that the run `resumes` in.
 
-        `resume_at` is phase and number of the last step that the checkpoint knows, ("sft", 0) if
-        there is no checkpoint yet: what the folder holds of later steps is deleted, so that no step
-        appears twice. A new run that fails before its first record takes away the folder it made.
+        A new run that fails before its first record takes away the folder it made.
 
         Raises:
-            RunError: a new run's folder already holds one; a folder cannot be written or read.
+            RunError: a new run's folder already holds one; another process trains in it; a folder
+                cannot be written or read; the disk is full, then or while the context lasts.
         """
-        # Imported here: torch takes seconds, and those who only read a folder need none of it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        made_here = config.run_dir is None or not Path(config.run_dir).exists()
         try:
-            path = _new_folder(config.run_dir) if resume_at is None else Path(str(config.run_dir))
-            kept = _forget_later(path, resume_at or ("sft", 0))
-            replace_file(path / CONFIG, to_yaml(replace(config, run_dir=str(path))))
-            metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
+            path, made_here = (Path(str(config.run_dir)), False) if resumes else _new_folder(config)
         except OSError as error:
             raise RunError(f"run_dir: {error.filename}: {error.strerror}") from None
-        sft, rl = (SummaryWriter(str(path / TENSORBOARD / phase)) for phase in ("sft", "rl"))
-        with metrics, sft, rl:
-            run = cls(path, metrics, {"sft": sft, "rl": rl})
-            try:
-                for record in kept:
-                    run._draw(record)
-                yield run
-            except BaseException:
-                if made_here and not (path / METRICS).stat().st_size:
-                    shutil.rmtree(path)
-                raise
+        refusal = f"run_dir: another process trains in {path}; wait for its end, or stop it"
+        try:
+            with locked(path, refusal), ExitStack() as files:
+                yield cls(path, config, files)
+        except BaseException as error:
+            metrics = path / METRICS
+            lost = made_here and not (metrics.exists() and metrics.stat().st_size)
+            if lost:
+                shutil.rmtree(path)
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                hint = "start again" if lost else f"continue with --resume {path}"
+                where = error.filename or path
+                raise RunError(f"{where}: {error.strerror}; mend that, then {hint}") from None
+            raise
+
+    def begin(self, resume_at: tuple[Phase, int] = ("sft", 0)) -> None:
+        """Write the configuration and open the files, after a step where the run resumes.
+
+        `resume_at` is phase and number of the last step that the checkpoint knows, ("sft", 0) if
+        there is none yet: what the folder holds of later steps is deleted, so that no step appears
+        twice.
+
+        Raises:
+            RunError: a file cannot be written or read.
+        """
+        # Imported here: it takes half a second, and those who only read a folder need none of it.
+        from stepcoder.report.events import EventFile
+
+        path = self.path
+        try:
+            kept = _forget_later(path, resume_at)
+            replace_file(
+                path / CONFIG, to_yaml(replace(self._config, run_dir=str(path.absolute())))
+            )
+            self._metrics = (path / METRICS).open("a", encoding="utf-8", buffering=1)
+            self._files.callback(_close, self._metrics)
+            self._events = {p: EventFile(path / TENSORBOARD / p) for p in ("sft", "rl")}
+            self._files.callback(_close, *self._events.values())
+            for record in kept:
+                self._draw(record)
+        except OSError as error:
+            raise RunError(f"run_dir: {error.filename or path}: {error.strerror}") from None
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append the record of a step; `metrics` holds its `phase` ("rl" if absent) and figures."""
@@ -120,13 +157,10 @@ class RunDir:
         record = json.loads(data, parse_constant=lambda _: None)  # what is not finite
         self._metrics.write(json.dumps(record) + "\n")
         self._draw(record)
-        self._writers[record["phase"]].flush()
 
     def _draw(self, record: Record) -> None:
         """Give the numbers of a record to TensorBoard."""
-        writer = self._writers[record["phase"]]
-        for name, value in _scalars(record):
-            writer.add_scalar(name, value, record["step"], record["logged_at"])
+        self._events[record["phase"]].write(record["step"], record["logged_at"], _scalars(record))
 
     def log_samples(self, step: int, samples: Sequence[RolloutSample]) -> None:
         """Write the samples of an RL step, as text for people and as data for the report."""
@@ -138,10 +172,8 @@ class RunDir:
         replace_file(folder / f"step-{step:06d}.json", json.dumps(data, default=sorted))
 
 
-def resume_at(resume: Path | None, state: dict[str, Any] | None) -> tuple[Phase, int] | None:
-    """Return the last step that the checkpoint knows, as the run folder wants it."""
-    if resume is None:
-        return None
+def resume_at(state: dict[str, Any] | None) -> tuple[Phase, int]:
+    """Return the last step that a checkpoint knows, as the run folder wants it."""
     if state is None:
         return "sft", 0
     return state["phase"], state["step"] if state["phase"] == "rl" else state["sft_step"]
@@ -175,24 +207,35 @@ def read_rollout_samples(path: Path) -> list[list[RolloutSample]]:
     return [[from_dict(data) for data in json.loads(file.read_text("utf-8"))] for file in files]
 
 
-def _new_folder(run_dir: str | None) -> Path:
-    """Make and return the folder of a new run. Raises RunError if it holds one."""
-    if run_dir is not None:
-        path = Path(run_dir)
+def _new_folder(config: Config) -> tuple[Path, bool]:
+    """Return the folder of a new run, and whether it was made now. Raises RunError if it holds one.
+
+    Where run_dir names none it is runs/<date and time>.
+    """
+    if config.run_dir is not None:
+        path = Path(config.run_dir)
         if (path / CONFIG).exists():
             raise RunError(
-                f'run_dir: "{run_dir}" already holds a run; continue it with --resume {run_dir}, '
+                f'run_dir: "{path}" already holds a run; continue it with --resume {path}, '
                 "or give another run_dir"
             )
+        made_here = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        return path
+        return path, made_here
     path = first = Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
     for number in count(2):
         with suppress(FileExistsError):  # another run began in the same second
             path.mkdir(parents=True)
             break
         path = first.with_name(f"{first.name}-{number}")
-    return path
+    return path, True
+
+
+def _close(*files: TextIO | EventFile) -> None:
+    """Close files; what could not be written was told of when it was."""
+    for file in files:
+        with suppress(OSError):
+            file.close()
 
 
 def _forget_later(path: Path, last: tuple[Phase, int]) -> list[Record]:

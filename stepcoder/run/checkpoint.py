@@ -1,4 +1,4 @@
-"""Atomic checkpoints: a folder that appears whole or not at all, and the newest one to resume from.
+"""Atomic checkpoints: a folder that appears whole or not at all, and the one to resume from.
 
 A checkpoint holds `state.pt` (every tensor and number of the run that a resume needs) and `policy/`
 (the policy and tokenizer as a transformers checkpoint, for everyone else).
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from stepcoder.errors import RunError, os_errors
 
 STATE = "state.pt"
 POLICY = "policy"
@@ -29,33 +33,76 @@ def save_checkpoint(
     """Write `folder/name` atomically, then delete all but the newest `keep` checkpoints.
 
     Everything is written and flushed to disk under a temporary name and then renamed: a process
-    killed at any moment leaves either the whole checkpoint or none.
+    killed at any moment leaves either the whole checkpoint or none. Checkpoints of later steps,
+    which a resume found damaged, are deleted too. Raises OSError, also where the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / name, folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    torch.save(state, partial / STATE)
-    save_model(partial / POLICY, policy, tokenizer)
-    for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+    try:
+        partial.mkdir()
+        with os_errors(), (partial / STATE).open("wb") as file:
+            torch.save(state, file)
+        save_model(partial / POLICY, policy, tokenizer)
+        for path in [*partial.rglob("*"), partial]:
+            _flush(path)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if final.exists():  # the same step again, after a resume from an earlier one
         shutil.rmtree(final)
     partial.rename(final)
     _flush(folder)
-    for old in _checkpoints(folder)[:-keep]:
+    found = _checkpoints(folder)
+    end = found.index(final) + 1
+    for old in found[: max(end - keep, 0)] + found[end:]:
         shutil.rmtree(old)
 
 
 def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a transformers checkpoint, or of a model with adapters those, in peft's format."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with os_errors():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint, None if there is none yet."""
-    return next(reversed(_checkpoints(folder)), None)
+    """Return the newest checkpoint, None if there is none yet."""
+    return next((path for path in reversed(_checkpoints(folder)) if (path / STATE).exists()), None)
+
+
+def newest_state(folder: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return the state of the newest whole checkpoint, None if there is none yet.
+
+    `note` is called with a line where newer ones are damaged. Nothing is changed.
+
+    Raises:
+        RunError: there are checkpoints, and none is whole.
+    """
+    damaged: list[str] = []
+    for path in reversed(_checkpoints(folder)):
+        if _is_whole(path):
+            if damaged:
+                note(f"{folder}: {', '.join(damaged)} damaged; going on from {path.name}")
+            return load_state(path)
+        damaged.append(path.name)
+    if damaged:
+        raise RunError(
+            f"{folder}: {', '.join(damaged)} damaged, and no other checkpoint is left; "
+            "restore one, or start a new run"
+        )
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Return whether everything is there and the state is as it was written, by its CRC-32 sums."""
+    try:
+        with ZipFile(checkpoint / STATE) as state:
+            return (checkpoint / POLICY).is_dir() and state.testzip() is None
+    except PermissionError as error:
+        raise RunError(f"{error.filename}: {error.strerror}") from None
+    except Exception:  # which one depends on the byte that is wrong
+        return False
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -65,8 +112,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first: supervised ones before RL ones, then by step."""
-    found = [path for path in folder.glob("[!.]*-*") if (path / STATE).exists()]
+    """All checkpoints, oldest first: supervised ones before RL ones, then by step."""
+    found = folder.glob("[!.]*-*")
     return sorted(found, key=lambda path: (path.name.startswith("rl-"), path.name))
 
 

@@ -27,6 +27,7 @@ class TrainingData:
     validation: tuple[Problem, ...]  # evaluated during the run
     test: tuple[Problem, ...]  # evaluated before and after RL only: nothing is chosen by them
     fingerprint: str
+    skipped: tuple[str, ...] = ()  # one line for each broken record
 
 
 def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
@@ -52,6 +53,7 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
         raise RunError(
             f"{config.path}: no problem to train on ({len(problems)} loaded, {len(skipped)} "
             "skipped); check data.path, data.split and data.validation_share"
+            + "".join(f" (skipped: {line})" for line in skipped[:1])
         )
     supervised, rest = train, train
     if supervised_share < 1:
@@ -60,7 +62,8 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
         rest = _of_part(train, parts, "train")
     if not rest:
         raise RunError(f"sft.share: {supervised_share} leaves no problem for RL; give less, or 1")
-    return TrainingData(supervised, rest, validation, test, fingerprint(train + validation + test))
+    marks = fingerprint(train + validation + test)
+    return TrainingData(supervised, rest, validation, test, marks, skipped)
 
 
 def fitting(

@@ -18,16 +18,20 @@ from stepcoder.models.policy import choose_device
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import RunDir, resume_at
 from stepcoder.rollout.open_engine import check_positions
-from stepcoder.run.checkpoint import load_state, newest_checkpoint
+from stepcoder.run.checkpoint import newest_state
 from stepcoder.run.data import fitting, load_data
 from stepcoder.run.model_folder import with_model_folders
 from stepcoder.run.run import Run
 from stepcoder.sandbox import Judge, Limits
 
+SHOWN = 5  # lines about skipped records
+
 
 @contextmanager
 def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
-    """Build a run, or restore it from the newest checkpoint of the folder `resume`.
+    """Build a run, or restore it from the newest whole checkpoint of the folder `resume`.
+
+    Nothing that the folder holds changes before everything is loaded and fits.
 
     Raises:
         RunError: something that the configuration names is missing or does not fit.
@@ -37,12 +41,16 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # nothing of ours draws from it; a library might
     device = choose_device(config.device)
-    data = load_data(config.data, config.sft.share)
-    checkpoint = newest_checkpoint(resume / "checkpoints") if resume else None
-    state = load_state(checkpoint) if checkpoint else None
     with ExitStack() as stack:
-        run_dir = stack.enter_context(RunDir.open(config, resume_at(resume, state)))
+        run_dir = stack.enter_context(RunDir.open(config, resume is not None))
         config = with_model_folders(config)  # the folder has the names
+        progress = stack.enter_context(Progress(config))
+        data = load_data(config.data, config.sft.share)
+        if data.skipped:
+            progress.note(f"{config.data.path}: {len(data.skipped)} broken records skipped")
+        for line in data.skipped[:SHOWN]:
+            progress.note(f"skipped: {line}")
+        state = newest_state(resume / "checkpoints", progress.note) if resume else None
         tokenizer, policy = load_policy_and_tokenizer(
             config, (*data.supervised, *data.train), device, run_dir.path
         )
@@ -69,13 +77,14 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
                 **asdict(config.curriculum),
             ),
             run_dir=run_dir,
-            progress=stack.enter_context(Progress(config)),
+            progress=progress,
         )
         stack.callback(run.close)
         if left_out:
             run.progress.note(left_out)
         if state is not None:
             run.load_state_dict(state)
+        run_dir.begin(resume_at(state))
         yield run
 
 

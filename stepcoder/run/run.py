@@ -39,6 +39,7 @@ from stepcoder.run.checkpoint import save_checkpoint, save_model
 from stepcoder.run.data import TrainingData, evenly_spaced
 from stepcoder.run.held_out import pass_at_1
 from stepcoder.run.metrics import StepTimer, curriculum_metrics, step_metrics
+from stepcoder.run.stop import Stopped
 from stepcoder.sandbox import Judge
 
 SEED_STRIDE = 1_000_003  # odd: the steps of neighboring seeds stay apart
@@ -72,6 +73,8 @@ class Run:
     restored: list[tuple[list[Task], list[Completion]]] = field(default_factory=list)
     engine_failures: list[str] = field(default_factory=list)  # of the present step
     engine_unchecked: bool = True  # True until a batch has been compared that is on-policy
+    stop_signal: int | None = None  # that asks the run to stop before its next step
+    saved: tuple[Phase, int] | None = None  # the newest checkpoint of this process
     reference: PreTrainedModel = field(init=False)
     learner: Learner = field(init=False)
     discriminator: OutcomeCritic | None = field(init=False, default=None)
@@ -107,9 +110,26 @@ class Run:
         return self.step >= self.config.steps or (budget is not None and self.tokens >= budget)
 
     def steps_left(self) -> Iterator[int]:
-        """Yield the numbers of the RL steps that are left to do."""
+        """Yield the numbers of the RL steps that are left to do. Raises Stopped."""
         while not self.is_done:
+            self.stop_if_asked(self.step)
             yield self.step + 1
+
+    def stop_if_asked(self, step: int) -> None:
+        """Save what is done of the present phase and stop, where a signal asks for it.
+
+        Raises:
+            Stopped: a signal asked.
+        """
+        if self.stop_signal is None:
+            return
+        if (self.phase, step) == ("sft", 0):
+            raise Stopped(self.stop_signal, "stopped before the first step")
+        if self.saved != (self.phase, step):
+            self.checkpoint(step)
+        where = f"{'supervised ' * (self.phase == 'sft')}step {step}"
+        hint = f"continue with --resume {self.run_dir.path}"
+        raise Stopped(self.stop_signal, f"stopped at {where}, saved; {hint}")
 
     def begin_rl(self) -> None:
         """Freeze the supervised policy as the reference, build critic and engine, evaluate.
@@ -252,6 +272,7 @@ class Run:
             self.tokenizer,
             self.config.checkpoint.keep,
         )
+        self.saved = self.phase, step
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes in a run, as tensors and plain data.

@@ -12,12 +12,16 @@ from stepcoder.run.run import Run
 
 
 def supervise(run: Run) -> None:
-    """Do what is left of the supervised phase; a policy that comes trained needs none (steps 0)."""
+    """Do what is left of the supervised phase; a policy that comes trained needs none (steps 0).
+
+    Raises Stopped where a signal asks for it.
+    """
     config = run.config.sft
     if run.phase == "rl" or run.sft_step >= config.steps:
         return
     rows = supervised_rows(run.data.supervised, run.tokenizer, run.config)
     for step in range(run.sft_step + 1, config.steps + 1):
+        run.stop_if_asked(step - 1)
         start = time.perf_counter()
         drawn = torch.randint(len(rows), (config.batch_size,), generator=run.generator(-step))
         batch = pack([rows[i] for i in drawn.tolist()]).to(run.device)

@@ -8,18 +8,17 @@ their checkpoints.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from stepcoder.config import to_yaml
 from stepcoder.errors import RunError
+from stepcoder.journal import locked
 from stepcoder.report.run_dir import CONFIG, read_records
 from stepcoder.study.plan import Plan, StudyRun
 
@@ -39,7 +38,8 @@ def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> N
     Raises:
         RunError: a run failed, or another study runs in the folder.
     """
-    with _alone(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, f"{folder}: another study is at work in it; wait, or give another --out"):
         left = [run for run in plan.runs if not is_done(folder, run)]
         running: dict[StudyRun, subprocess.Popen[bytes]] = {}
         try:
@@ -112,17 +112,3 @@ def _line(folder: Path, run: StudyRun) -> str:
     records = read_records(folder / run.name)
     where = f"{records[-1]['phase']} step {records[-1]['step']}" if records else "starting"
     return f"{run.name}: {where}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder, so that no second study starts the same runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{folder}: another study is at work in it; wait, or give another --out"
-            ) from None
-        yield

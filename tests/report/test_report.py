@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from browser import console_errors, needs_browser, open_browser, requested, screenshot
+from helpers.begun_run import begun
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -17,7 +18,6 @@ from stepcoder.config import Config, EvalConfig, SFTConfig
 from stepcoder.errors import RunError
 from stepcoder.report.charts import charts, evaluations, running_mean, thinned
 from stepcoder.report.page import main, write_report
-from stepcoder.report.run_dir import RunDir
 from stepcoder.report.samples import RolloutSample
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
@@ -107,7 +107,7 @@ def write_run(
     """Write the folder of a run with plausible numbers."""
     draw = random.Random(0)
     config = Config(run_dir=str(path), steps=max(steps, 1), sft=SFTConfig(steps=sft_steps))
-    with RunDir.open(config) as run:
+    with begun(config) as run:
         for step in range(1, sft_steps + 1):
             run.log(step, {"phase": "sft", "loss": 0.3 + 3 * math.exp(-step / 20), "lr": 1e-3})
         if steps:
@@ -279,7 +279,7 @@ def test_a_running_mean_takes_neighbors_on_both_sides_and_keeps_the_length() -> 
 
 def test_key_figures_compare_the_start_of_rl_with_now(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with RunDir.open(Config(run_dir=str(run))) as folder:
+    with begun(Config(run_dir=str(run))) as folder:
         folder.log(
             0, {"eval": {"pass@1": 0.4}, "test": {"pass@1": 0.2}, "stages": {"0": 1, "1": 3}}
         )
@@ -299,7 +299,7 @@ def test_the_page_says_how_pass_at_1_is_measured(
     tmp_path: Path, temperature: float, said: str
 ) -> None:
     run = tmp_path / "run"
-    with RunDir.open(Config(run_dir=str(run), eval=EvalConfig(temperature=temperature))) as folder:
+    with begun(Config(run_dir=str(run), eval=EvalConfig(temperature=temperature))) as folder:
         folder.log(1, {"reward_mean": -0.3})
     assert f"pass@1: {said}</p>" in body(run)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.begun_run import begun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stepcoder.config import Config, load_config
@@ -69,7 +70,7 @@ def log_run(run: RunDir, sft: int, rl: int, value: float = 1.0) -> None:
 
 def test_a_run_leaves_its_configuration_metrics_and_events(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    with RunDir.open(config) as run:
+    with begun(config) as run:
         log_run(run, sft=2, rl=1)
     assert load_config(run.path / "config.yaml") == config
     assert steps(run.path) == [("sft", 1), ("sft", 2), ("rl", 0), ("rl", 1)]
@@ -84,23 +85,23 @@ def test_a_run_without_a_folder_makes_one_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with RunDir.open(Config()) as first, RunDir.open(Config()) as second:
+    with begun(Config()) as first, begun(Config()) as second:
         assert first.path != second.path
         assert {first.path.parent, second.path.parent} == {Path("runs")}
-        assert load_config(first.path / "config.yaml").run_dir == str(first.path)
+        assert load_config(first.path / "config.yaml").run_dir == str(tmp_path / first.path)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    with RunDir.open(config) as run:
+    with begun(config) as run:
         log_run(run, sft=0, rl=1)
     with pytest.raises(RunError, match="already holds a run; continue it with --resume"):
-        RunDir.open(config).__enter__()
+        begun(config).__enter__()
     assert steps(run.path) == [("rl", 0), ("rl", 1)]
 
 
 def fail_in(config: Config, records: int) -> None:
-    with RunDir.open(config) as run:
+    with begun(config) as run:
         for step in range(records):
             run.log(step, {"kl": 0.1})
         raise ZeroDivisionError
@@ -131,7 +132,7 @@ def test_a_start_that_fails_deletes_nothing_that_was_there_before(tmp_path: Path
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"run_dir: .*file/run: Not a directory"):
-        RunDir.open(Config(run_dir=str(tmp_path / "file" / "run"))).__enter__()
+        begun(Config(run_dir=str(tmp_path / "file" / "run"))).__enter__()
 
 
 @pytest.mark.parametrize(
@@ -147,12 +148,12 @@ def test_a_resume_forgets_what_came_after_its_checkpoint(
     tmp_path: Path, resume_at: tuple[Phase, int], sft_kept: list[int], rl_kept: list[int]
 ) -> None:
     config = config_for(tmp_path)
-    with RunDir.open(config) as run:
+    with begun(config) as run:
         log_run(run, sft=3, rl=5)
         for step in (2, 4):
             run.log_samples(step, [SAMPLE])
     phase, step = resume_at
-    with RunDir.open(config, resume_at) as run:
+    with begun(config, resume_at) as run:
         assert steps(run.path) == [("sft", s) for s in sft_kept] + [("rl", s) for s in rl_kept]
         run.log(step + 1, {"phase": phase, "loss" if phase == "sft" else "kl": 2.0})
     files = [file.name for file in sorted((run.path / "samples").iterdir())]
@@ -166,12 +167,12 @@ def test_a_resume_forgets_what_came_after_its_checkpoint(
 
 def test_a_record_that_a_kill_cut_off_is_dropped(tmp_path: Path) -> None:
     config = config_for(tmp_path)
-    with RunDir.open(config) as run:
+    with begun(config) as run:
         log_run(run, sft=0, rl=2)
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "rl", "step": 3, "kl"')
     assert steps(run.path) == [("rl", 0), ("rl", 1), ("rl", 2)]
-    with RunDir.open(config, ("rl", 2)) as run:
+    with begun(config, ("rl", 2)) as run:
         run.log(3, {"kl": 0.5})
     assert steps(run.path) == [("rl", 0), ("rl", 1), ("rl", 2), ("rl", 3)]
 
@@ -188,6 +189,7 @@ def test_every_step_that_was_logged_survives_kill_9(tmp_path: Path) -> None:
         from stepcoder.config import Config
         from stepcoder.report.run_dir import RunDir
         with RunDir.open(Config(run_dir={str(tmp_path / "run")!r})) as run:
+            run.begin()
             for step in range(1, 4):
                 run.log(step, {{"kl": float(step)}})
             os.kill(os.getpid(), signal.SIGKILL)
@@ -200,14 +202,14 @@ def test_every_step_that_was_logged_survives_kill_9(tmp_path: Path) -> None:
     )
     assert killed.returncode == -signal.SIGKILL
     assert steps(tmp_path / "run") == [("rl", 1), ("rl", 2), ("rl", 3)]
-    with RunDir.open(Config(run_dir=str(tmp_path / "run")), ("rl", 2)) as run:
+    with begun(Config(run_dir=str(tmp_path / "run")), ("rl", 2)) as run:
         run.log(3, {"kl": 30.0})
     assert [record["kl"] for record in read_records(run.path)] == [1.0, 2.0, 30.0]
     assert scalars(run.path, "rl", "kl") == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
 def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
-    with RunDir.open(config_for(tmp_path)) as run:
+    with begun(config_for(tmp_path)) as run:
         run.log(1, {"kl": math.nan, "time": {"judge": math.inf}, "entropy": 0.5})
     line = (run.path / "metrics.jsonl").read_text().strip()
 
@@ -219,7 +221,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
 
 
 def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
-    with RunDir.open(config_for(tmp_path)) as run:
+    with begun(config_for(tmp_path)) as run:
         run.log_samples(20, [SAMPLE, SAMPLE])
         run.log_samples(3, [SAMPLE])
     assert read_rollout_samples(run.path) == [[SAMPLE], [SAMPLE, SAMPLE]]
@@ -229,7 +231,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_sample_with_broken_text_is_still_written(tmp_path: Path) -> None:
     broken = replace(SAMPLE, completion="    return '\ud800\x00'\r\n")
-    with RunDir.open(config_for(tmp_path)) as run:
+    with begun(config_for(tmp_path)) as run:
         run.log_samples(1, [broken])
         page = write_report(run.path)
     assert read_rollout_samples(run.path) == [[broken]]
