@@ -18,9 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 PACKED = "stepcoder_packed"
+CACHED = "stepcoder_cached"
 
 
 @dataclass(frozen=True)
@@ -309,4 +312,28 @@ def unpacked_attention(model: PreTrainedModel) -> str:
     return "sdpa" if model._supports_sdpa and not caps else "eager"
 
 
+def cached_attention(
+    module: torch.nn.Module,
+    query: Tensor,  # (N, heads, Q, K)
+    key: Tensor,  # (N, kv_heads, L, K)
+    value: Tensor,  # (N, kv_heads, L, K)
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """SDPA as transformers calls it, but without a copy of the KV cache for each new token.
+
+    Query heads that share keys become queries of one head, so that keys need not be repeated.
+    """
+    kv_heads = key.shape[1]
+    if query.shape[2] > 1 or query.shape[1] == kv_heads:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    grouped = query.view(len(query), kv_heads, -1, query.shape[3])
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=options.get("scaling")
+    )
+    return out.reshape(len(query), 1, query.shape[1], -1), None
+
+
 AttentionInterface.register(PACKED, packed_attention)
+AttentionInterface.register(CACHED, cached_attention)
+AttentionMaskInterface.register(CACHED, sdpa_mask)

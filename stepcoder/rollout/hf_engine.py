@@ -1,4 +1,4 @@
-"""Generates completions in this process with transformers' `generate`; needs no other package.
+"""Generates completions in this process with a transformers decoder; needs no other package.
 
 Requests are taken in groups of similar prompt length: a group is left-padded and shares a KV cache,
 in which equal prompts are computed once. Each request samples with its own random numbers, so that
@@ -7,28 +7,20 @@ its completion does not depend on the rest of the group (beyond rounding).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from stepcoder.models.attention import unpacked_attention
+from stepcoder.models.attention import CACHED, unpacked_attention
 from stepcoder.models.lora import copy_of
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
+from stepcoder.rollout.kv_cache import closing_gaps, make_room
 
-# Tokens that a group generates at a time. Rows that have ended then leave the batch.
-BURST = 12
+BLOCK = 256  # tokens of the vocabulary whose probabilities are summed first
 
 padded = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
 
@@ -42,9 +34,8 @@ class HFEngine(Engine):
         """Copy the policy; `group_size` requests are generated together."""
         self.model = copy_of(policy).eval()
         self.model.requires_grad_(requires_grad=False)
-        self.model.set_attn_implementation(unpacked_attention(policy))
-        # Else the checkpoint's defaults (top-k, penalties) would apply where a call sets nothing.
-        self.model.generation_config = GenerationConfig()
+        unpacked = unpacked_attention(policy)
+        self.model.set_attn_implementation(CACHED if unpacked == "sdpa" else unpacked)
         self.tokenizer = tokenizer
         self.group_size = group_size
         pad = tokenizer.pad_token_id
@@ -62,58 +53,56 @@ class HFEngine(Engine):
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         for start in range(0, len(order), self.group_size):
             group = order[start : start + self.group_size]
-            yield from self._generate_group({i: requests[i] for i in group}, sampling)
+            yield from self._generate_group(requests, group, sampling)
 
     @torch.no_grad()
     def _generate_group(
-        self, group: Mapping[int, Request], sampling: Sampling
+        self, requests: Sequence[Request], group: list[int], sampling: Sampling
     ) -> Iterator[Completion]:
-        """Generate in bursts of tokens, and after each yield the completions that have ended.
+        """Generate token by token for `requests[i]` of the group's i; yield what has ended.
 
-        `group` has the requests by their index. Row by row, the tensors hold what is left of it.
+        Row by row, the tensors hold what is left of the group.
         """
         eos, limit = self.tokenizer.eos_token_id, sampling.max_new_tokens
-        indices = list(group)
-        tokens, attention_mask, cache = self._prefill([r.prompt_ids for r in group.values()])
-        prompt_length = tokens.shape[1]
-        uniforms = torch.stack([uniforms_of(r.seed, limit) for r in group.values()])
+        ends_with_stop = StopStrings(self.tokenizer, sampling.stop)
+        tokens, attention_mask, cache = self._prefill([requests[i].prompt_ids for i in group])
+        uniforms = torch.stack([uniforms_of(requests[i].seed, limit) for i in group])
         uniforms = uniforms.to(tokens.device)
-        logprobs = torch.empty(len(group), 0)
-        while indices:
-            done = tokens.shape[1] - prompt_length
-            sampler = SeededSampler(uniforms[:, done:], sampling)
-            stop = StopAtStrings(self.tokenizer, sampling.stop, prompt_length, len(indices))
-            tokens = self.model.generate(
+        token_ids: dict[int, list[int]] = {i: [] for i in group}
+        logprobs: dict[int, list[float]] = {i: [] for i in group}
+        prompt_length, tokens = tokens.shape[1], tokens[:, -1:]
+        make_room(cache, prompt_length + limit)
+        attention_mask = pad(attention_mask, (0, limit), value=1)
+        position_ids = attention_mask[:, :prompt_length].sum(1, keepdim=True) - 1
+        for step in range(limit):
+            logits = self.model(
                 input_ids=tokens,
-                attention_mask=attention_mask,
+                attention_mask=attention_mask[:, : prompt_length + step],
+                position_ids=position_ids + step,
                 past_key_values=cache,
-                generation_config=GenerationConfig(
-                    max_new_tokens=min(BURST, limit - done),
-                    do_sample=False,  # the most likely token is the one that the sampler chose
-                    eos_token_id=eos,
-                    pad_token_id=self._pad,
-                ),
-                logits_processor=LogitsProcessorList([sampler]),
-                stopping_criteria=StoppingCriteriaList([stop]),
-            )
-            logprobs = torch.cat([logprobs, *sampler.logprobs], dim=1)
-            token_ids = tokens[:, prompt_length:].tolist()
-            unfinished: list[int] = []
-            for row, index in enumerate(indices):
-                found = completed(
-                    index, token_ids[row], logprobs[row].tolist(), stop.ended_at[row], eos, limit
-                )
-                if found is None:
-                    unfinished.append(row)
+                use_cache=True,
+            ).logits[:, -1]
+            tokens, found = choose(logits, uniforms[:, [step]], sampling)  # (G, 1)
+            kept: list[int] = []
+            chosen = zip(group, tokens[:, 0].tolist(), found[:, 0].tolist(), strict=True)
+            for row, (i, token, logprob) in enumerate(chosen):
+                token_ids[i].append(token)
+                logprobs[i].append(logprob)
+                stopped = token == eos or ends_with_stop(token_ids[i])
+                if stopped or step + 1 == limit:
+                    yield Completion(i, tuple(token_ids[i]), tuple(logprobs[i]), stopped)
                 else:
-                    yield found
-            new = tokens.shape[1] - attention_mask.shape[1]
-            attention_mask = torch.nn.functional.pad(attention_mask, (0, new), value=1)
-            indices = [indices[row] for row in unfinished]
-            logprobs = logprobs[unfinished]
-            kept = torch.tensor(unfinished, dtype=torch.long, device=tokens.device)
-            tokens, attention_mask, uniforms = tokens[kept], attention_mask[kept], uniforms[kept]
-            cache.batch_select_indices(kept)
+                    kept.append(row)
+            if len(kept) < len(group):
+                if not kept:
+                    return
+                order = closing_gaps(kept)
+                group = [group[row] for row in order]
+                rows = torch.tensor(order, device=tokens.device)
+                tokens, attention_mask, uniforms, position_ids = (
+                    t[rows] for t in (tokens, attention_mask, uniforms, position_ids)
+                )
+                cache.batch_select_indices(rows)
 
     def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, DynamicCache]:
         """Left-pad G prompts and compute the KV cache of all their tokens but the last.
@@ -147,105 +136,78 @@ def uniforms_of(seed: int, count: int) -> Tensor:
     return torch.rand(count, dtype=torch.float64, generator=generator)
 
 
-def completed(
-    index: int,
-    token_ids: Sequence[int],
-    logprobs: Sequence[float],
-    ended_at: int | None,
-    eos: int | None,
-    max_new_tokens: int,
-) -> Completion | None:
-    """Return the completion of `requests[index]` if it has ended, else None.
+def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Choose a token for each row of logits (G, V) by its number (G, 1); temperature 0 needs none.
 
-    It ends with its end-of-sequence token, at the token limit, or after `ended_at` tokens, where a
-    stop string ended.
+    Returns:
+        Token ids (G, 1) int64 and their log-probabilities (G, 1) float32.
     """
-    length = max_new_tokens if ended_at is None else ended_at
-    if eos in token_ids[:length]:
-        length = token_ids.index(eos) + 1
-    if length > len(token_ids):
-        return None
-    stopped = ended_at is not None or token_ids[length - 1] == eos
-    return Completion(index, tuple(token_ids[:length]), tuple(logprobs[:length]), stopped)
+    probabilities = torch.softmax(logits.float() / (sampling.temperature or 1.0), dim=-1)
+    if not sampling.temperature:
+        chosen = probabilities.argmax(-1, keepdim=True)
+    elif sampling.top_p < 1:
+        chosen = inverse_cdf(nucleus(probabilities, sampling.top_p), uniforms)
+    else:
+        chosen = inverse_cdf(probabilities, uniforms)
+    return chosen, probabilities.gather(-1, chosen).log()
 
 
-class SeededSampler(LogitsProcessor):
-    """Samples each row with its own random numbers, and records the tokens' log-probabilities."""
-
-    def __init__(self, uniforms: Tensor, sampling: Sampling) -> None:
-        """Take the numbers of the tokens that are left, (G, left); temperature 0 needs none."""
-        self.uniforms = uniforms
-        self.temperature, self.top_p = sampling.temperature, sampling.top_p
-        self.logprobs: list[Tensor] = []  # one (G, 1) float32 tensor a step, on the CPU
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
-        """Choose a token for each row of logits (G, V); return logits that allow only that one."""
-        logprobs = torch.log_softmax(scores.float() / (self.temperature or 1.0), dim=-1)
-        if self.temperature:
-            allowed = nucleus(logprobs, self.top_p) if self.top_p < 1 else logprobs
-            chosen = inverse_cdf(allowed, self.uniforms[:, [len(self.logprobs)]])  # (G, 1)
-        else:
-            chosen = logprobs.argmax(-1, keepdim=True)
-        self.logprobs.append(logprobs.gather(-1, chosen).cpu())
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
-
-
-def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Sample by inverting the cumulative distribution: the first token whose sum exceeds uniform.
 
-    The sums are float64, so that they still differ at the rare tokens of a large vocabulary.
+    A block of tokens is found first, then the token in it. The sums are float64, so that they still
+    differ at the rare tokens of a large vocabulary.
 
     Args:
-        logprobs: (G, V).
+        probabilities: (G, V) float32; they need not sum to 1.
         uniforms: (G, 1) float64 in [0, 1).
 
     Returns:
         Token ids (G, 1) int64.
     """
-    sums = logprobs.double().exp().cumsum(-1)
-    return torch.searchsorted(sums, uniforms * sums[:, -1:], right=True).clamp(
-        max=logprobs.shape[-1] - 1
-    )
+    blocks = pad(probabilities, (0, -probabilities.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    block, within = _invert(blocks.sum(-1), uniforms)
+    index = block[..., None].expand(-1, -1, BLOCK)
+    place, _ = _invert(blocks.gather(1, index)[:, 0], within)
+    return block * BLOCK + place
 
 
-def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
-    """Keep of logprobs (G, V) the fewest tokens whose probabilities reach `top_p`; others: -inf."""
-    ordered, places = logprobs.sort(-1, descending=True)
-    probabilities = ordered.double().exp()
-    before = probabilities.cumsum(-1) - probabilities  # the sum of the more likely tokens
-    cut = torch.where(before < top_p, ordered, -torch.inf)
-    return torch.full_like(logprobs, -torch.inf).scatter_(-1, places, cut)
+def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first place whose sum of weights (G, n) exceeds that share (G, 1) of them all.
+
+    The second result is the share (G, 1) of that place's own weight.
+    """
+    sums = weights.double().cumsum(-1)
+    total = sums[:, -1:]
+    wanted = (uniforms * total).minimum(total * (1 - 1e-15))  # less than all, after rounding too
+    place = torch.searchsorted(sums, wanted, right=True)
+    weight = weights.gather(1, place).double()
+    return place, ((wanted - sums.gather(1, place)) / weight + 1).clamp(min=0)
 
 
-class StopAtStrings(StoppingCriteria):
-    """Ends a row when the text of its last tokens contains a stop string."""
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Keep of probabilities (G, V) the fewest that reach `top_p` together; others: 0."""
+    ordered, places = probabilities.sort(-1, descending=True)
+    before = ordered.double().cumsum(-1) - ordered  # the sum of the more likely tokens
+    return torch.zeros_like(probabilities).scatter_(-1, places, ordered * (before < top_p))
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        stop: tuple[str, ...],
-        prompt_length: int,
-        rows: int,
-    ) -> None:
-        """Watch the tokens after `prompt_length` of this many rows."""
-        self.tokenizer = tokenizer
-        self.stop = stop
+
+class StopStrings:
+    """Tells whether tokens end with a stop string."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...]) -> None:
+        """Prepare for completions that this tokenizer decodes."""
+        self.tokenizer, self.stop = tokenizer, stop
         self.final_tokens = _final_tokens(tokenizer, stop)
-        self.prompt_length = prompt_length
-        self.ended_at: list[int | None] = [None] * rows  # response tokens up to the stop string
         # A stop string of n bytes lies within the last n tokens: each has at least one byte.
         self.window = max((len(s.encode()) for s in stop), default=0)
 
-    def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:  # noqa: ARG002
-        """Return which rows have ended, (G,) bool."""
-        length = input_ids.shape[1] - self.prompt_length
-        last = input_ids[:, -1].tolist()
-        for row, ended in enumerate(self.ended_at):
-            if ended is None and last[row] in self.final_tokens:
-                tail = self.tokenizer.decode(input_ids[row, -min(length, self.window) :])
-                if any(s in tail for s in self.stop):
-                    self.ended_at[row] = length
-        return torch.tensor([e is not None for e in self.ended_at], device=input_ids.device)
+    def __call__(self, token_ids: list[int]) -> bool:
+        """Return whether the last of a completion's tokens ended a stop string."""
+        if token_ids[-1] not in self.final_tokens:
+            return False
+        tail = self.tokenizer.decode(token_ids[-self.window :])
+        return any(s in tail for s in self.stop)
 
 
 @lru_cache(maxsize=8)

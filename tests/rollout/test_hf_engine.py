@@ -5,13 +5,22 @@ import itertools
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GenerationConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3MoeConfig,
+)
+from transformers.cache_utils import DynamicLayer
 
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.policy import prepare, response_logprobs
 from stepcoder.rollout.engine import Completion, Request, Sampling
-from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.hf_engine import HFEngine, inverse_cdf
+from stepcoder.rollout.kv_cache import RoomyLayer
 
 TEXTS = ["def f(x):\n    return x + 1\n```", "for i in range(3):\n    print(i)\n```"]
 
@@ -71,6 +80,84 @@ def test_a_completion_depends_on_its_seed_and_not_on_its_neighbors(tokenizer, po
         other = generate(engine, requests(tokenizer, (6, 7, 8, 9, 10)), sampling)
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
     assert [c.token_ids for c in together] != [c.token_ids for c in other]
+
+
+def test_completions_that_end_early_leave_the_others_as_they_are(tokenizer, policy):
+    asked = requests(tokenizer, range(12))
+    sampling = Sampling(1.0, 40, stop=("e", "r", "("))
+    with HFEngine(policy, tokenizer, group_size=12) as engine:
+        together = generate(engine, asked, sampling)
+        alone = [generate(engine, [r], sampling)[0] for r in asked]
+    assert len({len(c.token_ids) for c in together}) > 5
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    for ours, its in zip(together, alone, strict=True):
+        assert ours.logprobs == pytest.approx(its.logprobs, abs=1e-4)
+        assert ours.stopped == its.stopped
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_hidden_layers": 4,
+    "initializer_range": 0.2,
+}
+FAMILIES = {
+    "a sliding window": lambda **c: MistralConfig(sliding_window=5, **c),
+    "windows in some layers": lambda **c: Gemma3TextConfig(
+        sliding_window=5, layer_types=["sliding_attention", "full_attention"] * 2, **c
+    ),
+    "experts": lambda **c: Qwen3MoeConfig(
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, **c
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kind_of_cache_gives_what_the_model_gives_without_one(tokenizer, family):
+    torch.manual_seed(0)
+    shape = FAMILIES[family](vocab_size=len(tokenizer), **SMALL)
+    model = AutoModelForCausalLM.from_config(shape).eval()
+    asked = requests(tokenizer, (0, 1, 3))
+    with HFEngine(model, tokenizer, group_size=3) as engine:
+        done = generate(engine, asked, Sampling(0.0, 12, stop=("e",)))
+    model.set_attn_implementation("eager")
+    for request, completion in zip(asked, done, strict=True):
+        row = torch.tensor([request.prompt_ids + completion.token_ids])
+        with torch.no_grad():
+            logprobs = model(row, use_cache=False).logits[0, -len(completion.token_ids) - 1 : -1]
+        assert logprobs.argmax(-1).tolist() == list(completion.token_ids)
+
+
+def test_new_tokens_are_written_into_the_cache_and_rows_leave_without_a_copy():
+    prompt, token = torch.randn(2, 4, 1, 3, 8), torch.randn(2, 4, 1, 1, 8)
+    ordinary = DynamicLayer()
+    ordinary.update(*prompt)
+    layer = RoomyLayer(ordinary, 5)
+    start = layer.keys.data_ptr()
+    keys, values = layer.update(*token)
+    assert keys.data_ptr() == start
+    assert torch.equal(torch.stack([keys, values]), torch.cat([prompt, token], dim=3))
+    layer.batch_select_indices(torch.tensor([0, 3]))
+    assert layer.keys.data_ptr() == start
+    assert torch.equal(layer.values, torch.cat([prompt, token], dim=3)[1, [0, 3]])
+
+
+def test_the_blockwise_search_finds_the_token_of_the_whole_cumulative_sum():
+    torch.manual_seed(0)
+    probabilities = torch.softmax(4 * torch.randn(2000, 1003), dim=-1)
+    probabilities[:, 900:] = 0  # as outside a nucleus
+    uniforms = torch.rand(2000, 1, dtype=torch.float64)
+    uniforms[0], uniforms[1] = 0.0, 1 - 2**-53
+    sums = probabilities.double().cumsum(-1)
+    chosen = inverse_cdf(probabilities, uniforms)
+    # Rounding may move the bounds of a token by a millionth.
+    low, high = ((uniforms + shift).clamp(0, 1) * sums[:, -1:] for shift in (-1e-6, 1e-6))
+    assert (chosen >= torch.searchsorted(sums, low)).all()
+    assert (chosen <= torch.searchsorted(sums, high)).all()
+    assert (probabilities.gather(1, chosen) > 0).all()
 
 
 def test_temperature_zero_takes_the_most_likely_token(tokenizer, policy):
