@@ -67,6 +67,12 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             progress=stack.enter_context(Progress(config)),
         )
         stack.callback(run.close)
+        experts = sum(p.numel() for p in policy.parameters() if p.ndim == 3)
+        if config.model.lora_rank and experts:
+            share = experts / policy.num_parameters()
+            run.progress.note(
+                f"model.lora_rank: experts get no adapters ({share:.0%} of all weights)"
+            )
         if state is not None:
             run.load_state_dict(state)
         yield run
