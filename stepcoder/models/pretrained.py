@@ -64,14 +64,15 @@ def load_tokenizer(folder: str | Path, option: str) -> PreTrainedTokenizerBase:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # from_pretrained has no exception class for what it cannot read
-        raise RunError(f"{option}: {folder} has no tokenizer that loads ({_said(error)})") from None
+        raise RunError(
+            f"{option}: {folder} has no tokenizer that loads; save the model's own there "
+            f"({_said(error)})"
+        ) from None
     if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
         raise RunError(
             f"{option}: {folder} has only a slow tokenizer ({type(tokenizer).__name__}), which "
             "does not say which characters a token covers; give a folder with tokenizer.json"
         )
-    if len(tokenizer) == 0:
-        raise RunError(f"{option}: {folder} has no tokenizer; save the model's own there")
     if tokenizer.eos_token_id is None and tokenizer.pad_token_id is None:
         raise RunError(
             f"{option}: the tokenizer in {folder} has no end-of-sequence token and no padding "
