@@ -43,13 +43,7 @@ RecipeName = Literal["stepcoder", "ppo", "grpo", "rloo", "ppocoder", "rltf", "co
 PRESETS = Path(__file__).with_name("configs")
 EMBEDDED = "embedded"  # the data.path of the built-in problems
 EMBEDDED_POSITIONS = 2048  # the longest sequence of the embedded decoder, in tokens
-PATHS = (
-    "data.path",
-    "data.validation_path",
-    "model.path",
-    "model.critic_path",
-    "rollout.replay",
-)
+PATHS = ("data.path", "data.validation_path", "model.path", "model.critic_path", "rollout.replay")
 # Options and sections that a resume cannot change, and why; any other takes effect.
 FIXED = {
     "run_dir": "--resume names the folder",
@@ -400,7 +394,8 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
         prog="stepcoder.train",
         usage="python -m stepcoder.train [--config FILE | --resume DIR] [section.key=value ...]",
         description="Train a code model by reinforcement learning from unit-test results.\n"
-        "Without --config and model.path, a small embedded model learns the built-in problems.",
+        "Without --config and model.path, a small embedded model learns the built-in problems.\n"
+        "Ctrl-C or SIGTERM finishes the step and saves; --resume goes on from there.",
         epilog="options, in FILE or as section.key=value: name, type, default, meaning\n\n"
         + describe(Config, width - 2),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -19,7 +19,6 @@ from helpers.finished_runs import states_equal, untimed
 from helpers.small_runs import SMALL, constant_problems, run
 
 from stepcoder.config import Config
-from stepcoder.errors import RunError
 from stepcoder.report.run_dir import RunDir, read_records
 from stepcoder.run.checkpoint import STATE, load_state, newest_checkpoint, newest_state
 from stepcoder.train import main
@@ -435,13 +434,3 @@ def test_the_first_skipped_record_says_why_there_is_nothing_to_train_on(
     line = error_line(capfd)
     assert "no problem to train on" in line
     assert f"{path} line 1: no field of a known form" in line
-
-
-def test_a_checkpoint_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    folder = tmp_path / "checkpoints" / "rl-000001"
-    folder.mkdir(parents=True)
-    (folder / STATE).touch(mode=0)
-    with pytest.raises(RunError, match="Permission denied"):
-        newest_state(folder.parent, print)
