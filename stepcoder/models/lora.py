@@ -121,7 +121,8 @@ def base_model(model: PreTrainedModel) -> PreTrainedModel:
     shared: dict[int, Any] = {id(p): p for p in model.parameters()}
     plain = copy.deepcopy(model, shared)
     for name, layer in _adapted_layers(plain):
-        plain.set_submodule(name, layer.get_base_layer())
+        if not name.endswith(".base_layer"):  # experts: two, one around the other
+            plain.set_submodule(name, layer.get_base_layer())
     return plain
 
 
@@ -150,11 +151,12 @@ def probe_of(policy: PreTrainedModel) -> PreTrainedModel:
     probe = copy_of(policy)
     generator = torch.Generator().manual_seed(0)
     for _, layer in _adapted_layers(probe):
-        down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight  # (r, in), (out, r)
+        up = layer.lora_B[NAME].weight  # (out, r)
         up.copy_(torch.randn(up.shape, generator=generator))
-        norm = ((up.T @ up) * (down @ down.T)).sum().sqrt()  # of up @ down, Frobenius
-        wanted = layer.get_base_layer().weight.norm(dtype=torch.float32) / 10
-        up.mul_(wanted / (layer.scaling[NAME] * norm))
+        experts = hasattr(layer, "get_param")  # of a mixture, in one parameter
+        weight = layer.get_param() if experts else layer.get_base_layer().weight
+        change = layer.get_delta_weight(NAME)
+        up.mul_(weight.norm(dtype=torch.float32) / change.norm(dtype=torch.float32) / 10)
     return probe
 
 
@@ -164,5 +166,5 @@ def adapters_changed(policy: PreTrainedModel) -> bool:
 
 
 def _adapted_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return peft's layers around linear ones, by their names."""
+    """Return the layers that peft put in the place of others, by their names."""
     return [(name, part) for name, part in model.named_modules() if hasattr(part, "lora_A")]
