@@ -1,7 +1,7 @@
 """Atomic checkpoints: a folder that appears whole or not at all, and the one to resume from.
 
 A checkpoint holds `state.pt` (every tensor and number of the run that a resume needs) and `policy/`
-(the policy and tokenizer as a transformers checkpoint, for everyone else).
+(the policy, or its adapters alone, and tokenizer as transformers loads them, for everyone else).
 """
 
 from __future__ import annotations

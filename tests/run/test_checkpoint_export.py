@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.finished_runs import states_equal
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,6 +20,7 @@ from transformers import (
 
 from stepcoder.config import PPOConfig
 from stepcoder.errors import RunError
+from stepcoder.evaluate.__main__ import main as evaluate
 from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
@@ -32,7 +34,7 @@ from stepcoder.problems.template import TEMPLATE
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.pipeline import Pipeline
-from stepcoder.run.checkpoint import save_model
+from stepcoder.run.checkpoint import load_state, newest_checkpoint, save_model
 from stepcoder.sandbox import CallTests
 from stepcoder.train import main
 
@@ -345,6 +347,29 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path, ca
         folder = run / "checkpoints" / f"rl-{number:06d}" / "policy"
         AutoModelForCausalLM.from_pretrained(folder)
         assert AutoTokenizer.from_pretrained(folder).chat_template == CHAT
+    whole = tmp_path / "whole"
+    assert main([*options, f"run_dir={whole}", "steps=2", "checkpoint.keep=2"]) == 0
+    assert states_equal(run, whole) == []
+    state = load_state(newest_checkpoint(run / "checkpoints"))
+    for part in ("policy", "reference", "critic"):  # without the weights, which are in `start`
+        assert all("lora_" in name or name.startswith("head.") for name in state[part])
+    assert state["policy"]["model.layers.0.mlp.up_proj.lora_B.default.weight"].any()
+    # The checkpoint is evaluated, and trained on: its adapters, or all weights.
+    evaluated = ["--policy", str(run), "-o", str(tmp_path / "out"), "--max-new-tokens", "4"]
+    assert evaluate([str(tmp_path / "problems.jsonl"), *evaluated, "--device", "cpu"]) == 0
+    for rank in (2, 0):
+        further = [f"model.path={folder}", f"model.lora_rank={rank}", "model.critic_path=null"]
+        assert main([*options, *further, f"run_dir={tmp_path / f'rank-{rank}'}"]) == 0
+        start = tmp_path / f"rank-{rank}" / "start"
+        assert (start / "adapter_config.json").exists() == (rank > 0)
+        assert logprobs(load_policy(start, torch.float32, CPU)).allclose(
+            logprobs(load_policy(folder, torch.float32, CPU)), atol=1e-4
+        )
+
+
+def test_lora_on_the_embedded_model_is_refused_in_a_line(tmp_path, capsys):
+    assert main(["model.lora_rank=2", f"run_dir={tmp_path / 'run'}"]) == 2
+    assert "random weights, to which adapters are of no use" in capsys.readouterr().err
 
 
 def test_lora_without_peft_is_one_line(monkeypatch):

@@ -132,7 +132,8 @@ def command(options: ServerOptions, port: int) -> list[str]:
     flags = ["enable-scale-out", "enable-prompt-tokens-details", "no-log-error-stack"]
     if options.lora_rank:
         flags.append("enable-lora")
-        arguments["max-lora-rank"] = next(rank for rank in MAX_RANKS if rank >= options.lora_rank)
+        enough = (rank for rank in MAX_RANKS if rank >= options.lora_rank)
+        arguments["max-lora-rank"] = next(enough, options.lora_rank)  # vLLM says it is too high
     if options.kv_cache_gb is not None:
         arguments["kv-cache-memory-bytes"] = int(options.kv_cache_gb * 2**30)
     if options.gpu is None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from stepcoder.models.lora import base_model
 from stepcoder.rollout.vllm import api
-from stepcoder.rollout.vllm.api import InvalidResponse, Transfer
+from stepcoder.rollout.vllm.api import InvalidResponse, RequestRefused, Transfer
 from stepcoder.rollout.vllm.server import VLLMServer, free_port
 
 MIN_BYTES_PER_S = 2e8  # the slowest transfer that is not taken for a failure
@@ -161,7 +161,8 @@ class Adapters:
         answer them.
 
         Raises:
-            InvalidResponse: it did not load them. OSError, http.client.HTTPException: no answer.
+            RequestRefused: vLLM cannot load them. InvalidResponse: the server failed.
+            OSError, http.client.HTTPException: no answer.
         """
         assert self._policy is not None
         if not server.weights:
@@ -169,7 +170,13 @@ class Adapters:
         old, name = server.adapters, f"adapters-{version}"
         self._policy.save_pretrained(server.scratch / name)
         body = {"lora_name": name, "lora_path": str(server.scratch / name)}
-        server.client.call("POST", api.LOAD_ADAPTERS, body, timeout_s)
+        try:
+            server.client.call("POST", api.LOAD_ADAPTERS, body, timeout_s)
+        except InvalidResponse as error:
+            server.client.call("GET", api.HEALTH, timeout_s=timeout_s)  # raises if it is dead
+            raise RequestRefused(
+                f"vLLM cannot load this model's adapters ({error}); use rollout.engine=hf"
+            ) from None
         if old is not None:
             server.client.call("POST", api.UNLOAD_ADAPTERS, {"lora_name": old}, timeout_s)
             shutil.rmtree(server.scratch / old)
