@@ -31,7 +31,7 @@ from stepcoder.models.load import with_template
 from stepcoder.models.policy import OutcomeCritic, choose_device
 from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems.prompts import fits, starter_part
-from stepcoder.problems.template import FENCE
+from stepcoder.problems.template import FENCE, in_own_words
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
@@ -176,6 +176,10 @@ def compare(arguments: argparse.Namespace) -> int:
     config, state = load_config(folder / CONFIG), load_state(checkpoint)
     if config.recipe != "coderl" or state["phase"] != "rl":
         raise RunError(f'{folder}: its newest checkpoint has no critic of recipe "coderl"')
+    if in_own_words(config.prompt.template):
+        raise RunError(
+            f"{folder}: critic sampling goes on with programs, not with answers in words"
+        )
     device = choose_device(config.device)
     dtype = state["critic"]["head.weight"].dtype
     tokenizer, policy = load_pretrained(checkpoint / POLICY, dtype, device, str(folder))

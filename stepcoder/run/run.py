@@ -34,7 +34,7 @@ from stepcoder.rollout.engine import Completion, Sampling
 from stepcoder.rollout.open_engine import open_engine
 from stepcoder.rollout.pipeline import Pipeline
 from stepcoder.rollout.replay import from_plain, to_plain
-from stepcoder.rollout.rollout import Rollout, Task, roll_out, whole_program_tasks
+from stepcoder.rollout.rollout import Rollout, Task, roll_out, sampling_of, whole_program_tasks
 from stepcoder.run.checkpoint import save_checkpoint, save_model
 from stepcoder.run.data import TrainingData, evenly_spaced
 from stepcoder.run.held_out import pass_at_1
@@ -248,8 +248,9 @@ class Run:
         problems = evenly_spaced(problems, config.eval.limit)
         if not problems or config.rollout.replay:
             return {}
-        tasks = whole_program_tasks(problems, config.prompt.template, self.tokenizer)
-        sampling = Sampling(config.eval.temperature, config.rollout.max_new_tokens)
+        template = config.prompt.template
+        tasks = whole_program_tasks(problems, template, self.tokenizer)
+        sampling = sampling_of(template, config.eval.temperature, config.rollout.max_new_tokens)
         rollouts = self.roll_out(tasks, sampling, config.eval.samples)
         try:
             return {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
