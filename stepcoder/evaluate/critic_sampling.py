@@ -27,6 +27,7 @@ from stepcoder.method.fgo import executed_masks
 from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
+from stepcoder.models.lora import load_own_state
 from stepcoder.models.policy import OutcomeCritic, choose_device, load_policy
 from stepcoder.problems.prompts import prompt_text
 from stepcoder.problems.template import FENCE
@@ -179,7 +180,7 @@ def compare(arguments: argparse.Namespace) -> int:
     policy = load_policy(checkpoint / POLICY, dtype, device)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint / POLICY, local_files_only=True)
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
-    critic.load_state_dict(state["critic"])
+    load_own_state(critic, state["critic"])
     data = load_data(config.data, config.sft.share)
     problems = evenly_spaced(data.test or data.validation, arguments.problems)
     if not problems:
