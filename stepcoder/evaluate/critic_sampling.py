@@ -28,6 +28,7 @@ from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.load import with_template
+from stepcoder.models.lora import load_own_state
 from stepcoder.models.policy import OutcomeCritic, choose_device
 from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems.prompts import fits, starter_part
@@ -185,7 +186,7 @@ def compare(arguments: argparse.Namespace) -> int:
     tokenizer, policy = load_pretrained(checkpoint / POLICY, dtype, device, str(folder))
     config = with_template(config, tokenizer)
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
-    critic.load_state_dict(state["critic"])
+    load_own_state(critic, state["critic"])
     data, left_out = fitting(load_data(config.data, config.sft.share), tokenizer, config)
     if left_out:
         say(left_out)

@@ -153,11 +153,15 @@ def probe_of(policy: PreTrainedModel) -> PreTrainedModel:
     for _, layer in _adapted_layers(probe):
         up = layer.lora_B[NAME].weight  # (out, r)
         up.copy_(torch.randn(up.shape, generator=generator))
-        experts = hasattr(layer, "get_param")  # of a mixture, in one parameter
-        weight = layer.get_param() if experts else layer.get_base_layer().weight
+        weight = layer.get_param() if adapts_experts(layer) else layer.get_base_layer().weight
         change = layer.get_delta_weight(NAME)
         up.mul_(weight.norm(dtype=torch.float32) / change.norm(dtype=torch.float32) / 10)
     return probe
+
+
+def adapts_experts(model: nn.Module) -> bool:
+    """Return whether adapters are on the experts of a mixture, which have one tensor together."""
+    return any(hasattr(layer, "get_param") for _, layer in _adapted_layers(model))
 
 
 def adapters_changed(policy: PreTrainedModel) -> bool:
