@@ -372,6 +372,7 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path, ca
     assert state["policy"]["model.layers.0.mlp.up_proj.lora_B.default.weight"].any()
     # The checkpoint is evaluated, and trained on: its adapters, or all weights.
     evaluated = ["--policy", str(run), "-o", str(tmp_path / "out"), "--max-new-tokens", "4"]
+    evaluated += ["--max-prompt-tokens", "400"]
     assert evaluate([str(tmp_path / "problems.jsonl"), *evaluated, "--device", "cpu"]) == 0
     for rank in (2, 0):
         further = [f"model.path={folder}", f"model.lora_rank={rank}", "model.critic_path=null"]
