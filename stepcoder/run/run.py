@@ -29,7 +29,7 @@ from stepcoder.recipes.recipe import Recipe
 from stepcoder.report.chosen import sample_of, worth_reading
 from stepcoder.report.page import write_report
 from stepcoder.report.progress import Progress
-from stepcoder.report.run_dir import Phase, RunDir
+from stepcoder.report.run_dir import Phase, RunDir, resume_at
 from stepcoder.rollout.engine import Completion, Sampling
 from stepcoder.rollout.open_engine import open_engine
 from stepcoder.rollout.pipeline import Pipeline
@@ -74,7 +74,7 @@ class Run:
     engine_failures: list[str] = field(default_factory=list)  # of the present step
     engine_unchecked: bool = True  # True until a batch has been compared that is on-policy
     stop_signal: int | None = None  # that asks the run to stop before its next step
-    saved: tuple[Phase, int] | None = None  # the newest checkpoint of this process
+    saved: tuple[Phase, int] | None = None  # phase and step of the newest checkpoint
     reference: PreTrainedModel = field(init=False)
     learner: Learner = field(init=False)
     discriminator: OutcomeCritic | None = field(init=False, default=None)
@@ -320,6 +320,7 @@ class Run:
                 "with (fingerprints differ); restore the file, or start a new run without --resume"
             )
         self.sft_step, self.step = state["sft_step"], state["step"]
+        self.saved = resume_at(state)  # not to be saved again without what was generated ahead
         self.curriculum.load_state_dict(state["curriculum"])
         torch.set_rng_state(state["torch_rng"])
         if state["phase"] == "sft":
