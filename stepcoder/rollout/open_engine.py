@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError
-from stepcoder.models.lora import adapter_rank, adapts_experts
+from stepcoder.models.lora import adapts_experts, largest_rank
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.replay import ReplayEngine
@@ -108,7 +108,7 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
             kv_cache_gb=CPU_CACHE_GB if gpu is None and cache is None else cache,
             threads=config.threads or os.cpu_count() or 1,
             can_sleep=colocated,
-            lora_rank=adapter_rank(policy),
+            lora_rank=largest_rank(policy),
         )
         for gpu in (gpus if colocated else gpus[1:] or [None])
     ]
