@@ -43,7 +43,8 @@ def resolved_template(template: str, tokenizer: Any, *, thinking: bool = False) 
     "auto" is "chat" where the tokenizer has a chat template, else the default text. In a chat, the
     user's message is the description; the assistant's answer is started with an opening fence and
     the given part, so that CCCS gives code in the same way with every template. For "answer" no
-    fence is opened. If the template has a switch for thinking, it is set.
+    fence is opened. If the chat template has a switch for thinking, it is off but for an "answer"
+    with `thinking`.
 
     Raises:
         ValueError: the tokenizer has no chat template, or one that lost the description.
@@ -51,17 +52,17 @@ def resolved_template(template: str, tokenizer: Any, *, thinking: bool = False) 
     if template == AUTO:
         template = CHAT if getattr(tokenizer, "chat_template", None) else TEMPLATE
     if template == ANSWER:
-        return _chat(tokenizer, thinking) + "{answer}"
-    return (
-        _chat(tokenizer, thinking) + TEMPLATE.partition("\n")[2] if template == CHAT else template
-    )
+        return _chat(tokenizer, thinking=thinking) + "{answer}"
+    if template == CHAT:
+        return _chat(tokenizer, thinking=False) + TEMPLATE.partition("\n")[2]
+    return template
 
 
-def _chat(tokenizer: Any, thinking: bool) -> str:
+def _chat(tokenizer: Any, *, thinking: bool) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
-            "chat was asked for, but the tokenizer has no chat template; "
-            "give a text with {description} that ends with {given}"
+            "the tokenizer has no chat template; give a text with {description} that ends with "
+            "{given} or {answer}"
         )
     text: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": _ASK}],
