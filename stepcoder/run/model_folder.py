@@ -42,7 +42,7 @@ def model_folder(name: str, option: str) -> Path:
         return _of_hub(name, option)
     found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
     folder = found / POLICY if found else path
-    if not (folder / "config.json").is_file():
+    if not any((folder / f"{kind}.json").is_file() for kind in ("config", "adapter_config")):
         raise RunError(
             f"{option}: {name} is no transformers checkpoint (config.json is missing); give the "
             "folder that save_pretrained wrote, a run folder, or one of its checkpoints"
