@@ -18,7 +18,7 @@ from stepcoder.errors import RunError, os_errors
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters, with_adapters
 from stepcoder.models.policy import AnyCritic, Critic, OutcomeCritic, ValueHead, prepare
-from stepcoder.models.pretrained import load_policy, load_pretrained
+from stepcoder.models.pretrained import check_vocabulary, load_policy, load_pretrained
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
 from stepcoder.problems.template import AUTO, TEMPLATE
@@ -61,7 +61,11 @@ def _embedded_tokenizer(
 
 
 def new_critic(
-    kind: Literal["value", "outcome"], policy: PreTrainedModel, config: Config, classes: int
+    kind: Literal["value", "outcome"],
+    policy: PreTrainedModel,
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    classes: int,
 ) -> AnyCritic:
     """Return a critic with a fresh head, from `model.critic_path` (values only) or the policy.
 
@@ -75,6 +79,7 @@ def new_critic(
         return Critic.from_policy(policy)
     path, dtype, device = config.model.critic_path, policy.dtype, policy.device
     loaded = load_policy(path, dtype, device, "model.critic_path", needs_head=False)
+    check_vocabulary(tokenizer, loaded, f"model.critic_path: {path}")
     critic = Critic(loaded.get_decoder()).to(device).eval()
     if config.model.lora_rank:
         add_adapters(critic.backbone, config.model.lora_rank, config.seed)

@@ -41,16 +41,24 @@ def load_pretrained(
     """
     tokenizer = load_tokenizer(folder, option)
     model = load_policy(folder, dtype, device, option)
+    check_vocabulary(tokenizer, model, f"{option}: {folder}")
+    return tokenizer, model
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, where: str
+) -> None:
+    """Raise RunError, which begins with `where`, if a tokenizer has tokens that a model has not."""
     # Added special tokens may lie beyond (Gemma-3 has one for images): no program contains them.
     special = tokenizer.backend_tokenizer.get_added_tokens_decoder()
     ids = set(tokenizer.get_vocab().values()) - {i for i, token in special.items() if token.special}
-    last, vocabulary = max(ids, default=0), len(lm_head(model).weight)
+    embeddings: Any = model.get_input_embeddings()
+    last, vocabulary = max(ids, default=0), len(embeddings.weight)
     if last >= vocabulary:
         raise RunError(
-            f"{option}: in {folder} the tokenizer's last token is {last}, but the model's "
-            f"vocabulary has {vocabulary} entries; give the tokenizer that belongs to the model"
+            f"{where}: the tokenizer's last token is {last}, but the model's vocabulary has "
+            f"{vocabulary} entries; give the tokenizer that belongs to the model"
         )
-    return tokenizer, model
 
 
 def load_tokenizer(folder: str | Path, option: str) -> PreTrainedTokenizerBase:

@@ -153,7 +153,9 @@ class Run:
         config, recipe = self.config, self.recipe
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # for the fresh heads
-            critic = recipe.critic and new_critic(recipe.critic, start, config, len(Outcome))
+            critic = recipe.critic and new_critic(
+                recipe.critic, start, config, self.tokenizer, len(Outcome)
+            )
             if recipe.discriminates:
                 self.discriminator = OutcomeCritic.from_policy(start, classes=2)
                 self.discriminator_optimizer = Optimizer(

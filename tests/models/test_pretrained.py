@@ -143,8 +143,17 @@ def test_a_critic_needs_no_lm_head(whole, tmp_path):
     state = {n: v for n, v in start.state_dict().items() if not n.startswith("lm_head")}
     start.save_pretrained(tmp_path, state_dict=state)
     config = Config(model=ModelConfig(path=str(whole), critic_path=str(tmp_path)))
-    critic = new_critic("value", policy, config, 4)
+    tokenizer = train_tokenizer(["return a + b"], 300)
+    critic = new_critic("value", policy, config, tokenizer, 4)
     found, expected = critic.backbone.state_dict(), start.model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     with pytest.raises(RunError, match=r"model\.path: .* lacks 1 of its weights"):
         load_policy(tmp_path, torch.float32, CPU)
+
+
+def test_a_critic_of_a_smaller_vocabulary_is_one_line(whole, tmp_path):
+    tokenizer, policy = load_pretrained(whole, torch.float32, CPU, "model.path")
+    tiny(LlamaConfig(**{**SMALL, "vocab_size": 200})).save_pretrained(tmp_path)
+    config = Config(model=ModelConfig(path=str(whole), critic_path=str(tmp_path)))
+    with pytest.raises(RunError, match=r"^model\.critic_path: .* vocabulary has 200 entries"):
+        new_critic("value", policy, config, tokenizer, 4)
