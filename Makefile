@@ -38,7 +38,7 @@ test: $(VENV)/.dev $(VLLM_CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(VENV)/.test
-	run=$$(mktemp -d) && $(BIN)/python -m stepcoder.train run_dir=$$run sft.steps=5 steps=1 \
+	run=$$(mktemp -d) && $(BIN)/python -m stepcoder.train run_dir=$$run sft.steps=5 sft.batch_size=8 steps=1 \
 	  rollout.tasks_per_step=8 rollout.samples_per_task=4 eval.limit=8 && rm -r $$run
 	$(BIN)/python -m pytest --numprocesses 2 $(FAST)
 
