@@ -37,7 +37,7 @@ def save_checkpoint(folder: Path) -> None:
             "pretrained_model_name_or_path": str(file.parent),
             "gguf_file": file.name,
         }
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     # transformers still takes it for a quantized model, which it would not save.
     del model.config.quantization_config

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
+    MixtralConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
@@ -24,7 +25,16 @@ from stepcoder.evaluate.__main__ import main as evaluate
 from stepcoder.method.ppo import Learner, advantages, score, update
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
-from stepcoder.models.lora import add_adapters, base_parameters, copy_of, with_adapters
+from stepcoder.models.lora import (
+    adapts_experts,
+    add_adapters,
+    base_model,
+    base_parameters,
+    copy_of,
+    largest_rank,
+    probe_of,
+    with_adapters,
+)
 from stepcoder.models.optim import Masters
 from stepcoder.models.policy import Critic, frozen_copy, response_logprobs
 from stepcoder.models.pretrained import load_policy
@@ -211,6 +221,21 @@ def test_adapters_of_a_checkpoint_are_trained_on_or_merged(start, tmp_path, toke
     torch.testing.assert_close(plain_logprobs(whole), logprobs(merged), atol=1e-4, rtol=1e-4)
     with pytest.raises(RunError, match=r"model\.path has adapters of rank 4; set .*=4 "):
         with_adapters(load_policy(tmp_path / "two", torch.float32, CPU), rank=8, seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern:RuntimeWarning")
+def test_adapters_of_a_mixtures_experts_are_probed_and_exported(tmp_path, tokenizer):
+    torch.manual_seed(0)
+    shape = MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "start")
+    policy = adapted(tmp_path / "start")
+    assert adapts_experts(policy)
+    assert largest_rank(policy) == 8  # gate and up projections are one tensor
+    probe = probe_of(policy)
+    torch.testing.assert_close(logprobs(base_model(probe)), logprobs(policy))
+    assert (logprobs(probe) - logprobs(policy)).abs().mean() > 0.1
+    save_model(tmp_path / "export", probe, tokenizer)
+    torch.testing.assert_close(logprobs(adapted(tmp_path / "export")), logprobs(probe))
 
 
 def test_models_with_adapters_share_their_frozen_weights(start):
