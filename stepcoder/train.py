@@ -26,10 +26,10 @@ from stepcoder.method.fgo import executed_masks
 from stepcoder.method.ppo import score, update
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import pack
-from stepcoder.rollout.engine import Completion, Sampling
+from stepcoder.rollout.engine import Completion
 from stepcoder.rollout.pipeline import Generated, merged
 from stepcoder.rollout.replay import dump
-from stepcoder.rollout.rollout import Rollout, Task, collect, requests_of, submit
+from stepcoder.rollout.rollout import Rollout, Task, collect, requests_of, sampling_of, submit
 from stepcoder.run.open_run import open_run
 from stepcoder.run.recipe_steps import further_updates, replayed, with_evidence
 from stepcoder.run.run import Run
@@ -104,7 +104,8 @@ def generate_and_judge(
     `restored` completions come from a checkpoint and are judged again.
     """
     rollout, start = run.config.rollout, time.perf_counter()
-    sampling = Sampling(rollout.temperature, rollout.max_new_tokens)
+    template = run.config.prompt.template
+    sampling = sampling_of(template, rollout.temperature, rollout.max_new_tokens)
     requests = requests_of(tasks, run.tokenizer, rollout.samples_per_task)
     completions = restored or run.pipeline.engine.generate(requests, sampling)
     pending = list(submit(completions, tasks, requests, run.tokenizer, run.judge))

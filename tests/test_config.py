@@ -188,6 +188,9 @@ def test_an_override_without_a_value_and_one_for_a_section_say_what_to_write() -
         (["sandbox.wall_s=1"], "give at least sandbox.cpu_s (2)"),
         (["eval.samples=4"], "set eval.temperature above 0, or eval.samples=1"),
         (["prompt.template={given}"], "must contain {description} exactly once"),
+        (["prompt.template={description}"], "must contain {given} once, at its very end"),
+        (["prompt.template=answer"], "set curriculum.cccs=false, or take prompt.template=chat"),
+        (["prompt.thinking=true"], "set prompt.template=answer"),
     ],
 )
 def test_values_that_do_not_fit_each_other_are_refused(overrides: list[str], part: str) -> None:
@@ -201,7 +204,11 @@ def test_a_model_of_ones_own_is_not_held_to_the_embedded_models_length() -> None
 
 def values_of(leaf: Leaf) -> st.SearchStrategy[Any]:
     """Values that a leaf accepts and that fit any others."""
-    if leaf.name in ("prompt.template", "model.heads", "model.kv_heads", "model.width"):
+    if leaf.name.startswith("prompt.") or leaf.name in (
+        "model.heads",
+        "model.kv_heads",
+        "model.width",
+    ):
         return st.just(leaf.default)
     if leaf.type is str:
         plain = st.text(min_size=1)

@@ -28,10 +28,11 @@ from stepcoder.method.rewards import Outcome, Reward, reward
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import microbatches, pack
 from stepcoder.models.load import with_template
+from stepcoder.models.lora import load_own_state
 from stepcoder.models.policy import OutcomeCritic, choose_device
 from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems.prompts import fits, starter_part
-from stepcoder.problems.template import FENCE
+from stepcoder.problems.template import FENCE, in_own_words
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
@@ -176,12 +177,16 @@ def compare(arguments: argparse.Namespace) -> int:
     config, state = load_config(folder / CONFIG), load_state(checkpoint)
     if config.recipe != "coderl" or state["phase"] != "rl":
         raise RunError(f'{folder}: its newest checkpoint has no critic of recipe "coderl"')
+    if in_own_words(config.prompt.template):
+        raise RunError(
+            f"{folder}: critic sampling goes on with programs, not with answers in words"
+        )
     device = choose_device(config.device)
     dtype = state["critic"]["head.weight"].dtype
     tokenizer, policy = load_pretrained(checkpoint / POLICY, dtype, device, str(folder))
     config = with_template(config, tokenizer)
     critic = OutcomeCritic.from_policy(policy, len(Outcome))
-    critic.load_state_dict(state["critic"])
+    load_own_state(critic, state["critic"])
     data, left_out = fitting(load_data(config.data, config.sft.share), tokenizer, config)
     if left_out:
         say(left_out)

@@ -23,11 +23,11 @@ from stepcoder.models.policy import choose_device
 from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import AUTO, CHAT, FENCE, TEMPLATE
+from stepcoder.problems.template import FENCE, TEMPLATE, in_own_words
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import check_positions, open_engine
-from stepcoder.rollout.rollout import Task, response_text, task_of
+from stepcoder.rollout.rollout import response_text, task_of
 from stepcoder.run.data import left_out_line
 from stepcoder.run.model_folder import model_folder
 
@@ -36,10 +36,10 @@ Form = Literal["auto", "chat", "answer", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The folder of a policy, and the prompt template of its run (without a run: "auto")."""
+    """The folder of a policy, and how its run prompted it (without a run: the defaults)."""
 
     folder: Path
-    template: str
+    prompt: PromptConfig
 
     @property
     def fingerprint(self) -> str:
@@ -60,8 +60,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
     folder = model_folder(str(path), "--policy")
     for parent in folder.parents[:3]:
         if (parent / CONFIG).is_file():
-            return Checkpoint(folder, load_config(parent / CONFIG).prompt.template)
-    return Checkpoint(folder, AUTO)
+            return Checkpoint(folder, load_config(parent / CONFIG).prompt)
+    return Checkpoint(folder, PromptConfig())
 
 
 def sampled_answers(
@@ -87,7 +87,8 @@ def sampled_answers(
     tokenizer, policy = load_pretrained(
         checkpoint.folder, getattr(torch, dtype), device, "--policy"
     )
-    template, free = template_of(options.form, checkpoint, tokenizer)
+    template = template_of(options.form, checkpoint, tokenizer)
+    free = in_own_words(template)
     config = Config(
         device=options.device,
         prompt=PromptConfig(max_prompt_tokens=options.max_prompt_tokens),
@@ -102,11 +103,7 @@ def sampled_answers(
     tasks, numbers, left_out = [], [], dict[str, None]()
     for problem, number in wanted:
         seed = sample_seed(options.seed, problem.task_id, number)
-        if free:
-            task = Task(problem, 0, "", prompts.prompt_text(problem, "", template), seed)
-        else:
-            given = prompts.starter_part(problem)
-            task = task_of(problem, 0, given, template, tokenizer, seed)
+        task = task_of(problem, 0, prompts.starter_part(problem), template, tokenizer, seed)
         if prompts.fits(tokenizer, task.prompt_text, options.max_prompt_tokens):
             tasks.append(task)
             numbers.append(number)
@@ -134,10 +131,8 @@ def sampled_answers(
             yield {**key, **answer, "tokens": len(done.token_ids), "stopped": done.stopped}
 
 
-def template_of(
-    form: Form, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase
-) -> tuple[str, bool]:
-    """Return the prompt template, and whether the model writes a whole answer around its code.
+def template_of(form: Form, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the prompt template.
 
     "auto" is the template that the policy was trained with. A checkpoint that is not from a run is
     prompted with its chat template, if it has one, and the opening of the code.
@@ -145,11 +140,10 @@ def template_of(
     Raises:
         RunError: the tokenizer has no chat template.
     """
-    named = {"auto": checkpoint.template, "chat": CHAT, "answer": CHAT, "plain": TEMPLATE}[form]
+    prompt = checkpoint.prompt
+    named = prompt.template if form == "auto" else TEMPLATE if form == "plain" else form
     try:
-        if form == "answer":
-            return prompts.answer_template(tokenizer), True
-        return prompts.resolved_template(named, tokenizer), False
+        return prompts.resolved_template(named, tokenizer, thinking=prompt.thinking)
     except ValueError as error:
         raise RunError(f"--prompt {form}: {error}") from None
 

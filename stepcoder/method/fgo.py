@@ -31,25 +31,32 @@ def executed_masks(rollouts: Sequence[Rollout], config: FGOConfig) -> list[list[
     if not config.enabled:
         return [[True] * len(r.completion.token_ids) for r in rollouts]
     return [
-        executed_mask(r.program, len(r.task.given), r.verdict, r.spans, config.compile_error)
+        executed_mask(
+            *(r.program, r.offset, r.verdict, r.spans),
+            config.compile_error,
+            outside=config.outside == "train",
+        )
         for r in rollouts
     ]
 
 
 def executed_mask(
     source: str,
-    given_length: int,
+    offset: int,
     verdict: Verdict,
     spans: Sequence[tuple[int, int]],
     compile_error: CompileErrorRule = "all",
+    *,
+    outside: bool = True,
 ) -> list[bool]:
     """Return for each token of a response whether the policy loss trains it.
 
-    `source` is the judged program, given part + code of the response, and `given_length` the
-    number of its characters that were given. `spans` are the tokens' characters in the response
-    (see `prompts.token_spans`); the response may go on after the code. A token is trained if any
-    of its characters lies on an executed line (see `executed_closure`) or outside the code, as the
-    closing fence does; so is every token without characters, such as end of sequence.
+    `source` is the judged program, given part + code of the response. `spans` are the tokens'
+    characters in the response (see `prompts.token_spans`), and `offset` turns them into places in
+    the program: it is the number of characters that were given, less those of the response before
+    its code. A token is trained if any of its characters lies on an executed line (see
+    `executed_closure`); outside the code (the closing fence, words around a block) as `outside`
+    says. So is every token without characters, such as end of sequence.
 
     A program that does not compile trains all tokens, or with "from_error" those from the line of
     the error on. So does a program without a single executed line: nothing is known about it.
@@ -70,12 +77,12 @@ def executed_mask(
 
     mask = []
     for start, end in spans:
-        begin, stop = given_length + start, given_length + end
-        if start == end or stop > len(source):
-            mask.append(True)
-            continue
-        lines = range(bisect_right(starts, begin), bisect_right(starts, stop - 1) + 1)
-        mask.append(any(line in trained_lines for line in lines))
+        begin, stop = max(offset + start, 0), min(offset + end, len(source))
+        trained = start == end or (outside and stop - begin < end - start)
+        if begin < stop and not trained:
+            lines = range(bisect_right(starts, begin), bisect_right(starts, stop - 1) + 1)
+            trained = any(line in trained_lines for line in lines)
+        mask.append(trained)
     return mask
 
 

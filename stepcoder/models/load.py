@@ -88,7 +88,8 @@ def with_template(config: Config, tokenizer: PreTrainedTokenizerBase) -> Config:
         RunError: prompt.template is chat, and the tokenizer has no chat template.
     """
     try:
-        template = resolved_template(config.prompt.template, tokenizer)
+        prompt = config.prompt
+        template = resolved_template(prompt.template, tokenizer, thinking=prompt.thinking)
     except ValueError as error:
         raise RunError(f"prompt.template: {error}") from None
     return replace(config, prompt=replace(config.prompt, template=template))

@@ -8,6 +8,7 @@ transformers loads the base model that they name, and then them.
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,15 +41,16 @@ def with_adapters(model: PreTrainedModel, rank: int, seed: int) -> PreTrainedMod
         )
     if not found:
         add_adapters(model, rank, seed)
-    elif found != rank:
+        return model
+    if found != rank:
         raise RunError(
             f"model.lora_rank={rank}: model.path has adapters of rank {found}; set model.lora_rank="
             f"{found} to train them on, or 0 to train all weights"
         )
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.float()  # see `add_adapters`
-        parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:  # the rest is frozen
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_()
     return model
 
 
@@ -69,8 +71,9 @@ def add_adapters(model: PreTrainedModel, rank: int, seed: int) -> None:
             "model.lora_rank at 0 to train all weights"
         ) from None
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern")  # experts' are used
         model.add_adapter(options, NAME)
     source = model.name_or_path
     if source and Path(source).is_dir():  # else the name of a model in the hub's cache
@@ -85,6 +88,12 @@ def adapter_rank(model: PreTrainedModel) -> int:
     """Return the rank of a model's adapters, 0 if it has none."""
     options: dict[str, Any] = getattr(model, "peft_config", {})
     return int(options[NAME].r) if options else 0
+
+
+def largest_rank(model: PreTrainedModel) -> int:
+    """Return the rank that an engine must have room for: peft doubles that of experts' gates."""
+    options: dict[str, Any] = getattr(model, "peft_config", {})
+    return max([options[NAME].r, *options[NAME].rank_pattern.values()]) if options else 0
 
 
 def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -153,11 +162,15 @@ def probe_of(policy: PreTrainedModel) -> PreTrainedModel:
     for _, layer in _adapted_layers(probe):
         up = layer.lora_B[NAME].weight  # (out, r)
         up.copy_(torch.randn(up.shape, generator=generator))
-        experts = hasattr(layer, "get_param")  # of a mixture, in one parameter
-        weight = layer.get_param() if experts else layer.get_base_layer().weight
+        weight = layer.get_param() if adapts_experts(layer) else layer.get_base_layer().weight
         change = layer.get_delta_weight(NAME)
         up.mul_(weight.norm(dtype=torch.float32) / change.norm(dtype=torch.float32) / 10)
     return probe
+
+
+def adapts_experts(model: nn.Module) -> bool:
+    """Return whether adapters are on the experts of a mixture, which have one tensor together."""
+    return any(hasattr(layer, "get_param") for _, layer in _adapted_layers(model))
 
 
 def adapters_changed(policy: PreTrainedModel) -> bool:

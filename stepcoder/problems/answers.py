@@ -1,13 +1,14 @@
-"""The code in what a model wrote: three ways to take it out, for three kinds of text.
+"""The code in what a model wrote: four ways to take it out, for four kinds of text.
 
 | function | the text is | the code is |
 |---|---|---|
 | `extract_completion` | a completion whose prompt opened the fence | all before the closing fence |
+| `code_span` | an answer in training | the block that counts, as it is |
 | `last_block` | an answer for another trainer (`adapters`) | the last fenced block, as it is |
 | `program_of_answer` | a chat answer that `evaluate` judges | a whole program for its problem |
 
-The first keeps character offsets, so a token of the response has its place in the program; the
-second knows no problem; the third goes furthest to find a program that defines what the tests call.
+The first two keep character offsets, so a token of the response has its place in the program; the
+third knows no problem; the last goes furthest to find a program that defines what the tests call.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _CLOSING = re.compile(rf"^{FENCE}", re.MULTILINE)
 _OPENED_BLOCK = rf"^{FENCE}[^\n`]*\n(.*?)"
 _BLOCK = re.compile(rf"{_OPENED_BLOCK}^{FENCE}", re.DOTALL | re.MULTILINE)
 _LAST_BLOCK = re.compile(rf"{_OPENED_BLOCK}\Z", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(
+    rf"^{FENCE}[ \t]*(?P<tag>[\w+#.-]*)[^\n`]*\n(?P<code>.*?)(?P<end>^{FENCE}|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 # For `program_of_answer`: an opening fence may follow words on its line, or be made of tildes.
 _OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<tag>[\w+#.-]*)[^\n`]*(?:\n|\Z)")
 _INLINE = re.compile(rf"{FENCE}(?:(?:python3?|py)\b)?([^\n`]+){FENCE}")
@@ -46,6 +51,22 @@ def extract_completion(text: str) -> str:
     """
     fence = _CLOSING.search(text)
     return text[: fence.start()] if fence else text
+
+
+def code_span(answer: str) -> tuple[int, int]:
+    """Return where the code of an answer begins and ends: the inside of one of its fenced blocks.
+
+    Of the blocks that have an end, the last one that says it is Python counts; else the last one
+    that says nothing (often it shows output); else the last. A block that the answer ends inside of
+    counts where no other does, and the whole text where there is no block.
+    """
+    best, span = (-1, -1), (0, len(answer))
+    for block in _FENCED.finditer(answer):
+        tag = block["tag"].lower()
+        rank = (bool(block["end"]), 2 if tag and tag in _PYTHON else 1 if not tag else 0)
+        if rank >= best:
+            best, span = rank, block.span("code")
+    return span
 
 
 def last_block(text: str) -> str:

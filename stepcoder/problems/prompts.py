@@ -17,7 +17,7 @@ from tokenizers.decoders import DecodeStream
 
 from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import AUTO, CHAT, FENCE, TEMPLATE
+from stepcoder.problems.template import ANSWER, AUTO, CHAT, FENCE, TEMPLATE, in_own_words
 
 _ASK = "{description}\n\nAnswer with one Python code block."
 
@@ -37,42 +37,38 @@ class _BrokenBytesError(Exception):
     """Raised for tokens that can never complete a character."""
 
 
-def resolved_template(template: str, tokenizer: Any) -> str:
+def resolved_template(template: str, tokenizer: Any, *, thinking: bool = False) -> str:
     """Return the text of a template: for "chat" that of the tokenizer's own chat template.
 
     "auto" is "chat" where the tokenizer has a chat template, else the default text. In a chat, the
     user's message is the description; the assistant's answer is started with an opening fence and
-    the given part, so that CCCS gives code in the same way with every template. Thinking is
-    switched off if the template has a switch for it.
+    the given part, so that CCCS gives code in the same way with every template. For "answer" no
+    fence is opened. If the chat template has a switch for thinking, it is off but for an "answer"
+    with `thinking`.
 
     Raises:
         ValueError: the tokenizer has no chat template, or one that lost the description.
     """
     if template == AUTO:
         template = CHAT if getattr(tokenizer, "chat_template", None) else TEMPLATE
-    return _chat(tokenizer) + TEMPLATE.partition("\n")[2] if template == CHAT else template
+    if template == ANSWER:
+        return _chat(tokenizer, thinking=thinking) + "{answer}"
+    if template == CHAT:
+        return _chat(tokenizer, thinking=False) + TEMPLATE.partition("\n")[2]
+    return template
 
 
-def answer_template(tokenizer: Any) -> str:
-    """Return the chat template's text for a free answer: no fence is opened.
-
-    Raises:
-        ValueError: the tokenizer has no chat template, or one that lost the description.
-    """
-    return _chat(tokenizer) + "{given}"
-
-
-def _chat(tokenizer: Any) -> str:
+def _chat(tokenizer: Any, *, thinking: bool) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
-            "chat was asked for, but the tokenizer has no chat template; "
-            "give a text with {description} that ends with {given}"
+            "the tokenizer has no chat template; give a text with {description} that ends with "
+            "{given} or {answer}"
         )
     text: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": _ASK}],
         tokenize=False,
         add_generation_prompt=True,
-        enable_thinking=False,
+        enable_thinking=thinking,
     )
     if text.count("{description}") != 1:
         raise ValueError("the tokenizer's chat template does not show the description once")
@@ -87,6 +83,8 @@ def _chat(tokenizer: Any) -> str:
 def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     """Return the text the policy continues: its end is the given part, so completion follows it.
 
+    An answer in the policy's own words is given nothing.
+
     A template that begins with the description is a text that goes on. There a description that the
     given part contains is left out (HumanEval, whose prompt is code). If neither names the function
     that the tests call, the starter code is added: the descriptions of MBPP do not name it.
@@ -94,6 +92,8 @@ def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     Other templates, such as "chat", ask for the program in a turn of its own. It has the whole
     description, and the starter code wherever that is not given.
     """
+    if in_own_words(template):
+        given = ""
     description, starter = problem.prompt.strip(), problem.starter_code.strip()
     if not template.startswith("{description}"):
         if starter not in description + given:
@@ -104,7 +104,8 @@ def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
         name = called_name(problem.entry_point or "")
         if name and not re.search(rf"\b{re.escape(name)}\b", description + "\n" + given):
             description = f"{description}\n{starter}".strip()
-    return template.removesuffix("{given}").replace("{description}", description) + given
+    asked = template.removesuffix("{given}").removesuffix("{answer}")
+    return asked.replace("{description}", description) + given
 
 
 def starter_part(problem: Problem) -> str:

@@ -50,7 +50,7 @@ def reward(rollout: Rollout, likeness: float) -> Reward:
 def last_token_of_line(rollout: Rollout, line: int) -> int:
     """Return the last response token that lies on a line or before; 0 for a line that was given."""
     starts = [*line_starts(rollout.program), len(rollout.program) + 1]
-    end = starts[min(line, len(starts) - 1)] - len(rollout.task.given)
+    end = starts[min(line, len(starts) - 1)] - rollout.offset
     on_it = [i for i, (start, stop) in enumerate(rollout.spans) if start < min(stop, end)]
     return on_it[-1] if on_it else 0
 

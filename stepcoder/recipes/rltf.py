@@ -91,7 +91,7 @@ def error_tokens(rollout: Rollout) -> list[bool]:
         return [True] * len(spans)
     starts = [*line_starts(rollout.program), len(rollout.program) + 1]
     line = verdict.error_line or 0
-    begin, end = (starts[line + i] - len(rollout.task.given) for i in (-1, 0))
+    begin, end = (starts[line + i] - rollout.offset for i in (-1, 0))
     return [start < end and begin < stop and stop > start for start, stop in spans]
 
 

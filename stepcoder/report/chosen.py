@@ -8,6 +8,7 @@ from itertools import zip_longest
 from stepcoder.config import FGOConfig
 from stepcoder.method.fgo import executed_closure, executed_masks
 from stepcoder.method.rewards import reward
+from stepcoder.problems.source import line_starts
 from stepcoder.report.samples import RolloutSample
 from stepcoder.rollout.rollout import Rollout
 
@@ -33,6 +34,11 @@ def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> RolloutSample:
         (mask,) = executed_masks([rollout], fgo)
         masked = 1 - sum(mask) / max(len(mask), 1)
         lines = executed_closure(rollout.program, verdict.executed_lines)
+    code = None
+    if task.in_own_words:
+        code = (rollout.code_start, rollout.code_start + len(rollout.program))
+        before = len(line_starts(rollout.text[: code[0]])) - 1
+        lines = frozenset(line + before for line in lines)
     return RolloutSample(
         task_id=task.problem.task_id,
         step=step,
@@ -44,4 +50,5 @@ def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> RolloutSample:
         masked_share=masked,
         verdict=verdict,
         reward=value,
+        code=code,
     )

@@ -41,6 +41,9 @@ class RolloutSample:
     masked_share: float
     verdict: Verdict
     reward: float | None
+    # Where the code lies in the completion, if words are around it; its lines are then numbered
+    # from the beginning of the completion.
+    code: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Line:
 def lines_of(sample: RolloutSample) -> list[Line]:
     """Return the lines of given part and completion; a final line end opens no further line."""
     whole = sample.given + sample.completion
-    code_end = len(sample.given) + len(extract_completion(sample.completion))
+    code = sample.code or (0, len(extract_completion(sample.completion)))
+    code_start, code_end = (len(sample.given) + place for place in code)
     starts = line_starts(whole)
     lines = []
     spans = pairwise([*starts, len(whole)])
@@ -71,7 +75,7 @@ def lines_of(sample: RolloutSample) -> list[Line]:
         part: Literal["given", "written", "outside"] = "written"
         if end <= len(sample.given):
             part = "given"
-        elif start >= code_end:
+        elif start >= code_end or end <= code_start:
             part = "outside"
         ran = part != "outside" and number in sample.executed_lines
         lines.append(Line(text, part, given, ran))

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError
-from stepcoder.models.lora import adapter_rank
+from stepcoder.models.lora import adapts_experts, largest_rank
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.hf_engine import HFEngine
 from stepcoder.rollout.replay import ReplayEngine
@@ -67,7 +67,8 @@ def open_engine(
         on_status: called with one line before a step that takes long.
 
     Raises:
-        RunError: vLLM is missing or does not start, or there is nothing to replay.
+        RunError: vLLM is missing, does not start or cannot take the adapters, or there is nothing
+            to replay.
     """
     if config.rollout.replay is not None:
         return ReplayEngine(Path(config.rollout.replay))
@@ -75,6 +76,11 @@ def open_engine(
         return HFEngine(policy, tokenizer, config.rollout.group_size)
     check_installed()
     on_cpu = policy.device.type == "cpu"
+    if on_cpu and adapts_experts(policy):
+        raise RunError(
+            "rollout.engine=vllm: vLLM's CPU build cannot compute adapters of a mixture's experts "
+            "(model.lora_rank); use rollout.engine=hf"
+        )
     write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
     servers = server_options(config, policy, folder / "model")
     check_allocator(servers[0].transfer)
@@ -102,7 +108,7 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
             kv_cache_gb=CPU_CACHE_GB if gpu is None and cache is None else cache,
             threads=config.threads or os.cpu_count() or 1,
             can_sleep=colocated,
-            lora_rank=adapter_rank(policy),
+            lora_rank=largest_rank(policy),
         )
         for gpu in (gpus if colocated else gpus[1:] or [None])
     ]

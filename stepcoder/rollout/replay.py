@@ -35,6 +35,7 @@ def to_plain(rollouts: Sequence[Rollout], samples: int) -> dict[str, Any]:
                 "prompt_text": task.prompt_text,
                 "seed": task.seed,
                 "before_code": task.before_code,
+                "in_own_words": task.in_own_words,
             }
             for task in tasks
         ],

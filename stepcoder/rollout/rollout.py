@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stepcoder.problems.answers import extract_completion
+from stepcoder.problems.answers import code_span, extract_completion
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.prompts import (
     encode_prompt,
@@ -24,6 +24,7 @@ from stepcoder.problems.prompts import (
     target_text,
     token_spans,
 )
+from stepcoder.problems.template import FENCE, in_own_words
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.sandbox import Judge, Verdict
 
@@ -44,6 +45,9 @@ class Task:
     The prompt ends where a token ends (`prompts.natural_end`), and `given` is what it holds of the
     solution. If it ends before any code, `before_code` is the rest of the template, such as the
     newline after "```python": a completion begins with it, and the program behind it.
+
+    With `in_own_words` nothing is given, and the program is the block of the completion that
+    counts (`answers.code_span`).
     """
 
     problem: Problem
@@ -52,11 +56,13 @@ class Task:
     prompt_text: str
     seed: int
     before_code: str = ""
+    in_own_words: bool = False
 
     @property
     def target(self) -> str:
         """What the policy should write: the rest of the canonical solution."""
-        return self.before_code + target_text(self.problem, self.given)
+        opening = f"{FENCE}python\n" if self.in_own_words else self.before_code
+        return opening + target_text(self.problem, self.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,8 @@ class Rollout:
     """One judged completion of a task: what rewards and FGO's mask are computed from.
 
     `text` is the response behind the task's `before_code`, and `spans[i]` are the characters of
-    token i in it. The last two fields are what some recipes compare a program with.
+    token i in it. `code_start` is where its code begins: 0 but in a policy's own words. The last
+    two fields are what some recipes compare a program with.
 
     Example, for a problem whose solution begins with "def add(a, b):\\n" (which is `task.given`):
         completion.token_ids  (734, 12, 88, 90, 3)
@@ -81,8 +88,14 @@ class Rollout:
     spans: Sequence[tuple[int, int]]
     program: str
     verdict: Verdict
+    code_start: int = 0
     greedy_verdict: Verdict | None = None  # of the greedy completion of the same prompt
     reference_probability: float = 0.0  # that the program is the reference, by a discriminator
+
+    @property
+    def offset(self) -> int:
+        """What turns a place in `text` into one in `program`; text before the code is below 0."""
+        return len(self.task.given) - self.code_start
 
 
 def task_of(
@@ -95,6 +108,8 @@ def task_of(
 ) -> Task:
     """Return the task that gives as much of `given` as ends with a token."""
     text = prompt_text(problem, given, template)
+    if in_own_words(template):
+        return Task(problem, stage, "", text, seed, in_own_words=True)
     end, code = natural_end(tokenizer, text), len(text) - len(given)
     return Task(problem, stage, text[code:end], text[:end], seed, text[end:code])
 
@@ -136,6 +151,12 @@ def requests_of(
     return requests
 
 
+def sampling_of(template: str, temperature: float, max_new_tokens: int) -> Sampling:
+    """Return how completions of a template's prompts are sampled: own words may have fences."""
+    stop = () if in_own_words(template) else (FENCE,)
+    return Sampling(temperature, max_new_tokens, stop)
+
+
 def sample_seed(task: Task, sample: int) -> int:
     """Return the seed of one of a task's samples."""
     return (task.seed * SEED_STRIDE + sample) % 2**63
@@ -163,11 +184,18 @@ def submit(
     for completion in completions:
         task, request = tasks[completion.index // samples], requests[completion.index]
         text, spans = response_text(task, tokenizer, request.prompt_ids, completion.token_ids)
-        program = task.given + extract_completion(text)
+        code = (0, len(extract_completion(text)))
+        if task.in_own_words:
+            code = code_span(text)
+        program = task.given + text[slice(*code)]
         begun, ended = time.perf_counter(), list[float]()
         verdict = judge.submit(program_of(task.problem, program), task.problem.tests)
         verdict.add_done_callback(partial(_note_time, ended))
-        rollout_with = partial(Rollout, task, request.prompt_ids, completion, text, spans, program)
+        rollout_with = partial(
+            Rollout,
+            *(task, request.prompt_ids, completion, text, spans, program),
+            code_start=code[0],
+        )
         yield PendingRollout(rollout_with, verdict, begun, ended)
 
 

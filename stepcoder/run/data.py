@@ -98,7 +98,7 @@ def fitting(
         data.fingerprint,
     )
     line = left_out_line(list(left_out), "prompt.max_prompt_tokens", most)
-    if not found.train or (config.sft.steps and not found.supervised):
+    if not found.train or (data.supervised and not found.supervised):
         raise RunError(f"no problem is left to train on: {line}")
     return found, line
 

@@ -16,8 +16,7 @@ from stepcoder.method.rows import rows_of
 from stepcoder.method.sft import supervised_rows, supervised_step
 from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.recipes import ppocoder, rlcf
-from stepcoder.rollout.engine import Sampling
-from stepcoder.rollout.rollout import Rollout
+from stepcoder.rollout.rollout import Rollout, sampling_of
 from stepcoder.run.run import Run
 
 
@@ -49,7 +48,8 @@ def greedy_rollouts(run: Run, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """
     options = run.config.rollout
     tasks = [r.task for r in rollouts[:: options.samples_per_task]]
-    greedy = run.roll_out(tasks, Sampling(0.0, options.max_new_tokens), samples=1)
+    sampling = sampling_of(run.config.prompt.template, 0.0, options.max_new_tokens)
+    greedy = run.roll_out(tasks, sampling, samples=1)
     run.tokens += sum(len(g.completion.token_ids) for g in greedy)
     return judged(greedy, options.max_infrastructure_errors)
 

@@ -29,12 +29,12 @@ from stepcoder.recipes.recipe import Recipe
 from stepcoder.report.chosen import sample_of, worth_reading
 from stepcoder.report.page import write_report
 from stepcoder.report.progress import Progress
-from stepcoder.report.run_dir import Phase, RunDir
+from stepcoder.report.run_dir import Phase, RunDir, resume_at
 from stepcoder.rollout.engine import Completion, Sampling
 from stepcoder.rollout.open_engine import open_engine
 from stepcoder.rollout.pipeline import Pipeline
 from stepcoder.rollout.replay import from_plain, to_plain
-from stepcoder.rollout.rollout import Rollout, Task, roll_out, whole_program_tasks
+from stepcoder.rollout.rollout import Rollout, Task, roll_out, sampling_of, whole_program_tasks
 from stepcoder.run.checkpoint import save_checkpoint, save_model
 from stepcoder.run.data import TrainingData, evenly_spaced
 from stepcoder.run.held_out import pass_at_1
@@ -74,7 +74,7 @@ class Run:
     engine_failures: list[str] = field(default_factory=list)  # of the present step
     engine_unchecked: bool = True  # True until a batch has been compared that is on-policy
     stop_signal: int | None = None  # that asks the run to stop before its next step
-    saved: tuple[Phase, int] | None = None  # the newest checkpoint of this process
+    saved: tuple[Phase, int] | None = None  # phase and step of the newest checkpoint
     reference: PreTrainedModel = field(init=False)
     learner: Learner = field(init=False)
     discriminator: OutcomeCritic | None = field(init=False, default=None)
@@ -248,8 +248,9 @@ class Run:
         problems = evenly_spaced(problems, config.eval.limit)
         if not problems or config.rollout.replay:
             return {}
-        tasks = whole_program_tasks(problems, config.prompt.template, self.tokenizer)
-        sampling = Sampling(config.eval.temperature, config.rollout.max_new_tokens)
+        template = config.prompt.template
+        tasks = whole_program_tasks(problems, template, self.tokenizer)
+        sampling = sampling_of(template, config.eval.temperature, config.rollout.max_new_tokens)
         rollouts = self.roll_out(tasks, sampling, config.eval.samples)
         try:
             return {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
@@ -319,6 +320,7 @@ class Run:
                 "with (fingerprints differ); restore the file, or start a new run without --resume"
             )
         self.sft_step, self.step = state["sft_step"], state["step"]
+        self.saved = resume_at(state)  # not to be saved again without what was generated ahead
         self.curriculum.load_state_dict(state["curriculum"])
         torch.set_rng_state(state["torch_rng"])
         if state["phase"] == "sft":

@@ -193,6 +193,22 @@ def test_problems_whose_prompts_do_not_fit_are_left_out_and_named(policy, tmp_pa
     assert "beyond the model's 2048 positions" in capsys.readouterr().err
 
 
+def test_a_policy_that_was_trained_in_its_own_words_is_asked_for_an_answer(policy, tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "rl-000001"
+    folder.mkdir(parents=True)
+    (folder / "state.pt").touch()
+    (folder / "policy").symlink_to(policy)
+    (tmp_path / "run" / "config.yaml").write_text(
+        'prompt: {template: "{description}\\n{answer}"}\ncurriculum: {cccs: false}\n'
+    )
+    path = write_lines(tmp_path / "one.jsonl", [problem("t/0")])
+    options = ["--policy", str(tmp_path / "run"), "-n", "1", "--max-new-tokens", "4"]
+    assert main([str(path), *options, "--device", "cpu", "-o", str(tmp_path / "out")]) == 0
+    (record,) = lines(tmp_path / "out" / SAMPLES)
+    assert "answer" in record
+    assert "given" not in record
+
+
 SAMPLES = "samples.jsonl"
 
 
@@ -243,11 +259,11 @@ def test_of_a_run_the_newest_checkpoint_and_its_template_are_taken(tmp_path, pol
     (tmp_path / "run" / "config.yaml").write_text('prompt: {template: "{description}# {given}"}')
     found = find_checkpoint(tmp_path / "run")
     assert found.folder.parent.name == "rl-000002"
-    assert found.template == "{description}# {given}"
+    assert found.prompt.template == "{description}# {given}"
     older = find_checkpoint(tmp_path / "run" / "checkpoints" / "rl-000001")
     assert older.folder.parent.name == "rl-000001"
-    assert older.template == found.template
-    assert find_checkpoint(policy).template == "auto"
+    assert older.prompt == found.prompt
+    assert find_checkpoint(policy).prompt.template == "auto"
 
 
 def test_top_p_keeps_the_fewest_tokens_that_reach_it():

@@ -57,6 +57,25 @@ def disagreement(source: str, run: Run) -> set[int]:
     return set((closure ^ run.probed) - run.unclear)
 
 
+def test_words_around_a_block_are_trained_or_masked() -> None:
+    before, code, after = "So:\n```python\n", "def f(x):\n    return x\n    x = 0\n", "```\nDone."
+    response = before + code + after
+    tokens = [*characters(response), (len(response), len(response))]
+    for outside in (True, False):
+        mask = executed_mask(code, -len(before), ran(1, 2), tokens, outside=outside)
+        shown = "".join(c if trained else "." for c, trained in zip(response, mask, strict=False))
+        skipped = "." * len("    x = 0\n")
+        trained = "def f(x):\n    return x\n"
+        words = (before, after) if outside else ("." * len(before), "." * len(after))
+        assert shown == words[0] + trained + skipped + words[1]
+        assert mask[-1]  # the end of sequence
+    # A token that is in the code too goes with the code, or with the words if those are trained.
+    spans = [(len(before) - 2, len(before) + 3), (len(response) - 9, len(response) - 5)]
+    assert executed_mask(code, -len(before), ran(1, 2), spans, outside=False) == [True, False]
+    assert executed_mask(code, -len(before), ran(3), spans, outside=False)[0]
+    assert executed_mask(code, -len(before), ran(1, 2), spans) == [True, True]
+
+
 @pytest.fixture(scope="module", params=VERSIONS)
 def runs(request: pytest.FixtureRequest) -> dict[str, Run]:
     """Every program run under one Python version."""

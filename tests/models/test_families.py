@@ -12,7 +12,7 @@ from stepcoder.method.ppo import CLIPPED, policy_loss
 from stepcoder.models.attention import unpacked_attention
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
-from stepcoder.models.policy import prepare, response_logprobs
+from stepcoder.models.policy import hidden_states, lm_head, prepare, response_logprobs
 from stepcoder.models.pretrained import ROUNDING, load_policy, packing_difference
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
@@ -148,8 +148,10 @@ def test_log_probabilities_gradients_and_samples_are_the_models_own(family):
         "advantages": batch.scatter_responses(advantages),
         "importance": batch.scatter_responses(torch.ones(len(own))),
     }
+    states, scored_batch = hidden_states(model, batch), replace(batch, **scored)
     loss, _ = policy_loss(
-        model, replace(batch, **scored), PPOConfig(), TEMPERATURE, float(len(own)), CLIPPED
+        *(states, lm_head(model), scored_batch, PPOConfig()),
+        *(TEMPERATURE, float(len(own)), CLIPPED),
     )
     loss.backward()
     torch.testing.assert_close(gradients(model), expected, atol=1e-4, rtol=1e-3)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepcoder.problems.answers import program_of_answer
+from stepcoder.problems.answers import code_span, program_of_answer
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import CallTests, StdinTests
 
@@ -97,3 +97,30 @@ def test_an_unfinished_function_is_not_completed():
 def test_any_text_gives_some_program(text):
     assert isinstance(program_of_answer(text, PROBLEM), str)
     assert isinstance(program_of_answer(text, STDIN), str)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("So:\n```python\nx = 1\n```\nDone.", "x = 1\n"),
+        ("```python\nx = 1\n```\nor\n```py\nx = 2\n```", "x = 2\n"),
+        ("```python\nx = 1\n```\nIt prints\n```\n5\n```", "x = 1\n"),
+        ("```python\nx = 1\n```\nRun\n```bash\npython x.py\n```", "x = 1\n"),
+        ("```\nx = 1\n```\n```bash\nls\n```\n", "x = 1\n"),
+        ("```python\nx = 1\n```\nUse it:\n```python\nprint(", "x = 1\n"),
+        ("```python\nx = 1\nprint(", "x = 1\nprint("),
+        ("<think>\n```python\nx = 0\n```\n</think>\n```python\nx = 1\n```", "x = 1\n"),
+        ("x = '```'\n", "x = '```'\n"),
+        ("```python\n```", ""),
+        ("", ""),
+    ],
+)
+def test_the_block_that_counts_in_training(answer: str, code: str) -> None:
+    begin, end = code_span(answer)
+    assert answer[begin:end] == code
+
+
+@given(st.text(alphabet="`p\nx ~"))
+def test_the_code_is_always_a_part_of_the_answer(answer: str) -> None:
+    begin, end = code_span(answer)
+    assert 0 <= begin <= end <= len(answer)

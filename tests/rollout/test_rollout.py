@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepcoder import suite
+from stepcoder.config import FGOConfig
 from stepcoder.method.curriculum import given_parts
 from stepcoder.method.fgo import executed_mask
 from stepcoder.models.embedded import train_tokenizer
@@ -25,7 +26,19 @@ from stepcoder.problems.prompts import (
     target_text,
 )
 from stepcoder.problems.template import TEMPLATE
-from stepcoder.rollout.rollout import requests_of, response_text, task_of
+from stepcoder.recipes.rlcf import last_token_of_line
+from stepcoder.report.chosen import sample_of
+from stepcoder.report.samples import lines_of
+from stepcoder.rollout.engine import Completion, Sampling
+from stepcoder.rollout.rollout import (
+    collect,
+    requests_of,
+    response_text,
+    sampling_of,
+    submit,
+    task_of,
+)
+from stepcoder.sandbox import Judge
 from stepcoder.sandbox.program import AssertTests
 from stepcoder.sandbox.verdict import Status, Verdict
 
@@ -53,7 +66,7 @@ def test_every_stage_of_a_program_is_put_together_again(name: str, seed: int) ->
         assert task.prompt_text + task.before_code == TEMPLATE.format(
             description="Say it.", given=task.given
         )
-        (request,) = requests_of([task], backend, 1, 10**6)
+        (request,) = requests_of([task], backend, 1)
         ids = encode_target(backend, task.prompt_text, task.target)
         text, spans = response_text(task, backend, request.prompt_ids, ids)
         program = task.given + extract_completion(text)
@@ -78,6 +91,37 @@ def test_the_newline_of_the_opening_fence_is_not_part_of_the_program() -> None:
         found, spans = response_text(task, backend, prompt_ids, ids)
         assert found == text
         assert [*dict.fromkeys(spans)][-1][1] == len(text)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_program_of_an_answer_in_words_is_its_block(name: str) -> None:
+    backend = tokenizer(name)
+    task = task_of(problem(SOLUTION), 0, "", "{description} Think.\n{answer}", backend, 0)
+    assert (task.prompt_text, task.given) == ("Say it. Think.\n", "")
+    assert task.target == f"```python\n{SOLUTION}```"
+    words = f"if x:\n```python\n{SOLUTION}```\nreturn"
+    (request,) = requests_of([task], backend, 1)
+    ids = tuple(encode_target(backend, task.prompt_text, words))
+    done = Completion(0, ids, (0.0,) * len(ids), stopped=True)
+    with Judge(workers=1) as judge:
+        (rollout,) = collect(submit([done], [task], [request], backend, judge))
+    assert rollout.program == SOLUTION
+    assert rollout.verdict.passed
+    assert rollout.text[-rollout.offset :].startswith(SOLUTION)
+    end = words.index("```\nreturn")
+    last_code = [i for i, (a, b) in enumerate(rollout.spans) if a < min(b, end)][-1]
+    assert last_token_of_line(rollout, 4) == last_code
+    sample = sample_of(rollout, 1, FGOConfig())
+    ran = [line.text for line in lines_of(sample) if line.ran]
+    assert set(ran) <= set(SOLUTION.splitlines())
+    assert ran[0] == "def f(x):"
+    parts = [line.part for line in lines_of(sample)]
+    assert parts == [*["outside"] * 2, *["written"] * 4, *["outside"] * 2]
+
+
+def test_only_the_end_of_sequence_ends_an_answer_in_words() -> None:
+    assert sampling_of(TEMPLATE, 0.5, 9) == Sampling(0.5, 9)
+    assert sampling_of("{description}{answer}", 0.5, 9) == Sampling(0.5, 9, stop=())
 
 
 def test_the_embedded_tokenizer_holds_nothing_back() -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTrainedModel
 
 from stepcoder.config import Config, PromptConfig, RolloutConfig
 from stepcoder.errors import RunError
@@ -15,7 +15,7 @@ from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.lora import with_adapters
 from stepcoder.models.policy import frozen_copy, load_policy, response_logprobs
 from stepcoder.rollout.engine import Request, Sampling
-from stepcoder.rollout.open_engine import server_options
+from stepcoder.rollout.open_engine import open_engine, server_options
 from stepcoder.rollout.vllm import engine as vllm_engine
 from stepcoder.rollout.vllm.api import generate_body, write_model_folder
 from stepcoder.rollout.vllm.engine import VLLMEngine
@@ -31,6 +31,19 @@ OPTIONS = Config(
     prompt=PromptConfig(max_prompt_tokens=192),
     rollout=RolloutConfig(engine="vllm", group_size=4, max_new_tokens=64, kv_cache_gb=0.1),
 )
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "initializer_range": 0.2,
+}
+TOKENIZER = train_tokenizer(["def f(x):\n    return x + 1\n```"], 300)
 SAMPLING = Sampling(1.0, 12, stop=())
 REQUESTS = [Request(tuple(range(5 + i, 45)), seed=i) for i in range(6)]
 
@@ -42,20 +55,8 @@ def new_policy(folder, rank=4) -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
-    shape = LlamaConfig(
-        vocab_size=300,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=1,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-    )
     torch.manual_seed(0)
+    shape = LlamaConfig(**SHAPE, tie_word_embeddings=True)
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     return folder
 
@@ -69,10 +70,9 @@ def notes():
 def engine(start, notes, tmp_path_factory):
     """One server for all tests, opened with adapters that change nothing yet."""
     policy, folder = new_policy(start), tmp_path_factory.mktemp("engine")
-    tokenizer = train_tokenizer(["def f(x):\n    return x + 1\n```"], 300)
-    write_model_folder(folder / "model", policy, tokenizer, untie=True)
+    write_model_folder(folder / "model", policy, TOKENIZER, untie=True)
     options = server_options(OPTIONS, policy, folder / "model")
-    with VLLMEngine(policy, tokenizer, options, folder, notes.append) as opened:
+    with VLLMEngine(policy, TOKENIZER, options, folder, notes.append) as opened:
         yield opened
 
 
@@ -191,6 +191,15 @@ def test_the_first_trained_adapters_are_checked(engine, policy, monkeypatch):
     train(policy, 0)
     with pytest.raises(RunError, match=r"differ by .* after the trained adapters were sent"):
         engine.update_weights(policy)
+
+
+def test_adapters_of_experts_are_refused_on_the_cpu_before_a_server_starts(tmp_path):
+    shape = MixtralConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1)
+    AutoModelForCausalLM.from_config(shape).save_pretrained(tmp_path / "start")
+    policy = new_policy(tmp_path / "start")
+    with pytest.raises(RunError, match=r"adapters of a mixture's experts .*; use .*engine=hf"):
+        open_engine(OPTIONS, policy, TOKENIZER, tmp_path / "engine", print, print)
+    assert not (tmp_path / "engine").exists()
 
 
 def test_adapters_that_vllm_cannot_load_are_one_line(engine, start, notes):

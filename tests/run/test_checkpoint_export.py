@@ -271,6 +271,10 @@ def test_a_chat_template_asks_and_begins_the_answer_with_the_given_part(tokenize
     assert resolved_template(TEMPLATE, spoken) == TEMPLATE
     assert resolved_template("auto", spoken) == template
     assert resolved_template("auto", tokenizer) == TEMPLATE
+    words = prompt_text(PROBLEM, "def f(x):\n", resolved_template("answer", spoken))
+    assert words.endswith("### assistant:\n<think></think>\n")
+    words = prompt_text(PROBLEM, "", resolved_template("answer", spoken, thinking=True))
+    assert words.endswith("### assistant:\n")
     with pytest.raises(ValueError, match="no chat template"):
         resolved_template("chat", tokenizer)
 
@@ -342,6 +346,18 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path, ca
     with gzip.open(run / "rollouts" / "step-000001.jsonl.gz") as file:
         asked = AutoTokenizer.from_pretrained(start).decode(json.loads(next(file))["prompt_ids"])
     assert asked.startswith("### user:\nAdd one.")  # prompt.template=auto
+    spoken_run = [
+        *options,
+        f"run_dir={tmp_path / 'words'}",
+        "prompt.template=answer",
+        "sft.steps=1",
+    ]
+    spoken_run += ["prompt.thinking=true", "curriculum.cccs=false", "fgo.outside=mask"]
+    assert main([*spoken_run, "rollout.ahead=1", "steps=2"]) == 0
+    state = torch.load(tmp_path / "words" / "checkpoints" / "rl-000001" / "state.pt")
+    (task,) = state["ahead"][0]["tasks"]
+    assert task["in_own_words"]
+    assert task["prompt_text"].endswith("### assistant:\n")  # nothing is given, no end of thinking
     assert main(["--resume", str(run), "steps=2", "checkpoint.keep=2"]) == 0
     for number in (1, 2):
         folder = run / "checkpoints" / f"rl-{number:06d}" / "policy"
@@ -356,6 +372,7 @@ def test_a_run_starts_from_a_checkpoint_with_chat_template_and_lora(tmp_path, ca
     assert state["policy"]["model.layers.0.mlp.up_proj.lora_B.default.weight"].any()
     # The checkpoint is evaluated, and trained on: its adapters, or all weights.
     evaluated = ["--policy", str(run), "-o", str(tmp_path / "out"), "--max-new-tokens", "4"]
+    evaluated += ["--max-prompt-tokens", "400"]
     assert evaluate([str(tmp_path / "problems.jsonl"), *evaluated, "--device", "cpu"]) == 0
     for rank in (2, 0):
         further = [f"model.path={folder}", f"model.lora_rank={rank}", "model.critic_path=null"]

@@ -330,6 +330,18 @@ def test_a_signal_in_the_last_step_stops_nothing(
     assert read_records(half)[-1]["step"] == 3
 
 
+def test_a_signal_before_the_first_step_of_a_resume_leaves_the_checkpoint(
+    half: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold programs that were generated ahead, which are not begun again yet."""
+    before = files(half / "checkpoints")
+    capfd.readouterr()
+    monkeypatch.setattr("stepcoder.train.supervise", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert resume(half) == 130
+    assert error_line(capfd) == f"stopped at step 2, saved; continue with --resume {half}"
+    assert files(half / "checkpoints") == before
+
+
 def output_of(folder: Path, signals: dict[str, signal.Signals], *overrides: str) -> tuple[int, str]:
     """Exit status and output of a run that is sent a signal once a line begins as given.
 

@@ -131,7 +131,8 @@ def command(options: ServerOptions, port: int) -> list[str]:
     }
     flags = ["enable-scale-out", "enable-prompt-tokens-details", "no-log-error-stack"]
     if options.lora_rank:
-        flags.append("enable-lora")
+        # transformers has the experts of a mixture in one tensor, and so do their adapters.
+        flags += ["enable-lora", "enable-mixed-moe-lora-format"]
         enough = (rank for rank in MAX_RANKS if rank >= options.lora_rank)
         arguments["max-lora-rank"] = next(enough, options.lora_rank)  # vLLM says it is too high
     if options.kv_cache_gb is not None:

@@ -115,9 +115,11 @@ class VLLMEngine(Engine):
         if adapter_rank(policy) and not server.verified:
             probe = probe_of(policy)
             self._sender.publish(probe)
-            self._sender.deliver(server, "probe", timeout_s)
-            self._check_parity(server, probe, "random adapters")
-            self._sender.publish(policy)
+            try:
+                self._sender.deliver(server, "probe", timeout_s)
+                self._check_parity(server, probe, "random adapters")
+            finally:
+                self._sender.publish(policy)
         self._sender.deliver(server, str(self._version), timeout_s)
         sent = "trained adapters" if adapters_changed(policy) else "weights"
         if server.verified != sent:

@@ -169,9 +169,11 @@ class Adapters:
             self._base.deliver(server, version, timeout_s)
         old, name = server.adapters, f"adapters-{version}"
         self._policy.save_pretrained(server.scratch / name)
-        body = {"lora_name": name, "lora_path": str(server.scratch / name)}
+        path = str(server.scratch / name)
+        body = {"lora_name": name, "lora_path": path, "is_3d_lora_weight": True}
         try:
-            server.client.call("POST", api.LOAD_ADAPTERS, body, timeout_s)
+            limit_s = timeout_s + max_transfer_s(self._policy)
+            server.client.call("POST", api.LOAD_ADAPTERS, body, limit_s)
         except InvalidResponse as error:
             server.client.call("GET", api.HEALTH, timeout_s=timeout_s)  # raises if it is dead
             raise RequestRefused(
