@@ -99,10 +99,22 @@ class Padded:
     distance: Tensor  # (N, 1, Q, L) int64, tokens from a key to a query; negative: key is later
     is_token: Tensor  # (N, Q) bool, False at padding
 
+    def visible(self, window: int | None) -> Tensor:
+        """Which keys each query sees, (N, 1, Q, L) bool."""
+        causal = self.distance >= 0
+        return causal if window is None else causal & (self.distance < window)
+
     @cached_property
-    def causal(self) -> Tensor:
-        """Which keys each query sees, (N, 1, Q, L) bool; cached, as all layers need it."""
-        return self.distance >= 0
+    def _biases(self) -> dict[tuple[int | None, torch.dtype], Tensor]:
+        return {}
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """0 for visible keys, else -inf, (N, 1, Q, L); kept, as all layers need it."""
+        if (window, dtype) not in self._biases:
+            visible = self.visible(window)
+            bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+            self._biases[window, dtype] = bias.masked_fill_(~visible, -torch.inf)
+        return self._biases[window, dtype]
 
     @classmethod
     def of(cls, packing: Packing, segments: Tensor) -> Padded:
@@ -270,28 +282,35 @@ def packed_attention(
     if plain and query.shape[-1] == value.shape[-1] and takes_flash(query):
         return ragged_attention(query, key, value, packing.ragged, scaling), None
 
+    dtype, groups = query.dtype, query.shape[1] // key.shape[1]
+    if not query.is_cuda:  # where SDPA's backward takes twice the time in bfloat16
+        wide = torch.promote_types(dtype, torch.float32)
+        query, key, value = (s.to(wide) for s in (query, key, value))
+    repeated = groups > 1 and (query.is_cuda or changes_scores)  # SDPA can do without on a CPU
+
     def attend(part: Padded) -> Tensor:
         query_NHQK = query[0][:, part.queries].transpose(0, 1)
         key_NHLK, value_NHLK = (s[0][:, part.keys].transpose(0, 1) for s in (key, value))
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
+        if repeated:
             key_NHLK = key_NHLK.repeat_interleave(groups, dim=1)
             value_NHLK = value_NHLK.repeat_interleave(groups, dim=1)
-        visible = part.causal
-        if sliding_window is not None:
-            visible = visible & (part.distance < sliding_window)
         if changes_scores:
             scores_NHQL = (query_NHQK @ key_NHLK.mT) * (scaling or query.shape[-1] ** -0.5)
+            visible = part.visible(sliding_window)
             weights_NHQL = softmax(scores_NHQL, visible, softcap, s_aux).to(value.dtype)
             out_NHQK = weights_NHQL @ value_NHLK
         else:
             out_NHQK = torch.nn.functional.scaled_dot_product_attention(
-                *(query_NHQK, key_NHLK, value_NHLK), visible, dropout_p=dropout, scale=scaling
+                *(query_NHQK, key_NHLK, value_NHLK, part.bias(sliding_window, query.dtype)),
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=not repeated,
             )
         return out_NHQK.transpose(1, 2).flatten(0, 1)  # (N * Q, H, K)
 
     parts = (packing.padded_prompts, packing.padded_responses)
-    return torch.cat([attend(part) for part in parts])[packing.unpad_index][None], None
+    out = torch.cat([attend(part) for part in parts])[packing.unpad_index]
+    return out[None].to(dtype), None
 
 
 def softmax(scores: Tensor, visible: Tensor, softcap: float | None, sinks: Tensor | None) -> Tensor:
