@@ -50,6 +50,8 @@ FIXED = {
     "seed": "all random numbers follow from it",
     "recipe": "the checkpoint holds its models",
     "model": "the checkpoint holds its weights",
+    "model.checkpointing": None,  # these two change where memory goes and no number
+    "model.offload_reference": None,
     "data.split": "the problems trained so far follow from it",
     "data.validation_share": "the problems trained so far follow from it",
     "data.limit": "the problems trained so far follow from it",
@@ -87,6 +89,12 @@ class ModelConfig:
         Literal["model", "head"],
         "A model of its own, or only a head on the policy's states (less memory and time).",
     ] = "model"
+    checkpointing: Annotated[
+        bool, "Keep only the layers' inputs for the backward pass, which computes the rest again."
+    ] = False
+    offload_reference: Annotated[
+        bool, "Keep the reference in the CPU's memory but while it scores; no effect on a CPU."
+    ] = False
     lora_rank: Annotated[
         int, "Rank of LoRA adapters, trained in place of weights (peft); 0: none.", NOT_NEGATIVE
     ] = 0
@@ -212,7 +220,9 @@ class PPOConfig:
     critic_lr: Annotated[float, "The critic's learning rate.", POSITIVE] = 1.5e-6
     clip: Annotated[float, "Clip range of the ratio.", POSITIVE] = 0.2
     value_clip: Annotated[float, "Clip range of the value.", POSITIVE] = 0.2
-    kl_beta: Annotated[float, "Weight of the KL to the reference.", NOT_NEGATIVE] = 0.05
+    kl_beta: Annotated[
+        float, "Weight of the KL to the reference; 0: no reference is kept.", NOT_NEGATIVE
+    ] = 0.05
     gamma: Annotated[float, "Discount of later rewards.", SHARE] = 1.0
     lam: Annotated[float, "Lambda of the advantage estimate (GAE).", SHARE] = 0.95
     entropy_bonus: Annotated[float, "Weight of the entropy in the policy loss.", NOT_NEGATIVE] = 0.0
@@ -459,9 +469,11 @@ def _check_resumable(before: Config, now: Config) -> None:
     """Raise ConfigError for the first change that a resume cannot make."""
     was, given = (flatten(to_dict(config), SECTIONS, "") for config in (before, now))
     for name in LEAVES:
-        why = FIXED.get(name) or FIXED.get(name.partition(".")[0])
+        why = FIXED.get(name, FIXED.get(name.partition(".")[0]))
         if name == "ppo.kl_beta" and now.recipe == "ppocoder":
             why = "the recipe adapts it"
+        elif name == "ppo.kl_beta" and was[name] == 0:
+            why = "the run was started without a reference"
         if why and was[name] != given[name]:
             raise ConfigError(
                 f'"{name}" cannot change on a resume: {why}; '

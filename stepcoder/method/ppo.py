@@ -27,6 +27,7 @@ from stepcoder.models.policy import (
     AnyCritic,
     Head,
     ValueHead,
+    at_hand,
     hidden_states,
     lm_head,
     response_logprobs,
@@ -42,7 +43,7 @@ SUMMED = ("policy_loss", "value_loss", *PER_TOKEN, "policy_grad_norm", "critic_g
 def score(
     batch: Batch,
     policy: PreTrainedModel,
-    reference: PreTrainedModel,
+    reference: PreTrainedModel | None,
     critic: AnyCritic | None,
     config: PPOConfig,
     temperature: float,
@@ -51,24 +52,27 @@ def score(
 
     Log-probabilities are those of sampling at `temperature`. The importance weight corrects what
     the engine computes differently: min(pi_old / pi_engine, importance_cap) a token (truncated
-    importance sampling). Without a critic there are no values.
+    importance sampling). Without a critic there are no values, without a reference no ref_logprobs.
     """
 
     def scores(piece: Batch) -> Iterator[Tensor]:
         states = hidden_states(policy, piece)
         yield from response_logprobs(policy, piece, temperature, states)
-        yield response_logprobs(reference, piece, temperature)[0]
         if critic is not None:
             yield critic(piece, states)
+        if reference is not None:
+            yield response_logprobs(reference, piece, temperature)[0]
 
-    old_logprobs, entropy, ref_logprobs, *values = _score_pieces(batch, config, scores)
+    with at_hand(reference, batch.tokens.device):
+        old_logprobs, entropy, *further = _score_pieces(batch, config, scores)
+    ref_logprobs = None if reference is None else further.pop()
     mismatch = torch.where(batch.response_mask, old_logprobs - batch.engine_logprobs, 0.0)
     return replace(
         batch,
         old_logprobs=old_logprobs,
         ref_logprobs=ref_logprobs,
         entropy=entropy,
-        values=values[0] if values else None,
+        values=further[0] if further else None,
         importance=mismatch.exp().clamp(max=config.importance_cap),
     )
 
@@ -96,9 +100,7 @@ def shaped_rewards(batch: Batch, kl_beta: float) -> Tensor:
     This is StepCoder's reward with its KL term taken token by token; a recipe may reward further
     tokens (`token_rewards`).
     """
-    assert batch.old_logprobs is not None
-    assert batch.ref_logprobs is not None
-    rewards = -kl_beta * (batch.old_logprobs - batch.ref_logprobs)  # zero outside the responses
+    rewards = -kl_beta * batch.kl  # zero outside the responses
     rewards[batch.response_ends] += batch.task_rewards
     return rewards if batch.token_rewards is None else rewards + batch.token_rewards
 
@@ -260,7 +262,7 @@ def policy_loss(
     assert piece.old_logprobs is not None
     assert piece.advantages is not None
     assert piece.importance is not None
-    assert piece.ref_logprobs is not None
+    ref_logprobs = piece.ref_logprobs if kind.has_kl and config.kl_beta else None
     positions = piece.executed_positions
     return ppo_head(
         states[piece.predictor_index[positions]],
@@ -273,7 +275,7 @@ def policy_loss(
         config.clip if kind.clipped else UNCLIPPED,
         config.entropy_bonus,
         *head.at(temperature),
-        ref_logprobs=piece.ref_logprobs[positions] if kind.has_kl and config.kl_beta else None,
+        ref_logprobs=None if ref_logprobs is None else ref_logprobs[positions],
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
     )
 

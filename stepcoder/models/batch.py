@@ -41,7 +41,7 @@ class Batch:
     outcomes: Tensor | None = None  # (B,) int64, `rewards.Outcome`
     token_rewards: Tensor | None = None  # (T,) float32, where a recipe rewards single tokens
     old_logprobs: Tensor | None = None  # (T,) float32, of the policy before the update
-    ref_logprobs: Tensor | None = None  # (T,) float32, of the frozen reference
+    ref_logprobs: Tensor | None = None  # (T,) float32, of the reference, if there is one
     entropy: Tensor | None = None  # (T,) float32, of the policy before the update
     values: Tensor | None = None  # (T,) float32, of the critic before the update
     advantages: Tensor | None = None  # (T,) float32
@@ -112,11 +112,17 @@ class Batch:
         row = self.broadcast_rows(torch.arange(len(self), device=values.device))[positions]
         return values.new_zeros(len(self)).index_add_(0, row, values[positions])
 
-    def kl_by_row(self) -> Tensor:
-        """KL of each whole response from the reference, (B,): sum of log pi_old - log pi_ref."""
+    @property
+    def kl(self) -> Tensor:
+        """Log pi_old - log pi_ref (T,) of the response tokens; all 0 without a reference."""
         assert self.old_logprobs is not None
-        assert self.ref_logprobs is not None
-        return self.sum_by_row(self.old_logprobs - self.ref_logprobs)
+        if self.ref_logprobs is None:
+            return torch.zeros_like(self.old_logprobs)
+        return self.old_logprobs - self.ref_logprobs
+
+    def kl_by_row(self) -> Tensor:
+        """KL of each whole response from the reference, (B,): the sum over its tokens."""
+        return self.sum_by_row(self.kl)
 
     def segments(self, chosen: Sequence[int]) -> Tensor:
         """Segments of some rows, int64: a prompt comes once for the neighbors that share it."""

@@ -17,7 +17,14 @@ from stepcoder.config import Config
 from stepcoder.errors import RunError, os_errors
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters, with_adapters
-from stepcoder.models.policy import AnyCritic, Critic, OutcomeCritic, ValueHead, prepare
+from stepcoder.models.policy import (
+    AnyCritic,
+    Critic,
+    OutcomeCritic,
+    ValueHead,
+    prepare,
+    recompute_layers,
+)
 from stepcoder.models.pretrained import check_vocabulary, load_policy, load_pretrained
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
@@ -37,7 +44,10 @@ def load_policy_and_tokenizer(
     else:
         tokenizer = _embedded_tokenizer(config, problems, folder)
         policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
-    return tokenizer, with_adapters(policy, config.model.lora_rank, config.seed)
+    policy = with_adapters(policy, config.model.lora_rank, config.seed)
+    if config.model.checkpointing:
+        recompute_layers(policy)
+    return tokenizer, policy
 
 
 def _embedded_tokenizer(
@@ -83,6 +93,8 @@ def new_critic(
     critic = Critic(loaded.get_decoder()).to(device).eval()
     if config.model.lora_rank:
         add_adapters(critic.backbone, config.model.lora_rank, config.seed)
+    if config.model.checkpointing:
+        recompute_layers(critic.backbone)
     return critic
 
 

@@ -6,11 +6,17 @@ left to the kernels, so that only the rows that need it are ever multiplied by i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stepcoder.errors import RunError
 from stepcoder.kernels.logprob import logprob_entropy
@@ -48,11 +54,57 @@ def prepare(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without gradients: the reference policy. It shares what is frozen already."""
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Keep only the layers' inputs for the backward pass, which computes the rest again.
+
+    Copies of the model do the same. The gradients are the same numbers. transformers' own switch
+    works in training mode alone, in which some families (StarCoder2, OPT) drop out.
+
+    Raises:
+        RunError: the model has no layers that transformers could compute again.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise RunError(
+            f"model.checkpointing: {type(model).__name__} has no layers that can be computed "
+            "again; set it to false"
+        )
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **options)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+
+
+def frozen_copy(model: PreTrainedModel, offload: bool = False) -> PreTrainedModel:
+    """Return a copy without gradients: the reference policy. It shares what is frozen already.
+
+    With `offload` its own weights wait in the CPU's memory; `at_hand` has them on the device.
+    """
     reference = copy_of(model)
     reference.requires_grad_(requires_grad=False)
+    shared = {id(p) for p in model.parameters()}
+    for parameter in reference.parameters():
+        if offload and parameter.is_cuda and id(parameter) not in shared:
+            parameter.data = parameter.data.cpu().pin_memory()
     return reference
+
+
+@contextmanager
+def at_hand(model: PreTrainedModel | None, device: torch.device) -> Iterator[None]:
+    """Have all weights of a model on a device, those too that wait in the CPU's memory."""
+    parameters = [] if model is None else model.parameters()
+    waiting = {p: p.data for p in parameters if p.device.type != device.type}
+    for parameter, data in waiting.items():
+        parameter.data = data.to(device, non_blocking=True)
+    try:
+        yield
+    finally:
+        for parameter, data in waiting.items():  # it never changes: nothing is copied back
+            parameter.data = data
 
 
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:

@@ -113,7 +113,6 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     """Return what the scored batch says: KL, entropy, mask share, critic quality, mismatch."""
     mask = batch.response_mask
     assert batch.old_logprobs is not None
-    assert batch.ref_logprobs is not None
     assert batch.entropy is not None
     explained = {}
     if batch.values is not None and batch.returns is not None:
@@ -123,7 +122,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         explained = {"explained_variance": share}
     return {
         "masked_share": 1 - (batch.executed_mask.sum() / mask.sum()).item(),
-        "kl": (batch.old_logprobs - batch.ref_logprobs)[mask].mean().item(),
+        **({} if batch.ref_logprobs is None else {"kl": batch.kl[mask].mean().item()}),
         "engine_kl": (batch.engine_logprobs - batch.old_logprobs)[mask].mean().item(),
         "entropy": batch.entropy[mask].mean().item(),
         **explained,

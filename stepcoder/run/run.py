@@ -75,7 +75,7 @@ class Run:
     engine_unchecked: bool = True  # True until a batch has been compared that is on-policy
     stop_signal: int | None = None  # that asks the run to stop before its next step
     saved: tuple[Phase, int] | None = None  # phase and step of the newest checkpoint
-    reference: PreTrainedModel = field(init=False)
+    reference: PreTrainedModel | None = field(init=False, default=None)
     learner: Learner = field(init=False)
     discriminator: OutcomeCritic | None = field(init=False, default=None)
     discriminator_optimizer: Optimizer | None = field(init=False, default=None)
@@ -161,7 +161,8 @@ class Run:
                 self.discriminator_optimizer = Optimizer(
                     Masters(self.discriminator), "adamw", config.ppo.critic_lr, (0.9, 0.999), 0.01
                 )
-        self.reference = frozen_copy(start)
+        if config.ppo.kl_beta or recipe.adapts_kl:
+            self.reference = frozen_copy(start, config.model.offload_reference)
         self.learner = Learner.create(self.masters, critic, config.ppo)
         engine = open_engine(
             config,
@@ -298,7 +299,7 @@ class Run:
         samples = self.config.rollout.samples_per_task
         return {
             **state,
-            "reference": own_state(self.reference),
+            "reference": self.reference and own_state(self.reference),
             "critic": learner.critic and own_state(learner.critic),
             "policy_optimizer": learner.policy_optimizer.state_dict(),
             "critic_optimizer": learner.critic_optimizer and learner.critic_optimizer.state_dict(),
@@ -329,7 +330,7 @@ class Run:
             load_own_state(self.policy, state["policy"])
             self.sft_optimizer.load_state_dict(state["sft_optimizer"])
             return
-        load_own_state(self.policy, state["reference"])
+        load_own_state(self.policy, state["reference"] or state["policy"])
         self.make_rl_parts(self.policy)
         load_own_state(self.policy, state["policy"])
         learner = self.learner

@@ -10,7 +10,9 @@ from helpers.tiny_policy import stepping, tiny_policy
 
 from stepcoder.config import PPOConfig
 from stepcoder.method.ppo import (
+    CLIPPED,
     Learner,
+    PolicyLoss,
     RunningDeviation,
     advantages,
     score,
@@ -26,6 +28,7 @@ from stepcoder.models.policy import (
     hidden_states,
     response_logprobs,
 )
+from stepcoder.run.metrics import batch_metrics
 
 TEMPERATURE = 0.8
 CONFIG = PPOConfig(
@@ -291,6 +294,31 @@ def test_whitening_centers_the_advantages_on_the_step_or_on_each_prompt(parts):
             piece = done.select(rows)
             mean = piece.advantages[piece.response_mask].mean()
             assert mean.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_without_weight_the_reference_changes_nothing_and_none_is_needed(parts):
+    policy, reference, critic = parts
+    config = replace(CONFIG, kl_beta=0.0)
+    with_one, without = (
+        advantages(score(pack(ROWS), policy, r, critic, config, TEMPERATURE), config)
+        for r in (reference, None)
+    )
+    assert without.ref_logprobs is None
+    assert torch.equal(without.advantages, with_one.advantages)
+    assert torch.equal(without.values, with_one.values)
+    assert not without.kl_by_row().any()
+    assert "kl" in batch_metrics(with_one)
+    assert batch_metrics(without) == {
+        name: value for name, value in batch_metrics(with_one).items() if name != "kl"
+    }
+    for loss in (CLIPPED, PolicyLoss(has_kl=True)):
+        after = []
+        for batch in (with_one, without):
+            learner = Learner.create(Masters(copy.deepcopy(policy)), None, config)
+            generator = torch.Generator().manual_seed(0)
+            update(learner, batch, config, TEMPERATURE, generator, loss)
+            after.append(learner.policy.state_dict())
+        assert all(torch.equal(after[0][name], weight) for name, weight in after[1].items())
 
 
 def test_a_positive_advantage_makes_a_token_more_likely(parts):

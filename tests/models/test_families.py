@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stepcoder.config import PPOConfig
 from stepcoder.errors import RunError
@@ -12,7 +13,14 @@ from stepcoder.method.ppo import CLIPPED, policy_loss
 from stepcoder.models.attention import unpacked_attention
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
-from stepcoder.models.policy import hidden_states, lm_head, prepare, response_logprobs
+from stepcoder.models.policy import (
+    Critic,
+    hidden_states,
+    lm_head,
+    prepare,
+    recompute_layers,
+    response_logprobs,
+)
 from stepcoder.models.pretrained import ROUNDING, load_policy, packing_difference
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
@@ -172,6 +180,40 @@ def test_log_probabilities_gradients_and_samples_are_the_models_own(family):
     reported = sampled.engine_logprobs[sampled.response_positions]
     torch.testing.assert_close(reported, logprobs, atol=1e-4, rtol=1e-4)
     assert packing_difference(model) < ROUNDING
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # GPT-BigCode's import
+@pytest.mark.parametrize("family", [*TRAINED, "opt"])  # OPT's layers drop out in training mode
+def test_layers_that_are_computed_again_give_the_same_gradients(family):
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 48}
+    settings |= {"num_attention_heads": 4, "word_embed_proj_dim": 32, "dropout": 0.5}
+    model = prepare(tiny(family, TRAINED.get(family, settings)), CPU)
+    prompt, *responses = drawn(6, 3, 9)
+    batch = pack([Row(prompt, r, [0.0] * len(r), [True] * len(r), 0.0) for r in responses])
+    calls: list[int] = []
+    first = next(m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))
+    inner = next(m for m in first.modules() if m is not first)
+    inner.register_forward_hook(lambda *_: calls.append(0))
+
+    def found(of):
+        calls.clear()
+        of.zero_grad(set_to_none=True)
+        hidden_states(of, batch).square().sum().backward()
+        return [p.grad for p in of.parameters() if p.grad is not None]
+
+    decoder = model.get_decoder()
+    expected = found(decoder)
+    assert len(calls) == 1
+    recompute_layers(model)
+    critic = Critic.from_policy(model)  # a copy, whose layers are its own
+    for again in (found(decoder), found(critic.backbone)):
+        assert len(calls) == 2
+        assert len(again) == len(expected) > 10
+        assert all(torch.equal(one, two) for one, two in zip(again, expected, strict=True))
+    with torch.no_grad():
+        calls.clear()
+        hidden_states(model, batch)
+        assert len(calls) == 1
 
 
 @pytest.mark.parametrize("family", REFUSED)

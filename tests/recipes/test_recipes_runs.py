@@ -55,6 +55,32 @@ def test_a_recipe_trains_and_resumes_bit_for_bit(tmp_path, start, recipe):
     assert states_equal(cut, whole) == []
 
 
+@pytest.mark.parametrize("recipe", ["stepcoder", "grpo", "rloo"])
+def test_without_a_weight_of_the_kl_no_reference_is_kept(tmp_path, start, recipe):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = [*start, *QUICK, f"recipe={recipe}", "ppo.kl_beta=0"]
+    assert run(whole, *options, "model.checkpointing=true") == 0
+    assert load_state(newest_checkpoint(whole / "checkpoints"))["reference"] is None
+    assert not any("kl" in record for record in read_records(whole))
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "rl-000002")
+    # Layers computed again change no number, so a resume may do without.
+    assert run(cut, "model.checkpointing=false", command=("--resume", str(cut))) == 0
+    assert states_equal(cut, whole) == []
+
+
+def test_a_reference_can_be_given_up_on_a_resume_but_not_be_had_again(tmp_path, start, capfd):
+    folder = tmp_path / "run"
+    assert run(folder, *start, *QUICK) == 0
+    resume = ("--resume", str(folder))
+    assert run(folder, "steps=3", "ppo.kl_beta=0", command=resume) == 0
+    assert load_state(newest_checkpoint(folder / "checkpoints"))["reference"] is None
+    assert run(folder, "steps=4", command=resume) == 0
+    with pytest.raises(SystemExit):
+        run(folder, "steps=5", "ppo.kl_beta=0.1", command=resume)
+    assert "the run was started without a reference" in capfd.readouterr().err
+
+
 def test_all_recipes_begin_with_the_same_rollouts(tmp_path, start):
     """Same start, same seed: before the first update only the rewards can differ."""
     passes = set()
