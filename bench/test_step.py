@@ -116,7 +116,7 @@ def our_steps(folder: Path, dtype: torch.dtype) -> dict[str, float]:
             Row(ids[c.index], c.token_ids, c.logprobs, [True] * len(c.token_ids), reward(c.index))
             for c in done
         ]
-        batch = score(pack(rows), policy, reference, None, config, 1.0)
+        batch = score(pack(rows), None, reference, None, config, 1.0)
         parts.end("score_s")
         batch = RECIPE.advantages(batch, config)
         update(learner, batch, config, 1.0, generator, RECIPE.loss)

@@ -57,8 +57,8 @@ def train(run: Run) -> None:
             rows = replayed(run, rows_of(kept, rewards, masks), step)
         with clock("score"):
             batch = pack(rows).to(run.device)
-            batch = score(batch, run.policy, run.reference, learner.critic, config.ppo, temperature)
-            run.check_engine(batch)  # at the first step: engine and trainer are one policy
+            policy = None if run.scores_in_update else run.policy
+            batch = score(batch, policy, run.reference, learner.critic, config.ppo, temperature)
             batch = recipe.advantages(batch, run.ppo)  # GAE
         with clock("update"):
             trains_policy = recipe.critic is None or step > config.ppo.critic_warmup_steps

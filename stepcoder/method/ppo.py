@@ -8,6 +8,7 @@ masks are dropped before the update's LM head, so their logits are never compute
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,7 @@ SUMMED = ("policy_loss", "value_loss", *PER_TOKEN, "policy_grad_norm", "critic_g
 @torch.no_grad()
 def score(
     batch: Batch,
-    policy: PreTrainedModel,
+    policy: PreTrainedModel | None,
     reference: PreTrainedModel | None,
     critic: AnyCritic | None,
     config: PPOConfig,
@@ -53,28 +54,48 @@ def score(
     Log-probabilities are those of sampling at `temperature`. The importance weight corrects what
     the engine computes differently: min(pi_old / pi_engine, importance_cap) a token (truncated
     importance sampling). Without a critic there are no values, without a reference no ref_logprobs.
+    Without the policy, its figures are left to the update's own forward pass.
     """
 
     def scores(piece: Batch) -> Iterator[Tensor]:
-        states = hidden_states(policy, piece)
-        yield from response_logprobs(policy, piece, temperature, states)
-        if critic is not None:
-            yield critic(piece, states)
+        states = None if policy is None else hidden_states(policy, piece)
         if reference is not None:
             yield response_logprobs(reference, piece, temperature)[0]
+        if critic is not None:
+            yield critic(piece, states)
+        if policy is not None:
+            yield from response_logprobs(policy, piece, temperature, states)
 
     with at_hand(reference, batch.tokens.device):
-        old_logprobs, entropy, *further = _score_pieces(batch, config, scores)
-    ref_logprobs = None if reference is None else further.pop()
+        found = iter(_score_pieces(batch, config, scores))
+    if reference is not None:
+        batch = replace(batch, ref_logprobs=next(found))
+    if critic is not None:
+        batch = replace(batch, values=next(found))
+    if policy is None:
+        return batch
+    return with_policy(batch, next(found), next(found), config.importance_cap)
+
+
+def with_policy(batch: Batch, old_logprobs: Tensor, entropy: Tensor, cap: float) -> Batch:
+    """Fill in what the policy gives (T,) before the update, and importance weights up to `cap`."""
     mismatch = torch.where(batch.response_mask, old_logprobs - batch.engine_logprobs, 0.0)
-    return replace(
-        batch,
-        old_logprobs=old_logprobs,
-        ref_logprobs=ref_logprobs,
-        entropy=entropy,
-        values=further[0] if further else None,
-        importance=mismatch.exp().clamp(max=config.importance_cap),
-    )
+    importance = mismatch.exp().clamp(max=cap)
+    return replace(batch, old_logprobs=old_logprobs, entropy=entropy, importance=importance)
+
+
+def policy_figures(batch: Batch) -> dict[str, float]:
+    """Return means over the response tokens of what the policy gave before the update, in nats."""
+    assert batch.old_logprobs is not None
+    assert batch.entropy is not None
+    mask = batch.response_mask
+    mismatch = (batch.engine_logprobs - batch.old_logprobs)[mask]
+    return {
+        **({} if batch.ref_logprobs is None else {"kl": batch.kl[mask].mean().item()}),
+        "engine_kl": mismatch.mean().item(),
+        "engine_difference": mismatch.abs().mean().item(),
+        "entropy": batch.entropy[mask].mean().item(),
+    }
 
 
 def _score_pieces(
@@ -194,7 +215,8 @@ def update(
 
     Args:
         learner: the models and their optimizers, changed in place.
-        batch: scored, with advantages.
+        batch: scored, with advantages. If not by the policy, which takes that there is one step:
+            the log-probabilities that it is trained from are the old ones.
         config: PPO's numbers.
         temperature: of sampling; the policy is trained as the sampler it is.
         generator: draws the minibatches.
@@ -204,10 +226,12 @@ def update(
 
     Returns:
         Means over the update: policy_loss, value_loss, clip_fraction, approx_kl, policy_grad_norm,
-        critic_grad_norm, and the extremes ratio_min and ratio_max.
+        critic_grad_norm, and the extremes ratio_min and ratio_max; `policy_figures` of a batch that
+        the policy had not scored.
     """
     sums, ratios = dict.fromkeys(SUMMED, 0.0), [1.0]
-    steps = tokens = 0
+    figures: dict[str, float] = defaultdict(float)
+    steps = tokens = scored = 0
     for _ in range(config.epochs):
         for minibatch in minibatches(batch, config.minibatches, generator):
             trained = int(minibatch.executed_mask.sum()) if train_policy else 0
@@ -221,6 +245,14 @@ def update(
                         states = hidden_states(learner.policy, piece)
                 if trains and states is not None:
                     head = lm_head(learner.policy)
+                    if piece.old_logprobs is None:
+                        with torch.no_grad():
+                            own = response_logprobs(learner.policy, piece, temperature, states)
+                        old, entropy = map(piece.scatter_responses, own)
+                        piece = with_policy(piece, old, entropy, config.importance_cap)
+                        for name, mean in policy_figures(piece).items():
+                            figures[name] += mean * len(piece.response_positions)
+                        scored += len(piece.response_positions)
                     value, statistics = policy_loss(
                         states, head, piece, config, temperature, normalizer, loss
                     )
@@ -243,6 +275,7 @@ def update(
     means = {
         name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
     }
+    means |= {name: total / scored for name, total in figures.items()}
     return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
 
 

@@ -52,4 +52,4 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
     return (sums / group.bincount().clamp(min=1))[group]
 
 
-RECIPE = Recipe(rewards, advantages, PolicyLoss(has_kl=True), critic=None)
+RECIPE = Recipe(rewards, advantages, PolicyLoss(has_kl=True), critic=None, scores_in_update=True)

@@ -25,6 +25,7 @@ class Recipe:
     advantages: Callable[[Batch, PPOConfig], Batch]
     loss: PolicyLoss = CLIPPED
     critic: Literal["value", "outcome"] | None = "value"  # what the second model predicts
+    scores_in_update: bool = False  # advantages need no log-probabilities: one pass less
     scales_rewards: bool = False  # heeds ppo.scale_rewards
     greedy_baseline: bool = False  # rollouts come with the verdict of their greedy completion
     replay_steps: int = 0  # a step trains on programs drawn from those of so many steps

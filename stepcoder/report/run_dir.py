@@ -26,6 +26,7 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
     truncated_share             share of the completions that the token limit cut off
     masked_share                share of the response tokens that FGO leaves out of the policy loss
     kl, engine_kl               nats a token: policy to reference (if any); engine to trainer
+    engine_difference           the same as engine_kl, of absolute values
     entropy                     nats a token
     clip_fraction, approx_kl    of the update, a trained token
     ratio_min, ratio_max        extremes of the probability ratio in the update

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepcoder.method.curriculum import Curriculum
+from stepcoder.method.ppo import policy_figures
 from stepcoder.method.rewards import reward
 from stepcoder.models.batch import Batch
 from stepcoder.rollout.pipeline import Generated
@@ -112,8 +113,6 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> d
 def batch_metrics(batch: Batch) -> dict[str, float]:
     """Return what the scored batch says: KL, entropy, mask share, critic quality, mismatch."""
     mask = batch.response_mask
-    assert batch.old_logprobs is not None
-    assert batch.entropy is not None
     explained = {}
     if batch.values is not None and batch.returns is not None:
         returns, residual = batch.returns[mask], (batch.returns - batch.values)[mask]
@@ -122,9 +121,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         explained = {"explained_variance": share}
     return {
         "masked_share": 1 - (batch.executed_mask.sum() / mask.sum()).item(),
-        **({} if batch.ref_logprobs is None else {"kl": batch.kl[mask].mean().item()}),
-        "engine_kl": (batch.engine_logprobs - batch.old_logprobs)[mask].mean().item(),
-        "entropy": batch.entropy[mask].mean().item(),
+        **({} if batch.old_logprobs is None else policy_figures(batch)),
         **explained,
     }
 

@@ -16,7 +16,7 @@ from helpers.tokenizers_built import single_bytes
 from stepcoder.config import Config, FGOConfig, PPOConfig, PromptConfig
 from stepcoder.errors import RunError
 from stepcoder.evaluate import critic_sampling
-from stepcoder.method.ppo import Learner, score, shaped_rewards, update
+from stepcoder.method.ppo import Learner, policy_figures, score, shaped_rewards, update
 from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.models.optim import Masters
@@ -136,6 +136,25 @@ def test_grpo_weighs_every_program_the_same_whatever_its_length():
     tokens = batch.response_mask.sum()
     in_the_loss = (batch.advantages / tokens)[batch.response_mask]  # eq. 3: A_i / (G |o_i|)
     assert in_the_loss.tolist() == pytest.approx([1 / 2, *[-1 / 8] * 4])
+
+
+def test_grpo_needs_no_pass_for_log_probabilities_before_the_update():
+    policy, reference = tiny_policy(layers=1), frozen_copy(tiny_policy(1, layers=1))
+    rows = pack([row(2, 1.0), row(3, -0.3), row(2, -1.0)])
+    config = replace(PPO, tokens_per_microbatch=8)
+    found = []
+    for scorer in (policy, None):
+        batch = grpo.advantages(score(rows, scorer, reference, None, config, 1.0), config)
+        learner = Learner.create(Masters(copy.deepcopy(policy)), None, config)
+        generator = torch.Generator().manual_seed(0)
+        stats = update(learner, batch, config, 1.0, generator, grpo.RECIPE.loss)
+        found.append((learner.policy.state_dict(), stats, batch))
+    (weights, _, scored), (own_weights, stats, unscored) = found
+    assert unscored.old_logprobs is None
+    for name, mean in policy_figures(scored).items():
+        assert stats[name] == pytest.approx(mean)
+    for name, weight in weights.items():
+        torch.testing.assert_close(own_weights[name], weight, atol=1e-9, rtol=1e-9)
 
 
 def test_grpo_has_the_kl_in_its_loss():
