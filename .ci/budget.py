@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "stepcoder"
-BUDGETS = {"trainer core": 4970, "tools": 3800}
+BUDGETS = {"trainer core": 6000, "tools": 3850}
 # What training does without, and what the commands share.
 TOOLS = {"clean", "evaluate", "judge", "study", "suite"}
 TOOLS |= {"adapters.py", "answers.py", "command.py", "journal.py"}
