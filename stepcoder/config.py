@@ -49,6 +49,7 @@ FIXED = {
     "run_dir": "--resume names the folder",
     "seed": "all random numbers follow from it",
     "recipe": "the checkpoint holds its models",
+    "dtype": "the checkpoint holds weights of this one",
     "model": "the checkpoint holds its weights",
     "model.checkpointing": None,  # these two change where memory goes and no number
     "model.offload_reference": None,
@@ -371,6 +372,11 @@ def _conflicts(config: Config) -> Iterator[str]:
             'recipe "rlcf" does not look at tests, so no line counts as executed; '
             "set fgo.enabled=false, or take another recipe"
         )
+    if model.critic == "head" and (recipe == "coderl" or model.critic_path is not None):
+        other = f'recipe "{recipe}"' if recipe == "coderl" else '"model.critic_path"'
+        yield f'"model.critic" is head, but {other} needs a whole model; set model.critic=model'
+    if config.fgo.outside == "mask" and not config.fgo.enabled:
+        yield '"fgo.outside" is mask, but FGO is off; set fgo.enabled=true, or fgo.outside=train'
     if recipe in ("grpo", "rloo") and rollout.samples_per_task < 2:
         yield (
             f'recipe "{recipe}" compares the rollouts of one problem with each other; '

@@ -191,6 +191,9 @@ def test_an_override_without_a_value_and_one_for_a_section_say_what_to_write() -
         (["prompt.template={description}"], "must contain {given} once, at its very end"),
         (["prompt.template=answer"], "set curriculum.cccs=false, or take prompt.template=chat"),
         (["prompt.thinking=true"], "set prompt.template=answer"),
+        (["model.critic=head", "recipe=coderl"], 'recipe "coderl" needs a whole model'),
+        (["model.critic=head", "model.critic_path=x"], '"model.critic_path" needs a whole model'),
+        (["fgo.outside=mask", "recipe=grpo"], "set fgo.enabled=true, or fgo.outside=train"),
     ],
 )
 def test_values_that_do_not_fit_each_other_are_refused(overrides: list[str], part: str) -> None:

@@ -1,5 +1,6 @@
 """The whole loop with real parts: it learns, it resumes bit for bit, it refuses what it must."""
 
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from helpers.finished_runs import states_equal, untimed
 from helpers.small_runs import SMALL, constant_problems, run
 
 from stepcoder.report.run_dir import read_records
+from stepcoder.run.run import Run
 from stepcoder.train import main
 
 
@@ -43,6 +45,21 @@ def test_rl_finds_the_answer_that_passes_most_often(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<figure>") >= 10
     assert len(page) < 400_000
+
+
+def test_the_moments_of_the_supervised_phase_are_freed_before_rl(tmp_path, monkeypatch):
+    moments = []
+
+    def no_steps(_run=None):
+        gc.collect()
+        optimizers = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
+        moments.append(sum(len(o.state) for o in optimizers))
+        return iter(())
+
+    no_steps()
+    monkeypatch.setattr(Run, "steps_left", no_steps)
+    assert run(tmp_path / "run", *STEPS) == 0
+    assert moments[1] == moments[0]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +142,8 @@ def test_a_resume_with_other_data_is_refused(tmp_path, capfd):
 
 def test_bad_input_is_one_line_that_names_the_fix(tmp_path, capfd):
     for override, expected in [
-        ("data.path=nowhere.jsonl", "nowhere.jsonl"),
+        ("data.path=nowhere.jsonl", 'data.path: "nowhere.jsonl"'),
+        ("data.validation_path=nowhere.jsonl", 'data.validation_path: "nowhere.jsonl"'),
         ("device=cuda", "device=cpu"),
         (f"model.path={tmp_path / 'nothing'}", "model.path"),
     ]:

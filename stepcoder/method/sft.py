@@ -15,8 +15,8 @@ from stepcoder.models.batch import Batch, Row, microbatches
 from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import response_logprobs
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.prompts import encode_prompt, encode_target
-from stepcoder.rollout.rollout import whole_program_tasks
+from stepcoder.problems.prompts import encode_prompt
+from stepcoder.rollout.rollout import target_ids, whole_program_tasks
 
 
 def supervised_rows(
@@ -29,8 +29,7 @@ def supervised_rows(
     rows = []
     for task in whole_program_tasks(problems, config.prompt.template, tokenizer):
         prompt = encode_prompt(tokenizer, task.prompt_text)
-        target = encode_target(tokenizer, task.prompt_text, task.target)
-        target = target[: config.rollout.max_new_tokens]
+        target = target_ids(task, tokenizer, config.rollout.max_new_tokens)
         rows.append(Row(prompt, target, [0.0] * len(target), [True] * len(target), 0.0))
     return rows
 

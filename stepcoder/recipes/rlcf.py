@@ -23,11 +23,10 @@ from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, Row, microbatches
 from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import OutcomeCritic
-from stepcoder.problems.prompts import encode_target
 from stepcoder.problems.source import line_starts
 from stepcoder.recipes import stepcoder
 from stepcoder.recipes.static_checks import static_error
-from stepcoder.rollout.rollout import Rollout
+from stepcoder.rollout.rollout import Rollout, target_ids
 
 STATIC_ERROR = -1.0
 GENERATED, REFERENCE = 0, 1  # the discriminator's classes
@@ -86,8 +85,7 @@ def discriminator_rows(
 
 def reference_row(rollout: Rollout, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Row:
     """Return the canonical solution as a response to the rollout's prompt."""
-    task = rollout.task
-    ids = encode_target(tokenizer, task.prompt_text, task.target)[:max_new_tokens]
+    ids = target_ids(rollout.task, tokenizer, max_new_tokens)
     return Row(rollout.prompt_ids, ids, [0.0] * len(ids), [True] * len(ids), 0.0, REFERENCE)
 
 

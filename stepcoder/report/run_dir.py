@@ -109,7 +109,7 @@ class RunDir:
             metrics = path / METRICS
             lost = made_here and not (metrics.exists() and metrics.stat().st_size)
             if lost:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # a person may have done so
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
                 hint = "start again" if lost else f"continue with --resume {path}"
                 where = error.filename or path

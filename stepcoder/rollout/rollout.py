@@ -18,6 +18,7 @@ from stepcoder.problems.answers import code_span, extract_completion
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.prompts import (
     encode_prompt,
+    encode_target,
     natural_end,
     prompt_text,
     starter_part,
@@ -112,6 +113,17 @@ def task_of(
         return Task(problem, stage, "", text, seed, in_own_words=True)
     end, code = natural_end(tokenizer, text), len(text) - len(given)
     return Task(problem, stage, text[code:end], text[:end], seed, text[end:code])
+
+
+def target_ids(task: Task, tokenizer: PreTrainedTokenizerBase, most: int) -> list[int]:
+    """Return the tokens of a task's target, cut after `most` as a completion would be.
+
+    An answer in the policy's own words ends with the end of sequence: nothing else stops it.
+    """
+    ids = encode_target(tokenizer, task.prompt_text, task.target)
+    if task.in_own_words and tokenizer.eos_token_id is not None:
+        ids = [*ids, tokenizer.eos_token_id]
+    return ids[:most]
 
 
 def whole_program_tasks(

@@ -41,11 +41,11 @@ def load_data(config: DataConfig, supervised_share: float) -> TrainingData:
     Raises:
         RunError: no problem to train on, or (strict) a broken record.
     """
-    problems, skipped = _load(config.path, config.strict)
+    problems, skipped = _load("data.path", config.path, config.strict)
     if config.validation_path is None:
         train, validation, test = _split(problems, config)
     else:
-        validation, more = _load(config.validation_path, config.strict)
+        validation, more = _load("data.validation_path", config.validation_path, config.strict)
         train, test, skipped = problems, (), skipped + more
     if config.limit is not None:
         train, validation, test = (p[: config.limit] for p in (train, validation, test))
@@ -120,11 +120,11 @@ def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Pr
     return [problems[i * count // limit] for i in range(limit)]
 
 
-def _load(path: str, strict: bool) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
+def _load(option: str, path: str, strict: bool) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
     if path == EMBEDDED:
         return suite.problems(), ()
     if not Path(path).exists():
-        raise RunError(f'data.path: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
+        raise RunError(f'{option}: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
     try:
         report = load_problems(path, strict=strict)
     except ProblemError as error:

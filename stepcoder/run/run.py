@@ -57,7 +57,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     policy: PreTrainedModel
     masters: Masters  # of the policy's weights
-    sft_optimizer: Optimizer
+    sft_optimizer: Optimizer  # until RL begins
     judge: Judge
     curriculum: Curriculum
     run_dir: RunDir
@@ -170,6 +170,7 @@ class Run:
         if config.ppo.kl_beta or recipe.adapts_kl:
             self.reference = frozen_copy(start, config.model.offload_reference)
         self.learner = Learner.create(self.masters, critic, config.ppo)
+        del self.sft_optimizer  # its moments take 8 bytes a weight
         engine = open_engine(
             config,
             self.policy,

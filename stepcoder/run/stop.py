@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from stepcoder.report.run_dir import METRICS
+
 if TYPE_CHECKING:
     from stepcoder.run.run import Run
 
@@ -40,7 +42,10 @@ def stop_signals(run: Run) -> Iterator[None]:
         if run.stop_signal is not None:
             for one in SIGNALS:
                 signal.signal(one, signal.SIG_DFL)
-            raise Stopped(number, f"stopped, not saved; continue with --resume {run.run_dir.path}")
+            path = run.run_dir.path
+            kept = (path / METRICS).stat().st_size  # a new folder without a record is taken away
+            hint = f"; continue with --resume {path}" if kept else ""
+            raise Stopped(number, f"stopped, not saved{hint}")
         run.stop_signal = number
         # On a thread of its own: the signal may have come in the middle of a print.
         threading.Thread(target=run.progress.note, args=(ASKED,)).start()

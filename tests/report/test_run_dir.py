@@ -49,6 +49,12 @@ def config_for(folder: Path) -> Config:
     return Config(run_dir=str(folder / "run"))
 
 
+def test_a_new_run_whose_folder_was_deleted_says_what_was_wrong(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no model"), RunDir.open(config_for(tmp_path)) as run:
+        run.path.rename(tmp_path / "elsewhere")
+        raise RunError("no model")
+
+
 def steps(run: Path) -> list[tuple[str, int]]:
     return [(record["phase"], record["step"]) for record in read_records(run)]
 

@@ -36,6 +36,7 @@ from stepcoder.rollout.rollout import (
     response_text,
     sampling_of,
     submit,
+    target_ids,
     task_of,
 )
 from stepcoder.sandbox import Judge
@@ -122,6 +123,18 @@ def test_the_program_of_an_answer_in_words_is_its_block(name: str) -> None:
 def test_only_the_end_of_sequence_ends_an_answer_in_words() -> None:
     assert sampling_of(TEMPLATE, 0.5, 9) == Sampling(0.5, 9)
     assert sampling_of("{description}{answer}", 0.5, 9) == Sampling(0.5, 9, stop=())
+
+
+def test_a_target_in_words_teaches_to_end() -> None:
+    embedded = train_tokenizer([SOLUTION, TEMPLATE], 300)
+    words, code = (
+        task_of(problem(SOLUTION), 0, "", template, embedded, 0)
+        for template in ("{description}\n{answer}", TEMPLATE)
+    )
+    ids = target_ids(words, embedded, 999)
+    assert (ids[-1], embedded.decode(ids[:-1])) == (embedded.eos_token_id, words.target)
+    assert len(target_ids(words, embedded, 3)) == 3
+    assert embedded.eos_token_id not in target_ids(code, embedded, 999)  # a fence ends it
 
 
 def test_the_embedded_tokenizer_holds_nothing_back() -> None:

@@ -73,6 +73,7 @@ def error_line(capfd: pytest.CaptureFixture[str]) -> str:
         ("model.width=64", "model.width"),
         ("model.lora_rank=2", "model.lora_rank"),
         ("recipe=ppo", "recipe"),
+        ("dtype=bfloat16", "dtype"),
         ("seed=1", "seed"),
         ("ppo.optimizer=adamw", "ppo.optimizer"),
         ("sft.lr=1", "sft.lr"),
@@ -113,10 +114,10 @@ def test_new_rates_betas_and_decay_reach_the_restored_optimizers(half: Path) -> 
     before = load_state(newest_checkpoint(half / "checkpoints"))
     assert resume(half, *given, "ppo.weight_decay=0.25", "steps=3") == 0
     state = load_state(newest_checkpoint(half / "checkpoints"))
-    for name, lr in (("policy_optimizers", 1e-9), ("critic_optimizers", 2e-9)):
-        (group,) = state[name][-1]["param_groups"]
+    for name, lr in (("policy_optimizer", 1e-9), ("critic_optimizer", 2e-9)):
+        (group,) = state[name]["parts"][-1]["param_groups"]
         assert (group["lr"], group["betas"], group["weight_decay"]) == (lr, (0.5, 0.6), 0.25)
-        steps = [s[name][-1]["state"][0]["step"] for s in (before, state)]
+        steps = [s[name]["parts"][-1]["state"][0]["step"] for s in (before, state)]
         assert steps[1] > steps[0] > 0  # the moments were restored
     moved = [(state["policy"][k] - v).abs().max() for k, v in before["policy"].items()]
     assert 0 < max(moved) < 1e-6
@@ -385,6 +386,19 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert status == 143
     assert output.endswith(f"stopped, not saved; continue with --resume {folder}\n")
     assert "Traceback" not in output
+
+
+def test_a_folder_that_two_signals_take_away_is_not_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_twice(_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGINT):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("stepcoder.train.supervise", stop_twice)
+    assert run(tmp_path / "run", *STEPS) == 130
+    assert error_line(capfd) == "stopped, not saved"
+    assert not (tmp_path / "run").exists()
 
 
 # One process to a folder
