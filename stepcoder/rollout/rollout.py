@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from stepcoder.errors import RunError
 from stepcoder.problems.answers import code_span, extract_completion
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.prompts import (
@@ -119,8 +120,15 @@ def target_ids(task: Task, tokenizer: PreTrainedTokenizerBase, most: int) -> lis
     """Return the tokens of a task's target, cut after `most` as a completion would be.
 
     An answer in the policy's own words ends with the end of sequence: nothing else stops it.
+
+    Raises:
+        RunError: no tokens give that text; it may hold the name of a special token.
     """
-    ids = encode_target(tokenizer, task.prompt_text, task.target)
+    try:
+        ids = encode_target(tokenizer, task.prompt_text, task.target)
+    except ValueError as error:
+        where = f"the solution of {task.problem.task_id}"
+        raise RunError(f"{where}: {error}; leave the problem out") from None
     if task.in_own_words and tokenizer.eos_token_id is not None:
         ids = [*ids, tokenizer.eos_token_id]
     return ids[:most]

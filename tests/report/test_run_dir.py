@@ -50,13 +50,13 @@ def config_for(folder: Path) -> Config:
 
 
 def test_a_new_run_whose_folder_was_deleted_says_what_was_wrong(tmp_path: Path) -> None:
-    def fail_without_the_folder() -> None:
+    def fails() -> None:
         with RunDir.open(config_for(tmp_path)) as run:
             run.path.rename(tmp_path / "elsewhere")
             raise RunError("no model")
 
     with pytest.raises(RunError, match="no model"):
-        fail_without_the_folder()
+        fails()
 
 
 def steps(run: Path) -> list[tuple[str, int]]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stepcoder import suite
 from stepcoder.config import FGOConfig
+from stepcoder.errors import RunError
 from stepcoder.method.curriculum import given_parts
 from stepcoder.method.fgo import executed_mask
 from stepcoder.models.embedded import train_tokenizer
@@ -135,6 +136,14 @@ def test_a_target_in_words_teaches_to_end() -> None:
     assert (ids[-1], embedded.decode(ids[:-1])) == (embedded.eos_token_id, words.target)
     assert len(target_ids(words, embedded, 3)) == 3
     assert embedded.eos_token_id not in target_ids(code, embedded, 999)  # a fence ends it
+
+
+def test_a_solution_with_the_name_of_a_special_token_is_one_line() -> None:
+    embedded = train_tokenizer([SOLUTION, TEMPLATE], 300)
+    solution = f"x = '{embedded.eos_token}'\n"
+    task = task_of(problem(solution), 0, "", TEMPLATE, embedded, 0)
+    with pytest.raises(RunError, match=r"the solution of p: .*; leave the problem out"):
+        target_ids(task, embedded, 999)
 
 
 def test_the_embedded_tokenizer_holds_nothing_back() -> None:
