@@ -37,7 +37,7 @@ class _Head:
         self.chunks = list(chunks(len(hidden), per_row, WORKSPACE)) or [slice(0, 0)]
         longest = self.chunks[0].stop
         self.buffer = hidden.new_empty(longest, len(weight))
-        if hidden.device.type == "cpu":
+        if not hidden.is_cuda:
             longest = max(STRIP // (len(weight) * accumulate.itemsize), 1)
         self.strip = hidden.new_empty(2, longest, len(weight), dtype=accumulate)
 
