@@ -13,7 +13,8 @@ from stepcoder.errors import RunError
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.models.lora import with_adapters
-from stepcoder.models.policy import frozen_copy, load_policy, response_logprobs
+from stepcoder.models.policy import frozen_copy, response_logprobs
+from stepcoder.models.pretrained import load_policy
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.open_engine import open_engine, server_options
 from stepcoder.rollout.vllm import engine as vllm_engine
