@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "stepcoder"
 BUDGETS = {"trainer core": 4970, "tools": 3800}
 # What training does without, and what the commands share.
-TOOLS = {"clean", "evaluate", "judge", "study", "suite"}
+TOOLS = {"clean", "evaluate", "judge", "plan", "study", "suite"}
 TOOLS |= {"adapters.py", "answers.py", "command.py", "journal.py"}
 NOT_COUNTED = {"kernels", "sandbox"}
 LAYOUT = {
