@@ -75,10 +75,9 @@ def table_of(account: Account) -> str:
     return "\n".join([*lines, f"{'sum':42}{always:9.2f}{sums}"])
 
 
-def savings(arguments: Namespace, estimate: Callable[[list[str]], Account]) -> Iterator[str]:
+def savings(peak: int, memory: float, estimate: Callable[[list[str]], Account]) -> Iterator[str]:
     """Say which options, one after the other, make a run fit that does not; or that none do."""
     chosen: list[str] = []
-    memory, peak = arguments.memory * 1e9, estimate([]).peak
     for option in SAVINGS:
         if peak <= memory:
             break
@@ -121,7 +120,7 @@ def run(arguments: Namespace) -> int:
     fits = account.peak <= arguments.memory * 1e9
     room = f"{arguments.memory:g} GB ({arguments.memory * 1e9 / 2**30:.1f} GiB)"
     command.say(f"{line}; {'fits' if fits else 'does not fit'} {room}", sys.stdout)
-    for saving in savings(arguments, estimate):
+    for saving in savings(account.peak, arguments.memory * 1e9, estimate):
         command.say(saving, sys.stdout)
     return 0 if fits else 1
 

@@ -6,6 +6,7 @@ the step; torch's own generator is saved as well, in case a library draws from i
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -169,6 +170,8 @@ class Run:
                 )
         if config.ppo.kl_beta or recipe.adapts_kl:
             self.reference = frozen_copy(start, config.model.offload_reference)
+        for part in self.sft_optimizer.parts:  # two moments of every weight, of no more use
+            part.state.clear()
         self.learner = Learner.create(self.masters, critic, config.ppo)
         del self.sft_optimizer  # its moments take 8 bytes a weight
         engine = open_engine(
@@ -239,6 +242,7 @@ class Run:
         }
         self.engine_failures = []
         self.check_engine(metrics.get("engine_difference"))
+        trim_heap()
         last = self.is_done
         evaluates = last or step % config.eval.every == 0
         if evaluates:
@@ -356,3 +360,14 @@ class Run:
         problems = {problem.task_id: problem for problem in self.data.train}
         self.restored = [from_plain(batch, problems) for batch in state["ahead"]]
         self.engine_unchecked = not (self.restored or self.recipe.replay_steps)
+
+
+def trim_heap() -> None:
+    """Give the heap's free pages back to the system.
+
+    glibc keeps the holes that a step's tensors leave, and the next step's are of other sizes: with
+    SmolLM2-135M on a CPU the process grew from 5 to 12 GiB in twelve steps.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's own
+        libc.malloc_trim(0)
