@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from stepcoder.config import load_config
+from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
+from stepcoder.models.policy import hidden_states, prepare, recompute_layers
+from stepcoder.plan.__main__ import main
+from stepcoder.plan.account import Account, account_of
+from stepcoder.plan.alive import Alive
 
 ROOT = Path(__file__).parents[1]
 GIB = 1 << 30
