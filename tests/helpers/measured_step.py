@@ -54,7 +54,7 @@ def main(model: str, *overrides: str) -> None:
 
     recipe, rollout, ppo = RECIPES[config.recipe], config.rollout, config.ppo
     tokenizer, policy = load_policy_and_tokenizer(config, [], torch.device("cpu"), Path())
-    critic = recipe.critic and new_critic(recipe.critic, policy, config, 4)
+    critic = recipe.critic and new_critic(recipe.critic, policy, config, tokenizer, 4)
     reference = frozen_copy(policy) if ppo.kl_beta else None
     learner = Learner.create(Masters(policy), critic, ppo)
     engine = HFEngine(policy, tokenizer, rollout.group_size)
