@@ -27,6 +27,14 @@ STEPS = ["sft.steps=4", "steps=4", "checkpoint.every=2", "eval.every=2", "data.l
 STEPS += ["ppo.critic_warmup_steps=0"]
 
 
+@pytest.fixture(autouse=True)
+def attentive() -> Iterator[None]:
+    """SIGINT with its usual effect: whoever is started in a shell's background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped; checkpoints are of RL's steps 2 and 4."""
