@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,12 +90,12 @@ def fitting(
                 left_out[p.task_id] = None
         return tuple(kept)
 
-    found = TrainingData(
-        that_fit(data.supervised),
-        that_fit(data.train, stages=config.curriculum.cccs),
-        that_fit(data.validation),
-        that_fit(data.test),
-        data.fingerprint,
+    found = replace(
+        data,
+        supervised=that_fit(data.supervised),
+        train=that_fit(data.train, stages=config.curriculum.cccs),
+        validation=that_fit(data.validation),
+        test=that_fit(data.test),
     )
     line = left_out_line(list(left_out), "prompt.max_prompt_tokens", most)
     if not found.train or (data.supervised and not found.supervised):

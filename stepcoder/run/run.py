@@ -170,8 +170,6 @@ class Run:
                 )
         if config.ppo.kl_beta or recipe.adapts_kl:
             self.reference = frozen_copy(start, config.model.offload_reference)
-        for part in self.sft_optimizer.parts:  # two moments of every weight, of no more use
-            part.state.clear()
         self.learner = Learner.create(self.masters, critic, config.ppo)
         del self.sft_optimizer  # its moments take 8 bytes a weight
         engine = open_engine(
