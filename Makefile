@@ -79,7 +79,7 @@ $(VENV)/.core: $(VENV)/.torch $(SOURCES)
 
 # Under another name first: a checkpoint that is half written would not be made again.
 $(VENV)/models/%: | $(VENV)/.core
-	$(PIP) install gguf
+	$(PIP) install gguf accelerate
 	rm -rf $@.partial
 	$(BIN)/python -m stepcoder.models.$* $@.partial
 	mv $@.partial $@
