@@ -80,6 +80,23 @@ def _chat(tokenizer: Any, *, thinking: bool) -> str:
     return text
 
 
+@lru_cache(maxsize=8)
+def end_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end a completion: what closes an answer in a chat, then the EOS.
+
+    They differ in some families: Gemma's turns end with <end_of_turn>, its texts with <eos>.
+    """
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if getattr(tokenizer, "chat_template", None):
+        chat = [{"role": "user", "content": _ASK}, {"role": "assistant", "content": "{answer}"}]
+        text: str = tokenizer.apply_chat_template(chat, tokenize=False)
+        behind = text.rpartition("{answer}")[2].lstrip()
+        encoding = _backend(tokenizer).encode(behind, add_special_tokens=False)
+        added = _backend(tokenizer).get_added_tokens_decoder()
+        ends[:0] = [i for i in encoding.ids[:1] if i in added and i not in ends]
+    return tuple(ends)
+
+
 def prompt_text(problem: Problem, given: str, template: str = TEMPLATE) -> str:
     """Return the text the policy continues: its end is the given part, so completion follows it.
 

@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.models.attention import CACHED, unpacked_attention
 from stepcoder.models.lora import copy_of
+from stepcoder.problems.prompts import end_tokens
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.rollout.kv_cache import closing_gaps, make_room
 
@@ -63,7 +64,7 @@ class HFEngine(Engine):
 
         Row by row, the tensors hold what is left of the group.
         """
-        eos, limit = self.tokenizer.eos_token_id, sampling.max_new_tokens
+        ends, limit = end_tokens(self.tokenizer), sampling.max_new_tokens
         ends_with_stop = StopStrings(self.tokenizer, sampling.stop)
         tokens, attention_mask, cache = self._prefill([requests[i].prompt_ids for i in group])
         uniforms = torch.stack([uniforms_of(requests[i].seed, limit) for i in group])
@@ -88,7 +89,7 @@ class HFEngine(Engine):
             for row, (i, token, logprob) in enumerate(chosen):
                 token_ids[i].append(token)
                 logprobs[i].append(logprob)
-                stopped = token == eos or ends_with_stop(token_ids[i])
+                stopped = token in ends or ends_with_stop(token_ids[i])
                 if stopped or step + 1 == limit:
                     yield Completion(i, tuple(token_ids[i]), tuple(logprobs[i]), stopped)
                 else:

@@ -20,6 +20,7 @@ from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.prompts import (
     encode_prompt,
     encode_target,
+    end_tokens,
     natural_end,
     prompt_text,
     starter_part,
@@ -119,7 +120,7 @@ def task_of(
 def target_ids(task: Task, tokenizer: PreTrainedTokenizerBase, most: int) -> list[int]:
     """Return the tokens of a task's target, cut after `most` as a completion would be.
 
-    An answer in the policy's own words ends with the end of sequence: nothing else stops it.
+    An answer in the policy's own words ends with the end of the turn: nothing else stops it.
 
     Raises:
         RunError: no tokens give that text; it may hold the name of a special token.
@@ -129,8 +130,8 @@ def target_ids(task: Task, tokenizer: PreTrainedTokenizerBase, most: int) -> lis
     except ValueError as error:
         where = f"the solution of {task.problem.task_id}"
         raise RunError(f"{where}: {error}; leave the problem out") from None
-    if task.in_own_words and tokenizer.eos_token_id is not None:
-        ids = [*ids, tokenizer.eos_token_id]
+    if task.in_own_words:
+        ids = [*ids, *end_tokens(tokenizer)[:1]]
     return ids[:most]
 
 

@@ -39,6 +39,8 @@ def model_folder(name: str, option: str) -> Path:
     """
     path = Path(name)
     if not path.is_dir():
+        if name.startswith(("/", ".", "~")) or len(path.parts) > 2:  # no name of the hub
+            raise RunError(f"{option}: {name} is no folder here; check its spelling")
         return _of_hub(name, option)
     found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
     folder = found / POLICY if found else path

@@ -277,6 +277,6 @@ def test_training_never_asks_a_server_for_top_p():
     from stepcoder.rollout.engine import Request
 
     request = Request((1, 2), 0)
-    assert generate_body(request, Sampling(0.8, 4), 1, None)["sampling_params"]["top_p"] == 1.0
-    body = generate_body(request, Sampling(0.8, 4, top_p=0.95), 1, None)
+    assert generate_body(request, Sampling(0.8, 4), (1,), None)["sampling_params"]["top_p"] == 1.0
+    body = generate_body(request, Sampling(0.8, 4, top_p=0.95), (1,), None)
     assert body["sampling_params"]["top_p"] == 0.95

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers.crafted import CRAFTED
 from helpers.random_programs import random_program
-from helpers.tokenizers_built import SPECIAL, TOKENIZERS
+from helpers.tokenizers_built import SPECIAL, TOKENIZERS, single_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -21,6 +21,7 @@ from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.prompts import (
     encode_prompt,
     encode_target,
+    end_tokens,
     natural_end,
     prompt_text,
     starter_part,
@@ -262,6 +263,27 @@ def test_a_transformers_tokenizer_gives_the_same_spans() -> None:
     ids = encode_target(wrapped, PROMPT, "x = [1]\n")
     prompt_ids = encode_prompt(backend, PROMPT)
     assert token_spans(wrapped, prompt_ids, ids) == token_spans(backend, prompt_ids, ids)
+
+
+def test_a_completion_ends_with_the_end_of_a_turn_or_of_the_text() -> None:
+    def spoken(template: str | None) -> Any:
+        wrapped: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=single_bytes([]), eos_token="</s>"
+        )
+        wrapped.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+        wrapped.chat_template = template
+        return wrapped
+
+    said = "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}"
+    gemma, chatml, plain, base = (
+        spoken(said + "<end_of_turn>\n{% endfor %}"),
+        spoken(said + "</s>\n{% endfor %}"),
+        spoken(said + "\n{% endfor %}"),
+        spoken(None),
+    )
+    eos, turn = base.eos_token_id, base.convert_tokens_to_ids("<end_of_turn>")
+    assert end_tokens(gemma) == (turn, eos)
+    assert end_tokens(chatml) == end_tokens(plain) == end_tokens(base) == (eos,)
 
 
 def test_a_tokenizer_without_a_backend_is_refused() -> None:

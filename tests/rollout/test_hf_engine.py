@@ -208,17 +208,27 @@ def force(policy, tokenizer, continuation: list[int]):
     return model
 
 
-def test_a_completion_ends_with_the_closing_fence_or_the_end_of_sequence(tokenizer, policy):
+def test_a_completion_ends_with_the_fence_or_the_end_of_sequence_or_turn(policy):
+    tokenizer = train_tokenizer(TEXTS, 300)
     (fence,) = tokenizer.encode("```")
     start, a, b = tokenizer.encode("x")[0], *tokenizer.encode("d1")[:2]
-    eos = tokenizer.eos_token_id
-    for last, stopped in [(fence, True), (eos, True), (b, False)]:
+    eos, turn = tokenizer.eos_token_id, tokenizer.pad_token_id
+    template = "{% for m in messages %}{{ m['content'] }}" + tokenizer.pad_token + "{% endfor %}"
+    for last, chat, stopped in [
+        (fence, None, True),
+        (eos, None, True),
+        (eos, template, True),
+        (turn, template, True),
+        (turn, None, False),
+        (b, None, False),
+    ]:
+        tokenizer = train_tokenizer(TEXTS, 300)
+        tokenizer.chat_template = chat
         model = force(policy, tokenizer, [start, a, last, last])
         with HFEngine(model, tokenizer, group_size=4) as engine:
             (done,) = generate(engine, [Request((start,), 0)], Sampling(0.0, 5))
         assert done.stopped is stopped
-        expected = (a, last) if stopped else (a, b, b, b, b)
-        assert done.token_ids == expected
+        assert done.token_ids == ((a, last) if stopped else (a, last, last, last, last))
         assert len(done.logprobs) == len(done.token_ids)
 
 

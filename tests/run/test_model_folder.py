@@ -61,10 +61,15 @@ def test_a_model_that_is_nowhere_is_one_line(option, tmp_path, monkeypatch, caps
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["a/b/c", "../nowhere", "no such model"])
-def test_what_no_hub_can_have_is_no_folder(name):
-    with pytest.raises(RunError, match=f"--policy: {name} is no folder here"):
+@pytest.mark.parametrize("name", ["a/b/c", "../nowhere", "./typo", "/no/such", "~/model"])
+def test_a_path_that_is_nowhere_is_not_looked_for_in_the_hub(name):
+    with pytest.raises(RunError, match=f"^--policy: {name} is no folder here; check its spelling$"):
         model_folder(name, "--policy")
+
+
+def test_what_no_hub_can_have_is_no_folder():
+    with pytest.raises(RunError, match="--policy: no such model is no folder here"):
+        model_folder("no such model", "--policy")
 
 
 def scaled(model):

@@ -258,7 +258,7 @@ def error_of(text: str) -> str:
 
 
 def generate_body(
-    request: Request, sampling: Sampling, eos: int | None, adapters: str | None
+    request: Request, sampling: Sampling, ends: tuple[int, ...], adapters: str | None
 ) -> dict[str, Any]:
     """Return the body of a request for one completion, by the model with these adapters.
 
@@ -280,7 +280,7 @@ def generate_body(
             "max_tokens": sampling.max_new_tokens,
             "logprobs": 0,  # of the sampled token only
             "stop": list(sampling.stop),
-            "stop_token_ids": [] if eos is None else [eos],
+            "stop_token_ids": list(ends),
             "skip_special_tokens": False,
             "ignore_eos": True,  # stop_token_ids has it, and keeps it in the completion
         },

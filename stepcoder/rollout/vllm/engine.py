@@ -22,6 +22,7 @@ from stepcoder.errors import RunError
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.lora import adapter_rank, adapters_changed, probe_of
 from stepcoder.models.policy import lm_head, response_logprobs
+from stepcoder.problems.prompts import end_tokens
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
 from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm import server as vllm_server
@@ -60,7 +61,7 @@ class VLLMEngine(Engine):
             RunError: a server does not start, or does not compute what the policy computes.
         """
         self.vocabulary: int = len(lm_head(policy).weight)
-        self.eos: int | None = tokenizer.eos_token_id
+        self.ends = end_tokens(tokenizer)
         self.on_recovered_failure = on_recovered_failure
         self.servers = [VLLMServer(n, options, folder) for n, options in enumerate(servers)]
         self.max_concurrent = sum(options.max_sequences for options in servers)
@@ -136,7 +137,7 @@ class VLLMEngine(Engine):
         prompt = tuple(1 + i * 7 % (self.vocabulary - 1) for i in range(1, 1 + PARITY_TOKENS))
         greedy = Sampling(0.0, PARITY_TOKENS, stop=())
         timeout_s = vllm_server.FIRST_ANSWER_S
-        done = server.complete(0, Request(prompt, 0), greedy, None, self.vocabulary, timeout_s)
+        done = server.complete(0, Request(prompt, 0), greedy, (), self.vocabulary, timeout_s)
         row = Row(prompt, done.token_ids, done.logprobs, [True] * len(done.token_ids), 0.0)
         batch = pack([row]).to(policy.device)
         expected, _ = response_logprobs(policy, batch, 1.0)
@@ -194,7 +195,7 @@ class VLLMEngine(Engine):
             for index, request in outstanding.items():
                 server = self._server_of(request)
                 future = pool.submit(
-                    server.complete, index, request, sampling, self.eos, self.vocabulary
+                    server.complete, index, request, sampling, self.ends, self.vocabulary
                 )
                 pending[future] = server
                 future.add_done_callback(ended.put)

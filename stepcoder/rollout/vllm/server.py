@@ -106,7 +106,7 @@ class VLLMServer:
         index: int,
         request: Request,
         sampling: Sampling,
-        eos: int | None,
+        ends: tuple[int, ...],
         vocabulary: int,
         timeout_s: float = 86400,
     ) -> Completion:
@@ -117,7 +117,7 @@ class VLLMServer:
         Raises:
             RequestRefused: the request is wrong. TRANSPORT_ERRORS: the server failed.
         """
-        body = api.generate_body(request, sampling, eos, self.adapters)
+        body = api.generate_body(request, sampling, ends, self.adapters)
         response = self.client.post(api.GENERATE, body, timeout_s)
         return api.completion_of(response, index, sampling, vocabulary, self.weights)
 
