@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from stepcoder.kernels import reference
 from stepcoder.kernels.lm_head import chunks
-from stepcoder.kernels.reference import HeadStatistics, KLEstimator
+from stepcoder.kernels.reference import ClipRange, HeadStatistics, KLEstimator
 
 WORKSPACE = 64 << 20  # bytes of a chunk's logits: enough rows for products at full speed
 STRIP = 2 << 20  # bytes of the rows that a CPU handles between two products: they stay in its cache
@@ -192,7 +192,7 @@ def ppo_head(
     advantages: Tensor,
     importance: Tensor,
     normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
     softcap: float = 0.0,

@@ -34,7 +34,7 @@ from stepcoder.kernels.lm_head_backward import (
     overwrite_with_gradient,
 )
 from stepcoder.kernels.logprob import PARTIALS_WORKSPACE
-from stepcoder.kernels.reference import HeadStatistics, KLEstimator
+from stepcoder.kernels.reference import ClipRange, HeadStatistics, KLEstimator, clip_range
 from stepcoder.kernels.scale import scale_
 from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, store_sums
 
@@ -58,7 +58,9 @@ def ppo_rows(
     V: Scalar,
     vocab_blocks: Scalar,
     inverse_normalizer: Scalar,
-    clip: Scalar,
+    clip_low: Scalar,
+    clip_high: Scalar,
+    dual_clip: Scalar,
     entropy_bonus: Scalar,
     kl_beta: Scalar,
     ESTIMATOR: constexpr,
@@ -78,7 +80,7 @@ def ppo_rows(
     if ESTIMATOR:
         ref = tl.load(ref_logprobs + rows, mask=valid, other=0.0)
     loss, derivative, ratio, is_clipped, approx_kl, reference_kl = policy_terms(
-        logprob, old, advantage, weight, ref, clip, kl_beta, ESTIMATOR
+        logprob, old, advantage, weight, ref, clip_low, clip_high, dual_clip, kl_beta, ESTIMATOR
     )
     loss -= entropy_bonus * entropy
     entropy_derivative = tl.zeros_like(loss) - entropy_bonus * inverse_normalizer
@@ -114,7 +116,7 @@ def ppo_head(
     advantages: Tensor,
     importance: Tensor,
     normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
     softcap: float = 0.0,
@@ -140,7 +142,7 @@ def ppo_head(
         importance: (N,) float32 truncated importance weights that correct for the mismatch between
             inference engine and trainer, 1 for none.
         normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
-        clip: PPO's epsilon.
+        clip: PPO's epsilon, or a range with its further numbers.
         entropy_bonus: coefficient of the entropy term.
         temperature: the sampling temperature.
         softcap: c > 0 replaces each logit z by c tanh(z / c); 0 means no cap.
@@ -179,7 +181,7 @@ def ppo_head(
         *(hidden, weight, targets.contiguous()),
         *(t.contiguous() for t in (old_logprobs, advantages, importance)),
         None if ref_logprobs is None else ref_logprobs.contiguous(),
-        *(normalizer, clip, entropy_bonus, temperature, softcap, kl_beta),
+        *(normalizer, *clip_range(clip), entropy_bonus, temperature, softcap, kl_beta),
         0 if ref_logprobs is None else int(kl_estimator[1]),
         workspace_bytes,
         *(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight)),
@@ -198,7 +200,9 @@ def _forward(
     importance: Tensor,
     ref_logprobs: Tensor | None,
     normalizer: float,
-    clip: float,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
     entropy_bonus: float,
     temperature: float,
     softcap: float,
@@ -241,7 +245,9 @@ def _forward(
             vocab,
             partials.tiles.shape[1],
             1 / normalizer,
-            clip,
+            clip_low,
+            clip_high,
+            dual_clip,
             entropy_bonus,
             kl_beta,
             ESTIMATOR=estimator,
@@ -280,7 +286,7 @@ def _differentiate(ctx: Any, factor: Tensor | None, *_: None) -> tuple[Tensor | 
         if factor is not None and ctx.needs_input_grad[place]:
             scale_(gradient, factor, factor, 0)
             gradients[place] = gradient
-    return (*gradients, *[None] * 15)
+    return (*gradients, *[None] * 17)
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

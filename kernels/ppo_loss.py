@@ -16,7 +16,7 @@ from torch import Tensor
 from stepcoder.kernels import reference
 from stepcoder.kernels.dispatch import arrival_counter, check_tokens, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
-from stepcoder.kernels.reference import HeadStatistics, KLEstimator
+from stepcoder.kernels.reference import ClipRange, HeadStatistics, KLEstimator, clip_range
 from stepcoder.kernels.scale import scale_
 from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, reduce_slot, store_sums
 
@@ -45,7 +45,9 @@ def ppo_loss_tokens(
     T: Scalar,
     inverse_policy_normalizer: Scalar,
     inverse_value_normalizer: Scalar,
-    clip: Scalar,
+    clip_low: Scalar,
+    clip_high: Scalar,
+    dual_clip: Scalar,
     value_clip: Scalar,
     entropy_bonus: Scalar,
     kl_beta: Scalar,
@@ -77,7 +79,7 @@ def ppo_loss_tokens(
         if ESTIMATOR:
             ref = tl.load(ref_logprobs + tokens, mask=valid, other=0.0)
         loss, derivative, ratio, is_clipped, approx_kl, reference_kl = policy_terms(
-            logprob, old, advantage, weight, ref, clip, kl_beta, ESTIMATOR
+            logprob, old, advantage, weight, ref, clip_low, clip_high, dual_clip, kl_beta, ESTIMATOR
         )
         loss -= entropy_bonus * row_entropy
         derivative = tl.where(valid, derivative * inverse_policy_normalizer, 0.0)
@@ -133,7 +135,7 @@ def ppo_policy_loss(
     advantages: Tensor,
     importance: Tensor,
     normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     ref_logprobs: Tensor | None = None,
     kl_beta: float = 0.0,
@@ -154,7 +156,7 @@ def ppo_policy_loss(
             *(ref_logprobs, kl_beta, kl_estimator),
         )
     policy = _policy(logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs)
-    settings = (normalizer, 1.0, clip, 0.0, entropy_bonus, kl_beta)
+    settings = (normalizer, 1.0, *clip_range(clip), 0.0, entropy_bonus, kl_beta)
     loss, _, statistics = _launch(policy, None, None, settings, kl_estimator)
     return loss, statistics
 
@@ -173,7 +175,7 @@ def value_loss(
     if not use_triton(values, torch.float32):
         return reference.value_loss(values, old_values, returns, normalizer, clip)
     value = {"values": values, "old_values": old_values, "returns": returns}
-    return _launch(None, value, None, (1.0, normalizer, 0.0, clip, 0.0, 0.0), "k3")[1]
+    return _launch(None, value, None, (1.0, normalizer, *clip_range(0.0), clip, 0.0, 0.0), "k3")[1]
 
 
 def ppo_loss(
@@ -189,7 +191,7 @@ def ppo_loss(
     response_mask: Tensor,
     policy_normalizer: float,
     value_normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     value_clip: float,
     entropy_bonus: float = 0.0,
     ref_logprobs: Tensor | None = None,
@@ -209,14 +211,27 @@ def ppo_loss(
         return reference.ppo_loss(
             *(logprobs, entropy, old_logprobs, advantages, importance, executed_mask),
             *(values, old_values, returns, response_mask),
-            *(policy_normalizer, value_normalizer, clip, value_clip, entropy_bonus),
-            *(ref_logprobs, kl_beta, kl_estimator),
+            policy_normalizer,
+            value_normalizer,
+            clip,
+            value_clip,
+            entropy_bonus,
+            ref_logprobs,
+            kl_beta,
+            kl_estimator,
         )
     return _launch(
         _policy(logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs),
         {"values": values, "old_values": old_values, "returns": returns},
         {"executed_mask": executed_mask, "response_mask": response_mask},
-        (policy_normalizer, value_normalizer, clip, value_clip, entropy_bonus, kl_beta),
+        (
+            policy_normalizer,
+            value_normalizer,
+            *clip_range(clip),
+            value_clip,
+            entropy_bonus,
+            kl_beta,
+        ),
         kl_estimator,
     )
 
@@ -266,7 +281,9 @@ def _forward(
     response_mask: Tensor | None,
     policy_normalizer: float,
     value_normalizer: float,
-    clip: float,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float,
     value_clip: float,
     entropy_bonus: float,
     kl_beta: float,
@@ -292,7 +309,9 @@ def _forward(
         len(like),
         1 / policy_normalizer,
         1 / value_normalizer,
-        clip,
+        clip_low,
+        clip_high,
+        dual_clip,
         value_clip,
         entropy_bonus,
         kl_beta,
@@ -326,7 +345,7 @@ def _differentiate(
     ctx: Any, policy_factor: Tensor | None, value_factor: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
     (gradients,) = ctx.saved_tensors
-    result: list[Tensor | None] = [None] * 18
+    result: list[Tensor | None] = [None] * 20
     first = value_factor if policy_factor is None else policy_factor
     second = policy_factor if value_factor is None else value_factor
     if first is not None and second is not None:

@@ -9,12 +9,26 @@ that are trained or scored), H the hidden width, V the size of the vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
+
+
+class ClipRange(NamedTuple):
+    """Where the ratio of new to old probability stops to be trained; a bare epsilon is both."""
+
+    low: float  # below 1 - low, where the advantage is negative
+    high: float  # above 1 + high, where it is positive ("clip-higher": arXiv 2503.14476, eq. 10)
+    dual: float = math.inf  # above this, where it is negative (arXiv 1912.09729, eq. 5)
+
+
+def clip_range(clip: float | ClipRange) -> ClipRange:
+    """Return the range that a number or a range means."""
+    return clip if isinstance(clip, ClipRange) else ClipRange(clip, clip)
 
 
 class HeadStatistics(NamedTuple):
@@ -140,7 +154,7 @@ def ppo_policy_loss(
     advantages: Tensor,
     importance: Tensor,
     normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     ref_logprobs: Tensor | None = None,
     kl_beta: float = 0.0,
@@ -150,10 +164,11 @@ def ppo_policy_loss(
 
     Schulman et al., arXiv 1707.06347, eq. 7; StepCoder, arXiv 2402.01391, eq. 4:
 
-    loss = sum_i importance_i * max(-r_i A_i, -clip(r_i, 1-clip, 1+clip) A_i) / normalizer
+    loss = sum_i importance_i * max(-r_i A_i, -clip(r_i, 1-low, 1+high) A_i) / normalizer
            - entropy_bonus * sum_i entropy_i / normalizer
            + kl_beta * sum_i kl_i / normalizer,          r_i = exp(logprobs_i - old_logprobs_i)
 
+    where a token with A_i < 0 counts no more than at r_i = dual, and
     with d = ref_logprobs - logprobs and kl_i one of k1: -d, k2: d^2 / 2, k3: exp(d) - 1 - d
     (Schulman, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html).
 
@@ -165,7 +180,7 @@ def ppo_policy_loss(
         importance: (N,) truncated importance weights that correct for the mismatch between
             inference engine and trainer, 1 for none.
         normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
-        clip: PPO's epsilon.
+        clip: PPO's epsilon, which is low and high, or a range with each.
         entropy_bonus: coefficient of the entropy term.
         ref_logprobs: (N,) under the reference policy; None means no KL term.
         kl_beta: coefficient of the KL term.
@@ -181,9 +196,11 @@ def ppo_policy_loss(
         raise ValueError(f"kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
     log_ratio = logprobs - old_logprobs
     ratio = torch.exp(log_ratio)
+    low, high, dual = clip_range(clip)
     unclipped = -ratio * advantages
-    clipped = -ratio.clamp(1 - clip, 1 + clip) * advantages
-    loss = (importance * torch.maximum(unclipped, clipped)).sum() / normalizer
+    surrogate = torch.maximum(unclipped, -ratio.clamp(1 - low, 1 + high) * advantages)
+    surrogate = torch.where(advantages < 0, surrogate.minimum(-dual * advantages), surrogate)
+    loss = (importance * surrogate).sum() / normalizer
     if entropy_bonus:
         loss = loss - entropy_bonus * entropy.sum() / normalizer
     reference_kl = logprobs.new_zeros(())
@@ -195,7 +212,7 @@ def ppo_policy_loss(
     with torch.no_grad():
         extremes = ratio if len(ratio) else ratio.new_ones(1)
         statistics = HeadStatistics(
-            clipped=(clipped > unclipped).sum().to(ratio.dtype),
+            clipped=(surrogate != unclipped).sum().to(ratio.dtype),
             approx_kl=(ratio - 1 - log_ratio).sum(),
             entropy=entropy.detach().sum(),
             ratio_min=extremes.amin(),
@@ -213,7 +230,7 @@ def ppo_head(
     advantages: Tensor,
     importance: Tensor,
     normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
     softcap: float = 0.0,
@@ -264,7 +281,7 @@ def ppo_loss(
     response_mask: Tensor,
     policy_normalizer: float,
     value_normalizer: float,
-    clip: float,
+    clip: float | ClipRange,
     value_clip: float,
     entropy_bonus: float = 0.0,
     ref_logprobs: Tensor | None = None,
@@ -282,7 +299,9 @@ def ppo_loss(
     policy, statistics = ppo_policy_loss(
         *(logprobs[executed_mask], entropy[executed_mask], old_logprobs[executed_mask]),
         *(advantages[executed_mask], importance[executed_mask]),
-        *(policy_normalizer, clip, entropy_bonus),
+        policy_normalizer,
+        clip,
+        entropy_bonus,
         None if ref_logprobs is None else ref_logprobs[executed_mask],
         *(kl_beta, kl_estimator),
     )

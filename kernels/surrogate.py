@@ -36,7 +36,9 @@ def policy_terms(
     advantage: Block,
     importance: Block,
     ref_logprob: Block,
-    clip: Scalar,
+    clip_low: Scalar,
+    clip_high: Scalar,
+    dual_clip: Scalar,
     kl_beta: Scalar,
     ESTIMATOR: constexpr,  # 0: no KL term; 1, 2, 3: k1, k2, k3
 ) -> Block:
@@ -44,17 +46,16 @@ def policy_terms(
 
     Returns:
         The loss and its derivative by logprob (neither divided by the normalizer), the ratio, a
-        bool that says where the clipped term is the larger one (the gradient is zero there), the k3
+        bool that says where the ratio is clipped (the gradient is zero there), the k3
         estimate of the KL divergence from the old policy, and the estimate against the reference.
     """
     log_ratio = logprob - old_logprob
     ratio = tl.exp(log_ratio)
-    unclipped = -ratio * advantage
-    clipped_ratio = tl.minimum(tl.maximum(ratio, 1 - clip), 1 + clip)
-    clipped = -clipped_ratio * advantage
-    is_clipped = clipped > unclipped
-    loss = importance * tl.where(is_clipped, clipped, unclipped)
-    derivative = tl.where(is_clipped, 0.0, importance * unclipped)
+    gains = advantage > 0
+    bound = tl.where(gains, 1 + clip_high, tl.where(ratio < 1, 1 - clip_low, dual_clip))
+    is_clipped = tl.where(gains | (ratio >= 1), ratio > bound, ratio < bound) & (advantage != 0)
+    loss = -importance * tl.where(is_clipped, bound, ratio) * advantage
+    derivative = tl.where(is_clipped, 0.0, loss)
     reference_kl = tl.zeros_like(loss)
     if ESTIMATOR:
         d = ref_logprob - logprob

@@ -38,7 +38,20 @@ POSITIVE = Range(above=0)
 SHARE = Range(at_least=0, at_most=1)
 
 OptimizerName = Literal["adamw", "muon"]
-RecipeName = Literal["stepcoder", "ppo", "grpo", "rloo", "ppocoder", "rltf", "coderl", "rlcf"]
+RecipeName = Literal[
+    "stepcoder", "ppo", "grpo", "gspo", "dapo", "rloo", "ppocoder", "rltf", "coderl", "rlcf"
+]
+# What a recipe's paper sets otherwise than the defaults.
+RECIPE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "gspo": {"ppo.clip": 3e-4, "ppo.clip_high": 4e-4, "ppo.kl_beta": 0.0},
+    "dapo": {
+        "ppo.clip_high": 0.28,
+        "ppo.kl_beta": 0.0,
+        "ppo.outcome_gate": True,
+        "rollout.refill": 3,
+        "rollout.overlong": "penalty",
+    },
+}
 
 PRESETS = Path(__file__).with_name("configs")
 EMBEDDED = "embedded"  # the data.path of the built-in problems
@@ -178,6 +191,20 @@ class RolloutConfig:
     samples_per_task: Annotated[int, "Completions per problem.", COUNT] = 16
     temperature: Annotated[float, "Temperature of sampling and of training.", POSITIVE] = 0.8
     max_new_tokens: Annotated[int, "Longest completion, in tokens.", COUNT] = 1024
+    overlong: Annotated[
+        Literal["train", "mask", "penalty"],
+        "Completions cut off there: train on them as on others, leave them out of the policy loss, "
+        "or lower the reward of all that end within overlong_buffer tokens of it (DAPO).",
+    ] = "train"
+    overlong_buffer: Annotated[
+        int | None, "Tokens over which the penalty rises to 1; null: a fifth of all.", COUNT
+    ] = None
+    refill: Annotated[
+        int,
+        "Times that a step may draw problems anew in place of those that ppo.outcome_gate leaves "
+        "out (DAPO's dynamic sampling).",
+        NOT_NEGATIVE,
+    ] = 0
     group_size: Annotated[int, "Most completions generated at the same time.", COUNT] = 64
     dump: Annotated[bool, "Keep every step's completions in run_dir/rollouts."] = False
     replay: Annotated[
@@ -219,11 +246,36 @@ class PPOConfig:
     optimizer: Annotated[OptimizerName, "The policy's; see sft.optimizer."] = "adamw"
     policy_lr: Annotated[float, "The policy's learning rate.", POSITIVE] = 5e-7
     critic_lr: Annotated[float, "The critic's learning rate.", POSITIVE] = 1.5e-6
+    warmup_steps: Annotated[int, "Steps over which both learning rates rise.", NOT_NEGATIVE] = 0
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], "How they fall to 0 from there to the last step."
+    ] = "constant"
     clip: Annotated[float, "Clip range of the ratio.", POSITIVE] = 0.2
+    clip_high: Annotated[float | None, "The same above 1; null: clip.", POSITIVE] = None
+    dual_clip: Annotated[
+        float | None,
+        "Cap of the ratio where the advantage is negative; null: none.",
+        Range(above=1),
+    ] = None
+    loss_mean: Annotated[
+        Literal["recipe", "token", "sequence"],
+        "Each trained token weighs the same, or each program; recipe: as its paper has it.",
+    ] = "recipe"
+    outcome_gate: Annotated[
+        bool, "Leave problems out of the policy loss whose programs all passed, or all failed."
+    ] = False
     value_clip: Annotated[float, "Clip range of the value.", POSITIVE] = 0.2
     kl_beta: Annotated[
         float, "Weight of the KL to the reference; 0: no reference is kept.", NOT_NEGATIVE
     ] = 0.05
+    kl_target: Annotated[
+        float | None,
+        "Nats a program to which kl_beta adapts after each step; null: fixed.",
+        POSITIVE,
+    ] = None
+    kl_estimator: Annotated[
+        Literal["k1", "k2", "k3"], "Of the KL in the loss (recipes that have it there)."
+    ] = "k3"
     gamma: Annotated[float, "Discount of later rewards.", SHARE] = 1.0
     lam: Annotated[float, "Lambda of the advantage estimate (GAE).", SHARE] = 0.95
     entropy_bonus: Annotated[float, "Weight of the entropy in the policy loss.", NOT_NEGATIVE] = 0.0
@@ -232,6 +284,13 @@ class PPOConfig:
     weight_decay: Annotated[float, "AdamW's weight decay.", NOT_NEGATIVE] = 0.0
     critic_warmup_steps: Annotated[int, "First steps that train only the critic.", NOT_NEGATIVE] = 0
     importance_cap: Annotated[float, "Cap of the weight p(policy) / p(engine).", POSITIVE] = 2.0
+    importance_floor: Annotated[float, "With mask: its least value.", NOT_NEGATIVE] = 0.0
+    importance: Annotated[
+        Literal["truncate", "mask"], "Lower weights to the cap, or leave what is beyond it out."
+    ] = "truncate"
+    importance_level: Annotated[
+        Literal["token", "sequence"], "One weight a token, or the product of a program's for all."
+    ] = "token"
     whiten_advantages: Annotated[
         Literal["none", "step", "prompt"],
         "Make the deviation 1 over a step, and the mean 0 over the step or each prompt.",
@@ -245,7 +304,10 @@ class EvalConfig:
 
     every: Annotated[int, "Steps between evaluations.", COUNT] = 20
     temperature: Annotated[float, "Temperature of sampling; 0 is greedy.", NOT_NEGATIVE] = 0.0
-    samples: Annotated[int, "Programs per problem.", COUNT] = 1
+    samples: Annotated[int, "Programs per problem; above 1, pass@ that is reported.", COUNT] = 1
+    target: Annotated[
+        float | None, "Stop once the validation problems' pass@1 reaches this share.", SHARE
+    ] = None
     limit: Annotated[int | None, "Evaluate at most this many, spread over all.", COUNT] = None
 
 
@@ -255,6 +317,7 @@ class CheckpointConfig:
 
     every: Annotated[int, "Steps between checkpoints.", COUNT] = 20
     keep: Annotated[int, "Checkpoints that are kept, the newest ones.", COUNT] = 2
+    best: Annotated[bool, "Keep the policy of the best evaluation so far, in run_dir/best."] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +389,9 @@ def _config(values: Mapping[str, Any]) -> Config:
 
     CCCS and FGO are StepCoder's own ideas: in other recipes they are off unless asked for.
     """
-    on = values.get("recipe", "stepcoder") == "stepcoder"
-    config = build(Config, {"curriculum.cccs": on, "fgo.enabled": on, **values})
+    recipe = values.get("recipe", "stepcoder")
+    ideas = dict.fromkeys(("curriculum.cccs", "fgo.enabled"), recipe == "stepcoder")
+    config = build(Config, {**ideas, **RECIPE_DEFAULTS.get(recipe, {}), **values})
     for conflict in _conflicts(config):
         raise ConfigError(conflict)
     return config
@@ -375,9 +439,10 @@ def _conflicts(config: Config) -> Iterator[str]:
     if model.critic == "head" and (recipe == "coderl" or model.critic_path is not None):
         other = f'recipe "{recipe}"' if recipe == "coderl" else '"model.critic_path"'
         yield f'"model.critic" is head, but {other} needs a whole model; set model.critic=model'
+    yield from _conflicts_of_options(config)
     if config.fgo.outside == "mask" and not config.fgo.enabled:
         yield '"fgo.outside" is mask, but FGO is off; set fgo.enabled=true, or fgo.outside=train'
-    if recipe in ("grpo", "rloo") and rollout.samples_per_task < 2:
+    if recipe in ("grpo", "gspo", "dapo", "rloo") and rollout.samples_per_task < 2:
         yield (
             f'recipe "{recipe}" compares the rollouts of one problem with each other; '
             "give rollout.samples_per_task at least 2"
@@ -401,6 +466,43 @@ def _conflicts(config: Config) -> Iterator[str]:
         check_template(config.prompt.template)
     except ValueError as error:
         yield f'"prompt.template": {error}'
+
+
+def _conflicts_of_options(config: Config) -> Iterator[str]:
+    """Say what does not fit among the options of today's PPO, which are off by default."""
+    ppo, rollout = config.ppo, config.rollout
+    buffer = rollout.overlong_buffer
+    if buffer is not None and buffer > rollout.max_new_tokens:
+        yield (
+            f'"rollout.overlong_buffer" is {buffer}; '
+            f"give at most rollout.max_new_tokens ({rollout.max_new_tokens})"
+        )
+    if rollout.refill and not ppo.outcome_gate:
+        yield (
+            '"rollout.refill" replaces problems that ppo.outcome_gate leaves out; '
+            "set ppo.outcome_gate=true as well"
+        )
+    if rollout.refill and (rollout.ahead or rollout.replay is not None):
+        yield (
+            '"rollout.refill" draws problems after their verdicts; '
+            "set rollout.ahead=0 and leave rollout.replay out, or set rollout.refill=0"
+        )
+    if ppo.outcome_gate and rollout.samples_per_task < 2:
+        yield (
+            '"ppo.outcome_gate" compares the programs of one problem; '
+            "give rollout.samples_per_task at least 2"
+        )
+    if ppo.kl_target is not None and not ppo.kl_beta:
+        yield '"ppo.kl_target" adapts ppo.kl_beta, which is 0; give it a first weight above 0'
+    if ppo.importance_floor and ppo.importance == "truncate":
+        yield '"ppo.importance_floor" is of masks; set ppo.importance=mask, or leave it at 0'
+    if ppo.importance_floor >= ppo.importance_cap:
+        yield (
+            f'"ppo.importance_floor" is {ppo.importance_floor:g}; '
+            f"give less than ppo.importance_cap ({ppo.importance_cap:g})"
+        )
+    if ppo.warmup_steps > config.steps > 0:
+        yield f'"ppo.warmup_steps" is {ppo.warmup_steps}; give at most steps ({config.steps})'
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from rich.console import Console
 
 from stepcoder.errors import RunError
 from stepcoder.method.fgo import executed_masks
-from stepcoder.method.ppo import score, update
+from stepcoder.method.groups import gated_masks, mixed_tasks, without_overlong
+from stepcoder.method.ppo import score, update, weighted
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import pack
 from stepcoder.rollout.engine import Completion
@@ -51,28 +52,31 @@ def train(run: Run) -> None:
         with clock("reward"):
             kept = with_evidence(run, rollouts)  # without those that the sandbox failed on
             rewards = recipe.rewards(kept)  # +1, -0.3, -0.6, -1
+            rewards = without_overlong(rewards, kept, config.rollout)
             if recipe.scales_rewards and config.ppo.scale_rewards:
                 rewards = run.deviation.scaled(rewards)
             masks = executed_masks(kept, config.fgo)  # FGO
+            masks = gated_masks(kept, masks, config)
             rows = replayed(run, rows_of(kept, rewards, masks), step)
         with clock("score"):
             batch = pack(rows).to(run.device)
             policy = None if run.scores_in_update else run.policy
             batch = score(batch, policy, run.reference, learner.critic, config.ppo, temperature)
             batch = recipe.advantages(batch, run.ppo)  # GAE
+            batch = weighted(batch, run.ppo, recipe.loss)
         with clock("update"):
             trains_policy = recipe.critic is None or step > config.ppo.critic_warmup_steps
             stats = update(
                 learner,
                 batch,
-                config.ppo,
+                run.ppo,
                 temperature,
                 run.generator(step),
                 recipe.loss,
                 train_policy=trains_policy,
                 normalize_by_response=config.fgo.normalizer == "response",
             )
-            stats |= further_updates(run, batch, kept, step, trains_policy)
+            stats |= further_updates(run, batch, kept, step, trains_policy, stats)
         with clock("sync"):
             run.pipeline.update_weights(run.policy)
         run.curriculum.observe_rollouts(rollouts)
@@ -91,9 +95,18 @@ def judged_rollouts(run: Run, step: int) -> list[Rollout]:
             run.pipeline.begin(partial(generate_and_judge, run, tasks))
     batch = run.pipeline.take()
     run.clock.record_wait(batch, start, time.perf_counter())
+    rollouts = batch.rollouts
+    for _ in range(rollout.refill):  # dynamic sampling, off by default
+        missing = rollout.tasks_per_step - len(mixed_tasks(rollouts))
+        if missing <= 0:
+            break
+        start = time.perf_counter()
+        more = generate_and_judge(run, run.curriculum.sample(missing))
+        run.clock.record_wait(more, start, time.perf_counter())
+        rollouts = [*rollouts, *more.rollouts]
     if rollout.dump:
-        dump(run.run_dir.path, step, batch.rollouts, rollout.samples_per_task)
-    return batch.rollouts
+        dump(run.run_dir.path, step, rollouts, rollout.samples_per_task)
+    return rollouts
 
 
 def generate_and_judge(

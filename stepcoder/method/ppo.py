@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from stepcoder.config import PPOConfig
 from stepcoder.kernels.gae import gae
 from stepcoder.kernels.ppo_head import ppo_head
-from stepcoder.kernels.reference import HeadStatistics
+from stepcoder.kernels.reference import ClipRange, HeadStatistics
 from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, microbatches, minibatches
 from stepcoder.models.optim import Masters, Optimizer
@@ -52,8 +52,8 @@ def score(
     """Fill in old_logprobs, ref_logprobs, entropy, the critic's values, and importance weights.
 
     Log-probabilities are those of sampling at `temperature`. The importance weight corrects what
-    the engine computes differently: min(pi_old / pi_engine, importance_cap) a token (truncated
-    importance sampling). Without a critic there are no values, without a reference no ref_logprobs.
+    the engine computes differently. Without a critic there are no values, without a reference no
+    ref_logprobs.
     Without the policy, its figures are left to the update's own forward pass.
     """
 
@@ -74,13 +74,25 @@ def score(
         batch = replace(batch, values=next(found))
     if policy is None:
         return batch
-    return with_policy(batch, next(found), next(found), config.importance_cap)
+    return with_policy(batch, next(found), next(found), config)
 
 
-def with_policy(batch: Batch, old_logprobs: Tensor, entropy: Tensor, cap: float) -> Batch:
-    """Fill in what the policy gives (T,) before the update, and importance weights up to `cap`."""
+def with_policy(batch: Batch, old_logprobs: Tensor, entropy: Tensor, config: PPOConfig) -> Batch:
+    """Fill in what the policy gives (T,) before the update, and importance weights.
+
+    Weights pi_old / pi_engine of tokens, or their product over a program, are lowered to a cap
+    (truncated importance sampling) or left out beyond it or below a floor (masked importance
+    sampling; with tokens, IcePop).
+    """
     mismatch = torch.where(batch.response_mask, old_logprobs - batch.engine_logprobs, 0.0)
-    importance = mismatch.exp().clamp(max=cap)
+    if config.importance_level == "sequence":
+        mismatch = batch.broadcast_rows(batch.sum_by_row(mismatch))
+    weights, cap = mismatch.exp(), config.importance_cap
+    if config.importance == "truncate":
+        importance = weights.clamp(max=cap)
+    else:
+        kept = (weights >= config.importance_floor) & (weights <= cap)
+        importance = torch.where(kept, weights, 0.0)
     return replace(batch, old_logprobs=old_logprobs, entropy=entropy, importance=importance)
 
 
@@ -195,10 +207,26 @@ class PolicyLoss:
     """What a recipe changes of PPO's policy loss."""
 
     clipped: bool = True  # False: the plain policy gradient, ratio x advantage
+    mean: Literal["token", "sequence"] = "token"  # what weighs the same: `ppo.loss_mean`
+    # "sequence": every token has the geometric mean of its program's ratios (GSPO).
+    ratio: Literal["token", "sequence"] = "token"
     has_kl: bool = False  # the KL to the reference (k3) is a term of the loss, not of the reward
 
 
 CLIPPED = PolicyLoss()
+
+
+def weighted(batch: Batch, config: PPOConfig, loss: PolicyLoss) -> Batch:
+    """Scale the advantages so that each program weighs the same, where that is asked for.
+
+    The policy loss is a mean over tokens; a program of n trained tokens gets the weight mean n / n.
+    """
+    if (loss.mean if config.loss_mean == "recipe" else config.loss_mean) == "token":
+        return batch
+    assert batch.advantages is not None
+    trained = batch.sum_by_row(batch.executed_mask.float())  # (B,)
+    weights = batch.broadcast_rows(trained.mean() / trained.clamp(min=1))
+    return replace(batch, advantages=batch.advantages * weights)
 
 
 def update(
@@ -245,14 +273,17 @@ def update(
                         states = hidden_states(learner.policy, piece)
                 if trains and states is not None:
                     head = lm_head(learner.policy)
-                    if piece.old_logprobs is None:
+                    if piece.old_logprobs is None or loss.ratio == "sequence":
                         with torch.no_grad():
-                            own = response_logprobs(learner.policy, piece, temperature, states)
-                        old, entropy = map(piece.scatter_responses, own)
-                        piece = with_policy(piece, old, entropy, config.importance_cap)
+                            found = response_logprobs(learner.policy, piece, temperature, states)
+                        own, entropy = map(piece.scatter_responses, found)
+                    if piece.old_logprobs is None:
+                        piece = with_policy(piece, own, entropy, config)
                         for name, mean in policy_figures(piece).items():
                             figures[name] += mean * len(piece.response_positions)
                         scored += len(piece.response_positions)
+                    if loss.ratio == "sequence":
+                        piece = with_sequence_ratio(piece, own)
                     value, statistics = policy_loss(
                         states, head, piece, config, temperature, normalizer, loss
                     )
@@ -267,16 +298,30 @@ def update(
                     sums["value_loss"] += value.item()
             tokens, steps = tokens + trained, steps + 1
             if trained:
-                norm = learner.policy_optimizer.step(config.max_grad_norm)
+                norm = learner.policy_optimizer.step(config.max_grad_norm, config.policy_lr)
                 sums["policy_grad_norm"] += norm
             if learner.critic_optimizer is not None:
-                norm = learner.critic_optimizer.step(config.max_grad_norm)
+                norm = learner.critic_optimizer.step(config.max_grad_norm, config.critic_lr)
                 sums["critic_grad_norm"] += norm
     means = {
         name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
     }
     means |= {name: total / scored for name, total in figures.items()}
     return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+def with_sequence_ratio(piece: Batch, logprobs: Tensor) -> Batch:
+    """Give every trained token the ratio of its program: GSPO (arXiv 2507.18071, eq. 7 and 10).
+
+    That is s = exp(mean over the program's trained tokens of log pi - log pi_old). `logprobs` (T,)
+    are the present ones; with old ones of log pi - log s instead, each token's ratio is s, and its
+    gradient s times that of its log-probability, which is GSPO's.
+    """
+    assert piece.old_logprobs is not None
+    log_ratio = torch.where(piece.executed_mask, logprobs - piece.old_logprobs, 0.0)
+    trained = piece.sum_by_row(piece.executed_mask.float()).clamp(min=1)
+    log_s = piece.broadcast_rows(piece.sum_by_row(log_ratio) / trained)
+    return replace(piece, old_logprobs=logprobs - log_s)
 
 
 def policy_loss(
@@ -297,6 +342,7 @@ def policy_loss(
     assert piece.importance is not None
     ref_logprobs = piece.ref_logprobs if kind.has_kl and config.kl_beta else None
     positions = piece.executed_positions
+    clip = ClipRange(config.clip, config.clip_high or config.clip, config.dual_clip or math.inf)
     return ppo_head(
         states[piece.predictor_index[positions]],
         head.weight,
@@ -305,11 +351,12 @@ def policy_loss(
         piece.advantages[positions],
         piece.importance[positions],
         normalizer,
-        config.clip if kind.clipped else UNCLIPPED,
+        clip if kind.clipped else UNCLIPPED,
         config.entropy_bonus,
         *head.at(temperature),
         ref_logprobs=None if ref_logprobs is None else ref_logprobs[positions],
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
+        kl_estimator=config.kl_estimator,
     )
 
 

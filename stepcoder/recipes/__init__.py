@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from stepcoder.config import RecipeName
-from stepcoder.recipes import coderl, grpo, ppocoder, rlcf, rloo, rltf, stepcoder
+from stepcoder.recipes import coderl, dapo, grpo, gspo, ppocoder, rlcf, rloo, rltf, stepcoder
 from stepcoder.recipes.recipe import Recipe
 
 RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
@@ -21,6 +21,8 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
         # al. 2017, arXiv 1707.06347). Switched on one by one they give the paper's ablations.
         "ppo": stepcoder.RECIPE,
         "grpo": grpo.RECIPE,
+        "gspo": gspo.RECIPE,
+        "dapo": dapo.RECIPE,
         "rloo": rloo.RECIPE,
         "ppocoder": ppocoder.RECIPE,
         "rltf": rltf.RECIPE,

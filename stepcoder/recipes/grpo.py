@@ -32,10 +32,8 @@ def rewards(rollouts: Sequence[Rollout]) -> list[Reward]:
 
 
 def advantages(batch: Batch, _: PPOConfig) -> Batch:
-    """Compare each program with those of its problem; each program weighs the same."""
-    trained = batch.sum_by_row(batch.executed_mask.float())  # (B,) |o_i|
-    weights = trained.mean() / trained.clamp(min=1)
-    values = group_normalized(batch.task_rewards, batch.packing.prompts) * weights
+    """Compare each program with those of its problem."""
+    values = group_normalized(batch.task_rewards, batch.packing.prompts)
     return replace(batch, advantages=batch.broadcast_rows(values))
 
 
@@ -52,4 +50,5 @@ def group_mean(values: Tensor, group: Tensor) -> Tensor:
     return (sums / group.bincount().clamp(min=1))[group]
 
 
-RECIPE = Recipe(rewards, advantages, PolicyLoss(has_kl=True), critic=None, scores_in_update=True)
+LOSS = PolicyLoss(has_kl=True, mean="sequence")
+RECIPE = Recipe(rewards, advantages, LOSS, critic=None, scores_in_update=True)

@@ -37,9 +37,9 @@ def total_reward(rollout: Rollout) -> float:
     return reward_of(rollout.verdict) + structure
 
 
-def adapted(beta: float, kl: float, programs: int) -> float:
+def adapted(beta: float, kl: float, programs: int, target: float = KL_TARGET) -> float:
     """Return the weight after a step: up where the KL exceeds the target, else down."""
-    error = min(max(kl / KL_TARGET - 1, -0.2), 0.2)
+    error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * programs / KL_HORIZON)
 
 

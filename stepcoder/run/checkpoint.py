@@ -66,6 +66,15 @@ def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         tokenizer.save_pretrained(folder)
 
 
+def replace_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write a model as `save_model` does in place of an earlier one: never half of it is there."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(partial, model, tokenizer)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint, None if there is none yet."""
     return next((path for path in reversed(_checkpoints(folder)) if (path / STATE).exists()), None)

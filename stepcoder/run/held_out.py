@@ -1,8 +1,9 @@
-"""Held-out evaluation: pass@1, the share of programs that pass all tests of their problem."""
+"""Held-out evaluation: the share of programs that pass all tests, and of problems with such one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox import Status
@@ -18,3 +19,9 @@ def pass_at_1(rollouts: Sequence[Rollout]) -> float:
     if not judged:
         raise ValueError("no program was judged: every run ended in an infrastructure error")
     return sum(r.verdict.passed for r in judged) / len(judged)
+
+
+def any_passed(rollouts: Sequence[Rollout]) -> float:
+    """Share of problems of which a program passes: pass@k, with k samples of each."""
+    attempts = [list(found) for _, found in groupby(rollouts, key=lambda r: id(r.task))]
+    return sum(any(r.verdict.passed for r in found) for found in attempts) / len(attempts)

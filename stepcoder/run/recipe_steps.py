@@ -69,13 +69,26 @@ def replayed(run: Run, rows: list[Row], step: int) -> list[Row]:
 
 
 def further_updates(
-    run: Run, batch: Batch, rollouts: Sequence[Rollout], step: int, trained_policy: bool
+    run: Run,
+    batch: Batch,
+    rollouts: Sequence[Rollout],
+    step: int,
+    trained_policy: bool,
+    updated: dict[str, float],
 ) -> dict[str, float]:
-    """Do what the recipe learns besides policy and critic; returns its figures."""
+    """Do what the recipe learns besides policy and critic; returns its figures.
+
+    `updated` are those of the update, which may have scored the batch.
+    """
     recipe, stats = run.recipe, dict[str, float]()
-    if recipe.adapts_kl:
-        kl = abs(batch.kl_by_row().mean().item())
-        stats["kl_beta"] = ppocoder.adapted(run.ppo.kl_beta, kl, programs=len(batch))
+    target = run.config.ppo.kl_target
+    if recipe.adapts_kl or target is not None:
+        if batch.old_logprobs is None:  # a mean over tokens, where one over programs is wanted
+            kl = updated.get("kl", 0.0) * len(batch.response_positions) / len(batch)
+        else:
+            kl = batch.kl_by_row().mean().item()
+        goal = ppocoder.KL_TARGET if target is None else target
+        stats["kl_beta"] = ppocoder.adapted(run.ppo.kl_beta, abs(kl), len(batch), goal)
         run.recipe_state["kl_beta"] = stats["kl_beta"]
     if recipe.imitates and trained_policy:
         stats["imitation_loss"] = imitate(run, step)

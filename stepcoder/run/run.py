@@ -19,6 +19,7 @@ from stepcoder.errors import RunError
 from stepcoder.method.curriculum import Curriculum
 from stepcoder.method.ppo import Learner, RunningDeviation
 from stepcoder.method.rewards import Outcome
+from stepcoder.method.schedule import rate_factor
 from stepcoder.models.batch import Batch
 from stepcoder.models.load import new_critic
 from stepcoder.models.lora import load_own_state, own_state
@@ -36,9 +37,9 @@ from stepcoder.rollout.open_engine import open_engine
 from stepcoder.rollout.pipeline import Pipeline
 from stepcoder.rollout.replay import from_plain, to_plain
 from stepcoder.rollout.rollout import Rollout, Task, roll_out, sampling_of, whole_program_tasks
-from stepcoder.run.checkpoint import save_checkpoint, save_model
+from stepcoder.run.checkpoint import replace_model, save_checkpoint, save_model
 from stepcoder.run.data import TrainingData, evenly_spaced
-from stepcoder.run.held_out import pass_at_1
+from stepcoder.run.held_out import any_passed, pass_at_1
 from stepcoder.run.metrics import StepTimer, curriculum_metrics, step_metrics
 from stepcoder.run.stop import Stopped
 from stepcoder.sandbox import Judge
@@ -67,6 +68,7 @@ class Run:
     sft_step: int = 0
     step: int = 0
     tokens: int = 0  # generated in RL
+    best: float = -1.0  # pass@1 of the validation problems in the best evaluation so far
     recipe_state: dict[str, Any] = field(default_factory=dict)  # plain data, see `recipe_steps.py`
     deviation: RunningDeviation = field(default_factory=RunningDeviation)
     clock: StepTimer = field(default_factory=StepTimer)
@@ -89,9 +91,15 @@ class Run:
 
     @property
     def ppo(self) -> PPOConfig:
-        """PPO's numbers of the present step: the weight of the KL may adapt."""
-        ppo = self.config.ppo
-        return replace(ppo, kl_beta=float(self.recipe_state.get("kl_beta", ppo.kl_beta)))
+        """PPO's numbers of the present step: rates follow a schedule, the KL's weight may adapt."""
+        ppo, step = self.config.ppo, self.step + 1
+        factor = rate_factor(step, self.config.steps, ppo.warmup_steps, ppo.schedule)
+        return replace(
+            ppo,
+            policy_lr=factor * ppo.policy_lr,
+            critic_lr=factor * ppo.critic_lr,
+            kl_beta=float(self.recipe_state.get("kl_beta", ppo.kl_beta)),
+        )
 
     def generator(self, step: int) -> torch.Generator:
         """Return the step's own generator, a function of seed and step; supervised: -1, -2, ..."""
@@ -106,9 +114,13 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """True once all steps are done, or RL has generated the tokens that `max_tokens` allows."""
-        budget = self.config.max_tokens
-        return self.step >= self.config.steps or (budget is not None and self.tokens >= budget)
+        """True once all steps are done, `max_tokens` generated, or `eval.target` reached."""
+        budget, target = self.config.max_tokens, self.config.eval.target
+        return (
+            self.step >= self.config.steps
+            or (budget is not None and self.tokens >= budget)
+            or (target is not None and self.best >= target)
+        )
 
     @property
     def scores_in_update(self) -> bool:
@@ -241,12 +253,13 @@ class Run:
         self.engine_failures = []
         self.check_engine(metrics.get("engine_difference"))
         trim_heap()
-        last = self.is_done
-        evaluates = last or step % config.eval.every == 0
+        evaluates = self.is_done or step % config.eval.every == 0
         if evaluates:
             metrics["eval"] = self.evaluate(self.data.validation)
+            self.note_evaluation(metrics["eval"].get("pass@1", -1.0))
             chosen = [sample_of(r, step, config.fgo) for r in worth_reading(rollouts)]
             self.run_dir.log_samples(step, chosen)
+        last = self.is_done
         if last:
             metrics["test"] = self.evaluate(self.data.test)
         self.log(step, metrics)
@@ -254,6 +267,14 @@ class Run:
             self.checkpoint(step)
         if evaluates:
             write_report(self.run_dir.path)
+
+    def note_evaluation(self, pass_rate: float) -> None:
+        """Remember the best evaluation, and keep its policy if `checkpoint.best` asks for it."""
+        if pass_rate <= self.best:
+            return
+        self.best = pass_rate
+        if self.config.checkpoint.best:
+            replace_model(self.run_dir.path / "best", self.policy, self.tokenizer)
 
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
         """Pass@1 of whole programs on problems that are not trained on (none: no figures)."""
@@ -266,9 +287,12 @@ class Run:
         sampling = sampling_of(template, config.eval.temperature, config.rollout.max_new_tokens)
         rollouts = self.roll_out(tasks, sampling, config.eval.samples)
         try:
-            return {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
+            figures = {"pass@1": pass_at_1(rollouts), "problems": len(problems)}
         except ValueError as error:
             raise RunError(f"evaluation: {error} ({rollouts[0].verdict.message})") from None
+        if config.eval.samples > 1:
+            figures[f"pass@{config.eval.samples}"] = any_passed(rollouts)
+        return figures
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Record a step of the present phase and show it."""
@@ -315,6 +339,7 @@ class Run:
             "critic_optimizer": learner.critic_optimizer and learner.critic_optimizer.state_dict(),
             "deviation": asdict(self.deviation),
             "tokens": self.tokens,
+            "best": self.best,
             "recipe_state": self.recipe_state,
             "recipe_model": model and own_state(model),
             "recipe_optimizer": optimizer and optimizer.state_dict(),
@@ -350,6 +375,7 @@ class Run:
             load_own_state(self.discriminator, state["recipe_model"])
             self.discriminator_optimizer.load_state_dict(state["recipe_optimizer"])
         self.tokens, self.recipe_state = state["tokens"], state["recipe_state"]
+        self.best = state.get("best", -1.0)
         learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
         if learner.critic_optimizer:
             learner.critic_optimizer.load_state_dict(state["critic_optimizer"])

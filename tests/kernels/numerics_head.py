@@ -232,11 +232,24 @@ def make_tokens(head: Head, **settings) -> Tokens:
     return Tokens(old, rest[0], rest[1].abs().clamp(max=1.0), old + 0.3 * rest[2])
 
 
+RANGE = reference.ClipRange(0.2, 0.28, 1.5)
 CASES = [
-    {"entropy_bonus": 0.0, "temperature": 1.0, "softcap": 0.0, "kl_estimator": None},
-    {"entropy_bonus": 0.02, "temperature": 0.7, "softcap": 0.0, "kl_estimator": "k1"},
-    {"entropy_bonus": 0.0, "temperature": 1.0, "softcap": 20.0, "kl_estimator": "k2"},
-    {"entropy_bonus": 0.02, "temperature": 1.3, "softcap": 20.0, "kl_estimator": "k3"},
+    {"entropy_bonus": 0.0, "temperature": 1.0, "softcap": 0.0, "kl_estimator": None, "clip": 0.2},
+    {
+        "entropy_bonus": 0.02,
+        "temperature": 0.7,
+        "softcap": 0.0,
+        "kl_estimator": "k1",
+        "clip": RANGE,
+    },
+    {"entropy_bonus": 0.0, "temperature": 1.0, "softcap": 20.0, "kl_estimator": "k2", "clip": 0.2},
+    {
+        "entropy_bonus": 0.02,
+        "temperature": 1.3,
+        "softcap": 20.0,
+        "kl_estimator": "k3",
+        "clip": RANGE,
+    },
 ]
 
 
@@ -256,7 +269,7 @@ def run_head(function, head: Head, tokens: Tokens, case: dict, rows=slice(None),
         advantages,
         importance,
         float(max(len(head.hidden), 1)),
-        0.2,
+        case["clip"],
         case["entropy_bonus"],
         case["temperature"],
         case["softcap"],

@@ -45,7 +45,7 @@ def test_operators_keep_their_promises_to_pytorch(device):
             ppo_head._forward,
             (
                 *(hidden, weight, targets, old, advantages, importance, None),
-                *(20.0, 0.2, 0.0, 1.0, 0.0, 0.0, 0, size, True, True),
+                *(20.0, 0.2, 0.3, 2.0, 0.0, 1.0, 0.0, 0.0, 0, size, True, True),
             ),
         ),
         (gae_file._forward, (old, advantages, cu_seqlens, mask, None, 0.9, 0.8, True)),
@@ -54,7 +54,7 @@ def test_operators_keep_their_promises_to_pytorch(device):
             (
                 *(old.clone().requires_grad_(), importance, old, advantages, importance, None),
                 *(mask, advantages, old, importance, mask),
-                *(9.0, 9.0, 0.2, 0.2, 0.0, 0.0, 0),
+                *(9.0, 9.0, 0.2, 0.3, 2.0, 0.2, 0.0, 0.0, 0),
             ),
         ),
         (scale.scale_, (old.clone(), advantages[0], advantages[1], 7)),

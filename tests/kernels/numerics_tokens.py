@@ -113,6 +113,8 @@ NAMES = (
     "response_mask",
     "ref_logprobs",
 )
+RANGE = reference.ClipRange(0.2, 0.28, 1.3)  # log-ratios deviate by 0.3: all of it is met
+CLIPS = {None: 0.2, "k1": RANGE, "k2": reference.ClipRange(0.1, 0.3), "k3": 0.2}
 DIFFERENTIABLE = ("logprobs", "entropy", "values")
 
 
@@ -149,7 +151,7 @@ def run(function, tokens: dict, estimator: str | None, factors=(1.0, 1.0)):
     ref = tokens["ref_logprobs"] if estimator else None
     policy, value, statistics = function(
         *[tokens[name] for name in NAMES[:-1]],
-        *(100.0, 200.0, 0.2, 0.25, 0.01),
+        *(100.0, 200.0, CLIPS[estimator], 0.25, 0.01),
         ref,
         0.3,
         estimator or "k3",

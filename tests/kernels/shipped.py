@@ -60,7 +60,14 @@ def configurations() -> Iterator[dict[str, Any]]:
         "constants": {"ROWS": logprob.ROWS, "TILES": logprob.TILES},
     }
     pointers = ("old_logprobs", "advantages", "importance", "ref_logprobs", "row_terms", "sums")
-    numbers = ("inverse_normalizer", "clip", "entropy_bonus", "kl_beta")
+    numbers = (
+        "inverse_normalizer",
+        "clip_low",
+        "clip_high",
+        "dual_clip",
+        "entropy_bonus",
+        "kl_beta",
+    )
     for estimator in range(4):
         yield {
             "name": f"ppo_rows estimator={estimator}",
@@ -140,7 +147,8 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
         }
     floats = [name for name in ppo_loss.TENSORS if not name.endswith("_mask")]
     floats += ["gradients", "policy_loss", "value_loss", "statistics", "sums"]
-    numbers = ["inverse_policy_normalizer", "inverse_value_normalizer", "clip", "value_clip"]
+    numbers = ["inverse_policy_normalizer", "inverse_value_normalizer", "clip_low"]
+    numbers += ["clip_high", "dual_clip", "value_clip"]
     numbers += ["entropy_bonus", "kl_beta"]
     for policy, value, masked, estimator in (
         (True, False, False, 0),

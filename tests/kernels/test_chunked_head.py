@@ -59,15 +59,17 @@ def test_logprobs_and_entropies_are_the_references_with_their_gradients(
 
 
 @pytest.mark.parametrize(
-    ("settings", "kl_beta", "estimator"),
+    ("clip", "settings", "kl_beta", "estimator"),
     [
-        ((0.0, 1.0, 0.0), 0.0, "k3"),
-        ((0.1, 0.7, 0.0), 0.3, "k1"),
-        ((0.0, 1.3, 2.0), 0.3, "k2"),
-        ((0.1, 1.3, 2.0), 0.3, "k3"),
+        (0.2, (0.0, 1.0, 0.0), 0.0, "k3"),
+        (0.2, (0.1, 0.7, 0.0), 0.3, "k1"),
+        (reference.ClipRange(0.2, 0.3), (0.0, 1.3, 2.0), 0.3, "k2"),
+        (reference.ClipRange(0.2, 0.3, 1.5), (0.1, 1.3, 2.0), 0.3, "k3"),
     ],
 )
-def test_the_loss_is_the_references_with_its_statistics_and_gradients(settings, kl_beta, estimator):
+def test_the_loss_is_the_references_with_its_statistics_and_gradients(
+    clip, settings, kl_beta, estimator
+):
     hidden, weight, targets = make_head(torch.float64)
     with torch.no_grad():
         logprobs, _ = reference.logprob_entropy(hidden, weight, targets, *settings[1:])
@@ -75,7 +77,7 @@ def test_the_loss_is_the_references_with_its_statistics_and_gradients(settings, 
     results = []
     for definition in (ppo_head, reference.ppo_head):
         loss, statistics = definition(
-            *(hidden, weight, targets, old, advantages, importance, 250.0, 0.2, *settings),
+            *(hidden, weight, targets, old, advantages, importance, 250.0, clip, *settings),
             *(ref if kl_beta else None, kl_beta, estimator),
         )
         gradients = torch.autograd.grad(-3 * loss, (hidden, weight))

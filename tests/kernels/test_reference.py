@@ -119,6 +119,35 @@ def test_clipped_counts_the_tokens_whose_gradient_is_cut_off():
     assert 0 < statistics.clipped.item() == (logprobs.grad == 0).sum().item() < N
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        # Below 1 - low = 0.8 a loss is not made larger, above 1 + high = 1.28 a gain is not.
+        (0.7, -1.0, 0.8, 0.0),
+        (0.7, 1.0, -0.7, -0.7),
+        (0.9, -1.0, 0.9, 0.9),
+        (1.25, 2.0, -2.5, -2.5),
+        (1.3, 2.0, -2.56, 0.0),
+        # A loss counts no more than at the ratio 3, however far the policy has moved to it.
+        (2.0, -1.0, 2.0, 2.0),
+        (5.0, -1.0, 3.0, 0.0),
+        (5.0, 1.0, -1.28, 0.0),
+        (5.0, 0.0, 0.0, 0.0),
+    ],
+)
+def test_a_range_clips_each_side_on_its_own(ratio, advantage, loss, gradient):
+    logprob = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    clip = reference.ClipRange(low=0.2, high=0.28, dual=3.0)
+    found, statistics = reference.ppo_policy_loss(
+        logprob, zero, zero, advantage * one, one, 1.0, clip
+    )
+    found.backward()
+    assert found.item() == pytest.approx(loss)
+    assert logprob.grad.item() == pytest.approx(gradient)
+    assert statistics.clipped.item() == (gradient == 0 and advantage != 0)
+
+
 def test_an_unknown_kl_estimator_is_refused():
     *inputs, ref = policy_inputs(2)
     with pytest.raises(ValueError, match="k1, k2 or k3"):

@@ -42,6 +42,8 @@ CONFIG = PPOConfig(
     value_clip=0.2,
     entropy_bonus=0.01,
     max_grad_norm=1e9,
+    policy_lr=1.0,  # that of `stepping`
+    critic_lr=1.0,
     whiten_advantages="none",
 )
 

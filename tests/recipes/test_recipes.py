@@ -16,7 +16,7 @@ from helpers.tokenizers_built import single_bytes
 from stepcoder.config import Config, FGOConfig, PPOConfig, PromptConfig
 from stepcoder.errors import RunError
 from stepcoder.evaluate import critic_sampling
-from stepcoder.method.ppo import Learner, policy_figures, score, shaped_rewards, update
+from stepcoder.method.ppo import Learner, policy_figures, score, shaped_rewards, update, weighted
 from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.models.optim import Masters
@@ -133,6 +133,7 @@ def test_grpo_divides_by_the_groups_own_deviation():
 
 def test_grpo_weighs_every_program_the_same_whatever_its_length():
     batch = grpo.advantages(pack([row(1, 1.0), row(4, -0.3)]), PPO)
+    batch = weighted(batch, PPO, grpo.RECIPE.loss)
     tokens = batch.response_mask.sum()
     in_the_loss = (batch.advantages / tokens)[batch.response_mask]  # eq. 3: A_i / (G |o_i|)
     assert in_the_loss.tolist() == pytest.approx([1 / 2, *[-1 / 8] * 4])
@@ -245,6 +246,8 @@ def test_the_weight_of_the_kl_follows_its_target():
     assert ppocoder.adapted(0.05, kl=1.1, programs=1000) == pytest.approx(0.05 * 1.01)
     assert ppocoder.adapted(0.05, kl=30.0, programs=1000) == pytest.approx(0.05 * 1.02)
     assert ppocoder.adapted(0.05, kl=0.0, programs=1000) == pytest.approx(0.05 * 0.98)
+    twice = ppocoder.adapted(0.05, kl=2.2, programs=1000, target=2.0)  # ppo.kl_target
+    assert twice == pytest.approx(0.05 * 1.01)
 
 
 # --- RLTF

@@ -39,15 +39,16 @@ def test_a_recipe_trains_and_resumes_bit_for_bit(tmp_path, start, recipe):
     records = read_records(whole)
     before = torch.load(whole / "checkpoints" / "rl-000001" / "state.pt", weights_only=True)
     after = load_state(newest_checkpoint(whole / "checkpoints"))
-    assert any(not torch.equal(after["reference"][k], v) for k, v in before["policy"].items())
+    assert any(not torch.equal(after["policy"][k], v) for k, v in before["policy"].items())
+    assert (after["reference"] is None) == (recipe in ("gspo", "dapo"))
     assert records[-1]["tokens_total"] > records[1]["tokens_total"] > 0
-    assert (after["critic"] is None) == (recipe in ("grpo", "rloo", "rltf"))
+    assert (after["critic"] is None) == (recipe in ("grpo", "gspo", "dapo", "rloo", "rltf"))
     assert ("explained_variance" in records[-1]) == (
         recipe in ("stepcoder", "ppo", "ppocoder", "rlcf")
     )
     assert recipe not in FIGURES or records[-1][FIGURES[recipe]] > 0
     masked = [record["masked_share"] for record in records[1:]]
-    assert recipe == "stepcoder" or masked == [0, 0]
+    assert recipe in ("stepcoder", "dapo") or masked == [0, 0]
 
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoints" / "rl-000002")
@@ -159,6 +160,25 @@ def test_a_run_ends_when_its_tokens_are_spent(tmp_path, start):
     assert newest_checkpoint(folder / "checkpoints").name == f"rl-{len(records):06d}"
     assert run(folder, command=("--resume", str(folder))) == 0
     assert len(read_records(folder)) == len(records) + 1  # nothing was added to what was done
+
+
+def test_a_run_ends_at_its_target_and_keeps_its_best_policy(tmp_path, start):
+    folder = tmp_path / "run"
+    more = ["eval.every=1", "eval.target=0.001", "eval.temperature=1.0", "eval.samples=3"]
+    more += ["checkpoint.best=true", "recipe=grpo", "ppo.kl_target=0.5"]
+    assert run(folder, *start, *QUICK, "steps=9", *more) == 0
+    records = [r for r in read_records(folder) if r["step"]]
+    found = [r["eval"]["pass@1"] for r in records]
+    assert found[-1] >= 0.001 > max([*found[:-1], 0])
+    assert len(records) < 9
+    assert records[-1]["eval"]["pass@3"] >= found[-1]
+    beta, kl = records[0]["kl_beta"], records[0]["kl"] * records[0]["response_length"]
+    error = min(max(abs(kl) / 0.5 - 1, -0.2), 0.2)
+    assert beta == pytest.approx(0.05 * (1 + error * records[0]["rollouts"] / 10_000))
+    newest = newest_checkpoint(folder / "checkpoints") / "policy" / "model.safetensors"
+    assert (folder / "best" / "model.safetensors").read_bytes() == newest.read_bytes()
+    assert run(folder, command=("--resume", str(folder))) == 0
+    assert len([r for r in read_records(folder) if r["step"]]) == len(records)
 
 
 def test_an_evaluation_of_some_problems_spreads_over_all():
