@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from stepcoder.options import (
     ConfigError,
@@ -31,6 +31,7 @@ from stepcoder.options import (
     to_text,
 )
 from stepcoder.problems.template import AUTO, check_template, in_own_words
+from stepcoder.user_code import is_user_code
 
 COUNT = Range(at_least=1)
 NOT_NEGATIVE = Range(at_least=0)
@@ -142,10 +143,21 @@ class PromptConfig:
     template: Annotated[
         str,
         "Text with {description} that ends with {given}; chat: the tokenizer's own; "
-        "auto: it, if there is one; answer: it, in the policy's own words.",
+        "auto: it, if there is one; answer: it, in the policy's own words; @FILE: the text there.",
     ] = AUTO
     thinking: Annotated[bool, "Let the policy think first, if its chat template can."] = False
     max_prompt_tokens: Annotated[int, "Problems with longer prompts are left out.", COUNT] = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    """A reward of your own."""
+
+    function: Annotated[
+        str | None,
+        "FILE.py:NAME of a function (problem, program, verdict) that gives a program's reward; "
+        "null: the recipe's.",
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +338,9 @@ class Config:
 
     seed: Annotated[int, "Seed of all random numbers.", NOT_NEGATIVE] = 0
     recipe: Annotated[
-        RecipeName, "Algorithm; all but stepcoder have CCCS and FGO off unless asked for."
+        str,
+        f"Algorithm: {', '.join(get_args(RecipeName))}; or FILE.py:NAME, a Recipe of your own. All "
+        "but stepcoder have CCCS and FGO off unless asked for.",
     ] = "stepcoder"
     run_dir: Annotated[str | None, "Folder of the run; null: runs/<date and time>."] = None
     steps: Annotated[int, "Steps of RL.", NOT_NEGATIVE] = 500
@@ -340,6 +354,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     sft: SFTConfig = SFTConfig()
     prompt: PromptConfig = PromptConfig()
+    reward: RewardConfig = RewardConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     fgo: FGOConfig = FGOConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -387,8 +402,17 @@ def to_yaml(config: Config) -> str:
 def _config(values: Mapping[str, Any]) -> Config:
     """Build the Config of converted values by dotted name. Raises ConfigError if they conflict.
 
+    A prompt template @FILE is the text of that file.
+
     CCCS and FGO are StepCoder's own ideas: in other recipes they are off unless asked for.
     """
+    template = values.get("prompt.template", "")
+    if template.startswith("@"):
+        try:
+            text = Path(template[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f'"prompt.template": no text in {template[1:]} ({error})') from None
+        values = {**values, "prompt.template": text.removesuffix("\n")}
     recipe = values.get("recipe", "stepcoder")
     ideas = dict.fromkeys(("curriculum.cccs", "fgo.enabled"), recipe == "stepcoder")
     config = build(Config, {**ideas, **RECIPE_DEFAULTS.get(recipe, {}), **values})
@@ -400,6 +424,12 @@ def _config(values: Mapping[str, Any]) -> Config:
 def _conflicts(config: Config) -> Iterator[str]:
     """Say what is wrong where values do not fit each other or the recipe, one line each."""
     model, rollout, ppo, recipe = config.model, config.rollout, config.ppo, config.recipe
+    if recipe not in get_args(RecipeName) and not is_user_code(recipe):
+        names = " or ".join(f'"{name}"' for name in get_args(RecipeName))
+        yield f'"recipe" is "{recipe}"; give {names}, or FILE.py:NAME of your own'
+    function = config.reward.function
+    if function is not None and not is_user_code(function):
+        yield f'"reward.function" is "{function}"; give FILE.py:NAME, or null'
     if model.width % (2 * model.heads):
         yield f'"model.width" is {model.width}; give a multiple of 2 x model.heads ({model.heads})'
     if model.heads % model.kv_heads:
@@ -570,6 +600,10 @@ def _with_absolute_paths(config: Config) -> Config:
         path = values[name]
         if path is not None and path != EMBEDDED and os.path.exists(path):
             values[name] = str(Path(path).absolute())
+    for name in ("recipe", "reward.function"):
+        file = (values[name] or "").rpartition(":")[0]
+        if file and os.path.exists(file):
+            values[name] = str(Path(values[name]).absolute())
     return from_dict(values)
 
 

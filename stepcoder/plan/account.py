@@ -37,7 +37,7 @@ from stepcoder.models.policy import (
 )
 from stepcoder.plan.alive import Alive
 from stepcoder.plan.stand_ins import ATTENTION, Head
-from stepcoder.recipes import RECIPES
+from stepcoder.recipes.own import recipe_of
 from stepcoder.rollout.open_engine import CPU_CACHE_GB, MEMORY_SHARE
 from stepcoder.run.model_folder import model_folder
 
@@ -89,7 +89,7 @@ def account_of(
         RunError: transformers has no causal language model of this shape, or it cannot be trained.
     """
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    recipe = RECIPES[config.recipe]
+    recipe = recipe_of(config)
     with META:
         policy = _built(shape, config, cuda)
         critic: Critic | ValueHead | None = None

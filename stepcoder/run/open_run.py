@@ -15,6 +15,7 @@ from stepcoder.method.curriculum import Curriculum
 from stepcoder.models.load import load_policy_and_tokenizer, with_template
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import choose_device
+from stepcoder.recipes.own import recipe_of
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import RunDir, resume_at
 from stepcoder.rollout.open_engine import check_positions
@@ -45,6 +46,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         run_dir = stack.enter_context(RunDir.open(config, resume is not None))
         config = with_model_folders(config)  # the folder has the names
         progress = stack.enter_context(Progress(config))
+        recipe = recipe_of(config)
         data = load_data(config.data, config.sft.share)
         if data.skipped:
             progress.note(f"{config.data.path}: {len(data.skipped)} broken records skipped")
@@ -60,6 +62,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         sft, masters = config.sft, Masters(policy)
         run = Run(
             config=config,
+            recipe=recipe,
             data=data,
             device=device,
             tokenizer=tokenizer,

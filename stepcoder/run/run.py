@@ -26,7 +26,6 @@ from stepcoder.models.lora import load_own_state, own_state
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import OutcomeCritic, frozen_copy
 from stepcoder.problems.problem import Problem
-from stepcoder.recipes import RECIPES
 from stepcoder.recipes.recipe import Recipe
 from stepcoder.report.chosen import sample_of, worth_reading
 from stepcoder.report.page import write_report
@@ -54,6 +53,7 @@ class Run:
     """Everything a run holds. The fields at the end exist from `begin_rl` on (phase "rl")."""
 
     config: Config
+    recipe: Recipe
     data: TrainingData
     device: torch.device
     tokenizer: PreTrainedTokenizerBase
@@ -83,11 +83,6 @@ class Run:
     discriminator: OutcomeCritic | None = field(init=False, default=None)
     discriminator_optimizer: Optimizer | None = field(init=False, default=None)
     pipeline: Pipeline = field(init=False)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The algorithm."""
-        return RECIPES[self.config.recipe]
 
     @property
     def ppo(self) -> PPOConfig:

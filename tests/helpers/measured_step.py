@@ -31,7 +31,7 @@ from stepcoder.models.load import load_policy_and_tokenizer, new_critic
 from stepcoder.models.optim import Masters
 from stepcoder.models.policy import frozen_copy
 from stepcoder.plan.account import account_of, shape_of
-from stepcoder.recipes import RECIPES
+from stepcoder.recipes.own import recipe_of
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
 
@@ -52,7 +52,7 @@ def main(model: str, *overrides: str) -> None:
     planned = account_of(config, shape_of(model, "MODEL")).sums
     base, measured = memory("VmRSS"), {}
 
-    recipe, rollout, ppo = RECIPES[config.recipe], config.rollout, config.ppo
+    recipe, rollout, ppo = recipe_of(config), config.rollout, config.ppo
     tokenizer, policy = load_policy_and_tokenizer(config, [], torch.device("cpu"), Path())
     critic = recipe.critic and new_critic(recipe.critic, policy, config, tokenizer, 4)
     reference = frozen_copy(policy) if ppo.kl_beta else None

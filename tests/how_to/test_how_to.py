@@ -9,18 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args
 
 import pytest
 from helpers.small_runs import constant_problems, run
 
-from stepcoder import config
-from stepcoder.options import leaves
 from stepcoder.problems import formats, problem
 from stepcoder.problems.problem import load_problems, program_of
-from stepcoder.recipes import RECIPES
 from stepcoder.report.run_dir import read_records
-from stepcoder.run import run as run_module
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
 from stepcoder.sandbox import CallTests, Custom, Judge, Program, Status
 
@@ -43,13 +38,14 @@ def test_the_page_shows_the_file(name):
     assert f"```python\n{(HERE / name).read_text()}```\n" in PAGE
 
 
-def test_a_recipe_trains(tmp_path, monkeypatch):
-    names = (*get_args(config.RecipeName), "baseline")
-    monkeypatch.setattr(config, "RecipeName", Literal[names])
-    monkeypatch.setattr(config, "LEAVES", leaves(config.Config))
-    monkeypatch.setattr(run_module, "RECIPES", {**RECIPES, "baseline": load("baseline.py").RECIPE})
+def test_a_recipe_trains(tmp_path):
     problems = constant_problems(tmp_path / "constants.jsonl")
-    options = ["recipe=baseline", f"data.path={problems}", "sft.steps=60", "sft.share=1.0"]
+    options = [
+        f"recipe={HERE / 'baseline.py'}:RECIPE",
+        f"data.path={problems}",
+        "sft.steps=60",
+        "sft.share=1.0",
+    ]
     assert run(tmp_path / "run", *options, "steps=2", "eval.every=2", "checkpoint.every=2") == 0
     steps = [record for record in read_records(tmp_path / "run") if record["phase"] == "rl"]
     assert [record["step"] for record in steps] == [0, 1, 2]
