@@ -212,6 +212,7 @@ class Worker {
   void serve() {
     prctl(PR_SET_NAME, "sc-worker");
     reset_files();
+    clean_scratch();
     const Hello hello{isolation_.missing_layers};
     checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
     make_child_ready();
