@@ -208,7 +208,8 @@ void WorkerProcess::wait_or_kill() {
   waitpid(pid_, nullptr, 0);
 }
 
-bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel) {
+bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel,
+                          int tester_board) {
   const std::string& request = as_tester ? job.tester_request : job.request;
   const bool has_tests = as_tester == (job.kind == JobKind::kPair) && !job.test_requests.empty();
   replace_content(request_, has_tests ? request + job.test_requests[first_test] : request);
@@ -234,7 +235,6 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   message.arena_offset = layout.arena_offset;
   message.line_count = std::min(job.line_count, kMaxTracedLines);
   message.first_test = header.first_test;
-  message.has_records = job.kind != JobKind::kPair || as_tester ? 1 : 0;
   message.cpu_ns = job.cpu_ns;
   message.wall_ns = job.wall_ns;
   message.memory_bytes = job.memory_bytes;
@@ -245,7 +245,7 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
     message.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
   }
   cgroup_.allow_memory(message.memory_bytes + 2 * message.output_bytes + kOutsideLimits);
-  return send_control(control_.get(), message, channel);
+  return send_control(control_.get(), message, channel, tester_board);
 }
 
 // Clears the whole board, wherever the last run wrote. The first pages, which every run uses, are

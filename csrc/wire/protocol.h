@@ -39,7 +39,7 @@ struct ControlMessage {
   uint64_t arena_offset = 0;
   uint64_t line_count = 0;  // lines of the program that are noted
   uint32_t first_test = 0;
-  uint32_t has_records = 1;  // each test leaves a record: no program's that serves a tester
+  uint32_t reserved = 0;
 };
 
 // worker -> judge, once when the worker is ready.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from helpers.raw_memory import RAW_MEMORY
 
-from stepcoder.sandbox import CallTests, Judge, Limits, Program, Status, StdinTests, Verdict
+from stepcoder.sandbox import AssertTests, CallTests, Judge, Limits, Program, Status, StdinTests, Verdict
 
 ONE = CallTests(([1],), (2,))
 SHORT = Limits(cpu_s=1.0, wall_s=1.0)
@@ -28,6 +28,24 @@ def judged(judge: Judge, source: str, tests: CallTests = ONE, limits: Limits = S
     assert honest.passed, honest.message
     assert honest.executed_lines == {1, 2}
     return verdict
+
+
+def test_a_program_that_is_called_by_a_test_cannot_enter_the_next_one(judge: Judge) -> None:
+    source = f"""{HARNESS}
+import time
+def f(x):
+    for phase in range(4, 8):
+        launcher.enter_phase(phase)
+        time.sleep(0.7)
+    return x
+class Indirect:
+    pass
+"""
+    # Not calls of the function alone: these run in a tester's process.
+    asserts = tuple(f"assert f({i}) == {i} and Indirect()" for i in range(8))
+    verdict = judge.run(Program(source, "f"), AssertTests(asserts), SHORT)
+    assert verdict.status is Status.WALL_TIME_LIMIT
+    assert verdict.tests[0].status is Status.WALL_TIME_LIMIT
 
 
 @pytest.mark.parametrize("count", [1, 4])
