@@ -69,7 +69,7 @@ std::string content(const UniqueFd& file, uint64_t offset, uint64_t size) {
   return text;
 }
 
-constexpr uint64_t kStderrTail = 4096;
+constexpr uint64_t kStderrTail = uint64_t{64} << 10;
 
 std::string tail(const UniqueFd& file) {
   const uint64_t size = size_of(file);

@@ -8,7 +8,16 @@ from __future__ import annotations
 import pytest
 from helpers.raw_memory import RAW_MEMORY
 
-from stepcoder.sandbox import AssertTests, CallTests, Judge, Limits, Program, Status, StdinTests, Verdict
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Judge,
+    Limits,
+    Program,
+    Status,
+    StdinTests,
+    Verdict,
+)
 
 ONE = CallTests(([1],), (2,))
 SHORT = Limits(cpu_s=1.0, wall_s=1.0)
