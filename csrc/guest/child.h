@@ -31,7 +31,6 @@ void rehearse(const Shared& shared, PyObject* rehearse);
 void enter_phase(uint32_t phase);
 bool record_value(PyObject* value, PyObject* normalize);
 bool record_error(PyObject* error);
-void record_tampering();
 uint32_t first_test();
 
 }  // namespace stepcoder::child

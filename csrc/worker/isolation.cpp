@@ -117,13 +117,18 @@ void change_root(const IsolationConfig& config) {
       checked(mount(nullptr, (root + path).c_str(), nullptr,
                     MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr),
               "make a hidden folder read-only");
+  // Reading it gives stdin (preload/dev_stdin.cpp); this is for programs that look whether it is
+  // there.
+  fs::create_directories(root + "/dev");
+  UniqueFd(open((root + "/dev/stdin").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0444));
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
-  const std::string options =
-      "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
-  checked(
-      mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()),
-      "mount the scratch folder");
+  std::string options = "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
+  // Only its owner can set a folder's times back.
+  if (geteuid() == 0) options += ",uid=" + std::to_string(config.own_uid);
+  checked(mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME,
+                options.c_str()),
+          "mount the scratch folder");
   checked(chdir(root.c_str()), "enter the new root");
   checked(syscall(SYS_pivot_root, ".", "."), "pivot_root");
   checked(umount2(".", MNT_DETACH), "let go of the old root");
@@ -238,7 +243,11 @@ void set_fixed_limits(bool user_namespace) {
   set_limit(RLIMIT_MEMLOCK, 0);
   set_limit(RLIMIT_MSGQUEUE, 0);
   set_limit(RLIMIT_NOFILE, 64);
-  set_limit(RLIMIT_STACK, rlim_t{64} << 20);
+  // A program may raise this one: the stack is memory like any other.
+  rlimit stack{};
+  checked(getrlimit(RLIMIT_STACK, &stack), "getrlimit");
+  stack.rlim_cur = std::min(stack.rlim_max, rlim_t{64} << 20);
+  checked(setrlimit(RLIMIT_STACK, &stack), "setrlimit");
   // Counted for this worker alone in its user namespace; elsewhere for all of the user's processes.
   if (user_namespace) set_limit(RLIMIT_NPROC, kMaxTasks);
 }
