@@ -28,6 +28,7 @@ from stepcoder.sandbox.checkers import Regex, Unordered
 from stepcoder.sandbox.program import (
     CallTests,
     CodeTests,
+    EncodedCalls,
     Limits,
     Program,
     StdinTests,
@@ -76,8 +77,13 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
         raise ValueError("an expected output of a Regex checker is no text")
     job.kind = _launcher.JobKind.CALLS
     kind = "values" if isinstance(tests, CompiledAsserts) else "calls"
-    if tests.process_per_test:
-        job.request = _without_end(_request(kind, program, None))
+    if isinstance(tests, EncodedCalls):
+        count = len(tests.inputs)
+        nones = _launcher.encode([None] * count, 2 * count + 16)
+        start = without_end(_request(kind, program, None)) + nones[:-count]
+        job.request = start + b"".join(tests.inputs)
+    elif tests.process_per_test:
+        job.request = without_end(_request(kind, program, None))
         _add_runs(job, tests.inputs)
     else:
         job.request = _request(kind, program, list(tests.inputs))
@@ -109,7 +115,7 @@ def _add_test_code(
         job.kind = _launcher.JobKind.CALLS
         job.numpy = job.numpy or (numpy_installed and _uses_numpy(code, *items))
         encoded = _request(shared, program, (code, given))
-        job.request = encoded if given else _without_end(encoded)
+        job.request = encoded if given else without_end(encoded)
     else:
         job.kind = _launcher.JobKind.PAIR
         job.tester_numpy = numpy_installed and _uses_numpy(program.preamble, code, *items)
@@ -117,7 +123,7 @@ def _add_test_code(
         stops = submission.stop_at_first_failure
         tester = (apart, program.preamble, program.entry_point, code, stops, given)
         encoded = _launcher.encode(tester, MAX_REQUEST_BYTES)
-        job.tester_request = encoded if given else _without_end(encoded)
+        job.tester_request = encoded if given else without_end(encoded)
     if given is None:
         _add_runs(job, items)
 
@@ -134,7 +140,7 @@ def _request(kind: str, program: Program, payload: Any) -> bytes:
     return _launcher.encode(request, MAX_REQUEST_BYTES)
 
 
-def _without_end(encoded: bytes) -> bytes:
+def without_end(encoded: bytes) -> bytes:
     """Return a request without the None at its end, which the event loop replaces for each test.
 
     This works because the items of a tuple are encoded one after the other.

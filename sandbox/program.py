@@ -35,6 +35,12 @@ class CallTests:
         return len(self.inputs)
 
 
+class EncodedCalls(CallTests):
+    """Call tests whose lists of arguments are encoded (`_launcher.encode`) already."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class StdinTests:
     """Run the program (or its zero-argument entry point) on each stdin and compare its stdout.
