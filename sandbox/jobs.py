@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
 from stepcoder.sandbox.checkers import Regex, Unordered
 from stepcoder.sandbox.program import (
+    PYTHONS_INT_DIGITS,
     CallTests,
     CodeTests,
     EncodedCalls,
@@ -40,11 +42,20 @@ MAX_SOURCE_BYTES = 8 << 20
 MAX_REQUEST_BYTES = 256 << 20
 
 _ENCODED_NONE = _launcher.encode(None, 8)
+# An entry point that returns an argument where the program's own returns None.
+_IN_PLACE = (
+    "(lambda call: lambda *given: "
+    "(lambda got: given[{0}] if got is None else got)(call(*given)))({1})"
+)
 _IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
 def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
     """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
+    if limits.int_digits != PYTHONS_INT_DIGITS:
+        line = f"__import__('sys').set_int_max_str_digits({limits.int_digits})"
+        preamble = f"{submission.program.preamble}\n{line}"
+        submission = replace(submission, program=replace(submission.program, preamble=preamble))
     program, tests = submission.program, submission.tests
     if len(tests) == 0:
         raise ValueError("the submission has no tests; a program without tests cannot be judged")
@@ -75,6 +86,12 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
     if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
         raise ValueError("an expected output of a Regex checker is no text")
+    if tests.in_place is not None:
+        if any(tests.in_place >= len(arguments) for arguments in tests.inputs):
+            raise ValueError(f"in_place is {tests.in_place}, but a test has fewer arguments")
+        program = replace(
+            program, entry_point=_IN_PLACE.format(tests.in_place, program.entry_point)
+        )
     job.kind = _launcher.JobKind.CALLS
     kind = "values" if isinstance(tests, CompiledAsserts) else "calls"
     if isinstance(tests, EncodedCalls):
@@ -110,6 +127,7 @@ def _add_test_code(
         shared, apart, code, items = "unittests", "unittester", tests.code, list(tests.names)
     else:
         shared, apart, code, items = "asserts", "tester", tests.setup, list(tests.asserts)
+    code = code.removeprefix("\ufeff")
     given = None if tests.process_per_test else items
     if tests.shared_process:
         job.kind = _launcher.JobKind.CALLS
@@ -136,7 +154,9 @@ def _add_runs(job: _launcher.Job, items: Sequence[Any]) -> None:
 
 
 def _request(kind: str, program: Program, payload: Any) -> bytes:
-    request = (kind, program.source, program.preamble, program.entry_point, payload)
+    # Of a file the compiler would drop the mark; of a text it does not.
+    source = program.source.removeprefix("\ufeff")
+    request = (kind, source, program.preamble, program.entry_point, payload)
     return _launcher.encode(request, MAX_REQUEST_BYTES)
 
 

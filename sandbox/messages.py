@@ -20,6 +20,14 @@ def shown_value(value: Any) -> str:
     return shown(repr(_head(value, [SHOWN])))
 
 
+def whole_value(value: Any) -> str:
+    """Return the repr of a trusted value; its head, if it has more digits than Python shows."""
+    try:
+        return repr(value)
+    except ValueError:
+        return shown_value(value)
+
+
 class _Words(str):
     """A text whose repr is itself."""
 

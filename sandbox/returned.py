@@ -1,9 +1,9 @@
 """Reads what a program returned, no more of it than the expected value can be worth.
 
 Takes the encoded value of a test, gives whether it is right and how it is shown. A program writes
-32 MiB at will, which may stand for gigabytes of objects. But equal values have as many parts, so one
-that has more, or far larger ones, is wrong before any of it is made: `_launcher.weigh` walks over
-the bytes alone.
+32 MiB at will, which may stand for gigabytes of objects. But equal values have as many parts, so
+one that has more, or far larger ones, is wrong before any of it is made: `_launcher.weigh` walks
+over the bytes alone.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ rewards: +1 right, -0.3 wrong, -0.6 error or limit, -1 does not compile.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from stepcoder.method.rewards import reward
 from stepcoder.problems.answers import mended_program
+from stepcoder.problems.json_text import loads
 from stepcoder.problems.schema import read_tests
 from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
 
@@ -33,7 +33,7 @@ def code_of(
 
 def parsed_tests(tests: str | Mapping[str, Any]) -> Tests:
     """Return tests from JSON text or data. Raises ValueError that names the field."""
-    record = json.loads(tests) if isinstance(tests, str) else dict(tests)
+    record = loads(tests) if isinstance(tests, str) else dict(tests)
     if not isinstance(record, dict):
         raise ValueError("tests are no object; expected the form of problems.jsonl")
     return read_tests(record)

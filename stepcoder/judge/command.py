@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.explain:
                 statuses = [_explain(arguments, samples, judge)]
             else:
-                limits = repr(tuple(getattr(arguments, name) for name in command.LIMITS))
+                limits = repr(tuple(command.limits_given(arguments).values()))
                 paths = arguments.samples, arguments.problems
                 fingerprint = files_fingerprint(*paths, also=limits)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)

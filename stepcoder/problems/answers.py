@@ -12,8 +12,9 @@ the rest of a function, the class of a bare method.
 
 Which block counts: thinking (`<think>` to `</think>`) is no part of the answer, nor is what follows
 a special token such as `<|endoftext|>`. Of the blocks that are left, the last complete program: one
-that defines what the tests call, or reads stdin and prints. Uses of an earlier block, its tests, its
-output and stubs are none; a block that the answer ends inside of counts only where no other does.
+that defines what the tests call, or reads stdin and prints. Uses of an earlier block, its tests,
+its output and stubs are none; a block that the answer ends inside of counts only where no other
+does.
 """
 
 from __future__ import annotations
@@ -214,9 +215,7 @@ def _chosen(blocks: Sequence[_Block], texts: Sequence[str], entry_point: str | N
     return max(ranks)[-1]
 
 
-def _rank(
-    text: str, tree: ast.Module, name: str | None, known: set[str], readers: set[str]
-) -> int:
+def _rank(text: str, tree: ast.Module, name: str | None, known: set[str], readers: set[str]) -> int:
     """Return how much of a program a text is.
 
     `known` are the names that earlier texts define, `readers` those of texts that read stdin.
