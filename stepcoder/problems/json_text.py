@@ -14,7 +14,13 @@ def loads(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        return json.loads(text.removeprefix("\ufeff"), parse_int=_integer)
+        text = text.removeprefix("\ufeff")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # more digits than Python takes; slower, hence not for all
+            return json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -22,9 +28,9 @@ def loads(text: str | bytes) -> Any:
 def _integer(digits: str) -> int:
     if len(digits) <= _AT_ONCE:
         return int(digits)
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"an integer of {len(digits):,} digits; at most {_MOST_DIGITS:,}")
     if digits[0] == "-":
         return -_integer(digits[1:])
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits; at most {_MOST_DIGITS:,}")
     half = len(digits) // 2
     return _integer(digits[:-half]) * 10**half + _integer(digits[-half:])

@@ -247,7 +247,8 @@ def test_numpy_values_count_as_plain_ones(judge: Judge) -> None:
     source = (
         "import numpy as np\ndef f():\n"
         "    return [np.arange(3), np.int64(4), np.float64(.5), np.array(2), np.bool_(1),"
-        " np.str_('a'), np.complex128(1j), np.longdouble(.5), {np.int64(1): 2}, np.array([None, 'x'], object),"
+        " np.str_('a'), np.complex128(1j), np.longdouble(.5), {np.int64(1): 2},"
+        " np.array([None, 'x'], object),"
         " np.datetime64('2020-01-02')]\n"
     )
     expected = [[0, 1, 2], 4, 0.5, 2, True, "a", 1j, 0.5, {1: 2}, [None, "x"], "2020-01-02"]
