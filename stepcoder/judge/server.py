@@ -212,7 +212,11 @@ class _JsonRequest(Request):
 class _JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
-        return lambda request: handler(_JsonRequest(request.scope, request.receive))
+
+        async def handle(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle
 
 
 def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "") -> FastAPI:
