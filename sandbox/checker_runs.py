@@ -83,7 +83,7 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
         return None
     source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
     # What was returned takes the place of a None at the end: a value is not made to be passed on.
-    arguments = tuple(
+    arguments: tuple[Any, ...] = tuple(
         without_end(_launcher.encode([tests.inputs[i], tests.outputs[i], None], MAX_REQUEST_BYTES))
         + got
         for i, got in values.items()

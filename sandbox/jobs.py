@@ -95,10 +95,11 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
     job.kind = _launcher.JobKind.CALLS
     kind = "values" if isinstance(tests, CompiledAsserts) else "calls"
     if isinstance(tests, EncodedCalls):
-        count = len(tests.inputs)
+        encoded: tuple[Any, ...] = tests.inputs
+        count = len(encoded)
         nones = _launcher.encode([None] * count, 2 * count + 16)
         start = without_end(_request(kind, program, None)) + nones[:-count]
-        job.request = start + b"".join(tests.inputs)
+        job.request = start + b"".join(encoded)
     elif tests.process_per_test:
         job.request = without_end(_request(kind, program, None))
         _add_runs(job, tests.inputs)

@@ -325,7 +325,7 @@ RUNS: dict[str, Callable[..., None]] = {
 
 
 # Types that count as lists in a returned value, beside iterators.
-_SEQUENCES = (
+_SEQUENCES: tuple[type, ...] = (
     range,
     collections.deque,
     collections.UserList,

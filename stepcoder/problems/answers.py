@@ -117,12 +117,11 @@ def mended_program(answer: str, entry_point: str | None = None, starter_code: st
     name = defined_name(entry_point)
     # The one that counts comes first, then the others from the last one on.
     in_order = [texts[place], *(t for i, t in reversed([*enumerate(texts)]) if i != place)]
-    for text in in_order:
-        if (program := _whole_program(text, name)) is not None:
-            return _with_missing(program, [starter, *(t for t in texts if t != text)], name)
-    for text in in_order:
-        if (program := _of_another_shape(text, entry_point)) is not None:
-            return _with_missing(program, [starter, *(t for t in texts if t != text)], name)
+    for shaped in (_whole_program, _of_another_shape):
+        for text in in_order:
+            if (found := shaped(text, entry_point)) is not None:
+                others = (t for t in texts if t != text)
+                return _with_missing(found, [starter, *others], name)
     for text in in_order:
         if (continued := _continued(starter_code, text, name)) is not None:
             return continued
@@ -280,8 +279,9 @@ def _without_prompts(code: str) -> str:
     return "\n".join(line[4:] for line in lines if line.startswith((">>> ", "... ", "...")))
 
 
-def _whole_program(text: str, name: str) -> str | None:
-    """Return the program in a text that defines `name`, without surrounding prose; else None."""
+def _whole_program(text: str, entry_point: str) -> str | None:
+    """Return the program in a text that defines what tests call, without prose; else None."""
+    name = defined_name(entry_point)
     if re.search(rf"\b{re.escape(name)}\b", text) is None:
         return None
     candidates = (text, _dedented(text))

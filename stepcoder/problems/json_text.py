@@ -33,4 +33,5 @@ def _integer(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"an integer of {len(digits):,} digits; at most {_MOST_DIGITS:,}")
     half = len(digits) // 2
-    return _integer(digits[:-half]) * 10**half + _integer(digits[-half:])
+    power: int = 10**half
+    return _integer(digits[:-half]) * power + _integer(digits[-half:])
