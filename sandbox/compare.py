@@ -15,7 +15,7 @@ FLOAT_TOLERANCE = 1e-6
 # A relative tolerance allows nothing near zero, hence an absolute one: this share of it.
 _ABSOLUTE_SHARE = 1e-3
 # Most comparisons of parts (items in items count) for which every pairing of two lists is tried.
-_MOST_TRIED = 1_000_000
+_MOST_TRIED = 400_000
 # Bits of the longest int that can be a key of JSON.
 _MOST_KEY_BITS = 1 << 12
 _LONGEST_NUMBER = 400  # characters of a token of stdout
