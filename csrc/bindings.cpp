@@ -36,11 +36,16 @@ py::bytes encode(const py::object& value, size_t max_bytes, const py::object& ho
   return py::bytes(encoded.bytes);
 }
 
-// The memory that one value may take in the judge.
-constexpr uint64_t kMaxDecodedBytes = uint64_t{1} << 30;
+std::pair<uint64_t, uint64_t> weigh_bytes(std::string_view bytes) {
+  py::gil_scoped_release release;
+  const Weight weight = weigh(bytes);
+  return {weight.values, weight.bytes};
+}
 
-py::object decode(const py::bytes& bytes, const py::object& hook) {
-  PyObject* value = decode_value(std::string_view(bytes), pointer_or_null(hook), kMaxDecodedBytes);
+py::object decode(const py::bytes& bytes, const py::object& hook, uint64_t max_bytes) {
+  if (weigh_bytes(std::string_view(bytes)).second > max_bytes)
+    throw py::value_error("malformed value, or one that is too large");
+  PyObject* value = decode_value(std::string_view(bytes), pointer_or_null(hook));
   if (value == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(value);
 }
@@ -209,7 +214,11 @@ PYBIND11_MODULE(_launcher, module) {
   module.doc() = "The sandbox's launcher, built from csrc/.";
   module.def("encode", &stepcoder::encode, py::arg("value"), py::arg("max_bytes"),
              py::arg("hook") = py::none());
-  module.def("decode", &stepcoder::decode, py::arg("data"), py::arg("hook") = py::none());
+  // By default as much as a sandboxed process may need; the judge asks for less.
+  module.def("decode", &stepcoder::decode, py::arg("data"), py::arg("hook") = py::none(),
+             py::arg("max_bytes") = uint64_t{1} << 30);
+  module.def("weigh",
+             [](const py::bytes& data) { return stepcoder::weigh_bytes(std::string_view(data)); });
   stepcoder::bind_protocol(module);
   stepcoder::bind_judge(module);
   stepcoder::bind_worker(module);

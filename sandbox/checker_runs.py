@@ -2,7 +2,7 @@
 
 Takes a submission whose program has ended, and what its runs left. Gives a submission of the
 checker's source on the values that the program returned, and from its runs the verdict. Values
-cross as plain data, and the program is gone when the checker starts.
+cross as plain data, encoded as they came, and the program is gone when the checker starts.
 """
 
 from __future__ import annotations
@@ -10,9 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.checkers import Custom, Regex
 from stepcoder.sandbox.grading import Runs, grade
-from stepcoder.sandbox.program import CallTests, Limits, Program, StdinTests, Submission
+from stepcoder.sandbox.jobs import MAX_REQUEST_BYTES, without_end
+from stepcoder.sandbox.program import (
+    CallTests,
+    EncodedCalls,
+    Limits,
+    Program,
+    StdinTests,
+    Submission,
+)
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 # For each test. The program's own limits do not apply to the work of checking it.
@@ -59,9 +68,13 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
     """Return the checker's run; None if the program has left no value to check."""
     tests = submission.tests
     assert isinstance(tests, (CallTests, StdinTests))
-    values: dict[int, Any] = {}
+    values: dict[int, bytes] = {}
+    texts = isinstance(tests, StdinTests)
 
     def note(index: int, got: Any) -> bool:
+        if texts:
+            text = got.rstrip() if isinstance(tests.checker, Regex) else got
+            got = _launcher.encode(text, MAX_REQUEST_BYTES)
         values[index] = got
         return False
 
@@ -69,12 +82,15 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
     if not values:
         return None
     source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
-    if isinstance(tests, StdinTests) and isinstance(tests.checker, Regex):
-        values = {i: text.rstrip() for i, text in values.items()}
-    arguments = tuple([tests.inputs[i], tests.outputs[i], got] for i, got in values.items())
+    # What was returned takes the place of a None at the end: a value is not made to be passed on.
+    arguments: tuple[Any, ...] = tuple(
+        without_end(_launcher.encode([tests.inputs[i], tests.outputs[i], None], MAX_REQUEST_BYTES))
+        + got
+        for i, got in values.items()
+    )
     checker = Submission(
         Program(source, "check"),
-        CallTests(arguments, (True,) * len(arguments)),
+        EncodedCalls(arguments, (True,) * len(arguments)),
         CHECKER_LIMITS,
         stop_at_first_failure=True,  # if its process dies: one failed check decides the verdict
     )

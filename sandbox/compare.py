@@ -1,45 +1,23 @@
 """Compares a returned value with the expected one, outside the sandbox. Both are plain data.
 
-| returned | expected | equal? |
-|---|---|---|
-| tuple | list, and the other way | if their items are |
-| numpy scalar, numpy array | number, list | as the plain value (the child converts it) |
-| subclass of a plain type (IntEnum, Counter) | its base type | as the base type's value |
-| 1, True | 1.0, 1 | yes, as Python's == says |
-| float | number | within the relative tolerance, or closer to it than 1e-9 times that around 0 |
-| nan | nan | yes |
-| -0.0 | 0.0 | yes |
-| set | frozenset | if their items are |
-| dict | dict | if keys and values are, in any order |
-| str | bytes, number | no |
-| "a " | "a" | no |
-| bytes | bytes | byte by byte |
-| int of any size | int | exactly; the tolerance is for floats |
-| generator, map, range, deque, dict view, ... | list | as the list of its items |
-| function, object | anything | no |
-
-Checkers (`checkers`) replace these rules, and those for stdout:
-
-| checker | values | stdout |
-|---|---|---|
-| none | the table; floats within 1e-6 | by tokens between white space: "1.0" is not "1" |
-| Exact | the table; floats exactly (1 is 1.0, nan is nan) | by lines, but for space at their ends |
-| Tolerance | the table; floats within the tolerance | by tokens; numbers as numbers: "1.0" is "1" |
-| Unordered | the table; a list's or tuple's items in any order, as often as expected | (none) |
-| Regex | a str that the expression matches from end to end | the same, but for space at its end |
-| Custom | True or False from the checker's own code | the same |
+docs/judge.md has the table of what equals what, and of what each checker changes. Values come here
+only if they have as many parts as the expected one (`returned`). Comparing takes about as long as
+sorting them; only pairing items that noise has moved takes longer, and is limited.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 FLOAT_TOLERANCE = 1e-6
 # A relative tolerance allows nothing near zero, hence an absolute one: this share of it.
 _ABSOLUTE_SHARE = 1e-3
-# Longest list for which every pairing of items is tried; longer ones are compared sorted.
-_MOST_TRIED = 300
+# Most comparisons of parts (items in items count) for which every pairing of two lists is tried.
+_MOST_TRIED = 400_000
+# Bits of the longest int that can be a key of JSON.
+_MOST_KEY_BITS = 1 << 12
 _LONGEST_NUMBER = 400  # characters of a token of stdout
 
 
@@ -54,14 +32,31 @@ def same_value(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANCE) -> b
     if isinstance(expected, dict):
         if not isinstance(got, dict) or len(got) != len(expected):
             return False
+        got = _with_keys_of_json(got, expected)
         return all(
             key in got and same_value(got[key], value, tolerance) for key, value in expected.items()
         )
     if isinstance(expected, (set, frozenset)):
         return isinstance(got, (set, frozenset)) and _same_set(got, expected, tolerance)
-    if isinstance(expected, (int, float)) and isinstance(got, (int, float)):
-        return _same_number(got, expected, tolerance)
+    if isinstance(expected, (int, float, complex)) and isinstance(got, (int, float, complex)):
+        return _same_number(got.real, expected.real, tolerance) and _same_number(
+            got.imag, expected.imag, tolerance
+        )
     return type(got) is type(expected) and bool(got == expected)
+
+
+def _with_keys_of_json(got: dict[Any, Any], expected: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a dict with its keys as texts, as JSON has them, if the expected one has only such."""
+    if not all(type(key) is str for key in expected) or all(type(key) is str for key in got):
+        return got
+    return {_key_of_json(key): value for key, value in got.items()}
+
+
+def _key_of_json(key: Any) -> Any:
+    if key is None or type(key) is bool:
+        return {None: "null", True: "true", False: "false"}[key]
+    small = type(key) is int and key.bit_length() <= _MOST_KEY_BITS
+    return repr(key) if small or type(key) is float else key
 
 
 def _same_set(
@@ -91,20 +86,24 @@ def _same_number(got: int | float, expected: int | float, tolerance: float) -> b
 
 
 def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANCE) -> bool:
-    """Return whether two lists have the same items (the table above), each as often.
+    """Return whether two lists have the same items, each as often. A returned set counts as a list.
 
-    Both are compared sorted. Noise in one of several floats of an item may sort it elsewhere: if
-    that can be, every pairing is tried, in lists of up to 300 items.
+    Both are compared sorted. Noise in one of several floats of an item may sort it elsewhere: such
+    items are paired by trying, if they are not too many.
     """
+    if isinstance(got, (set, frozenset)) and isinstance(expected, (list, tuple)):
+        got = list(got)
     if not isinstance(expected, (list, tuple)) or not isinstance(got, (list, tuple)):
         return same_value(got, expected, tolerance)
     if len(got) != len(expected):
         return False
-    left, right = sorted(got, key=_order), sorted(expected, key=_order)
-    if all(same_value(g, e, tolerance) for g, e in zip(left, right, strict=True)):
+    pairs = list(zip(sorted(got, key=_order), sorted(expected, key=_order), strict=True))
+    moved = [(g, e) for g, e in pairs if not same_value(g, e, tolerance)]
+    if not moved:
         return True
     nested = any(isinstance(item, (list, tuple, dict)) for item in expected)
-    return nested and tolerance > 0 and len(right) <= _MOST_TRIED and _match(left, right, tolerance)
+    # That the others fit does not mean that they are partners, hence all of them at last.
+    return nested and tolerance > 0 and (_match(moved, tolerance) or _match(pairs, tolerance))
 
 
 def _order(value: Any) -> tuple[Any, ...]:
@@ -125,8 +124,14 @@ def _order(value: Any) -> tuple[Any, ...]:
     return (0, type(value).__name__, value if value is not None else 0)  # None, str, bytes
 
 
-def _match(got: list[Any], expected: list[Any], tolerance: float) -> bool:
-    """Return whether the items can be paired one to one (bipartite matching, augmenting paths)."""
+def _match(pairs: Sequence[tuple[Any, Any]], tolerance: float) -> bool:
+    """Return whether the left items can be paired one to one with the right ones.
+
+    Bipartite matching with augmenting paths. False if it would take too long.
+    """
+    got, expected = zip(*pairs, strict=True)
+    if len(pairs) * sum(map(_parts, expected)) > _MOST_TRIED:
+        return False
     partners = [
         [j for j, item in enumerate(got) if same_value(item, e, tolerance)] for e in expected
     ]
@@ -144,9 +149,19 @@ def _match(got: list[Any], expected: list[Any], tolerance: float) -> bool:
     return all(place(i, set()) for i in range(len(expected)))
 
 
+def _parts(value: Any) -> int:
+    """Return how many values a value consists of."""
+    if isinstance(value, dict):
+        return 1 + sum(_parts(key) + _parts(item) for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return 1 + sum(map(_parts, value))
+    return 1
+
+
 def same_lines(got: str, expected: str) -> bool:
     """Return whether two texts have the same lines but for white space at their ends."""
-    left, right = got.rstrip().split("\n"), expected.rstrip().split("\n")
+    right = expected.rstrip().split("\n")
+    left = got.rstrip().split("\n", len(right))
     return len(left) == len(right) and all(
         g.rstrip() == e.rstrip() for g, e in zip(left, right, strict=True)
     )
@@ -154,7 +169,8 @@ def same_lines(got: str, expected: str) -> bool:
 
 def same_number_tokens(got: str, expected: str, tolerance: float) -> bool:
     """Return whether two texts have the same tokens, numbers within the tolerance."""
-    left, right = got.split(), expected.split()
+    right = expected.split()
+    left = got.split(maxsplit=len(right))
     return len(left) == len(right) and all(
         g == e or _same_token(g, e, tolerance) for g, e in zip(left, right, strict=True)
     )

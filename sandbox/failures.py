@@ -20,7 +20,7 @@ _SIGNALS = frozenset(int(number) for number in signal.Signals)
 def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
     """Return the verdict for a recorded exception."""
     try:
-        error_type, message, line, *_ = _launcher.decode(finding.payload)
+        error_type, message, line, *_ = _launcher.decode(finding.payload, None, 1 << 20)
     except (ValueError, TypeError):
         return TestVerdict(Status.RUNTIME_ERROR, message="raised an exception")
     if not isinstance(error_type, str) or not isinstance(message, str):
@@ -43,7 +43,7 @@ def raised_in_test(finding: _launcher.Finding, tester: _launcher.RunResult) -> T
     """Return the verdict for an exception in test code, which records who raised it."""
     test = raised(finding, tester)
     try:
-        by_whom = _launcher.decode(finding.payload)[3]
+        by_whom = _launcher.decode(finding.payload, None, 1 << 20)[3]
     except (ValueError, IndexError):
         by_whom = False
     if by_whom == "broken":  # the tests themselves are (guest.unittests)

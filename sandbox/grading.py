@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Custom, Regex, same_answer, same_output
-from stepcoder.sandbox.compare import same_value
+from stepcoder.sandbox import _launcher, returned
+from stepcoder.sandbox.checkers import Custom, Regex, same_output
 from stepcoder.sandbox.failures import died, raised, raised_in_test
 from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
 from stepcoder.sandbox.program import (
@@ -45,12 +42,9 @@ _PRECEDENCE = (
 )
 
 Runs = list[_launcher.RunResult]
-# Answers for a checker that runs in the sandbox: whether the value of a test is right, or a verdict
-# if the checker has failed.
-Check = Callable[[int, Any], "bool | TestVerdict"]
 
 
-def grade(submission: Submission, runs: Runs, check: Check | None = None) -> Verdict:
+def grade(submission: Submission, runs: Runs, check: returned.Check | None = None) -> Verdict:
     """Return the verdict of a submission, given its runs.
 
     `check` is needed if the submission has a checker that runs in the sandbox (`checker_runs`).
@@ -121,7 +115,7 @@ def _decisive(tests: list[TestVerdict]) -> TestVerdict:
 
 
 def _test_verdict(
-    submission: Submission, runs: Runs, index: int, check: Check | None
+    submission: Submission, runs: Runs, index: int, check: returned.Check | None
 ) -> TestVerdict:
     """Return the verdict of one test from the run that it was part of."""
     tests = submission.tests
@@ -190,7 +184,7 @@ def _value_verdict(
     run: _launcher.RunResult,
     index: int,
     finding: _launcher.Finding,
-    check: Check | None,
+    check: returned.Check | None,
 ) -> TestVerdict:
     """Return the verdict for what a call returned or raised."""
     tests = submission.tests
@@ -198,7 +192,7 @@ def _value_verdict(
         is_call = isinstance(tests, CallTests)
         return raised(finding, run) if is_call else raised_in_test(finding, run)
     if finding.outcome == _launcher.OUTCOME_NOT_PLAIN:
-        what = shown(decoded(finding.payload))
+        what = shown(decoded(finding.payload[: 4 * SHOWN]))
         return TestVerdict(
             Status.WRONG_ANSWER, message=f"returned {what}, not plain data", got=what
         )
@@ -206,20 +200,12 @@ def _value_verdict(
         return TestVerdict(Status.OUTPUT_LIMIT, message="the returned value is too large")
     if not isinstance(tests, CallTests):
         return _passed_in_test(finding)
-    expected = tests.outputs[index]
     try:
-        got = _launcher.decode(finding.payload)
+        right, text = returned.judged(tests, index, finding.payload, check)
     except ValueError:
-        return TestVerdict(Status.WRONG_ANSWER, message="returned a value that cannot be read")
-    if isinstance(tests, CompiledAsserts):
-        right: bool | TestVerdict = tests.holds(index, got)
-    elif tests.checker is None:
-        right = same_value(got, expected, tests.float_tolerance)
-    elif isinstance(tests.checker, (Regex, Custom)):
-        right = check is not None and check(index, got)
-    else:
-        right = same_answer(tests.checker, got, expected)
-    text = shown_value(got)
+        message = "returned a value that cannot be read, or one that is too large"
+        return TestVerdict(Status.WRONG_ANSWER, message=message)
+    expected = tests.outputs[index]
     return _compared(right, text, lambda: f"expected {shown_value(expected)}, got {text}")
 
 
@@ -228,7 +214,7 @@ def _stdin_verdict(
     run: _launcher.RunResult,
     index: int,
     finding: _launcher.Finding,
-    check: Check | None,
+    check: returned.Check | None,
 ) -> TestVerdict:
     """Return the verdict for what a program wrote to stdout."""
     if finding.outcome == _launcher.OUTCOME_ERROR:
@@ -245,7 +231,7 @@ def _stdin_verdict(
         right = check is not None and check(index, decoded(run.stdout))
     else:
         right = same_output(tests.checker, decoded(run.stdout), expected)
-    got = shown(decoded(run.stdout)[-SHOWN:])
+    got = shown(decoded(run.stdout[-4 * SHOWN :])[-SHOWN:])
     return _compared(
         right, got, lambda: f"expected stdout {shown_value(expected)}, got {shown_value(got)}"
     )
@@ -302,7 +288,7 @@ def _pair_verdict(submission: Submission, runs: Runs, index: int) -> TestVerdict
 def _passed_in_test(finding: _launcher.Finding) -> TestVerdict:
     """Return a pass, with the message of the test's process if there is one ("skipped: ...")."""
     try:
-        said = _launcher.decode(finding.payload)
+        said = _launcher.decode(finding.payload, None, 1 << 20)
     except ValueError:
         said = None
     return TestVerdict(Status.ACCEPTED, message=one_line(said) if isinstance(said, str) else "")

@@ -21,14 +21,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
 from stepcoder.sandbox.checkers import Regex, Unordered
 from stepcoder.sandbox.program import (
+    PYTHONS_INT_DIGITS,
     CallTests,
     CodeTests,
+    EncodedCalls,
     Limits,
     Program,
     StdinTests,
@@ -40,11 +43,20 @@ MAX_SOURCE_BYTES = 8 << 20
 MAX_REQUEST_BYTES = 256 << 20
 
 _ENCODED_NONE = _launcher.encode(None, 8)
+# An entry point that returns an argument where the program's own returns None.
+_IN_PLACE = (
+    "(lambda call: lambda *given: "
+    "(lambda got: given[{0}] if got is None else got)(call(*given)))({1})"
+)
 _IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
 def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
     """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
+    if limits.int_digits != PYTHONS_INT_DIGITS:
+        line = f"__import__('sys').set_int_max_str_digits({limits.int_digits})"
+        preamble = f"{submission.program.preamble}\n{line}"
+        submission = replace(submission, program=replace(submission.program, preamble=preamble))
     program, tests = submission.program, submission.tests
     if len(tests) == 0:
         raise ValueError("the submission has no tests; a program without tests cannot be judged")
@@ -75,10 +87,22 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
     if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
         raise ValueError("an expected output of a Regex checker is no text")
+    if tests.in_place is not None:
+        if any(tests.in_place >= len(arguments) for arguments in tests.inputs):
+            raise ValueError(f"in_place is {tests.in_place}, but a test has fewer arguments")
+        program = replace(
+            program, entry_point=_IN_PLACE.format(tests.in_place, program.entry_point)
+        )
     job.kind = _launcher.JobKind.CALLS
     kind = "values" if isinstance(tests, CompiledAsserts) else "calls"
-    if tests.process_per_test:
-        job.request = _without_end(_request(kind, program, None))
+    if isinstance(tests, EncodedCalls):
+        encoded: tuple[Any, ...] = tests.inputs
+        count = len(encoded)
+        nones = _launcher.encode([None] * count, 2 * count + 16)
+        start = without_end(_request(kind, program, None)) + nones[:-count]
+        job.request = start + b"".join(encoded)
+    elif tests.process_per_test:
+        job.request = without_end(_request(kind, program, None))
         _add_runs(job, tests.inputs)
     else:
         job.request = _request(kind, program, list(tests.inputs))
@@ -105,12 +129,13 @@ def _add_test_code(
         shared, apart, code, items = "unittests", "unittester", tests.code, list(tests.names)
     else:
         shared, apart, code, items = "asserts", "tester", tests.setup, list(tests.asserts)
+    code = code.removeprefix("\ufeff")
     given = None if tests.process_per_test else items
     if tests.shared_process:
         job.kind = _launcher.JobKind.CALLS
         job.numpy = job.numpy or (numpy_installed and _uses_numpy(code, *items))
         encoded = _request(shared, program, (code, given))
-        job.request = encoded if given else _without_end(encoded)
+        job.request = encoded if given else without_end(encoded)
     else:
         job.kind = _launcher.JobKind.PAIR
         job.tester_numpy = numpy_installed and _uses_numpy(program.preamble, code, *items)
@@ -118,7 +143,7 @@ def _add_test_code(
         stops = submission.stop_at_first_failure
         tester = (apart, program.preamble, program.entry_point, code, stops, given)
         encoded = _launcher.encode(tester, MAX_REQUEST_BYTES)
-        job.tester_request = encoded if given else _without_end(encoded)
+        job.tester_request = encoded if given else without_end(encoded)
     if given is None:
         _add_runs(job, items)
 
@@ -131,11 +156,13 @@ def _add_runs(job: _launcher.Job, items: Sequence[Any]) -> None:
 
 
 def _request(kind: str, program: Program, payload: Any) -> bytes:
-    request = (kind, program.source, program.preamble, program.entry_point, payload)
+    # Of a file the compiler would drop the mark; of a text it does not.
+    source = program.source.removeprefix("\ufeff")
+    request = (kind, source, program.preamble, program.entry_point, payload)
     return _launcher.encode(request, MAX_REQUEST_BYTES)
 
 
-def _without_end(encoded: bytes) -> bytes:
+def without_end(encoded: bytes) -> bytes:
     """Return a request without the None at its end, which the event loop replaces for each test.
 
     This works because the items of a tuple are encoded one after the other.

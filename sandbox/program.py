@@ -12,6 +12,8 @@ from typing import Any
 from stepcoder.sandbox.checkers import Checker
 from stepcoder.sandbox.unittests import test_names
 
+PYTHONS_INT_DIGITS = 4300
+
 
 @dataclass(frozen=True, slots=True)
 class CallTests:
@@ -21,7 +23,8 @@ class CallTests:
     Only plain data (None, bool, int, float, str, bytes, list, tuple, set, dict) can be an input or
     an output. The outputs never enter the process that runs the program. `float_tolerance` is
     relative; 0 compares exactly (the table in `compare`). A `checker` replaces this comparison.
-    With `process_per_test` each test runs in a process of its own.
+    With `process_per_test` each test runs in a process of its own. With `in_place` the answer of a
+    function that returns None is what the call has made of this argument, counted from 0.
     """
 
     inputs: tuple[list[Any], ...]
@@ -29,10 +32,17 @@ class CallTests:
     float_tolerance: float = 1e-6
     checker: Checker | None = None
     process_per_test: bool = False
+    in_place: int | None = None
 
     def __len__(self) -> int:
         """Return the number of tests."""
         return len(self.inputs)
+
+
+class EncodedCalls(CallTests):
+    """Call tests whose lists of arguments are encoded (`_launcher.encode`) already."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +148,22 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may use. CPU and wall limits are seconds per test, enforced from outside."""
+    """What one run may use. CPU and wall limits are seconds per test, enforced from outside.
+
+    `int_digits` is Python's own limit of digits between int and str, 0 for none: public judges
+    switch it off, as `sys.set_int_max_str_digits(0)` does.
+    """
 
     cpu_s: float = 2.0
     wall_s: float = 6.0
     memory_bytes: int = 512 << 20
     output_bytes: int = 1 << 20
+    int_digits: int = PYTHONS_INT_DIGITS
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit of digits that Python does not take."""
+        if 0 != self.int_digits < 640:
+            raise ValueError(f"int_digits is {self.int_digits}; at least 640, or 0 for no limit")
 
 
 @dataclass(frozen=True, slots=True)

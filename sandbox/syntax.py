@@ -18,6 +18,6 @@ os.register_at_fork(
 
 
 def parse(source: str) -> ast.Module:
-    """Return ast.parse(source); raise what it raises."""
+    """Return ast.parse(source), without a byte-order mark; raise what it raises."""
     with _ONE_AT_A_TIME:
-        return ast.parse(source)
+        return ast.parse(source.removeprefix("\ufeff"))

@@ -6,30 +6,34 @@ rewards: +1 right, -0.3 wrong, -0.6 error or limit, -1 does not compile.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepcoder.method.rewards import reward
-from stepcoder.problems.answers import last_block
+from stepcoder.problems.answers import mended_program
+from stepcoder.problems.json_text import loads
 from stepcoder.problems.schema import read_tests
 from stepcoder.sandbox import Judge, Limits, Program, Submission, Tests, Verdict
 
 
-def code_of(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return the program of a completion (`answers.last_block`).
+def code_of(
+    completion: str | Sequence[Mapping[str, Any]],
+    entry_point: str | None = None,
+    starter_code: str | None = None,
+) -> str:
+    """Return the program of a completion (`answers.mended_program`).
 
     Of a conversation (a list of messages, as TRL passes it), the last message counts.
     """
     text = completion if isinstance(completion, str) else str(completion[-1].get("content") or "")
-    return last_block(text)
+    return mended_program(text, entry_point, starter_code or "")
 
 
 def parsed_tests(tests: str | Mapping[str, Any]) -> Tests:
     """Return tests from JSON text or data. Raises ValueError that names the field."""
-    record = json.loads(tests) if isinstance(tests, str) else dict(tests)
+    record = loads(tests) if isinstance(tests, str) else dict(tests)
     if not isinstance(record, dict):
         raise ValueError("tests are no object; expected the form of problems.jsonl")
     return read_tests(record)
@@ -108,7 +112,7 @@ class CodeReward:
                 row_tests = parsed_tests(tests[index])
             except ValueError as error:
                 raise ValueError(f'row {index}: column "tests": {error}') from None
-            source = (of(starter_code) or "") + code_of(completion)
+            source = code_of(completion, of(entry_point), of(starter_code))
             program = Program(source, of(entry_point) or None, of(preamble) or "")
             submissions.append(Submission(program, row_tests))
         return [reward(verdict) for verdict in self.verdicts(submissions)]
@@ -137,7 +141,7 @@ def compute_score(
         RuntimeError: the judge itself failed, so there is no score.
     """
     info = extra_info or {}
-    source = (info.get("starter_code") or "") + code_of(solution_str)
+    source = code_of(solution_str, info.get("entry_point"), info.get("starter_code"))
     program = Program(source, info.get("entry_point") or None, info.get("preamble") or "")
     submission = Submission(program, parsed_tests(ground_truth))
     (verdict,) = _verl_reward.verdicts([submission])

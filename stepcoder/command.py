@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import itertools
-import json
 import os
 import sys
 import time
@@ -33,6 +32,7 @@ from rich.console import Console
 from stepcoder.errors import InputError, RunError
 from stepcoder.journal import Record
 from stepcoder.options import ConfigError, LineParser
+from stepcoder.problems.json_text import loads
 from stepcoder.problems.problem import Problem, ProblemError, program_of
 from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
 
@@ -86,11 +86,33 @@ def add_sandbox_options(
     ):
         kind, text = type(default), f"{what} (default: %(default)s)"
         group.add_argument(name, type=kind, default=default, help=text)
+    group.add_argument(
+        "--int-digits",
+        type=_int_digits,
+        default=limits.int_digits,
+        help="digits that Python turns into an int or back, 0: any (default: %(default)s)",
+    )
+
+
+def _int_digits(text: str) -> int:
+    try:
+        return Limits(int_digits=int(text)).int_digits
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def limits_given(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the limits that tell one judgement from another."""
+    given = {name: getattr(arguments, name) for name in LIMITS}
+    if arguments.int_digits != Limits().int_digits:  # older files do not name it
+        given["int_digits"] = arguments.int_digits
+    return given
 
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """Return the limits that the options give."""
-    return Limits(arguments.cpu_s, arguments.wall_s, arguments.memory_mib << 20)
+    sizes = arguments.memory_mib << 20, Limits().output_bytes
+    return Limits(arguments.cpu_s, arguments.wall_s, *sizes, arguments.int_digits)
 
 
 def judge_of(arguments: argparse.Namespace) -> Judge:
@@ -203,8 +225,8 @@ def _sample_record(
     names = " or ".join(f'"{field}"' for field in sorted(fields))
     expected = f'expected {{"task_id": ..., {names}: ...}}'
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        record = loads(text)
+    except ValueError as error:
         raise InputError(f"{where}: not JSON ({error}); {expected}") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object; {expected}")

@@ -134,7 +134,7 @@ void run(const Shared& shared, int control, PyObject* run) {
     if (!received) _exit(0);  // the worker is gone
     prctl(PR_SET_NAME, "sc-child");
     const std::string bytes = read_request();
-    request = decode_value(bytes);
+    request = decode_value(bytes, nullptr, kMaxRequestDepth);
     // confine_to() moves it to kChannelFd.
     channel = received->channel.release();
     confine_to(shared, received->message, channel);

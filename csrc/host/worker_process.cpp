@@ -106,7 +106,8 @@ static_assert(kRecordsOffset + (sizeof(Record) + sizeof(uint64_t)) * (kMaxTests 
                   kMaxBitmapBytes + 4096 + kArenaBytes <=
               kBoardBytes);
 
-Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t index) {
+// Records may overlap, if the program has written them: `room` is what all may hold together.
+Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t index, uint64_t& room) {
   Record record;
   std::memcpy(&record, board + kRecordsOffset + sizeof(Record) * index, sizeof record);
   Finding finding;
@@ -115,9 +116,11 @@ Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t inde
   finding.cpu_ns = record.cpu_ns;
   finding.wall_ns = record.wall_ns;
   const bool inside = record.offset <= kArenaBytes && record.length <= kArenaBytes - record.offset;
-  if (inside && record.length > 0)
+  if (inside && record.length > 0 && record.length <= room) {
+    room -= record.length;
     finding.payload.assign(
         reinterpret_cast<const char*>(board + layout.arena_offset + record.offset), record.length);
+  }
   return finding;
 }
 
@@ -287,9 +290,10 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
         std::clamp(report.phase, kPhaseLoad, kPhaseFirstTest + tests_per_run(job));
   if (WIFEXITED(report.wait_status) && WEXITSTATUS(report.wait_status) == kExitViolation)
     result.violation = header.violation;
-  result.loading = copy_finding(board_, layout, 0);
+  uint64_t room = kArenaBytes;
+  result.loading = copy_finding(board_, layout, 0, room);
   for (uint32_t i = 0; i < tests_per_run(job); ++i)
-    result.tests.push_back(copy_finding(board_, layout, i + 1));
+    result.tests.push_back(copy_finding(board_, layout, i + 1, room));
   for (uint32_t i = 0; i < layout.bitmap_count; ++i)
     result.bitmaps.emplace_back(
         reinterpret_cast<const char*>(board_ + layout.bitmaps_offset + i * layout.bitmap_bytes),

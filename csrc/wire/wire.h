@@ -3,7 +3,8 @@
 // storage, without calling any of their methods.
 //
 // Decoding trusts nothing. It checks lengths against what is left, caps depth, memory and the time
-// that keys of equal hash take, and looks up and runs no code.
+// that keys of equal hash take, and looks up and runs no code. Weighing comes first: it tells what
+// a value would take without making any of it.
 #pragma once
 
 #include <Python.h>
@@ -15,6 +16,8 @@
 namespace stepcoder {
 
 constexpr int kMaxValueDepth = 200;
+// Requests may hold encoded values within lists of their own.
+constexpr int kMaxRequestDepth = kMaxValueDepth + 8;
 
 enum class EncodeStatus { kOk, kNotPlain, kTooLarge, kPythonError };
 
@@ -34,11 +37,20 @@ struct Extension {
 
 Encoded encode_value(PyObject* value, size_t max_bytes, Extension extension = {});
 
+// How many values are encoded (items and keys count), and the memory that they would take, about.
+// Equal values weigh the same: a number does not depend on its type, nor a sequence.
+struct Weight {
+  uint64_t values = 0;
+  uint64_t bytes = 0;
+};
+
+// Needs no GIL. Malformed bytes may weigh UINT64_MAX, or anything.
+Weight weigh(std::string_view bytes);
+
 // Returns a new reference, or nullptr with a Python error set. `hook(payload)` is called for marked
-// values. ValueError for malformed bytes: whatever encode_value does not write, marked values
-// without a hook, and values of more than about `max_memory` bytes (32 MiB of empty sets would
-// become 4 GiB).
+// values. ValueError for malformed bytes: whatever encode_value does not write, and marked values
+// without a hook. Memory is what weigh() says.
 PyObject* decode_value(std::string_view bytes, PyObject* hook = nullptr,
-                       uint64_t max_memory = UINT64_MAX);
+                       int max_depth = kMaxValueDepth);
 
 }  // namespace stepcoder

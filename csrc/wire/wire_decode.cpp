@@ -21,31 +21,17 @@ class Collisions {
   }
 
  private:
-  static constexpr uint64_t kMaxWork = uint64_t{1} << 28;  // bytes compared: about a second
+  static constexpr uint64_t kMaxWork = uint64_t{1} << 25;  // bytes compared: about 0.1 s
   uint64_t& work_;
   std::unordered_map<Py_hash_t, uint64_t> seen_;
 };
 
-class Decoder {
+// Reads what encode_value has written, or is said to have.
+class Reader {
  public:
-  Decoder(std::string_view bytes, PyObject* hook, uint64_t max_memory)
-      : rest_(bytes), hook_(hook), memory_left_(max_memory) {}
+  explicit Reader(std::string_view bytes) : rest_(bytes) {}
 
-  PyObject* run() {
-    PyObject* value = get(0);
-    if (value != nullptr && !rest_.empty()) {
-      Py_DECREF(value);
-      return malformed();
-    }
-    return value;
-  }
-
- private:
-  PyObject* malformed() {
-    if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_ValueError, "malformed value");
-    return nullptr;
-  }
-
+ protected:
   bool length(uint64_t& value) {
     value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
@@ -79,15 +65,106 @@ class Decoder {
     return length(out) && out <= rest_.size() / bytes_per_item;
   }
 
-  bool afford(uint64_t bytes) {
-    const bool enough = bytes <= memory_left_;
-    memory_left_ -= enough ? bytes : memory_left_;
-    return enough;
+  char tag() {
+    const char tag = rest_.front();
+    rest_.remove_prefix(1);
+    return tag;
+  }
+
+  std::string_view rest_;
+};
+
+class Scales : Reader {
+ public:
+  using Reader::Reader;
+
+  Weight run() {
+    while (!rest_.empty()) {
+      ++weight_.values;
+      weight_.bytes += kSmallBytes;
+      if (!add()) return {UINT64_MAX, UINT64_MAX};
+    }
+    return weight_;
+  }
+
+ private:
+  // One value without its items, which follow as values of their own.
+  bool add() {
+    uint64_t size = 0;
+    double real = 0;
+    std::string_view data;
+    switch (tag()) {
+      case kNone:
+      case kTrue:
+      case kFalse:
+      case kMarked:
+        return true;
+      case kSmallInt:
+        return length(size);
+      case kFloat:
+        return number(real);
+      case kComplex:
+        return number(real) && number(real);
+      case kBigInt:
+        // One that is as large as a float weighs as much as one.
+        return block(data) && (data.size() <= kBytesOfLargestFloat || weighs(2 * data.size()));
+      case kStr:
+        // Characters of two or four bytes where there are any.
+        return block(data) && weighs(kContainerBytes + 4 * data.size());
+      case kBytes:
+        return block(data) && weighs(kContainerBytes + data.size());
+      case kList:
+      case kTuple:
+        return count(size, 1) && weighs(kContainerBytes + kSlotBytes * size);
+      case kSet:
+      case kFrozenSet:
+        return count(size, 1) && weighs(kTableBytes + kEntryBytes * size);
+      case kDict:
+        return count(size, 2) && weighs(kTableBytes + kEntryBytes * size);
+      default:
+        return false;
+    }
+  }
+
+  bool weighs(uint64_t bytes) {
+    weight_.bytes += bytes;
+    return true;
+  }
+
+  // What CPython's objects take, roughly.
+  static constexpr uint64_t kSmallBytes = 32;
+  static constexpr uint64_t kContainerBytes = 64;
+  static constexpr uint64_t kSlotBytes = 8;
+  static constexpr uint64_t kTableBytes = 232;
+  static constexpr uint64_t kEntryBytes = 64;
+  static constexpr uint64_t kBytesOfLargestFloat = 129;  // as an int
+
+  Weight weight_;
+};
+
+class Decoder : Reader {
+ public:
+  Decoder(std::string_view bytes, PyObject* hook, int max_depth)
+      : Reader(bytes), hook_(hook), max_depth_(max_depth) {}
+
+  PyObject* run() {
+    PyObject* value = get(0);
+    if (value != nullptr && !rest_.empty()) {
+      Py_DECREF(value);
+      return malformed();
+    }
+    return value;
+  }
+
+ private:
+  PyObject* malformed() {
+    if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_ValueError, "malformed value");
+    return nullptr;
   }
 
   PyObject* sequence(bool is_list, int depth) {
     uint64_t size = 0;
-    if (!count(size, 1) || !afford(kContainerBytes + kSlotBytes * size)) return malformed();
+    if (!count(size, 1)) return malformed();
     auto length_hint = static_cast<Py_ssize_t>(size);
     PyObject* out = is_list ? PyList_New(length_hint) : PyTuple_New(length_hint);
     if (out == nullptr) return nullptr;
@@ -107,7 +184,7 @@ class Decoder {
 
   PyObject* items(bool frozen, int depth) {
     uint64_t size = 0;
-    if (!count(size, 1) || !afford(kTableBytes + kEntryBytes * size)) return malformed();
+    if (!count(size, 1)) return malformed();
     PyObject* out = PySet_New(nullptr);
     if (out == nullptr) return nullptr;
     Collisions collisions(work_);
@@ -130,7 +207,7 @@ class Decoder {
 
   PyObject* mapping(int depth) {
     uint64_t size = 0;
-    if (!count(size, 2) || !afford(kTableBytes + kEntryBytes * size)) return malformed();
+    if (!count(size, 2)) return malformed();
     PyObject* out = PyDict_New();
     if (out == nullptr) return nullptr;
     Collisions collisions(work_);
@@ -173,14 +250,12 @@ class Decoder {
   }
 
   PyObject* get(int depth) {
-    if (rest_.empty() || depth > kMaxValueDepth || !afford(kSmallBytes)) return malformed();
-    char tag = rest_.front();
-    rest_.remove_prefix(1);
+    if (rest_.empty() || depth > max_depth_) return malformed();
     std::string_view data;
     double real = 0;
     double imaginary = 0;
     uint64_t unsigned_value = 0;
-    switch (tag) {
+    switch (tag()) {
       case kNone:
         Py_RETURN_NONE;
       case kTrue:
@@ -192,7 +267,7 @@ class Decoder {
         return PyLong_FromLongLong(
             static_cast<long long>((unsigned_value >> 1) ^ (~(unsigned_value & 1) + 1)));
       case kBigInt:
-        if (!block(data) || data.empty() || !afford(2 * data.size())) return malformed();
+        if (!block(data) || data.empty()) return malformed();
         return _PyLong_FromByteArray(reinterpret_cast<const unsigned char*>(data.data()),
                                      data.size(), 1, 1);
       case kFloat:
@@ -201,12 +276,11 @@ class Decoder {
         if (!number(real) || !number(imaginary)) return malformed();
         return PyComplex_FromDoubles(real, imaginary);
       case kStr:
-        // Characters of two or four bytes where there are any.
-        if (!block(data) || !afford(kContainerBytes + 4 * data.size())) return malformed();
+        if (!block(data)) return malformed();
         return PyUnicode_DecodeUTF8(data.data(), static_cast<Py_ssize_t>(data.size()),
                                     "surrogatepass");
       case kBytes:
-        if (!block(data) || !afford(kContainerBytes + data.size())) return malformed();
+        if (!block(data)) return malformed();
         return PyBytes_FromStringAndSize(data.data(), static_cast<Py_ssize_t>(data.size()));
       case kList:
         return sequence(true, depth);
@@ -225,24 +299,19 @@ class Decoder {
     }
   }
 
-  // What CPython's objects take, roughly.
-  static constexpr uint64_t kSmallBytes = 32;
-  static constexpr uint64_t kContainerBytes = 64;
-  static constexpr uint64_t kSlotBytes = 8;
-  static constexpr uint64_t kTableBytes = 232;
-  static constexpr uint64_t kEntryBytes = 64;
   static constexpr uint64_t kSmallTable = 64;
 
-  std::string_view rest_;
   PyObject* hook_;
-  uint64_t memory_left_;
+  int max_depth_;
   uint64_t work_ = 0;  // see Collisions
 };
 
 }  // namespace
 
-PyObject* decode_value(std::string_view bytes, PyObject* hook, uint64_t max_memory) {
-  return Decoder(bytes, hook, max_memory).run();
+Weight weigh(std::string_view bytes) { return Scales(bytes).run(); }
+
+PyObject* decode_value(std::string_view bytes, PyObject* hook, int max_depth) {
+  return Decoder(bytes, hook, max_depth).run();
 }
 
 }  // namespace stepcoder

@@ -11,7 +11,7 @@ import importlib
 import sys
 from array import array
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from typing import Any
 
 # Types and functions that mean the same on both sides go by name.
@@ -98,7 +98,8 @@ def without_numpy(value: Any) -> Any:
     """Return the plain value of a numpy value, NotImplemented for any other."""
     if _numpy_types and isinstance(value, _numpy_types):
         generic, array = _numpy_types
-        return generic.item(value) if isinstance(value, generic) else array.tolist(value)
+        item = generic.item(value) if isinstance(value, generic) else array.tolist(value)
+        return float(item) if isinstance(item, generic) else item  # a long double is its own item
     return NotImplemented
 
 
@@ -113,6 +114,12 @@ def number(value: Any) -> Any:
     return NotImplemented
 
 
+def _fixed(value: datetime) -> timezone | None:
+    """Return the zone of a datetime as an offset: zones with rules of their own stay behind."""
+    offset = value.utcoffset()
+    return None if offset is None else timezone(offset, value.tzname() or "")
+
+
 TO_PAYLOAD: dict[type, Callable[[Any], Any]] = {
     collections.deque: lambda v: ("deque", list(v), v.maxlen),
     collections.Counter: lambda v: ("Counter", dict(v)),
@@ -120,7 +127,8 @@ TO_PAYLOAD: dict[type, Callable[[Any], Any]] = {
     bytearray: lambda v: ("bytearray", bytes(v)),
     range: lambda v: ("range", v.start, v.stop, v.step),
     array: lambda v: ("array", v.typecode, v.tolist()),
-    datetime: lambda v: ("datetime", v.isoformat()) if v.tzinfo is None else NotImplemented,
+    datetime: lambda v: ("datetime", v.replace(tzinfo=None).isoformat(), _fixed(v), v.fold),
+    timezone: lambda v: ("timezone", v.utcoffset(None), v.tzname(None)),
     date: lambda v: ("date", v.isoformat()),
     time: lambda v: ("time", v.isoformat()),
     timedelta: lambda v: ("timedelta", v.days, v.seconds, v.microseconds),
@@ -139,7 +147,10 @@ FROM_PAYLOAD: dict[str, Callable[..., Any]] = {
     "array": array,
     "Fraction": lambda *parts: importlib.import_module("fractions").Fraction(*parts),
     "Decimal": lambda text: importlib.import_module("decimal").Decimal(text),
-    "datetime": datetime.fromisoformat,
+    "datetime": lambda text, zone, fold: datetime.fromisoformat(text).replace(
+        tzinfo=zone, fold=fold
+    ),
+    "timezone": timezone,
     "date": date.fromisoformat,
     "time": time.fromisoformat,
     "timedelta": timedelta,

@@ -85,13 +85,14 @@ def references(arguments: argparse.Namespace) -> list[Problem]:
 
 def cleaning_settings(arguments: argparse.Namespace) -> Record:
     """Return all that the results depend on; a folder with other settings is refused."""
-    others = ("overlap_split", "tests", "similarity", "seed", "runs", *command.LIMITS)
+    others = ("overlap_split", "tests", "similarity", "seed", "runs")
     return {
         "problems": str(arguments.problems),
         "problems_fingerprint": files_fingerprint(arguments.problems),
         "overlap": [str(path) for path in arguments.overlap],
         "overlap_fingerprints": [files_fingerprint(path) for path in arguments.overlap],
         **{name: getattr(arguments, name) for name in others},
+        **command.limits_given(arguments),
     }
 
 

@@ -18,6 +18,7 @@ from stepcoder.command import Sample
 from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
 from stepcoder.judge.record import failing_test, verdict_record
+from stepcoder.problems.answers import mended_sample
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
@@ -29,8 +30,8 @@ MISSING = " in the --problems file; give the file that the samples were made for
 def program_of_sample(record: Record, problem: Problem) -> str:
     """Return the program of a sample; a completion goes on from the starter code."""
     if "solution" in record:
-        return str(record["solution"])
-    return str(problem.starter_code + record["completion"])
+        return mended_sample(str(record["solution"]), problem)
+    return mended_sample(problem.starter_code + record["completion"], problem)
 
 
 def already_judged(path: Path, fingerprint: str) -> int:
@@ -124,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.explain:
                 statuses = [_explain(arguments, samples, judge)]
             else:
-                limits = repr(tuple(getattr(arguments, name) for name in command.LIMITS))
+                limits = repr(tuple(command.limits_given(arguments).values()))
                 paths = arguments.samples, arguments.problems
                 fingerprint = files_fingerprint(*paths, also=limits)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)

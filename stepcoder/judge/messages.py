@@ -26,6 +26,7 @@ class LimitsMessage(Schema):
     wall_s: Seconds | None = None
     memory_bytes: int | None = Field(None, ge=1 << 20, le=16 << 30)
     output_bytes: int | None = Field(None, ge=1, le=64 << 20)
+    int_digits: int | None = Field(None, ge=0, le=1_000_000)
 
     def over(self, default: Limits) -> Limits:
         """Return the default limits, replaced by those that the message sets."""

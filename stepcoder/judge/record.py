@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stepcoder.journal import Record
 from stepcoder.sandbox import Status, Tests, Verdict
+from stepcoder.sandbox.messages import whole_value
 from stepcoder.sandbox.program import CodeTests, test_text
 
 
@@ -36,7 +37,7 @@ def failing_test(tests: Tests, verdict: Verdict) -> Record | None:
             if isinstance(tests, CodeTests):
                 shown["test"] = test_text(tests, index)
             else:
-                shown["input"] = repr(tests.inputs[index])
-                shown["expected"] = repr(tests.outputs[index])
+                shown["input"] = whole_value(tests.inputs[index])
+                shown["expected"] = whole_value(tests.outputs[index])
             return {**shown, "got": test.got}
     return None

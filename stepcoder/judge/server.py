@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -39,6 +40,7 @@ from stepcoder.judge.messages import (
     VerdictMessage,
     verdict_line,
 )
+from stepcoder.problems.json_text import loads
 from stepcoder.problems.schema import place_of
 from stepcoder.sandbox import Judge, Submission, Verdict
 
@@ -195,6 +197,28 @@ class _KeyCheck:
         await self._app(scope, receive, send)
 
 
+class _JsonRequest(Request):
+    """A request whose JSON may hold integers of any length."""
+
+    async def json(self) -> Any:
+        try:
+            return loads(await self.body())
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            raise HTTPException(422, f"the body is not JSON ({error})") from None
+
+
+class _JsonRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle
+
+
 def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "") -> FastAPI:
     """Return the application. The caller closes the judge, after the server.
 
@@ -213,6 +237,7 @@ def make_app(judge: Judge, limits: ServerLimits = ServerLimits(), key: str = "")
         redoc_url=None,
         dependencies=[Security(HTTPBearer(auto_error=False))] if key else [],
     )
+    app.router.route_class = _JsonRoute
     _answer_errors(app, metrics)
     app.add_middleware(_BodyLimit, limit=limits.body_bytes)
     if key:

@@ -25,6 +25,7 @@ def split_asserts(code: str) -> AssertTests:
     with the second. All other code is one test, and so is code over 64 KiB: EvalPlus has tables of
     inputs of that size, which take long to parse. Raises SyntaxError if the code does not parse.
     """
+    code = code.removeprefix("\ufeff")
     if len(code) > _LONGEST:
         return AssertTests((code,))
     lines = split_lines(code)

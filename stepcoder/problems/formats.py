@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepcoder.problems.json_text import loads
 from stepcoder.problems.names import bound_names
 from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse, split_lines
@@ -52,9 +53,9 @@ def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecord
             yield f"folder {folder.relative_to(path)}", _apps_folder(folder)
         return
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     if text.lstrip().startswith("["):
-        for n, record in enumerate(_json(text), start=1):
+        for n, record in enumerate(loads(text), start=1):
             if isinstance(record, dict) and "task_id" not in record:
                 record["task_id"] = f"{path.name.split('.')[0]}/{n - 1}"
             yield f"record {n}", _object(record)
@@ -62,17 +63,9 @@ def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecord
     for n, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield f"line {n}", _object(_json(line))
+                yield f"line {n}", _object(loads(line))
             except ValueError as error:
                 yield f"line {n}", BrokenRecordError(f"not JSON ({error})")
-
-
-def _json(text: str) -> Any:
-    """Return parsed JSON. Raises ValueError, also if it is nested too deeply for the parser."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def form_of(record: ProblemRecord) -> str | None:
@@ -144,7 +137,7 @@ def _apps_folder(folder: Path) -> ProblemRecord | BrokenRecordError:
             file = folder / name
             record[file.stem] = file.read_bytes().decode() if file.exists() else None
         metadata = folder / "metadata.json"
-        record |= json.loads(metadata.read_bytes()) if metadata.exists() else {}
+        record |= loads(metadata.read_bytes()) if metadata.exists() else {}
     except (OSError, ValueError) as error:
         return BrokenRecordError(f"cannot be read ({error})")
     return record
@@ -156,8 +149,8 @@ def _from_apps(record: ProblemRecord) -> ProblemRecord:
     The canonical solution is the first one that parses and defines what the tests call.
     """
     try:
-        tests = _json(field(record, "input_output", str))
-        solutions = _json(field(record, "solutions", str))
+        tests = loads(field(record, "input_output", str))
+        solutions = loads(field(record, "solutions", str))
     except BrokenRecordError:
         raise
     except ValueError as error:

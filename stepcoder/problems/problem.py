@@ -8,9 +8,10 @@ which a resumed run knows its data again.
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from stepcoder.problems.formats import (
     read_records,
     to_schema,
 )
+from stepcoder.problems.names import called_name
 from stepcoder.problems.schema import BrokenRecordError, ProblemSchema, read_record, read_tests
-from stepcoder.sandbox.program import Program, Tests
+from stepcoder.sandbox.program import CallTests, Program, Tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,24 @@ def problem_of(record: ProblemRecord, validation_share: float = 0.0) -> Problem:
     """Return the problem of a record of our own schema. Raises BrokenRecordError."""
     fields = vars(read_record(ProblemSchema, record))
     split = fields["split"] or split_of(fields["task_id"], validation_share)
-    return Problem(**{**fields, "tests": read_tests(fields["tests"]), "split": split})
+    tests = read_tests(fields["tests"])
+    declared = fields["starter_code"] + "\n" + fields["canonical_solution"]
+    if isinstance(tests, CallTests) and tests.in_place is None and fields["entry_point"]:
+        tests = replace(tests, in_place=_in_place(tests, fields["entry_point"], declared))
+    return Problem(**{**fields, "tests": tests, "split": split})
+
+
+def _in_place(tests: CallTests, entry_point: str, code: str) -> int | None:
+    """Return the argument that holds the answer of a function which is declared to return None.
+
+    LeetCode's "do not return anything, modify nums in place": the first list or dict.
+    """
+    name = re.escape(called_name(entry_point))
+    found = re.search(rf"\bdef {name}\([^)]*\)\s*->\s*None\s*:", code)
+    if not found or all(output is None for output in tests.outputs):
+        return None
+    arguments = enumerate(tests.inputs[0])
+    return next((i for i, given in arguments if isinstance(given, (list, dict))), None)
 
 
 def program_of(problem: Problem, source: str) -> Program:
@@ -138,7 +157,7 @@ def split_of(task_id: str, validation_share: float) -> str:
 
 # Later fields of tests and checkers. At these values they are left out of fingerprints, so that
 # the fingerprints of older runs stay valid.
-_DEFAULTS_OMITTED_FROM_FINGERPRINT = {"checker": None, "process_per_test": False}
+_DEFAULTS_OMITTED_FROM_FINGERPRINT = {"checker": None, "process_per_test": False, "in_place": None}
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
@@ -165,4 +184,5 @@ def _stable(value: Any) -> str:
         names = [f.name for f in fields(value) if f.name not in omitted]
         names += [name for name, plain in omitted.items() if getattr(value, name, plain) != plain]
         return type(value).__name__ + _stable([getattr(value, name) for name in names])
-    return repr(value)
+    # Python shows no more than 4,300 digits of an int.
+    return hex(value) if type(value) is int and value.bit_length() > 1 << 13 else repr(value)

@@ -136,6 +136,7 @@ class CallTestsSchema(_Buildable):
     float_tolerance: FloatTolerance = FLOAT_TOLERANCE
     checker: CheckerSchema | None = None
     process_per_test: bool = False
+    in_place: int | None = Field(None, ge=0)
 
 
 class StdinTestsSchema(_Buildable):

@@ -207,7 +207,7 @@ def submit(
         text, spans = response_text(task, tokenizer, request.prompt_ids, completion.token_ids)
         code = (0, len(extract_completion(text)))
         if task.in_own_words:
-            code = code_span(text)
+            code = code_span(text, task.problem.entry_point)
         program = task.given + text[slice(*code)]
         begun, ended = time.perf_counter(), list[float]()
         verdict = judge.submit(program_of(task.problem, program), task.problem.tests)

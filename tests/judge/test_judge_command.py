@@ -135,3 +135,34 @@ def test_the_command_imports_no_torch() -> None:
     script = "import sys, stepcoder.judge.command; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=60)
+
+
+def test_a_sample_that_does_not_compile_is_read_as_an_answer(files: Path) -> None:
+    fence, wrong = "`" * 3, "def f(x): return x"
+    draft = f"<think>\n{fence}python\n{wrong}\n{fence}\n</think>\n"
+    samples = [
+        {
+            "task_id": "t/0",
+            "solution": f"{draft}So:\n{fence}python\ndef f(x): return x + 1\n{fence}",
+        },
+        {"task_id": "t/0", "completion": "    return x + 1\n<|endoftext|>\ndef g(:"},
+        {"task_id": "t/0", "solution": wrong},
+        {"task_id": "t/0", "solution": "def f(x): return ("},
+    ]
+    assert main(command(files, samples)) == 0
+    statuses = [verdict["status"] for verdict in verdicts(files)]
+    assert statuses == ["accepted", "accepted", "wrong answer", "compile error"]
+
+
+def test_the_limit_of_digits_is_an_option(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prints = {"task_id": "t/0", "solution": "def f(x): return len(str(10 ** 5000)) - 4999 + x - 1"}
+    assert main(command(files, [prints])) == 0
+    assert verdicts(files)[0]["status"] == "runtime error"
+    output = "-o", str(files / "verdicts.jsonl")
+    assert main(command(files, [prints], *output, "--int-digits", "0")) == 2  # other limits
+    (files / "verdicts.jsonl").unlink()
+    assert main(command(files, [prints], *output, "--int-digits", "0")) == 0
+    assert verdicts(files)[0]["status"] == "accepted"
+    with pytest.raises(SystemExit):
+        main(command(files, [prints], *output, "--int-digits", "5"))
+    assert "int_digits is 5; at least 640, or 0 for no limit" in capsys.readouterr().err

@@ -392,3 +392,28 @@ def test_a_public_address_is_served_with_a_key() -> None:
     assert answer.json()["passed"]
     process.terminate()
     process.communicate(timeout=60)
+
+
+def test_integers_have_any_length_in_requests(client: TestClient) -> None:
+    huge = "1" + "0" * 5000
+    tests = f'{{"kind": "call", "inputs": [[{huge}], [-{huge}], [7]], "outputs": [{huge}, 0, 7]}}'
+    fields = f'"source": "def f(x): return x", "entry_point": "f", "tests": {tests}'
+    text = f'{{"programs": [{{{fields}}}]}}'
+    answer = client.post("/judge", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    statuses = [test["status"] for test in answer.json()["tests"]]
+    assert statuses == ["accepted", "wrong answer", "accepted"]
+    text = text.replace(huge, "1" * 1_000_001)
+    answer = client.post("/judge", content=text, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, len(answer.text) < 200) == (422, True)
+    assert "an integer of 1,000,00" in answer.json()["error"]
+
+
+def test_a_request_may_switch_the_limit_of_digits_off(client: TestClient) -> None:
+    stdin = {"kind": "stdin", "inputs": [""], "outputs": ["1" + "0" * 5000]}
+    prints = program("print(10 ** 5000)", tests=stdin, entry_point=None)
+    found = verdicts(client, [prints, {**prints, "limits": {"int_digits": 0}}])
+    assert [line["status"] for line in found] == ["runtime error", "accepted"]
+    answer = client.post("/judge", json={"programs": [{**prints, "limits": {"int_digits": 9}}]})
+    assert answer.status_code == 422
+    assert "int_digits is 9; at least 640" in answer.json()["error"]

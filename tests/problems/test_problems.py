@@ -429,3 +429,43 @@ def test_a_fingerprint_tells_types_apart_and_sets_by_content() -> None:
     values = [1, 1.0, True, "1", [1], (1,), {1}, {"1": 1}, None, b"1"]
     assert len({of(value) for value in values}) == len(values)
     assert of({"b", "a", "c"}) == of({"c", "b", "a"})
+
+
+@pytest.mark.parametrize("name", ["problems.json", "problems.jsonl", "problems.jsonl.gz"])
+def test_files_hold_integers_of_any_length_and_a_byte_order_mark(tmp_path: Path, name: str) -> None:
+    digits = "-" + "123456789" * 600
+    text = json.dumps(CALL).replace('"outputs": [2, 4]', f'"outputs": [2, {digits}]')
+    data = ("\ufeff" + (f"[{text}]" if name.endswith(".json") else text)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    report = load_problems(tmp_path / name)
+    assert report.skipped == ()
+    (problem,) = report.problems
+    assert isinstance(problem.tests, CallTests)
+    two, huge = problem.tests.outputs
+    assert (two, huge % 10**9, huge // 10**5391, huge < 0) == (
+        2,
+        -123456789 % 10**9,
+        -123456790,
+        True,
+    )
+    assert fingerprint([problem]) == fingerprint(load_problems(tmp_path / name).problems)
+
+
+def test_a_solution_that_is_declared_to_return_nothing_changes_its_argument(tmp_path: Path) -> None:
+    tests = {"kind": "call", "inputs": [[2, [1, 2]]], "outputs": [[2, 1]]}
+    header = "class Solution:\n    def turn(self, k: int, xs: list) -> None:\n"
+    record = {**CALL, "starter_code": header, "entry_point": "Solution().turn", "tests": tests}
+    record["canonical_solution"] = f"{header}        xs.reverse()\n"
+    without = {**record, "task_id": "b", "tests": {**tests, "outputs": [None]}}
+    silent = {
+        **record,
+        "task_id": "c",
+        "starter_code": "",
+        "canonical_solution": "class Solution:\n",
+    }
+    silent["canonical_solution"] += "    def turn(self, k, xs): xs.reverse()\n"
+    named = {**silent, "task_id": "d", "tests": {**tests, "in_place": 1}}
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(map(json.dumps, [record, without, silent, named])))
+    found = load_problems(path, strict=True).problems
+    assert [p.tests.in_place for p in found] == [1, None, None, 1]  # type: ignore[union-attr]

@@ -277,3 +277,23 @@ def test_items_with_equal_hashes_take_no_longer_to_compare() -> None:
     assert same_in_any_order(collide[::-1], collide)
     assert not same_in_any_order(collide, list(range(20_000)))
     assert time.monotonic() - start < 5.0
+
+
+def test_many_items_that_noise_has_moved_find_their_partners() -> None:
+    expected = [[float(i // 2), float(i % 2)] for i in range(2_000)]
+    noisy = [[a + (1e-9 if b == 0.0 and a % 9 == 0 else 0.0), b] for a, b in expected]
+    assert same_in_any_order(noisy[::-1], expected)
+    assert not same_in_any_order([[a, b + 0.1] for a, b in noisy], expected)
+
+
+def test_a_set_is_a_list_in_any_order(judge: Judge) -> None:
+    assert returned(judge, "{3, 1}", [1, 3], Unordered()).passed
+    assert not returned(judge, "{3, 1}", [1, 3], Exact()).passed
+    assert not returned(judge, "{3, 1}", [1, 1, 3], Unordered()).passed
+
+
+def test_a_value_as_deep_as_can_be_returned_reaches_its_checker(judge: Judge) -> None:
+    source = "def f():\n    value = 1\n    for _ in range(200): value = [value]\n    return value\n"
+    for checker in (Custom(SAME), Unordered(), None):
+        tests = CallTests(([],), (1,), checker=checker)
+        assert judge.run(Program(source, "f"), tests).status is Status.WRONG_ANSWER
