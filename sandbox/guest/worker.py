@@ -109,7 +109,8 @@ def load_libraries(names: list[str], paths: list[str]) -> None:
     """
     here = os.path.dirname(os.path.abspath(__file__))
     sys.modules["ctypes"] = load_file("ctypes", f"{here}/no_ctypes.py")
-    sys.modules.update(dict.fromkeys(HIDDEN_MODULES))  # None: an import of them fails
+    # None: an import of them fails.
+    sys.modules.update(dict.fromkeys(HIDDEN_MODULES))  # type: ignore[arg-type]
     finder = LibraryFinder(paths)
     sys.meta_path.append(finder)
     try:
