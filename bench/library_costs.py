@@ -2,10 +2,10 @@
 
     python bench/library_costs.py numpy sortedcontainers sympy scipy pandas networkx
 
-Times are CPU times of a worker and of the runs that it forked, which other load does not change much.
-A run calls a function that returns its argument; the first line has no import. Memory is the
-worker's share (Pss), with the child that waits for the next run; a run's own is what the verdict
-says, of which the limit counts only what comes on top of the worker's.
+Times are CPU times of a worker and of the runs that it forked, which other load changes little. A
+run calls a function that returns its argument; the first line has no import. Memory is the worker's
+share (Pss), with the child that waits for the next run; a run's peak is what its verdict says, of
+which the limit counts only what comes on top of the worker's.
 """
 
 from __future__ import annotations
