@@ -113,13 +113,13 @@ def own_tests(
     if isinstance(tests, CallTests):
         pairs = list(zip(tests.inputs, tests.outputs, strict=True))
         plain = CALLS.format(tests=pairs, entry_point=entry_point)
-    elif "test_list" in record:
-        plain = "\n".join(["", record["test_setup_code"], *record["test_list"], ""])
     elif "tests" in record:
         plain = f"\n{record['tests']['code']}\n"
-    else:
+    elif "test" in record:
         check = f"check({record['entry_point']})\n" if "entry_point" in record else ""
         plain = f"\n{record['test']}\n{check}"
+    else:
+        plain = "\n".join(["", record["test_setup_code"], *record["test_list"], ""])
     return plain, (("", None),)
 
 
