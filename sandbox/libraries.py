@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from stepcoder.sandbox import syntax
 from stepcoder.sandbox.program import Submission, test_code
 
-_FIX = "Judge(libraries=...) or sandbox.libraries=..."
+_NOT_HERE = "is not among this judge's libraries; Judge(libraries=...) or sandbox.libraries=..."
 _IMPORTS = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w.,][\w., \t]*))", re.MULTILINE)
 _NO_MODULE = re.compile(r"No module named '([A-Za-z]\w*)'")
 _REQUIRED = re.compile(r"[\w.-]+")
@@ -40,7 +40,7 @@ class Libraries:
         elif missing:
             raise LibraryError(
                 f"{missing[0]!r} is not installed; pip install {missing[0]}, or leave it out of "
-                "the libraries"
+                "the libraries (import names)"
             )
 
     def argument(self, *texts: str) -> str:
@@ -59,7 +59,7 @@ class Libraries:
         """Return why the tests cannot run: what they import is not here. "" if they can."""
         for text in (submission.program.preamble, *test_code(submission.tests)):
             if "import" in text and (name := _missing(text, self.names)):
-                return f"the tests import {name}, which {_not_here(name)[len(name) + 1 :]}"
+                return f"the tests import {name}, which {_NOT_HERE}"
         return ""
 
     @cached_property
@@ -104,11 +104,7 @@ def explained(message: str) -> str:
     found = _NO_MODULE.fullmatch(message)
     if found is None or found[1] in sys.stdlib_module_names:
         return message
-    return _not_here(found[1])
-
-
-def _not_here(name: str) -> str:
-    return f"{name} is not among this judge's libraries; {_FIX}"
+    return f"{found[1]} {_NOT_HERE}"
 
 
 @lru_cache(maxsize=1024)  # many programs are judged on the tests of one problem
