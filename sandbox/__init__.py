@@ -9,6 +9,7 @@ are the judge's side, which trusts nothing that a process says.
 
 from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Tolerance, Unordered
 from stepcoder.sandbox.judge import Judge
+from stepcoder.sandbox.libraries import LibraryError
 from stepcoder.sandbox.program import (
     AssertTests,
     CallTests,
@@ -30,6 +31,7 @@ __all__ = [
     "Exact",
     "IsolationError",
     "Judge",
+    "LibraryError",
     "Limits",
     "Program",
     "Regex",

@@ -32,8 +32,8 @@ class JobKind:
 class Job:
     id: int
     kind: JobKind
-    numpy: bool
-    tester_numpy: bool
+    libraries: str
+    tester_libraries: str
     request: bytes
     tester_request: bytes
     run_for_each_test: bool
@@ -107,9 +107,7 @@ class JobResult:
     def runs(self) -> list[RunResult]: ...
 
 class EventLoop:
-    def __init__(
-        self, bare: Sequence[str], numpy: Sequence[str], slots: int, preload: str = ""
-    ) -> None: ...
+    def __init__(self, command: Sequence[str], preload: str, slots: int) -> None: ...
     def submit(self, job: Job) -> None: ...
     def cancel(self, id: int) -> None: ...
     def next(self, seconds: float) -> list[JobResult]: ...

@@ -19,7 +19,6 @@ process for each test the lists come one by one, each to a run of its own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
 from stepcoder.sandbox.checkers import Regex, Unordered
+from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.program import (
     PYTHONS_INT_DIGITS,
     CallTests,
@@ -48,10 +48,9 @@ _IN_PLACE = (
     "(lambda call: lambda *given: "
     "(lambda got: given[{0}] if got is None else got)(call(*given)))({1})"
 )
-_IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
-def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
+def build_job(submission: Submission, limits: Limits, libraries: Libraries) -> _launcher.Job:
     """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
     if limits.int_digits != PYTHONS_INT_DIGITS:
         line = f"__import__('sys').set_int_max_str_digits({limits.int_digits})"
@@ -70,13 +69,13 @@ def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) 
     job.memory_bytes = limits.memory_bytes
     job.output_bytes = limits.output_bytes
     job.stop_at_first_failure = submission.stop_at_first_failure
-    job.numpy = numpy_installed and _uses_numpy(program.source, program.preamble)
+    job.libraries = libraries.argument(program.source, program.preamble)
     if isinstance(tests, CallTests):
         _add_calls(job, program, tests)
     elif isinstance(tests, StdinTests):
         _add_stdins(job, program, tests)
     else:
-        _add_test_code(job, submission, tests, numpy_installed=numpy_installed)
+        _add_test_code(job, submission, tests, libraries)
     return job
 
 
@@ -122,7 +121,7 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
 
 
 def _add_test_code(
-    job: _launcher.Job, submission: Submission, tests: CodeTests, *, numpy_installed: bool
+    job: _launcher.Job, submission: Submission, tests: CodeTests, libraries: Libraries
 ) -> None:
     program = submission.program
     if isinstance(tests, UnittestTests):
@@ -133,12 +132,12 @@ def _add_test_code(
     given = None if tests.process_per_test else items
     if tests.shared_process:
         job.kind = _launcher.JobKind.CALLS
-        job.numpy = job.numpy or (numpy_installed and _uses_numpy(code, *items))
+        job.libraries = libraries.argument(program.source, program.preamble, code, *items)
         encoded = _request(shared, program, (code, given))
         job.request = encoded if given else without_end(encoded)
     else:
         job.kind = _launcher.JobKind.PAIR
-        job.tester_numpy = numpy_installed and _uses_numpy(program.preamble, code, *items)
+        job.tester_libraries = libraries.argument(program.preamble, code, *items)
         job.request = _request("served", program, len(items) if given else 1)
         stops = submission.stop_at_first_failure
         tester = (apart, program.preamble, program.entry_point, code, stops, given)
@@ -176,10 +175,6 @@ def source_too_large(submission: Submission) -> bool:
     if 4 * len(source) <= MAX_SOURCE_BYTES:  # no character takes more bytes
         return False
     return len(source) > MAX_SOURCE_BYTES or len(_bytes(source)) > MAX_SOURCE_BYTES
-
-
-def _uses_numpy(*texts: str) -> bool:
-    return any("numpy" in text and _IMPORTS_NUMPY.search(text) for text in texts)
 
 
 def _bytes(text: str) -> bytes:

@@ -22,6 +22,7 @@ from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.admission import FairSemaphore
 from stepcoder.sandbox.grading import Runs
 from stepcoder.sandbox.jobs import MAX_SOURCE_BYTES, build_job, source_too_large
+from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.pending import Pending, first_job
 from stepcoder.sandbox.program import Limits, Submission
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
@@ -56,17 +57,17 @@ class Service:
     """
 
     def __init__(
-        self, workers: int, hash_seed: int, max_queued: int, *, full_isolation: bool
+        self,
+        workers: int,
+        hash_seed: int,
+        max_queued: int,
+        libraries: Libraries,
+        *,
+        full_isolation: bool,
     ) -> None:
         """Start the event loop and the grading thread."""
-        numpy_folder = _numpy_folder()
-        self._numpy_installed = bool(numpy_folder)
-        self._loop = _launcher.EventLoop(
-            worker_command("bare", "", hash_seed),
-            worker_command("numpy", numpy_folder, hash_seed),
-            workers,
-            _arena_preload(),
-        )
+        self._libraries = libraries
+        self._loop = _launcher.EventLoop(worker_command(hash_seed), _arena_preload(), workers)
         self._lock = threading.Lock()
         self._in_flight: dict[int, tuple[Pending, Future[Verdict]]] = {}
         self._admission = FairSemaphore(max_queued)
@@ -99,19 +100,30 @@ class Service:
         """Start on an admitted submission."""
         future: Future[Verdict] = Future()
         try:
-            if not source_too_large(submission):
+            refused = self._refused(submission)
+            if refused is None:
                 self._start(first_job(submission, limits), future)
                 return future
         except BaseException:
             self._admission.release()
             raise
         self._admission.release()
-        future.set_result(_refused(submission))
+        future.set_result(refused)
         return future
+
+    def _refused(self, submission: Submission) -> Verdict | None:
+        """Return the verdict of a submission that cannot be run, None for any other."""
+        status, message = Status.COMPILE_ERROR, ""
+        if source_too_large(submission):
+            message = f"the source is larger than {MAX_SOURCE_BYTES >> 20} MiB"
+        elif message := self._libraries.missing_in_tests(submission):
+            status = Status.INFRASTRUCTURE_ERROR
+        test = TestVerdict(status, message=message)
+        return Verdict(status, (test,) * len(submission.tests), message) if message else None
 
     def _start(self, pending: Pending, future: Future[Verdict]) -> None:
         """Hand a job to the event loop."""
-        job = build_job(pending.submission, pending.limits, numpy_installed=self._numpy_installed)
+        job = build_job(pending.submission, pending.limits, self._libraries)
         job.id = next(self._ids)
         with self._lock:
             if self._closed:
@@ -197,15 +209,15 @@ def _settle(future: Future[Verdict], verdict: Verdict) -> None:
         future.set_result(verdict)
 
 
-def worker_command(kind: str, numpy_folder: str, hash_seed: int) -> list[str]:
-    """Return the command that starts a worker; the event loop appends its slot and role."""
+def worker_command(hash_seed: int) -> list[str]:
+    """Return what starts a worker; the event loop appends its libraries, its slot and its role."""
     if not sys.executable:
         raise RuntimeError("sys.executable is empty: the sandbox needs an interpreter to start")
     worker = str(Path(__file__).resolve().parent / "guest" / "worker.py")
     extension = str(Path(_launcher.__file__).resolve())
     # The launcher sets the environment. -I would ignore the hash seed in it.
     flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-    command = [sys.executable, *flags, worker, extension, kind, numpy_folder]
+    command = [sys.executable, *flags, worker, extension]
     # The launcher sets hash seed 0. posix_spawn takes a path, so that of env is written out.
     return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
 
@@ -214,15 +226,3 @@ def _arena_preload() -> str:
     """Return the library that workers load before all others, "" if it was not built."""
     spec = importlib.util.find_spec("stepcoder.sandbox._arena_preload")
     return str(Path(spec.origin).resolve()) if spec and spec.origin else ""
-
-
-def _numpy_folder() -> str:
-    """Return the folder that numpy is imported from, "" if it is not installed."""
-    spec = importlib.util.find_spec("numpy")
-    return str(Path(spec.origin).resolve().parent.parent) if spec and spec.origin else ""
-
-
-def _refused(submission: Submission) -> Verdict:
-    message = f"the source is larger than {MAX_SOURCE_BYTES >> 20} MiB"
-    test = TestVerdict(Status.COMPILE_ERROR, message=message)
-    return Verdict(Status.COMPILE_ERROR, tests=(test,) * len(submission.tests), message=message)

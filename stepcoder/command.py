@@ -34,7 +34,7 @@ from stepcoder.journal import Record
 from stepcoder.options import ConfigError, LineParser
 from stepcoder.problems.json_text import loads
 from stepcoder.problems.problem import Problem, ProblemError, program_of
-from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
+from stepcoder.sandbox import IsolationError, Judge, LibraryError, Limits, Submission
 
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
@@ -79,6 +79,11 @@ def add_sandbox_options(
         default="warn",
         help="full: refuse to run where this machine lacks a layer (default: %(default)s)",
     )
+    group.add_argument(
+        "--libraries",
+        type=names,
+        help="what programs and tests may import: names with commas (default: numpy if installed)",
+    )
     for name, default, what in (
         ("--cpu-s", limits.cpu_s, "CPU seconds a test"),
         ("--wall-s", wall_s or limits.wall_s, "seconds a test"),
@@ -101,12 +106,19 @@ def _int_digits(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def limits_given(arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the limits that tell one judgement from another."""
-    given = {name: getattr(arguments, name) for name in LIMITS}
+def limits_given(arguments: argparse.Namespace) -> Record:
+    """Return the limits, and the libraries, that tell one judgement from another."""
+    given: Record = {name: getattr(arguments, name) for name in LIMITS}
     if arguments.int_digits != Limits().int_digits:  # older files do not name it
         given["int_digits"] = arguments.int_digits
+    if arguments.libraries is not None:
+        given["libraries"] = arguments.libraries
     return given
+
+
+def names(text: str) -> list[str]:
+    """Return the names of a list with commas."""
+    return text.replace(",", " ").split()
 
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
@@ -116,8 +128,13 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
 
 
 def judge_of(arguments: argparse.Namespace) -> Judge:
-    """Start the judge that the options describe. Raises IsolationError."""
-    return Judge(arguments.workers, limits_of(arguments), arguments.isolation)
+    """Start the judge that the options describe. Raises IsolationError or LibraryError."""
+    return Judge(
+        arguments.workers,
+        limits_of(arguments),
+        arguments.isolation,
+        libraries=arguments.libraries,
+    )
 
 
 def say(line: str, file: TextIO | None = None) -> None:
@@ -138,7 +155,7 @@ def exit_status(work: Callable[[], int], name: str = "", *, resumable: bool = Tr
     except IsolationError as error:
         say(str(error))
         return 3
-    except (InputError, ProblemError, RunError, ConfigError, OSError) as error:
+    except (InputError, ProblemError, RunError, ConfigError, LibraryError, OSError) as error:
         say(f"{name}: {error}" if name else str(error))
         return 2
     except KeyboardInterrupt:

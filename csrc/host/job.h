@@ -19,8 +19,10 @@ enum class JobKind {
 struct Job {
   uint64_t id = 0;
   JobKind kind = JobKind::kCalls;
-  bool numpy = false;         // the program needs a worker with numpy
-  bool tester_numpy = false;  // the tester does
+  // What the program's worker and the tester's have loaded beside the standard library: an argument
+  // of theirs (libraries.py), which this side only compares. Empty: nothing.
+  std::string libraries;
+  std::string tester_libraries;
   std::string request;
   std::string tester_request;
   // Where each test has a run of its own: the end of the request, or of the tester's, for each.

@@ -113,7 +113,9 @@ def run(arguments: argparse.Namespace) -> int:
     files, key = (VERIFIED, EXTENDED), itemgetter("number")
     with (
         Journal(out, settings, files, key, "a cleaning", out.glob("*.jsonl")) as journal,
-        Judges(arguments.runs, arguments.workers, limits, arguments.isolation) as judges,
+        Judges(
+            arguments.runs, arguments.workers, limits, arguments.isolation, arguments.libraries
+        ) as judges,
         command.StepProgress() as progress,
     ):
         cleaning = clean(records, known, options, judges, journal, progress)

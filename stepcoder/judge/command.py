@@ -125,9 +125,9 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.explain:
                 statuses = [_explain(arguments, samples, judge)]
             else:
-                limits = repr(tuple(command.limits_given(arguments).values()))
+                settings = repr(tuple(command.limits_given(arguments).values()))
                 paths = arguments.samples, arguments.problems
-                fingerprint = files_fingerprint(*paths, also=limits)
+                fingerprint = files_fingerprint(*paths, also=settings)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)
                 passed = statuses.count(Status.ACCEPTED)
                 command.say(f"{passed} of {len(statuses)} samples passed", sys.stdout)

@@ -166,3 +166,13 @@ def test_the_limit_of_digits_is_an_option(files: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main(command(files, [prints], *output, "--int-digits", "5"))
     assert "int_digits is 5; at least 640, or 0 for no limit" in capsys.readouterr().err
+
+
+def test_libraries_are_part_of_the_settings_and_must_be_installed(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [{"task_id": "t/0", "solution": "import sys, random as r\ndef f(x): return x + 1"}]
+    assert main([*command(files, samples), "--libraries", "absent"]) == 2
+    assert "'absent' is not installed; pip install absent" in capsys.readouterr().err
+    assert main([*command(files, samples), "--libraries", "pytest,iniconfig"]) == 0
+    assert main(command(files, samples)) == 2
