@@ -99,6 +99,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--problems", type=Path, required=True, help="problems, in any known form")
     parser.add_argument("-o", "--output", type=Path, help="verdicts; goes on where it stopped")
     parser.add_argument("--explain", metavar="TASK_ID", help="show this task's first sample")
+    command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)
     arguments = parser.parse(argv, "workers", *command.LIMITS)
     if (arguments.output is None) == (arguments.explain is None):
@@ -116,7 +117,8 @@ def _run(arguments: argparse.Namespace) -> int:
     report = load_problems(arguments.problems)
     for line in report.skipped:
         command.say(line)
-    problems = {problem.task_id: problem for problem in report.problems}
+    compared = command.within_tolerance(report.problems, arguments)
+    problems = {problem.task_id: problem for problem in compared}
     fields = ("solution", "completion")
     samples = command.read_samples(arguments.samples, problems, fields, program_of_sample, MISSING)
     try:
@@ -125,6 +127,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 statuses = [_explain(arguments, samples, judge)]
             else:
                 limits = repr(tuple(getattr(arguments, name) for name in command.LIMITS))
+                if arguments.float_tolerance is not None:
+                    limits += repr(arguments.float_tolerance)
                 paths = arguments.samples, arguments.problems
                 fingerprint = files_fingerprint(*paths, also=limits)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)
