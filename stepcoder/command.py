@@ -38,6 +38,7 @@ from stepcoder.problems.problem import (
     ProblemError,
     known_as,
     program_of,
+    with_tolerance,
 )
 from stepcoder.sandbox import IsolationError, Judge, Limits, Submission
 
@@ -94,7 +95,7 @@ def add_sandbox_options(
 
 
 def add_tolerance_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that compares numbers within a tolerance where the problems ask for nothing."""
+    """Add the option that compares numbers within a tolerance where no checker is asked for."""
     parser.add_argument(
         "--float-tolerance",
         type=float,
