@@ -33,30 +33,33 @@ def _run(texts):
             file.write(text if isinstance(text, str) else json.dumps(text))
     sys.argv[:] = ["checker.py", *texts]
     module = sys.modules["__main__"] = types.ModuleType("__main__")
-    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="replace", write_through=True)
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="replace", write_through=True)
+        for _ in range(2)
+    )
     code = 0
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             exec(_code, module.__dict__)
         except SystemExit as end:
             code = 0 if end.code is None else end.code if isinstance(end.code, int) else 1
-    return code, said.buffer.getvalue().decode("utf-8", "replace")
+    return code, *(s.buffer.getvalue().decode("utf-8", "replace").strip() for s in (out, err))
 
 class _Failed(Exception):
     """What the checker says itself, so that no second run is needed."""
 
-def _of_testlib(code, said):
+def _of_testlib(code, out, err):
     if code in (0, 1, 2, 4):
         return code == 0
-    points = re.search(r"points\\s+(\\d*\\.?\\d+)", said)
+    points = re.match(r"points\\s+(\\d*\\.?\\d+)", err or out)
     if code == 7 and points:
         return float(points[1])
-    raise _Failed(f"exit code {code}: {said.strip()[:200]}")
+    raise _Failed(f"exit code {code}: {(err or out)[:200]}")
 
-def _of_open_r1(code, said):
-    if code != 0 or not said.split():
-        raise RuntimeError(f"exit code {code}: {said.strip()[:200]}")
-    return float(said.split()[-1])
+def _of_open_r1(code, out, err):
+    if code != 0 or not out:
+        raise RuntimeError(f"exit code {code}: {err[:200]}")
+    return float(out.split()[-1])
 
 def _answer(input, expected, got):
     if _CONVENTION == "testlib":

@@ -18,7 +18,7 @@ from stepcoder.command import Sample
 from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
 from stepcoder.judge.record import failing_test, verdict_record
-from stepcoder.problems.problem import Problem, load_problems
+from stepcoder.problems.problem import Problem, known_as, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
 
@@ -142,7 +142,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace, samples: Sequence[Sample], judge: Judge) -> str:
     """Show the verdict on the first sample of a task, and return its status."""
-    chosen = (s for s in samples if s.problem.task_id == arguments.explain)
+    known = known_as(arguments.explain, {s.problem.task_id: s.problem for s in samples})
+    chosen = (s for s in samples if s.problem.task_id in known)
     sample = next(chosen, None)
     if sample is None:
         raise InputError(f"{arguments.samples} has no sample of {arguments.explain!r}")

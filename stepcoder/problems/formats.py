@@ -22,7 +22,7 @@ from stepcoder.problems.layouts import HARNESS_PREAMBLE, json_data, read_layout
 from stepcoder.problems.names import bound_names
 from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse, split_lines
-from stepcoder.problems.tolerance import number_checker
+from stepcoder.problems.tolerance import number_fields
 
 ProblemRecord = dict[str, Any]
 T = TypeVar("T")
@@ -270,14 +270,14 @@ def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
         inputs = [_unquoted(value) for value in inputs]
         outputs = [_unquoted(value[0]) for value in outputs]
     prompt = field(record, "prompt", str)
-    checker = number_checker(outputs, prompt) if kind == "stdin" else {}
     return {
         "task_id": field(record, "task_id", str),
         "prompt": prompt,
         "starter_code": starter,
         "entry_point": f"{owner[1]}().{functions[-1]}" if owner else functions[-1],
         "canonical_solution": field(record, "canonical_solution", str),
-        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs, **checker},
+        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs}
+        | number_fields(kind, outputs, prompt),
         "preamble": HARNESS_PREAMBLE,
         "source": "APPS+",
         "difficulty": record.get("difficulty"),

@@ -22,7 +22,7 @@ import zlib
 from typing import Any, NamedTuple
 
 from stepcoder.problems.schema import TESTS_SCHEMA, BrokenRecordError
-from stepcoder.problems.tolerance import number_checker
+from stepcoder.problems.tolerance import number_fields
 
 
 class Layout(NamedTuple):
@@ -190,7 +190,7 @@ def _pairs(
     if name is None or name == "":
         inputs, outputs = ([_joined(v) for v in values] for values in (inputs, outputs))
         tests = {"kind": "stdin", "inputs": inputs, "outputs": outputs}
-        return Layout(tests | number_checker(outputs, prompt), None, HARNESS_PREAMBLE)
+        return Layout(tests | number_fields("stdin", outputs, prompt), None, HARNESS_PREAMBLE)
     if not isinstance(name, str):
         raise BrokenRecordError(f'field "fn_name" is {json.dumps(name)[:40]} (expected a text)')
     outputs = [
@@ -205,7 +205,7 @@ def _pairs(
         inputs = [[_with_int_keys(a) for a in v] if _is_one(v) else v for v in inputs]
         outputs = list(map(_with_int_keys, outputs))
     tests = {"kind": "call", "inputs": inputs, "outputs": outputs}
-    return Layout(tests, name, HARNESS_PREAMBLE)
+    return Layout(tests | number_fields("call", outputs, prompt), name, HARNESS_PREAMBLE)
 
 
 def _arguments(value: Any) -> Any:

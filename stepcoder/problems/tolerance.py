@@ -35,12 +35,15 @@ def stated_tolerance(prompt: str) -> float | None:
     return TOLERANCE if _ASKED.search(prompt) else None
 
 
-def number_checker(outputs: Iterable[Any], prompt: str = "") -> dict[str, Any]:
-    """Return the field `checker` for stdout that holds real numbers, nothing for other stdout.
+def number_fields(kind: str, outputs: Iterable[Any], prompt: str = "") -> dict[str, Any]:
+    """Return the fields of tests that say how real numbers are compared; none where none are.
 
-    The tolerance is absolute or relative, whichever is more: that is what statements say.
+    Of stdout that is a checker, whose tolerance is absolute or relative, as statements say; calls
+    have a tolerance of their own, which a statement may change.
     """
     stated = stated_tolerance(prompt)
+    if kind == "call":
+        return {} if stated is None else {"float_tolerance": stated}
     if stated is None and not any(map(is_real, outputs)):
         return {}
     return {"checker": tolerance_checker(stated or TOLERANCE)}

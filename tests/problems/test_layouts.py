@@ -336,6 +336,9 @@ def test_real_numbers_on_stdout_have_a_tolerance_where_the_set_compares_so() -> 
     told = read_layout({"inputs": ["1"], "outputs": ["1\n"]}, "with an error of at most 1e-3")
     assert told.tests["checker"]["absolute_tolerance"] == 1e-3
     assert "checker" not in read_layout({"inputs": ["1"], "outputs": ["1\n"]}).tests
+    call = {"inputs": [[1]], "outputs": [0.5], "fn_name": "f"}
+    assert read_layout(call, "Answers within 10^-5 are accepted.").tests["float_tolerance"] == 1e-5
+    assert "float_tolerance" not in read_layout(call).tests
 
 
 def test_a_tolerance_by_option_leaves_checkers_alone() -> None:
