@@ -25,13 +25,13 @@ def _files(read, write):
     os.dup2(2, 1)
 
     def hand_in():
-        for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
-            for stream in gc.get_objects():
-                if type(stream) is kind and not stream.closed:
-                    try:
-                        stream.flush()
-                    except (OSError, ValueError):
-                        pass
+        opened = [o for o in gc.get_objects() if isinstance(o, io.IOBase)]
+        opened.sort(key=lambda stream: not isinstance(stream, io.TextIOBase))
+        for stream in (sys.stdout, sys.__stdout__, *opened):
+            try:
+                stream.flush()
+            except (AttributeError, OSError, ValueError):
+                pass
         os.dup2(stdout, 1)
         try:
             with open(write, "rb") as file:
