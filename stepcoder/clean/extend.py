@@ -221,11 +221,12 @@ def _run_mutants(
     """
     sources, limits, killed = _mutants(problem.canonical_solution, rng), _quick(judges.limits), 0
     given = replace(submission_of(problem, limits=limits), stop_at_first_failure=True)
-    inputs, outputs = tuple(test.input for test in new), tuple(test.output for test in new)
-    if isinstance(problem.tests, (StdinTests, CallTests)):
-        more: Tests = replace(problem.tests, inputs=inputs, outputs=outputs, subtasks=())
-    else:
-        more = CallTests(inputs, outputs)
+    pairs: dict[str, Any] = {
+        "inputs": tuple(test.input for test in new),
+        "outputs": tuple(test.output for test in new),
+    }
+    compared = isinstance(problem.tests, (StdinTests, CallTests))
+    more: Tests = replace(problem.tests, **pairs) if compared else CallTests(**pairs)
     for number, source in enumerate(sources):
         program = program_of(problem, source)
         if not judges.run(replace(given, program=program)).passed:

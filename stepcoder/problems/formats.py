@@ -147,8 +147,8 @@ def _from_apps(record: ProblemRecord) -> ProblemRecord:
         raise BrokenRecordError('field "solutions" is empty (expected a list of programs)')
     if not isinstance(data, dict):
         raise BrokenRecordError('field "input_output" is no object (expected inputs and outputs)')
-    for name in ("inputs", "outputs"):
-        field(data, name, list)
+    for part in ("inputs", "outputs"):
+        field(data, part, list)
     prompt = field(record, "question", str)
     tests, name, preamble = read_layout(data, prompt)
     starter = record.get("starter_code") or ""
@@ -201,10 +201,10 @@ def _from_verl(record: ProblemRecord) -> ProblemRecord:
     )
     tests, name, preamble = read_layout(truth, prompt)
     starter, source = info.get("starter_code") or "", str(record.get("data_source") or "verl")
-    index = info.get("index")
+    index, split = info.get("index"), str(info.get("split") or "")
     number = hashlib.sha256(prompt.encode()).hexdigest()[:12] if index is None else index
     return {
-        "task_id": "/".join(filter(None, (source, str(info.get("split") or ""), str(number)))),
+        "task_id": "/".join(filter(None, (source, split, str(number)))),
         "prompt": prompt,
         "starter_code": starter,
         "entry_point": info.get("entry_point") or _entry_point(name, starter),
@@ -212,7 +212,7 @@ def _from_verl(record: ProblemRecord) -> ProblemRecord:
         "tests": tests,
         "preamble": info.get("preamble") or preamble,
         "source": source,
-        "split": {"test": "eval", "val": "validation"}.get(info.get("split"), info.get("split")),
+        "split": {"test": "eval", "val": "validation"}.get(split, split),
     }
 
 
