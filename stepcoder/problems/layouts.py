@@ -18,6 +18,7 @@ import base64
 import json
 import pickletools
 import re
+import reprlib
 import zlib
 from typing import Any, NamedTuple
 
@@ -82,8 +83,8 @@ def read_layout(data: Any, prompt: str = "") -> Layout:
     Raises:
         BrokenRecordError: the layout is none of these, or one of its parts is not as it says.
     """
-    if isinstance(data, str):
-        data = _parsed(data)
+    while isinstance(data, str) or (isinstance(data, dict) and "test_cases" in data):
+        data = _parsed(data) if isinstance(data, str) else data["test_cases"]
     if hasattr(data, "tolist"):  # numpy's arrays, in which data frames hold lists
         data = data.tolist()
     if isinstance(data, dict):
@@ -91,10 +92,9 @@ def read_layout(data: Any, prompt: str = "") -> Layout:
             return Layout(data)
         if "private_test_cases" in data or "public_test_cases" in data:
             return _livecodebench(data, prompt)
-        if "test_cases" in data:
-            return read_layout(data["test_cases"], prompt)
-        if asserts := [text for text in data.get("assert_case") or () if text]:
-            return read_layout(asserts, prompt)
+        asserts = data.get("assert_case")
+        if isinstance(asserts, list) and any(asserts):
+            return read_layout([text for text in asserts if text], prompt)
         if "inputs" in data and "outputs" in data:
             return _pairs(data["inputs"], data["outputs"], data.get("fn_name"), prompt)
     if isinstance(data, list) and data:
@@ -103,7 +103,7 @@ def read_layout(data: Any, prompt: str = "") -> Layout:
         if all(isinstance(item, dict) for item in data):
             return _cases(data, prompt)
     raise BrokenRecordError(
-        f"tests of no known layout: {json.dumps(data, default=repr)[:60]} (expected "
+        f"tests of no known layout: {reprlib.repr(data)} (expected "
         f'{TESTS_SCHEMA}, {{"inputs", "outputs"}}, a list of {{"input", "output"}} or of asserts)'
     )
 
@@ -115,7 +115,7 @@ def _parsed(text: str) -> Any:
             data = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError, zlib.error):
             continue
-        return _parsed(data) if isinstance(data, str) else data
+        return data
     raise BrokenRecordError(f"tests are no JSON: {text[:40]!r}")
 
 
@@ -149,10 +149,15 @@ def _pickled_text(data: bytes) -> str:
 
 def _livecodebench(row: dict[str, Any], prompt: str) -> Layout:
     """Return the public and private tests of a row of LiveCodeBench; its metadata has the name."""
-    parts = [row.get(name) or [] for name in ("public_test_cases", "private_test_cases")]
-    cases = [case for p in parts for case in (_parsed(p) if isinstance(p, str) else p)]
-    if not cases or not all(isinstance(case, dict) for case in cases):
-        raise BrokenRecordError('"private_test_cases" is no list of {"input", "output"}')
+    cases = []
+    for name in ("public_test_cases", "private_test_cases"):
+        part = row.get(name) or []
+        part = _parsed(part) if isinstance(part, str) else part
+        if not isinstance(part, list) or not all(isinstance(case, dict) for case in part):
+            raise BrokenRecordError(f'"{name}" is no list of {{"input", "output"}}')
+        cases += part
+    if not cases:
+        raise BrokenRecordError('"private_test_cases" and "public_test_cases" are empty')
     return _cases([{"metadata": row.get("metadata"), **case} for case in cases], prompt)
 
 
@@ -173,7 +178,9 @@ def _called_name(case: dict[str, Any]) -> str | None:
     kind, metadata = case.get("testtype") or case.get("type"), case.get("metadata")
     if isinstance(metadata, str):
         metadata = _parsed(metadata or "{}")
-    name = case.get("fn_name") or (metadata or {}).get("func_name")
+    name = case.get("fn_name") or (isinstance(metadata, dict) and metadata.get("func_name"))
+    if name and not isinstance(name, str):
+        raise BrokenRecordError(f'field "fn_name" is {reprlib.repr(name)} (expected a text)')
     return name if name and (kind in _FUNCTIONAL or kind is None) else None
 
 
@@ -183,8 +190,7 @@ def _pairs(
     """Return tests of lists of inputs and outputs: calls of a function of that name, else stdin."""
     for place, value in (("inputs", inputs), ("outputs", outputs)):
         if not isinstance(value, list):
-            wrong = json.dumps(value, default=repr)[:40]
-            raise BrokenRecordError(f'field "{place}" is {wrong} (expected a list)')
+            raise BrokenRecordError(f'field "{place}" is {reprlib.repr(value)} (expected a list)')
     if len(inputs) != len(outputs):
         raise BrokenRecordError(f"the tests have {len(inputs)} inputs, {len(outputs)} outputs")
     if name is None or name == "":
@@ -192,7 +198,7 @@ def _pairs(
         tests = {"kind": "stdin", "inputs": inputs, "outputs": outputs}
         return Layout(tests | number_fields("stdin", outputs, prompt), None, HARNESS_PREAMBLE)
     if not isinstance(name, str):
-        raise BrokenRecordError(f'field "fn_name" is {json.dumps(name)[:40]} (expected a text)')
+        raise BrokenRecordError(f'field "fn_name" is {reprlib.repr(name)} (expected a text)')
     outputs = [
         _json_value(value, "output") if isinstance(given, str) else value
         for given, value in zip(inputs, outputs, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pickle
 import zlib
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from stepcoder.problems import load_problems
 from stepcoder.problems.layouts import read_layout
 from stepcoder.problems.problem import Problem, known_as, program_of, with_tolerance
-from stepcoder.problems.schema import BrokenRecordError
+from stepcoder.problems.schema import BrokenRecordError, read_tests
 from stepcoder.problems.tolerance import stated_tolerance
 from stepcoder.sandbox import (
     AssertTests,
@@ -73,7 +76,7 @@ def test_a_pickle_of_more_than_a_text_is_refused_and_calls_nothing(
     ("data", "words"),
     [
         ({"inputs": ["1"], "outputs": []}, "1 inputs, 0 outputs"),
-        ({"inputs": "1", "outputs": ["2"]}, 'field "inputs" is "1"'),
+        ({"inputs": "1", "outputs": ["2"]}, "field \"inputs\" is '1'"),
         ({"inputs": ["[1"], "outputs": ["2"], "fn_name": "f"}, "an input of a call test is '\\[1'"),
         ({"inputs": ["1"], "outputs": [2], "fn_name": "f"}, "an output of a call test is 2"),
         ({"inputs": [[1]], "outputs": [2], "fn_name": 3}, 'field "fn_name" is 3'),
@@ -350,3 +353,64 @@ def test_a_tolerance_by_option_leaves_checkers_alone() -> None:
     assert with_tolerance(chosen, 0.1) == chosen
     with Judge(workers=1) as judge:
         assert judge.run(Program("print(0.55)"), with_tolerance(plain, 0.1).tests).passed
+
+
+def test_options_compare_stdout_within_a_tolerance(tmp_path: Path) -> None:
+    from stepcoder.judge.command import main
+
+    problem = {
+        "task_id": "a/1",
+        "prompt": "A third.",
+        "canonical_solution": "print(1 / 3)\n",
+        "tests": {"kind": "stdin", "inputs": [""], "outputs": ["0.33333\n"]},
+    }
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem))
+    sample = {"task_id": "a/1", "solution": "print(1 / 3)"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(sample))
+
+    def passed(*more: str) -> bool:
+        verdicts = tmp_path / f"{len(more)}.jsonl"
+        names = [str(tmp_path / name) for name in ("samples.jsonl", "problems.jsonl")]
+        options = ["--problems", names[1], "-o", str(verdicts), "--workers", "1", *more]
+        assert main([names[0], *options]) == 0
+        found: bool = json.loads(verdicts.read_text().splitlines()[1])["passed"]
+        return found
+
+    assert not passed()
+    assert passed("--float-tolerance", "1e-4")
+
+
+KEYS = "kind inputs outputs fn_name input output type testtype metadata func_name test_cases "
+KEYS += "assert_case public_test_cases private_test_cases"
+TEXTS = ["", "1", "[1", "f", "stdin", "functional", "{}", "assert f(1)"]
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(TEXTS),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+
+
+@given(plain)
+@example({"inputs": [{"a": 1}], "outputs": [[]], "fn_name": "f"})
+@example([{"input": 1, "output": 1, "metadata": 3, "testtype": "functional"}])
+@example([{"input": 1, "output": 1, "fn_name": [1]}])
+@example({"assert_case": 1})
+@example({"public_test_cases": 5, "private_test_cases": 5})
+@example({"private_test_cases": "5"})
+def test_whatever_stands_in_a_layout_is_read_or_told(data: Any) -> None:
+    for given_data in (data, json.dumps(data)):
+        with contextlib.suppress(BrokenRecordError):
+            read_tests(read_layout(given_data).tests)
+
+
+def test_data_nested_without_end_is_told() -> None:
+    lists: Any = 1
+    objects: Any = 1
+    for _ in range(3000):
+        lists, objects = [lists], {"test_cases": objects}
+    for deep in (lists, objects):
+        with pytest.raises(BrokenRecordError, match="no known layout"):
+            read_layout(deep)
