@@ -97,14 +97,17 @@ def from_evalplus(record: dict[str, Any]) -> dict[str, Any]:
     task_id, prompt, name, solution = (record[key] for key in texts)
     family, _, number = task_id.partition("/")
     mbpp = family.lower().startswith("mbpp")
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > 9:
         raise BrokenRecordError(f'field "task_id" is {task_id!r} (expected a name and a number)')
+    atol = record.get("atol") or 0
+    if not isinstance(atol, (int, float)):
+        raise BrokenRecordError(f'field "atol" is {atol!r:.40} (expected a number)')
     base, plus = (_inputs(record, key, int(number) if mbpp else None) for key in _LISTS)
     parts = [plus[i : i + _INPUTS_A_TEST] for i in range(0, len(plus), _INPUTS_A_TEST)]
     known = {
         "_NAME": name,
         "_MBPP": mbpp,
-        "_ATOL": record.get("atol") or 0,
+        "_ATOL": atol,
         "_SOLUTION": prompt + solution,
     }
     setup = "".join(f"{key} = {value!r}\n" for key, value in known.items()) + _CHECK
@@ -135,7 +138,10 @@ def _inputs(record: dict[str, Any], key: str, number: int | None) -> list[Any]:
         return []
     if not isinstance(found, list) or not all(isinstance(item, list) for item in found):
         raise BrokenRecordError(f'field "{key}" is missing or no list of lists of arguments')
-    return [_restored(arguments, number) for arguments in found]
+    try:
+        return [_restored(arguments, number) for arguments in found]
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise BrokenRecordError(f'field "{key}" has other types than MBPP\'s ({error})') from None
 
 
 def _restored(arguments: list[Any], number: int | None) -> list[Any]:

@@ -173,7 +173,8 @@ def _entry_point(name: str | None, starter: str) -> str | None:
 
 def _from_livecodebench(record: ProblemRecord) -> ProblemRecord:
     """Return a row of LiveCodeBench, which has no solution."""
-    prompt, starter = field(record, "question_content", str), record.get("starter_code") or ""
+    prompt = field(record, "question_content", str)
+    starter = field(record, "starter_code", str) if record.get("starter_code") else ""
     tests, name, preamble = read_layout(record, prompt)
     return {
         "task_id": field(record, "question_id", str),
@@ -195,19 +196,21 @@ def _from_verl(record: ProblemRecord) -> ProblemRecord:
     A row without an index is named by what its prompt says.
     """
     truth = field(record, "reward_model", dict).get("ground_truth")
-    chat, info = field(record, "prompt", list), record.get("extra_info") or {}
-    prompt = "\n\n".join(
-        str(turn.get("content")) for turn in chat if turn.get("role") not in ("system", "assistant")
-    )
+    info = field(record, "extra_info", dict) if record.get("extra_info") else {}
+    chat = field(record, "prompt", list, "a list of messages")
+    turns = [
+        t for t in chat if isinstance(t, dict) and t.get("role") not in ("system", "assistant")
+    ]
+    prompt = "\n\n".join(str(turn.get("content")) for turn in turns)
     tests, name, preamble = read_layout(truth, prompt)
-    starter, source = info.get("starter_code") or "", str(record.get("data_source") or "verl")
+    starter, source = str(info.get("starter_code") or ""), str(record.get("data_source") or "verl")
     index, split = info.get("index"), str(info.get("split") or "")
     number = hashlib.sha256(prompt.encode()).hexdigest()[:12] if index is None else index
     return {
         "task_id": "/".join(filter(None, (source, split, str(number)))),
         "prompt": prompt,
         "starter_code": starter,
-        "entry_point": info.get("entry_point") or _entry_point(name, starter),
+        "entry_point": info.get("entry_point") or _entry_point(name, starter or prompt),
         "canonical_solution": "",
         "tests": tests,
         "preamble": info.get("preamble") or preamble,

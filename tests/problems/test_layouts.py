@@ -143,6 +143,27 @@ def test_rows_of_verl_are_named_by_index_or_prompt(tmp_path: Path) -> None:
     assert (indexed.task_id, indexed.split) == ("taco/test/3", "eval")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": "Add."}, "prompt"),
+        ({"prompt": [1]}, ""),
+        ({"reward_model": []}, "reward_model"),
+        ({"reward_model": {}}, "no known layout"),
+        ({"extra_info": [1]}, "extra_info"),
+        ({"extra_info": {"starter_code": 1, "entry_point": [2]}}, "entry_point"),
+    ],
+)
+def test_a_broken_row_of_verl_is_one_line(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    row = {"prompt": [], "reward_model": {"ground_truth": '{"inputs": [""], "outputs": [""]}'}}
+    (tmp_path / "one.jsonl").write_text(json.dumps(row | change))
+    report = load_problems(tmp_path / "one.jsonl")
+    assert len(report.problems) + len(report.skipped) == 1
+    assert not words or words in report.skipped[0]
+
+
 def test_arguments_of_apps_may_be_lines_of_json(tmp_path: Path) -> None:
     record = {
         "problem_id": 1,
@@ -277,6 +298,9 @@ def test_evalplus_values_are_compared_as_it_compares_them(
         ({"plus_input": {"a": 1}}, "plus_input"),
         ({"entry_point": 1}, "entry_point"),
         ({"task_id": "x"}, "task_id"),
+        ({"atol": "0"}, "atol"),
+        ({"task_id": "Mbpp/722", "base_input": [[]]}, "base_input"),
+        ({"task_id": "Mbpp/252", "base_input": [["x"]]}, "base_input"),
     ],
 )
 def test_a_broken_row_of_evalplus_is_not_taken_for_another_form(
