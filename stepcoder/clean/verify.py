@@ -28,6 +28,7 @@ from stepcoder.sandbox import (
     TestVerdict,
     Verdict,
 )
+from stepcoder.sandbox.checker_runs import needs_checker_run
 from stepcoder.sandbox.program import Tests, test_code
 
 ALTERNATIVES = 8  # other solutions that are tried where the first fails
@@ -78,7 +79,7 @@ def verify(candidate: Candidate, judges: Judges) -> Verified | Dropped:
         JudgeFailedError: the sandbox failed.
     """
     comparison = comparison_of(candidate.problem)
-    if comparison is Comparison.ANY:
+    if comparison is Comparison.ANY and not needs_checker_run(candidate.problem.tests):
         detail = "the statement accepts several answers, the tests hold one"
         return candidate.dropped(Reason.AMBIGUOUS, detail)
     if checker := checker_of(comparison, candidate.problem):

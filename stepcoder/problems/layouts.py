@@ -50,19 +50,8 @@ _FUNCTIONAL = ("functional", "function_call")  # the names of a call in `testtyp
 _MOST_UNPACKED = 1 << 29  # bytes; LiveCodeBench's largest private tests have about 2^27
 _LONGEST_LITERAL = 1 << 24  # characters; the parser of Python takes 100 times as much memory
 # What a pickle of one text is made of.
-_TEXT_OPCODES = frozenset(
-    [
-        "PROTO",
-        "FRAME",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "MEMOIZE",
-        "BINPUT",
-        "LONG_BINPUT",
-        "STOP",
-    ]
-)
+_TEXT_OPCODES = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "STOP"}
+_TEXT_OPCODES |= {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
 
 

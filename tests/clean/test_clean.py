@@ -90,6 +90,15 @@ def test_a_problem_is_dropped_for_its_reason(record, reason, tmp_path):
     assert (decision["decision"], decision["reason"], kept) == ("dropped", reason, [])
 
 
+def test_several_answers_are_not_ambiguous_where_the_tests_have_a_checker(tmp_path):
+    source = "import sys\nsys.exit(open('output.txt').read().split()[0] not in '12')"
+    checker = {"kind": "program", "source": source}
+    tests = {"kind": "stdin", "inputs": [""], "outputs": ["1\n"], "checker": checker}
+    record = stdin(0, "print(2)", [], [], prompt=ANY, tests=tests)
+    [decision], [kept] = cleaned(tmp_path, [record])
+    assert (decision["decision"], kept["tests"]) == ("kept", tests)
+
+
 def test_an_order_that_only_one_hash_seed_gives_is_not_deterministic(tmp_path):
     probe = "def f(x):\n    return '|'.join({'a', 'b', 'c', 'd', 'e', 'f'})\n"
     from stepcoder.sandbox import CallTests, Judge, Program
