@@ -14,6 +14,7 @@ from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.checkers import Custom, Regex
 from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.jobs import MAX_REQUEST_BYTES, without_end
+from stepcoder.sandbox.points import partial_credit
 from stepcoder.sandbox.program import (
     CallTests,
     EncodedCalls,
@@ -101,8 +102,11 @@ def _meaning(index: int, answer: TestVerdict | None, message: str) -> bool | Tes
     """Return a checker's answer, or an infrastructure error if it gave none."""
     if answer is not None and answer.got in ("True", "False"):
         return answer.got == "True"
+    if answer is not None and (partial := partial_credit(answer.got)):
+        text = f"partly right: {partial:g} of 1"
+        return TestVerdict(Status.WRONG_ANSWER, message=text, partial=partial)
     if answer is not None and answer.got is not None:
-        message = f"it returned {answer.got}, not True or False"
+        message = f"it returned {answer.got}, not True or False or a float between 0.0 and 1.0"
     elif answer is not None:
         message = answer.message or "it ended on an earlier test"
     return TestVerdict(

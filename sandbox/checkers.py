@@ -14,6 +14,7 @@ from stepcoder.sandbox.compare import (
     FLOAT_TOLERANCE,
     same_in_any_order,
     same_lines,
+    same_lines_in_any_order,
     same_number_tokens,
     same_value,
 )
@@ -26,14 +27,21 @@ class Exact:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Numbers within a relative tolerance: in values, or among the tokens of stdout."""
+    """Numbers within a relative tolerance: in values, or among the tokens of stdout.
+
+    On stdout `absolute_tolerance` is enough as well, None meaning a thousandth of the relative one.
+    """
 
     float_tolerance: float = FLOAT_TOLERANCE
+    absolute_tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unordered:
-    """The items of a returned list in any order; what lies within an item keeps its order."""
+    """The items of a returned list in any order; what lies within an item keeps its order.
+
+    On stdout the lines in any order, or the words of every line (`same_lines_in_any_order`).
+    """
 
     float_tolerance: float = FLOAT_TOLERANCE
 
@@ -72,5 +80,8 @@ def same_answer(checker: Exact | Tolerance | Unordered, got: Any, expected: Any)
 def same_output(checker: Exact | Tolerance | Unordered, got: str, expected: str) -> bool:
     """Return whether stdout is the expected one."""
     if isinstance(checker, Tolerance):
-        return same_number_tokens(got, expected, checker.float_tolerance)
+        close = checker.float_tolerance, checker.absolute_tolerance
+        return same_number_tokens(got, expected, *close)
+    if isinstance(checker, Unordered):
+        return same_lines_in_any_order(got, expected, checker.float_tolerance)
     return same_lines(got, expected)

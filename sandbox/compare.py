@@ -72,7 +72,9 @@ def _same_set(
         return False
 
 
-def _same_number(got: int | float, expected: int | float, tolerance: float) -> bool:
+def _same_number(
+    got: int | float, expected: int | float, tolerance: float, absolute: float | None = None
+) -> bool:
     if got == expected:
         return True
     if not isinstance(got, float) and not isinstance(expected, float):
@@ -80,7 +82,8 @@ def _same_number(got: int | float, expected: int | float, tolerance: float) -> b
     try:
         if math.isnan(got) or math.isnan(expected):
             return math.isnan(got) and math.isnan(expected)
-        return math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance * _ABSOLUTE_SHARE)
+        least = tolerance * _ABSOLUTE_SHARE if absolute is None else absolute
+        return math.isclose(got, expected, rel_tol=tolerance, abs_tol=least)
     except OverflowError:  # an int that no float can hold
         return False
 
@@ -167,18 +170,39 @@ def same_lines(got: str, expected: str) -> bool:
     )
 
 
-def same_number_tokens(got: str, expected: str, tolerance: float) -> bool:
-    """Return whether two texts have the same tokens, numbers within the tolerance."""
+def same_number_tokens(
+    got: str, expected: str, tolerance: float, absolute: float | None = None
+) -> bool:
+    """Return whether two texts have the same tokens, numbers within one of the tolerances."""
     right = expected.split()
     left = got.split(maxsplit=len(right))
     return len(left) == len(right) and all(
-        g == e or _same_token(g, e, tolerance) for g, e in zip(left, right, strict=True)
+        g == e or _same_token(g, e, tolerance, absolute) for g, e in zip(left, right, strict=True)
     )
 
 
-def _same_token(got: str, expected: str, tolerance: float) -> bool:
+def same_lines_in_any_order(got: str, expected: str, tolerance: float) -> bool:
+    """Return whether two texts have the same lines in any order, or any order within each line.
+
+    A statement's "in any order" means the one or the other. Numbers are compared within the
+    tolerance once both are sorted.
+    """
+    left, right = ([line.split() for line in text.rstrip().split("\n")] for text in (got, expected))
+    if len(left) != len(right):
+        return False
+    orders = [(sorted(left), sorted(right)), ([*map(sorted, left)], [*map(sorted, right)])]
+    return any(
+        all(
+            same_number_tokens(" ".join(g), " ".join(e), tolerance)
+            for g, e in zip(*lines, strict=True)
+        )
+        for lines in orders
+    )
+
+
+def _same_token(got: str, expected: str, tolerance: float, absolute: float | None) -> bool:
     left, right = _number(got), _number(expected)
-    return left is not None and right is not None and _same_number(left, right, tolerance)
+    return left is not None and right is not None and _same_number(left, right, tolerance, absolute)
 
 
 def _number(token: str) -> int | float | None:

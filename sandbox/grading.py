@@ -14,6 +14,7 @@ from stepcoder.sandbox import _launcher, returned
 from stepcoder.sandbox.checkers import Custom, Regex, same_output
 from stepcoder.sandbox.failures import died, raised, raised_in_test
 from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
+from stepcoder.sandbox.points import points_of
 from stepcoder.sandbox.program import (
     CallTests,
     CodeTests,
@@ -81,6 +82,7 @@ def grade(submission: Submission, runs: Runs, check: returned.Check | None = Non
         peak_memory_bytes=peak_memory_bytes,
         tampered=tampered,
         shared_process=shared,
+        points=points_of(tests, getattr(submission.tests, "subtasks", ())),
     )
 
 
@@ -171,6 +173,7 @@ def _measured(
         wall_ns / 1e9,
         test.stdout,
         test.stderr,
+        test.partial,
     )
 
 

@@ -25,8 +25,10 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Regex, Unordered
+from stepcoder.sandbox.checkers import Regex
+from stepcoder.sandbox.file_io import with_files
 from stepcoder.sandbox.libraries import Libraries
+from stepcoder.sandbox.points import check_subtasks
 from stepcoder.sandbox.program import (
     PYTHONS_INT_DIGITS,
     CallTests,
@@ -61,6 +63,7 @@ def build_job(submission: Submission, limits: Limits, libraries: Libraries) -> _
         raise ValueError("the submission has no tests; a program without tests cannot be judged")
     if len(tests) > _launcher.MAX_TESTS:
         raise ValueError(f"{len(tests)} tests; at most {_launcher.MAX_TESTS} are possible")
+    check_subtasks(getattr(tests, "subtasks", ()), len(tests))
     job = _launcher.Job()
     job.test_count = len(tests)
     job.line_count = program.source.count("\n") + program.source.count("\r") + 1
@@ -110,8 +113,9 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
 def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None:
     if len(tests.inputs) != len(tests.outputs):
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
-    if isinstance(tests.checker, Unordered):
-        raise ValueError("stdout has no items: Unordered is for call tests")
+    if tests.input_file or tests.output_file:
+        preamble = with_files(program.preamble, tests.input_file, tests.output_file)
+        program = replace(program, preamble=preamble)
     job.kind = _launcher.JobKind.STDIN
     job.run_for_each_test = True
     job.compares_stdout = tests.checker is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepcoder.sandbox.checkers import Checker
+from stepcoder.sandbox.points import Subtask
 from stepcoder.sandbox.unittests import test_names
 
 PYTHONS_INT_DIGITS = 4300
@@ -25,6 +26,7 @@ class CallTests:
     relative; 0 compares exactly (the table in `compare`). A `checker` replaces this comparison.
     With `process_per_test` each test runs in a process of its own. With `in_place` the answer of a
     function that returns None is what the call has made of this argument, counted from 0.
+    `subtasks` are the groups that `Verdict.points` counts.
     """
 
     inputs: tuple[list[Any], ...]
@@ -33,6 +35,7 @@ class CallTests:
     checker: Checker | None = None
     process_per_test: bool = False
     in_place: int | None = None
+    subtasks: tuple[Subtask, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of tests."""
@@ -50,13 +53,18 @@ class StdinTests:
     """Run the program (or its zero-argument entry point) on each stdin and compare its stdout.
 
     Stdout is compared by whitespace-separated tokens, or by a `checker`. With `keep_output` the
-    verdicts of the tests hold all of stdout and the end of stderr.
+    verdicts of the tests hold all of stdout and the end of stderr. `input_file` and `output_file`
+    name files in the working folder that stand for stdin and stdout (`file_io`). `subtasks` are the
+    groups that `Verdict.points` counts.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     keep_output: bool = False
     checker: Checker | None = None
+    input_file: str = ""
+    output_file: str = ""
+    subtasks: tuple[Subtask, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of tests."""

@@ -28,7 +28,8 @@ class TestVerdict:
 
     `message` is one line for people ("ValueError: ...", "expected 3, got 4"); `got` is the repr of
     the returned value or the tail of stdout; `error_line` is a 1-based line of the program.
-    `stdout` and `stderr` are there for stdin tests with `keep_output`.
+    `stdout` and `stderr` are there for stdin tests with `keep_output`. `partial` is the credit that
+    a checker gave an answer that is not accepted, from 0 to 1.
     """
 
     __test__ = False  # not a pytest class
@@ -43,6 +44,7 @@ class TestVerdict:
     wall_s: float = 0.0
     stdout: str | None = None
     stderr: str | None = None
+    partial: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class Verdict:
     `executed_lines` is the union over the tests that ran, as 1-based lines of `Program.source`
     (raw line events: the `def` line and body lines that ran, as `sys.settrace` reports them).
     `shared_process` marks tests that ran in the program's own process, where it can forge their
-    results; `tampered` marks a program that interfered with the tracing of its lines.
+    results; `tampered` marks a program that interfered with the tracing of its lines. `points` is
+    the share of all points that the program earned, 0 to 1 (`points.points_of`).
     """
 
     status: Status
@@ -68,6 +71,7 @@ class Verdict:
     peak_memory_bytes: int = 0
     shared_process: bool = False
     tampered: bool = False
+    points: float = 0.0
 
     @property
     def passed(self) -> bool:

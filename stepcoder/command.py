@@ -33,7 +33,13 @@ from stepcoder.errors import InputError, RunError
 from stepcoder.journal import Record
 from stepcoder.options import ConfigError, LineParser
 from stepcoder.problems.json_text import loads
-from stepcoder.problems.problem import Problem, ProblemError, program_of
+from stepcoder.problems.problem import (
+    Problem,
+    ProblemError,
+    known_as,
+    program_of,
+    with_tolerance,
+)
 from stepcoder.sandbox import IsolationError, Judge, LibraryError, Limits, Submission
 
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
@@ -119,6 +125,29 @@ def limits_given(arguments: argparse.Namespace) -> Record:
 def names(text: str) -> list[str]:
     """Return the names of a list with commas."""
     return text.replace(",", " ").split()
+
+
+def add_tolerance_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that compares numbers within a tolerance where no checker is asked for."""
+    parser.add_argument(
+        "--float-tolerance",
+        type=float,
+        metavar="X",
+        help="absolute or relative, for numbers in stdout and in the values of calls whose tests "
+        "name no checker (default: stdout exactly, values 1e-6)",
+    )
+
+
+def within_tolerance(
+    problems: Sequence[Problem], arguments: argparse.Namespace
+) -> Sequence[Problem]:
+    """Return the problems, compared as --float-tolerance says. Raises InputError for no share."""
+    tolerance = arguments.float_tolerance
+    if tolerance is None:
+        return problems
+    if not 0 <= tolerance <= 1:
+        raise InputError(f"--float-tolerance is {tolerance}; it must be from 0 to 1")
+    return [with_tolerance(problem, tolerance) for problem in problems]
 
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
@@ -248,13 +277,15 @@ def _sample_record(
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object; {expected}")
     task_id = record.get("task_id")
-    if isinstance(task_id, int):  # MBPP's own numbers
-        known = [f"{name}/{task_id}" for name in ("MBPP", "MBPPPlus")]
-        task_id = record["task_id"] = next((n for n in known if n in problems), str(task_id))
-    if not isinstance(task_id, str):
+    if not isinstance(task_id, (str, int)):
         raise InputError(f'{where}: field "task_id" is missing or no text; {expected}')
-    if task_id not in problems:
-        raise InputError(f'{where}: field "task_id": no problem {task_id!r}{missing}')
+    known = known_as(task_id, problems)
+    if len(known) != 1:
+        what = (
+            f"{task_id!r} may be any of {', '.join(known)}" if known else f"no problem {task_id!r}"
+        )
+        raise InputError(f'{where}: field "task_id": {what}{missing}')
+    record["task_id"] = known[0]
     field = next((field for field in fields if field in record), fields[-1])
     if not isinstance(record.get(field), str):
         raise InputError(f'{where}: field "{field}" is missing or no text; {expected}')

@@ -51,9 +51,80 @@ def test_a_completion_goes_on_from_its_starter_code(rewarder: CodeReward) -> Non
     assert given == [1.0]
 
 
-def test_a_wrong_row_is_named(rewarder: CodeReward) -> None:
-    with pytest.raises(ValueError, match='row 1: column "tests": field "tests" has kind None'):
-        rewarder(["", ""], [RIGHT, RIGHT], [TESTS, {}], ["f", "f"])
+def test_a_row_that_cannot_be_judged_has_no_reward_and_one_line(
+    rewarder: CodeReward, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = rewarder.failures
+    no_name = {"kind": "call", "inputs": [[1]], "outputs": [2]}
+    rows = [TESTS, {"strange": 1}, {"strange": 1}, no_name, "[1"]
+    assert rewarder([""] * 5, [RIGHT] * 5, rows, ["f", "f", "f", None, "f"]) == [1.0, *[None] * 4]
+    assert rewarder.failures - before == 4
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in told] == [
+        f"row {i} of a batch has no reward" for i in (1, 3, 4)
+    ]
+    assert "no known layout" in told[0]
+    assert "entry_point" in told[1]
+    assert "no JSON" in told[2]
+
+
+READS = "print(int(input()) + 1)\n"
+METHOD = "class Solution:\n    def f(self, x: List[int]) -> int:\n        return x[0] + 1\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "truth"),
+    [
+        # PRIME/Eurus and APPS: calls with lists of arguments, results in a list of one.
+        (RIGHT, {"fn_name": "f", "inputs": [[1], [5]], "outputs": [[2], [6]]}),
+        # PRIME as verl's harness reads it: arguments and result as lines of JSON.
+        (RIGHT, {"fn_name": "f", "inputs": ["1", "5"], "outputs": ["2", "6"]}),
+        (METHOD, {"fn_name": "f", "inputs": ["[1, 7]"], "outputs": ["2"]}),
+        (READS, {"inputs": ["1\n", "5\n"], "outputs": ["2\n", "6\n"]}),
+        (READS, {"inputs": [["1", ""]], "outputs": [["2"]]}),
+        # DeepCoder's parts, and LiveCodeBench.
+        (READS, [{"input": "1\n", "output": "2\n", "testtype": "stdin"}]),
+        (READS, [{"type": "stdin_stdout", "input": "1\n", "output": "2\n", "fn_name": None}]),
+        (RIGHT, [{"type": "function_call", "fn_name": "f", "input": [1], "output": [2]}]),
+        (
+            METHOD,
+            [{"input": "[1]", "output": "2", "testtype": "functional",
+              "metadata": {"func_name": "f"}}],
+        ),
+        # AceCode and verl's sandbox_fusion.
+        (RIGHT, ["assert f(1) == 2", "assert f(5) == 6"]),
+        (RIGHT, {"inputs": ["", ""], "outputs": ["", ""], "assert_case": ["assert f(1) == 2", ""]}),
+    ],
+)  # fmt: skip
+def test_verl_scores_ground_truths_as_they_are_published(source: str, truth: Any) -> None:
+    def status(program: str, ground_truth: Any) -> Any:
+        return compute_score("x", f"```python\n{program}```", ground_truth, {})["status"]
+
+    assert status(source, json.dumps(truth)) == status(source, truth) == "accepted"
+    assert status(source.replace("+ 1", "+ 2"), truth) in ("wrong answer", "runtime error")
+
+
+@pytest.mark.parametrize(
+    "truth", ["no JSON", "{}", '{"inputs": ["1"], "outputs": []}', None, "[1]"]
+)
+def test_verl_counts_a_ground_truth_that_cannot_be_read(
+    truth: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = compute_score("taco", f"```python\n{RIGHT}```", truth, {"index": 7, "split": truth})
+    assert found == {
+        "score": 0.0,
+        "acc": 0.0,
+        "points": 0.0,
+        "status": "infrastructure error",
+        "judge_failed": 1.0,
+    }
+    assert "a row of 'taco' (index 7) has no reward" in caplog.text
+
+
+def test_points_are_the_share_of_the_tests() -> None:
+    truth = {"fn_name": "f", "inputs": [[1], [2], [3], [4]], "outputs": [2, 3, 4, 0]}
+    found = compute_score("x", RIGHT, truth)
+    assert (found["score"], found["points"]) == (-0.3, 0.75)
 
 
 def test_a_copy_has_a_judge_of_its_own(rewarder: CodeReward) -> None:

@@ -6,19 +6,21 @@ any of several answers cannot be judged by comparison with one of them.
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
 from stepcoder.problems.problem import Problem
+from stepcoder.problems.tolerance import (
+    TOLERANCE,
+    is_real,
+    stated_tolerance,
+    tolerance_checker,
+)
 from stepcoder.sandbox import CallTests
-from stepcoder.sandbox.compare import same_value
+from stepcoder.sandbox.compare import FLOAT_TOLERANCE
 from stepcoder.sandbox.program import CodeTests
-
-TOLERANCE = 1e-6
 
 
 class Comparison(StrEnum):
@@ -53,12 +55,6 @@ _ANY_ORDER = re.compile(
     r"|\b(?:in|with)\s+any\s+order[^.!?\n]{0,30}\b(?:accept|allowed)",
     re.IGNORECASE,
 )
-_ERROR = re.compile(
-    r"(?:absolute|relative)\s+(?:or\s+\w+\s+)?(?:error|difference|precision)"
-    r"|(?:within|error\s+of|exceed|tolerance)[^.\n]{0,30}10\s*\^?\s*\{?\s*[-−–]\s*\d",
-    re.IGNORECASE,
-)
-_REAL = re.compile(r"[-+]?\d+\.\d+(?:[eE][-+]?\d+)?")
 # "Yes" in any case, a matrix that may be large: no other answers are meant.
 _LETTER_CASE = re.compile(r"\b(?:in\s+)?any\s+(?:letter\s+)?(?:case|register)\b", re.IGNORECASE)
 
@@ -77,12 +73,23 @@ def comparison_of(problem: Problem) -> Comparison:
             return Comparison.ANY
         if _ANY_ORDER.search(text) and _has_order(problem):
             return Comparison.UNORDERED
-    if any(map(_is_real, _outputs(problem))):
-        return Comparison.FLOAT
-    told = any(word in words for word in ("error", "within", "exceed", "toleran", "precision"))
-    if told and _ERROR.search(text):
-        return Comparison.FLOAT
-    return Comparison.EXACT
+    real = any(map(is_real, _outputs(problem))) or stated_tolerance(text) is not None
+    return Comparison.FLOAT if real else Comparison.EXACT
+
+
+def checker_of(comparison: Comparison, problem: Problem) -> dict[str, Any] | None:
+    """Return the checker that compares so, as JSON data; None where the tests do it already."""
+    tests = problem.tests
+    if isinstance(tests, CodeTests) or tests.checker is not None:
+        return None
+    given = tests.float_tolerance if isinstance(tests, CallTests) else None
+    if comparison is Comparison.UNORDERED:
+        return {"kind": "unordered", "float_tolerance": FLOAT_TOLERANCE if given is None else given}
+    close = stated_tolerance(problem.prompt) or TOLERANCE
+    chosen = given not in (None, FLOAT_TOLERANCE)
+    if comparison is not Comparison.FLOAT or chosen or given == close:
+        return None
+    return tolerance_checker(close)
 
 
 def _outputs(problem: Problem) -> Iterable[Any]:
@@ -103,50 +110,3 @@ def _has_order(problem: Problem) -> bool:
     if isinstance(problem.tests, CallTests):
         return any(isinstance(value, (list, tuple)) for value in problem.tests.outputs)
     return any(len(text.split()) > 1 for text in problem.tests.outputs)
-
-
-def _is_real(value: Any) -> bool:
-    if isinstance(value, str):
-        return any(_REAL.fullmatch(token) for token in value.split())
-    if isinstance(value, (list, tuple)):
-        return any(
-            isinstance(item, float) or (isinstance(item, list) and _is_real(item)) for item in value
-        )
-    return isinstance(value, float)
-
-
-def same_tokens(got: str, expected: str) -> bool:
-    """Return whether two outputs have equal tokens, real numbers within the tolerance."""
-    left, right = got.split(), expected.split()
-    return len(left) == len(right) and all(map(_same_token, left, right))
-
-
-def _same_token(got: str, expected: str) -> bool:
-    if got == expected:
-        return True
-    if not (_REAL.fullmatch(got) or _REAL.fullmatch(expected)):
-        return False
-    try:
-        return math.isclose(float(got), float(expected), rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    except ValueError:
-        return False
-
-
-def has_same_items(got: Any, expected: Any) -> bool:
-    """Return whether two outputs have the same items: lists of values, or words of texts.
-
-    Unlike the judge's own comparison in any order, this one takes 1 and 1.0 for different items: it
-    decides whether the expected output may be replaced by the one that was got.
-    """
-    if isinstance(got, str) and isinstance(expected, str):
-        return Counter(got.split()) == Counter(expected.split())
-    if not isinstance(got, (list, tuple)) or not isinstance(expected, (list, tuple)):
-        return same_value(got, expected)
-    return Counter(map(_text, got)) == Counter(map(_text, expected))
-
-
-def _text(value: Any) -> str:
-    """Return a value's repr, the same for a tuple as for a list."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_text, value))}]"
-    return repr(value)

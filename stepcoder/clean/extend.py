@@ -35,6 +35,7 @@ from stepcoder.sandbox import (
     Status,
     StdinTests,
     Submission,
+    Tests,
     TestVerdict,
 )
 from stepcoder.sandbox.checker_runs import needs_checker_run
@@ -85,7 +86,8 @@ def extend(verified: Verified, judges: Judges, wanted: int, seed: int) -> Cleane
     problem, given = verified.problem, verified.candidate.record["tests"]
     unchanged = Cleaned(verified, given, 0, verified.executed_lines)
     missing = wanted - len(problem.tests)
-    if missing <= 0 or verified.comparison is Comparison.UNORDERED:
+    grouped = getattr(problem.tests, "subtasks", ())  # new tests would belong to no subtask
+    if missing <= 0 or grouped or verified.comparison is Comparison.UNORDERED:
         return unchanged
     rng = random.Random(f"tests {seed} {problem.task_id}")
     new = _new_tests(problem, judges, 2 * missing + 4, rng)
@@ -111,7 +113,7 @@ def _new_tests(problem: Problem, judges: Judges, count: int, rng: random.Random)
         return []
     if isinstance(tests, StdinTests):
         texts = tuple(new_stdins(tests.inputs, count, rng))
-        unanswered = StdinTests(texts, ("",) * len(texts), keep_output=True)
+        unanswered = replace(tests, inputs=texts, outputs=("",) * len(texts), keep_output=True)
         found = _answered(problem, unanswered, _printed, judges)
         return [test for test in found if len(test.output) <= LONGEST_ANSWER]
     known = calls_of(problem)
@@ -219,8 +221,12 @@ def _run_mutants(
     """
     sources, limits, killed = _mutants(problem.canonical_solution, rng), _quick(judges.limits), 0
     given = replace(submission_of(problem, limits=limits), stop_at_first_failure=True)
-    kind = StdinTests if isinstance(problem.tests, StdinTests) else CallTests
-    more = kind(tuple(test.input for test in new), tuple(test.output for test in new))
+    pairs: dict[str, Any] = {
+        "inputs": tuple(test.input for test in new),
+        "outputs": tuple(test.output for test in new),
+    }
+    compared = isinstance(problem.tests, (StdinTests, CallTests))
+    more: Tests = replace(problem.tests, **pairs) if compared else CallTests(**pairs)
     for number, source in enumerate(sources):
         program = program_of(problem, source)
         if not judges.run(replace(given, program=program)).passed:

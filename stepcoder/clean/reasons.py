@@ -39,7 +39,6 @@ class Repair(StrEnum):
     WRAPPING = "output-wrapping"
     QUOTES = "quoted-strings"
     FLOATS = "float-output"
-    ORDER = "output-order"
     SOLUTION = "other-solution"
 
 

@@ -34,7 +34,9 @@ REQUIRED = {
     "APPS+": ("prompt", "canonical_solution", "inputs", "outputs", "starter_code"),
     "HumanEval": ("task_id", "prompt", "canonical_solution", "test", "entry_point"),
     "MBPP": ("task_id", "code", "test_list"),
+    "EvalPlus": ("task_id", "prompt", "canonical_solution", "base_input", "entry_point"),
 }
+_WITHOUT_SOLUTION = ("LiveCodeBench", "verl", "Codeforces")
 _TEXTS = ("prompt", "starter_code", "canonical_solution", "preamble")
 _EMPTY: tuple[object, ...] = (None, "", [], {}, "[]", "{}")
 
@@ -102,6 +104,8 @@ def candidate_of(
     def dropped(reason: Reason, detail: str) -> Dropped:
         return Dropped(number, name, reason, f"{where}: {detail}")
 
+    if form in _WITHOUT_SOLUTION:
+        return dropped(Reason.MISSING_FIELD, f"{form} has no solutions, which cleaning runs")
     missing = [key for key in REQUIRED.get(form or "", ("tests",)) if record.get(key) in _EMPTY]
     if missing:
         return dropped(Reason.MISSING_FIELD, f'field "{missing[0]}" is missing or empty')

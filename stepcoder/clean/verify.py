@@ -8,16 +8,17 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stepcoder.clean.comparison import Comparison, comparison_of, has_same_items, same_tokens
+from stepcoder.clean.comparison import Comparison, checker_of, comparison_of
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.reasons import Dropped, Reason, Repair
 from stepcoder.clean.records import Candidate
 from stepcoder.problems.formats import ProblemRecord
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.schema import BrokenRecordError
+from stepcoder.problems.tolerance import TOLERANCE, tolerance_checker
 from stepcoder.sandbox import (
     CallTests,
     Limits,
@@ -27,7 +28,8 @@ from stepcoder.sandbox import (
     TestVerdict,
     Verdict,
 )
-from stepcoder.sandbox.program import CodeTests, Tests, test_code
+from stepcoder.sandbox.checker_runs import needs_checker_run
+from stepcoder.sandbox.program import Tests, test_code
 
 ALTERNATIVES = 8  # other solutions that are tried where the first fails
 NO_VALUE = object()  # of a test that gave none, or one that is no plain data
@@ -77,20 +79,21 @@ def verify(candidate: Candidate, judges: Judges) -> Verified | Dropped:
         JudgeFailedError: the sandbox failed.
     """
     comparison = comparison_of(candidate.problem)
-    if comparison is Comparison.ANY:
+    if comparison is Comparison.ANY and not needs_checker_run(candidate.problem.tests):
         detail = "the statement accepts several answers, the tests hold one"
         return candidate.dropped(Reason.AMBIGUOUS, detail)
+    if checker := checker_of(comparison, candidate.problem):
+        tests = {**candidate.record["tests"], "checker": checker}
+        candidate = replace(candidate, record={**candidate.record, "tests": tests})
     verdict = judges.run(submission_of(candidate.problem))
     if not verdict.passed:
-        repaired = _first_repair(candidate, verdict, comparison, judges)
+        repaired = _first_repair(candidate, verdict, judges)
         if repaired is None:
             return _dropped(candidate, verdict, judges)
         candidate, verdict = repaired
-        if Repair.ORDER in candidate.repairs:
-            comparison = Comparison.UNORDERED
         if Repair.FLOATS in candidate.repairs:
             comparison = Comparison.FLOAT
-    if detail := _other_answers(candidate.problem, comparison, judges):
+    if detail := _other_answers(candidate.problem, judges):
         return candidate.dropped(Reason.NON_DETERMINISTIC, detail)
     return Verified(candidate, verdict.executed_lines, comparison)
 
@@ -104,10 +107,10 @@ def submission_of(
 
 
 def _first_repair(
-    candidate: Candidate, verdict: Verdict, comparison: Comparison, judges: Judges
+    candidate: Candidate, verdict: Verdict, judges: Judges
 ) -> tuple[Candidate, Verdict] | None:
     """Return the first repair whose solution passes, with its verdict."""
-    for repair, changes in _repairs(candidate, verdict, comparison, judges):
+    for repair, changes in _repairs(candidate, verdict):
         try:
             repaired = candidate.repaired(repair, **changes)
         except BrokenRecordError:
@@ -118,18 +121,14 @@ def _first_repair(
     return None
 
 
-def _repairs(
-    candidate: Candidate, verdict: Verdict, comparison: Comparison, judges: Judges
-) -> Iterator[tuple[Repair, ProblemRecord]]:
+def _repairs(candidate: Candidate, verdict: Verdict) -> Iterator[tuple[Repair, ProblemRecord]]:
     """Yield what may mend a problem, as changes of its record: of the tests, then the solution."""
-    problem, unordered = candidate.problem, comparison is Comparison.UNORDERED
+    problem = candidate.problem
     mended: Iterable[tuple[Repair, ProblemRecord]] = ()
     if isinstance(problem.tests, CallTests):
-        returned = answers_of(problem, verdict, judges)
-        mended = _call_repairs(problem.tests, returned, unordered)
-    elif isinstance(problem.tests, StdinTests) and all(map(ended, verdict.tests)):
-        printed = answers_of(problem, verdict, judges)
-        mended = _stdin_repairs(problem.tests, printed, unordered)
+        mended = _call_repairs(problem.tests, list(map(value_of, verdict.tests)))
+    elif isinstance(problem.tests, StdinTests) and problem.tests.checker is None:
+        mended = [(Repair.FLOATS, {"checker": tolerance_checker(TOLERANCE)})]
     for repair, changes in mended:
         yield repair, {"tests": {**candidate.record["tests"], **changes}}
     others = [s for s in dict.fromkeys(candidate.alternatives) if s != problem.canonical_solution]
@@ -137,20 +136,8 @@ def _repairs(
         yield Repair.SOLUTION, {"canonical_solution": solution}
 
 
-def _stdin_repairs(
-    tests: StdinTests, printed: list[str], unordered: bool
-) -> Iterator[tuple[Repair, ProblemRecord]]:
-    """Yield the solution's own outputs, where they differ in digits or order only."""
-    if all(map(same_tokens, printed, tests.outputs)):
-        yield Repair.FLOATS, {"outputs": printed}
-    if unordered and all(map(has_same_items, printed, tests.outputs)):
-        yield Repair.ORDER, {"outputs": printed}
-
-
-def _call_repairs(
-    tests: CallTests, returned: list[Any], unordered: bool
-) -> Iterator[tuple[Repair, ProblemRecord]]:
-    """Yield tests without quotes in their texts, or with outputs as the solution returns them."""
+def _call_repairs(tests: CallTests, returned: list[Any]) -> Iterator[tuple[Repair, ProblemRecord]]:
+    """Yield tests without quotes in their texts, or with outputs wrapped as the solution's are."""
     inputs, outputs = list(tests.inputs), list(tests.outputs)
     unquoted = {"inputs": _unquoted(inputs), "outputs": _unquoted(outputs)}
     changed = unquoted != {"inputs": inputs, "outputs": outputs}
@@ -162,8 +149,6 @@ def _call_repairs(
         yield Repair.WRAPPING, {"outputs": [output[0] for output in outputs]}
     if all(isinstance(value, (list, tuple)) and len(value) == 1 for value in returned):
         yield Repair.WRAPPING, {"outputs": [[output] for output in outputs]}
-    if unordered and all(map(has_same_items, returned, outputs)):
-        yield Repair.ORDER, {"outputs": returned}
 
 
 def _unquoted(value: Any) -> Any:
@@ -196,41 +181,18 @@ def _dropped(candidate: Candidate, verdict: Verdict, judges: Judges) -> Dropped:
     return candidate.dropped(reason, detail)
 
 
-def _other_answers(problem: Problem, comparison: Comparison, judges: Judges) -> str:
+def _other_answers(problem: Problem, judges: Judges) -> str:
     """Return how the solution answers otherwise under another seed; "" if it does not."""
     for run in judges.other_runs(problem.canonical_solution, *test_code(problem.tests)):
         verdict = judges.run(submission_of(problem), run)
-        if not verdict.passed and not (
-            comparison is Comparison.UNORDERED and _differs_in_order(problem, verdict, judges, run)
-        ):
+        if not verdict.passed:
             return f"with hash and random seed {run}: {verdict.message}"
     return ""
-
-
-def _differs_in_order(problem: Problem, verdict: Verdict, judges: Judges, run: int) -> bool:
-    """Return whether the answers of a run are the expected ones but for their order."""
-    tests = problem.tests
-    if isinstance(tests, CodeTests):
-        return False
-    got = answers_of(problem, verdict, judges, run)
-    return len(got) == len(tests.outputs) and all(map(has_same_items, got, tests.outputs))
 
 
 def ended(test: TestVerdict) -> bool:
     """Return whether the program gave an answer, right or wrong."""
     return test.status in (Status.ACCEPTED, Status.WRONG_ANSWER)
-
-
-def answers_of(problem: Problem, verdict: Verdict, judges: Judges, run: int = 0) -> list[Any]:
-    """Return what the solution returned in each call, or all that it printed on each stdin.
-
-    A verdict holds the end of stdout only: for all of it the solution runs once more.
-    """
-    tests = problem.tests
-    if not isinstance(tests, StdinTests):
-        return list(map(value_of, verdict.tests))
-    kept = StdinTests(tests.inputs, tests.outputs, keep_output=True)
-    return [t.stdout or "" for t in judges.run(submission_of(problem, kept), run).tests]
 
 
 def value_of(test: TestVerdict) -> Any:

@@ -19,7 +19,7 @@ from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
 from stepcoder.judge.record import failing_test, verdict_record
 from stepcoder.problems.answers import mended_sample
-from stepcoder.problems.problem import Problem, load_problems
+from stepcoder.problems.problem import Problem, known_as, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
 
@@ -100,6 +100,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--problems", type=Path, required=True, help="problems, in any known form")
     parser.add_argument("-o", "--output", type=Path, help="verdicts; goes on where it stopped")
     parser.add_argument("--explain", metavar="TASK_ID", help="show this task's first sample")
+    command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)
     arguments = parser.parse(argv, "workers", *command.LIMITS)
     if (arguments.output is None) == (arguments.explain is None):
@@ -117,7 +118,8 @@ def _run(arguments: argparse.Namespace) -> int:
     report = load_problems(arguments.problems)
     for line in report.skipped:
         command.say(line)
-    problems = {problem.task_id: problem for problem in report.problems}
+    compared = command.within_tolerance(report.problems, arguments)
+    problems = {problem.task_id: problem for problem in compared}
     fields = ("solution", "completion")
     samples = command.read_samples(arguments.samples, problems, fields, program_of_sample, MISSING)
     try:
@@ -126,6 +128,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 statuses = [_explain(arguments, samples, judge)]
             else:
                 settings = repr(tuple(command.limits_given(arguments).values()))
+                if arguments.float_tolerance is not None:
+                    settings += repr(arguments.float_tolerance)
                 paths = arguments.samples, arguments.problems
                 fingerprint = files_fingerprint(*paths, also=settings)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)
@@ -139,7 +143,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace, samples: Sequence[Sample], judge: Judge) -> str:
     """Show the verdict on the first sample of a task, and return its status."""
-    chosen = (s for s in samples if s.problem.task_id == arguments.explain)
+    known = known_as(arguments.explain, {s.problem.task_id: s.problem for s in samples})
+    chosen = (s for s in samples if s.problem.task_id in known)
     sample = next(chosen, None)
     if sample is None:
         raise InputError(f"{arguments.samples} has no sample of {arguments.explain!r}")

@@ -106,8 +106,9 @@ def response_of(verdict: Verdict) -> RunCodeResponse:
     if result.return_code and not is_told:
         where = f'  File "main.py", line {verdict.error_line}\n' if verdict.error_line else ""
         result.stderr += f"Traceback (most recent call last):\n{where}{verdict.message}\n"
-    status = "Failed" if result.return_code else "Success"
-    return RunCodeResponse(status=status, message=message, run_result=result)
+    return RunCodeResponse(
+        status="Failed" if result.return_code else "Success", message=message, run_result=result
+    )
 
 
 def status_of(verdict: Verdict) -> str:

@@ -94,6 +94,7 @@ class VerdictMessage(Schema):
     peak_memory_bytes: int
     tampered: bool
     shared_process: bool
+    points: float
 
 
 def verdict_line(index: int, program: ProgramMessage, verdict: Verdict) -> dict[str, Any]:

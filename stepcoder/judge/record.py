@@ -23,6 +23,7 @@ def verdict_record(verdict: Verdict) -> Record:
         "peak_memory_bytes": verdict.peak_memory_bytes,
         "tampered": verdict.tampered,
         "shared_process": verdict.shared_process,
+        "points": verdict.points,
     }
 
 

@@ -1,40 +1,35 @@
 """Readers of problem files: each public form becomes a record of our own schema (`schema`).
 
 Takes a file (.jsonl, .json, .gz) or an APPS folder; gives its records one by one. The forms are our
-own, APPS, APPS+, HumanEval (also HumanEval+) and MBPP (also its sanitized form and MBPP+).
+own, APPS, APPS+, HumanEval (also HumanEval+), MBPP (also its sanitized form and MBPP+), EvalPlus'
+own rows (`evalplus`), LiveCodeBench, verl's rows and open-r1's Codeforces. `layouts` reads tests
+that are published in one layout with many sets.
 """
 
 from __future__ import annotations
 
 import ast
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from stepcoder.problems import evalplus
 from stepcoder.problems.json_text import loads
+from stepcoder.problems.layouts import HARNESS_PREAMBLE, read_layout
 from stepcoder.problems.names import bound_names
 from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse, split_lines
+from stepcoder.problems.tolerance import number_fields
 
 ProblemRecord = dict[str, Any]
 T = TypeVar("T")
 
 _KIND_NAMES: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
 
-# The imports that APPS programs may rely on without making them, as its own harness provides them.
-APPS_PREAMBLE = """\
-import bisect, collections, functools, heapq, itertools, math, random, re, string, sys
-from bisect import bisect_left, bisect_right
-from collections import Counter, OrderedDict, defaultdict, deque
-from functools import cache, cmp_to_key, lru_cache, reduce
-from heapq import heapify, heappop, heappush, heappushpop, heapreplace, nlargest, nsmallest
-from itertools import accumulate, chain, combinations, groupby, permutations, product
-from math import ceil, floor, gcd, inf, sqrt
-from typing import *
-"""
 _APPS_FILES = ("question.txt", "starter_code.py", "solutions.json", "input_output.json")
 
 
@@ -69,17 +64,11 @@ def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecord
 
 
 def form_of(record: ProblemRecord) -> str | None:
-    """Return the name of a record's form, by the field that holds its tests."""
-    keys = record.keys()
-    if "tests" in keys:
-        return "stepcoder"
-    if "input_output" in keys:
-        return "APPS"
-    if {"inputs", "outputs"} & keys:
-        return "APPS+"
-    if "test_list" in keys:
-        return "MBPP"
-    return "HumanEval" if "test" in keys else None
+    """Return the name of a record's form, by the field that holds its tests.
+
+    EvalPlus' rows also have HumanEval's field, which holds the base tests alone.
+    """
+    return next((form for form, names in _FIELDS if record.keys() & names), None)
 
 
 def to_schema(record: ProblemRecord, form: str) -> ProblemRecord:
@@ -149,39 +138,110 @@ def _from_apps(record: ProblemRecord) -> ProblemRecord:
     The canonical solution is the first one that parses and defines what the tests call.
     """
     try:
-        tests = loads(field(record, "input_output", str))
         solutions = loads(field(record, "solutions", str))
+        data = loads(field(record, "input_output", str))
     except BrokenRecordError:
         raise
     except ValueError as error:
         raise BrokenRecordError(f"solutions or input_output is not JSON ({error})") from None
     if not isinstance(solutions, list) or not solutions:
         raise BrokenRecordError('field "solutions" is empty (expected a list of programs)')
-    if not isinstance(tests, dict):
+    if not isinstance(data, dict):
         raise BrokenRecordError('field "input_output" is no object (expected inputs and outputs)')
-    inputs, outputs = field(tests, "inputs", list), field(tests, "outputs", list)
+    for part in ("inputs", "outputs"):
+        field(data, part, list)
+    prompt = field(record, "question", str)
+    tests, name, preamble = read_layout(data, prompt)
     starter = record.get("starter_code") or ""
-    entry_point = None
-    if "fn_name" in tests:
-        owner = "Solution()." if "class Solution" in starter else ""
-        entry_point = owner + field(tests, "fn_name", str)
-        # Results are wrapped in a list of one, but not in every problem.
-        if all(isinstance(value, list) and len(value) == 1 for value in outputs):
-            outputs = [value[0] for value in outputs]
-        kind = "call"
-    else:
-        kind = "stdin"
-        inputs, outputs = ([_joined(v) for v in values] for values in (inputs, outputs))
+    entry_point = _entry_point(name, starter)
     return {
         "task_id": str(record.get("task_id") or record.get("problem_id", "")),
-        "prompt": field(record, "question", str),
+        "prompt": prompt,
         "starter_code": starter,
         "entry_point": entry_point,
         "canonical_solution": _first_that_fits(solutions, entry_point),
-        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs},
-        "preamble": APPS_PREAMBLE,
+        "tests": tests,
+        "preamble": preamble,
         "source": "APPS",
         "difficulty": record.get("difficulty"),
+        "split": record.get("split"),
+    }
+
+
+def _entry_point(name: str | None, starter: str) -> str | None:
+    return name and ("Solution()." if "class Solution" in starter else "") + name
+
+
+def _from_livecodebench(record: ProblemRecord) -> ProblemRecord:
+    """Return a row of LiveCodeBench, which has no solution."""
+    prompt = field(record, "question_content", str)
+    starter = field(record, "starter_code", str) if record.get("starter_code") else ""
+    tests, name, preamble = read_layout(record, prompt)
+    return {
+        "task_id": field(record, "question_id", str),
+        "prompt": prompt,
+        "starter_code": starter,
+        "entry_point": _entry_point(name, starter),
+        "canonical_solution": "",
+        "tests": tests,
+        "preamble": preamble,
+        "source": "LiveCodeBench",
+        "difficulty": record.get("difficulty"),
+        "split": "eval",
+    }
+
+
+def _from_verl(record: ProblemRecord) -> ProblemRecord:
+    """Return a row of verl's data sets: a chat as prompt, the tests as ground truth, no solution.
+
+    A row without an index is named by what its prompt says.
+    """
+    truth = field(record, "reward_model", dict).get("ground_truth")
+    info = field(record, "extra_info", dict) if record.get("extra_info") else {}
+    chat = field(record, "prompt", list, "a list of messages")
+    turns = [
+        t for t in chat if isinstance(t, dict) and t.get("role") not in ("system", "assistant")
+    ]
+    prompt = "\n\n".join(str(turn.get("content")) for turn in turns)
+    tests, name, preamble = read_layout(truth, prompt)
+    starter, source = str(info.get("starter_code") or ""), str(record.get("data_source") or "verl")
+    index, split = info.get("index"), str(info.get("split") or "")
+    number = hashlib.sha256(prompt.encode()).hexdigest()[:12] if index is None else index
+    return {
+        "task_id": "/".join(filter(None, (source, split, str(number)))),
+        "prompt": prompt,
+        "starter_code": starter,
+        "entry_point": info.get("entry_point") or _entry_point(name, starter or prompt),
+        "canonical_solution": "",
+        "tests": tests,
+        "preamble": info.get("preamble") or preamble,
+        "source": source,
+        "split": {"test": "eval", "val": "validation"}.get(split, split),
+    }
+
+
+def _from_codeforces(record: ProblemRecord) -> ProblemRecord:
+    """Return a row of open-r1/codeforces: its checker, its files in place of stdin, no solution.
+
+    Interactive problems are refused: their tests are no expected outputs.
+    """
+    if record.get("interaction_format"):
+        raise BrokenRecordError("an interactive problem, which needs an interactor")
+    parts = ("description", "input_format", "output_format", "note")
+    prompt = "\n\n".join(str(record[name]) for name in parts if record.get(name))
+    tests = read_layout(field(record, "official_tests", list), prompt).tests
+    if record.get("generated_checker"):
+        source = field(record, "generated_checker", str)
+        tests["checker"] = {"kind": "program", "source": source, "convention": "open-r1"}
+    if record.get("input_mode") == "file":
+        tests |= {"input_file": "input.txt", "output_file": "output.txt"}
+    return {
+        "task_id": f"codeforces/{field(record, 'id', str)}",
+        "prompt": prompt,
+        "canonical_solution": "",
+        "tests": tests,
+        "source": "open-r1/codeforces",
+        "difficulty": record.get("rating"),
         "split": record.get("split"),
     }
 
@@ -194,11 +254,6 @@ def _first_that_fits(solutions: list[Any], entry_point: str | None) -> str:
             continue
         return str(solution)
     return str(solutions[0])
-
-
-def _joined(value: Any) -> Any:
-    """Return stdin or stdout as one text: some APPS problems hold a list of lines."""
-    return "\n".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
@@ -218,14 +273,16 @@ def _from_apps_plus(record: ProblemRecord) -> ProblemRecord:
             raise BrokenRecordError('field "outputs" holds no list of one-element lists')
         inputs = [_unquoted(value) for value in inputs]
         outputs = [_unquoted(value[0]) for value in outputs]
+    prompt = field(record, "prompt", str)
     return {
         "task_id": field(record, "task_id", str),
-        "prompt": field(record, "prompt", str),
+        "prompt": prompt,
         "starter_code": starter,
         "entry_point": f"{owner[1]}().{functions[-1]}" if owner else functions[-1],
         "canonical_solution": field(record, "canonical_solution", str),
-        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs},
-        "preamble": APPS_PREAMBLE,
+        "tests": {"kind": kind, "inputs": inputs, "outputs": outputs}
+        | number_fields(kind, outputs, prompt),
+        "preamble": HARNESS_PREAMBLE,
         "source": "APPS+",
         "difficulty": record.get("difficulty"),
         "split": record.get("split"),
@@ -273,11 +330,7 @@ def _from_mbpp(record: ProblemRecord) -> ProblemRecord:
     setup = record.get("test_setup_code") or "\n".join(map(str, record.get("test_imports") or []))
     code = "\n".join([setup, *map(str, asserts)]).strip() + "\n"
     name = _tested_name(solution, code)
-    bounds = ((10, "fewshot"), (510, "eval"), (600, "validation"))
-    split = next((name for last, name in bounds if number <= last), "train")
     plus = "test" in record
-    if plus and split != "eval":
-        split = f"eval_but_in_mbpp_{split}"
     return {
         "task_id": f"{'MBPPPlus' if plus else 'MBPP'}/{number}",
         "prompt": field(record, "prompt" if "prompt" in record else "text", str),
@@ -287,7 +340,7 @@ def _from_mbpp(record: ProblemRecord) -> ProblemRecord:
         "tests": {"kind": "assert", "code": field(record, "test", str) if plus else code},
         "source": "MBPP+" if plus else "MBPP",
         "difficulty": "introductory",
-        "split": split,
+        "split": evalplus.mbpp_split(number, plus=plus),
     }
 
 
@@ -326,5 +379,21 @@ _READERS: dict[str, Callable[[ProblemRecord], ProblemRecord]] = {
     "APPS+": _from_apps_plus,
     "HumanEval": _from_humaneval,
     "MBPP": _from_mbpp,
+    "EvalPlus": evalplus.from_evalplus,
+    "LiveCodeBench": _from_livecodebench,
+    "verl": _from_verl,
+    "Codeforces": _from_codeforces,
 }
 FORMS = tuple(_READERS)
+# The fields that tell a form, the first that holds deciding.
+_FIELDS: tuple[tuple[str, set[str]], ...] = (
+    ("stepcoder", {"tests"}),
+    ("EvalPlus", {"base_input", "plus_input"}),
+    ("verl", {"reward_model"}),
+    ("LiveCodeBench", {"public_test_cases", "private_test_cases"}),
+    ("Codeforces", {"official_tests"}),
+    ("APPS", {"input_output"}),
+    ("APPS+", {"inputs", "outputs"}),
+    ("MBPP", {"test_list"}),
+    ("HumanEval", {"test"}),
+)

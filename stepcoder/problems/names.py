@@ -67,6 +67,19 @@ def defined_name(entry_point: str) -> str:
     return entry_point.partition("(")[0].partition(".")[0]
 
 
+def entry_point_in(tree: ast.Module, name: str) -> str:
+    """Return how tests reach a function of a program that may have put it into a class Solution.
+
+    For sets that give the bare name: their harnesses look into the program as well.
+    """
+    methods = [
+        bound_names(*node.body)
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "Solution"
+    ]
+    return f"Solution().{name}" if any(name in found for found in methods) else name
+
+
 def called_name(entry_point: str) -> str:
     """Return the name of the function or method that is called: "twoSum" of "Solution().twoSum"."""
     return entry_point.rpartition(".")[2]

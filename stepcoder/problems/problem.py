@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,11 @@ from stepcoder.problems.formats import (
 )
 from stepcoder.problems.names import called_name
 from stepcoder.problems.schema import BrokenRecordError, ProblemSchema, read_record, read_tests
-from stepcoder.sandbox.program import CallTests, Program, Tests
+from stepcoder.sandbox.checkers import Tolerance
+from stepcoder.sandbox.program import CallTests, CodeTests, Program, Tests
+
+# Names of one set: ours, EvalPlus' and those of its releases.
+_SAME_NAMES = (("MBPP", "Mbpp", "MBPPPlus", "MbppPlus"), ("HumanEval", "HumanEvalPlus"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,11 @@ class Problem:
     r"""A programming problem with its tests and one correct program.
 
     `prompt` is the description in words. `starter_code` is what a solution begins with: often a
-    `def` line, sometimes empty. `canonical_solution` is a whole program. `entry_point` is what the
-    tests call (see `sandbox.Program.entry_point`), None for programs that read stdin. `preamble`
-    is code that runs before every solution, such as the imports of APPS. `split` is "train",
-    "validation" or a name of the data set's own, such as "eval"; it says where the problem is used.
+    `def` line, sometimes empty. `canonical_solution` is a whole program, "" in sets that publish
+    none; their problems are judged and not trained on. `entry_point` is what the tests call (see
+    `sandbox.Program.entry_point`), None for programs that read stdin. `preamble` is code that runs
+    before every solution, such as the imports of APPS. `split` is "train", "validation" or a name
+    of the data set's own, such as "eval"; it says where the problem is used.
 
     Example:
         Problem(
@@ -99,7 +104,8 @@ def load_problems(
                 if form is None:
                     raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
                 problem = problem_of(to_schema(record, form), validation_share)
-                check_entry_point(problem.entry_point, problem.canonical_solution)
+                if problem.canonical_solution or form == "stepcoder":
+                    check_entry_point(problem.entry_point, problem.canonical_solution)
                 if problem.task_id in problems:
                     raise BrokenRecordError(f"task_id {problem.task_id!r} was used before")
             except BrokenRecordError as error:
@@ -140,6 +146,29 @@ def _in_place(tests: CallTests, entry_point: str, code: str) -> int | None:
     return next((i for i, given in arguments if isinstance(given, (list, dict))), None)
 
 
+def known_as(task_id: str | int, problems: Mapping[str, Problem]) -> list[str]:
+    """Return the task ids among `problems` that a sample's own may mean: itself, else other names.
+
+    A problem of MBPP is 602 in the set, "MBPP/602" here, "Mbpp/602" in EvalPlus and, of MBPP+,
+    "MBPPPlus/602"; HumanEval's and HumanEval+'s are named likewise. Of several none is meant.
+    """
+    if str(task_id) in problems:
+        return [str(task_id)]
+    family, _, number = str(task_id).rpartition("/")
+    for names in _SAME_NAMES:
+        if family in names or (not family and "MBPP" in names):
+            return [f"{name}/{number}" for name in names if f"{name}/{number}" in problems]
+    return []
+
+
+def with_tolerance(problem: Problem, tolerance: float) -> Problem:
+    """Return a problem whose calls and stdout are compared within a tolerance; checkers stay."""
+    tests = problem.tests
+    if isinstance(tests, CodeTests) or tests.checker is not None:
+        return problem
+    return replace(problem, tests=replace(tests, checker=Tolerance(tolerance, tolerance)))
+
+
 def program_of(problem: Problem, source: str) -> Program:
     """Return a program that answers a problem, ready for the judge."""
     return Program(source, problem.entry_point, problem.preamble)
@@ -157,7 +186,15 @@ def split_of(task_id: str, validation_share: float) -> str:
 
 # Later fields of tests and checkers. At these values they are left out of fingerprints, so that
 # the fingerprints of older runs stay valid.
-_DEFAULTS_OMITTED_FROM_FINGERPRINT = {"checker": None, "process_per_test": False, "in_place": None}
+_DEFAULTS_OMITTED_FROM_FINGERPRINT: dict[str, Any] = {
+    "checker": None,
+    "process_per_test": False,
+    "in_place": None,
+    "absolute_tolerance": None,
+    "input_file": "",
+    "output_file": "",
+    "subtasks": (),
+}
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:

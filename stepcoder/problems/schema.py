@@ -3,8 +3,9 @@
 Takes JSON data, gives the frozen data of `sandbox.program` and `sandbox.checkers`. Each kind of
 tests and each checker is one pydantic model, whose fields are those of the class that it `builds`;
 the server's OpenAPI document is made from the same models. Files and requests differ in two ways:
-a file holds assert tests as one text (`AssertCodeSchema`), a request as pieces (`AssertsSchema`);
-and files may have further fields, which are ignored, and null, "" and the like for absent ones.
+a file may hold assert tests as one text (`AssertCodeSchema`), a request holds pieces
+(`AssertsSchema`); and files may have further fields, which are ignored, and null, "" and the like
+for absent ones.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, WrapValidator
 
 from stepcoder.problems.asserts import split_asserts
+from stepcoder.sandbox.checker_programs import Convention, program_checker
 from stepcoder.sandbox.checkers import Custom, Exact, Regex, Tolerance, Unordered
 from stepcoder.sandbox.compare import FLOAT_TOLERANCE
+from stepcoder.sandbox.points import Subtask
 from stepcoder.sandbox.program import AssertTests, CallTests, StdinTests, Tests, UnittestTests
 
 TESTS_SCHEMA = (
@@ -62,7 +65,11 @@ class _Buildable(Schema):
 
 def _built(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(value)
+        return (
+            tuple(map(_built, value))
+            if value and isinstance(value[0], _Buildable)
+            else tuple(value)
+        )
     return value.build() if hasattr(value, "build") else value
 
 
@@ -95,10 +102,11 @@ class ToleranceSchema(_Buildable):
     builds = Tolerance
     kind: Literal["tolerance"]
     float_tolerance: FloatTolerance = FLOAT_TOLERANCE
+    absolute_tolerance: FloatTolerance | None = None
 
 
 class UnorderedSchema(_Buildable):
-    """Compare the items of a returned list in any order."""
+    """Compare the items of a returned list in any order; of stdout its lines, or their words."""
 
     builds = Unordered
     kind: Literal["unordered"]
@@ -120,10 +128,27 @@ class CustomSchema(_Buildable):
     source: str
 
 
+class ProgramSchema(_Buildable):
+    """Compare by a program that gets the names of files with input, output and answer."""
+
+    builds = staticmethod(program_checker)
+    kind: Literal["program"]
+    source: str
+    convention: Convention = "testlib"
+
+
 CheckerSchema = Annotated[
-    ExactSchema | ToleranceSchema | UnorderedSchema | RegexSchema | CustomSchema,
+    ExactSchema | ToleranceSchema | UnorderedSchema | RegexSchema | CustomSchema | ProgramSchema,
     Field(discriminator="kind"),
 ]
+
+
+class SubtaskSchema(_Buildable):
+    """Points for tests (their places, from 0): the share that the worst of them earns."""
+
+    builds = Subtask
+    points: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    tests: list[Annotated[int, Field(ge=0)]] = _ONE_A_TEST
 
 
 class CallTestsSchema(_Buildable):
@@ -137,16 +162,23 @@ class CallTestsSchema(_Buildable):
     checker: CheckerSchema | None = None
     process_per_test: bool = False
     in_place: int | None = Field(None, ge=0)
+    subtasks: list[SubtaskSchema] = []
 
 
 class StdinTestsSchema(_Buildable):
-    """Run the program on each stdin and compare its stdout, by tokens without a checker."""
+    """Run the program on each stdin and compare its stdout, by tokens without a checker.
+
+    `input_file` and `output_file` are names of files that stand for stdin and stdout.
+    """
 
     builds = StdinTests
     kind: Literal["stdin"]
     inputs: list[str] = _ONE_A_TEST
     outputs: list[str] = _ONE_A_TEST
     checker: CheckerSchema | None = None
+    input_file: str = ""
+    output_file: str = ""
+    subtasks: list[SubtaskSchema] = []
 
 
 class AssertsSchema(_Buildable):
@@ -253,6 +285,8 @@ def _check_text(name: str, value: Any) -> None:
 def read_tests(record: Mapping[str, Any]) -> Tests:
     """Return the tests of a problem in a file. Raises BrokenRecordError that names the field."""
     model = _FILE_TESTS.get(str(record.get("kind")))
+    if model is AssertCodeSchema and "code" not in record and "asserts" in record:
+        model = AssertsSchema
     if model is None:
         raise BrokenRecordError(
             f'field "tests" has kind {record.get("kind")!r} (expected {TESTS_SCHEMA})'

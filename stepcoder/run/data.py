@@ -129,7 +129,11 @@ def _load(option: str, path: str, strict: bool) -> tuple[tuple[Problem, ...], tu
         report = load_problems(path, strict=strict)
     except ProblemError as error:
         raise RunError(str(error)) from None
-    return report.problems, report.skipped
+    usable = tuple(p for p in report.problems if p.canonical_solution)
+    if without := len(report.problems) - len(usable):
+        line = f"{path}: {without} problems without a solution left out; training needs one of each"
+        return usable, (*report.skipped, line)
+    return usable, report.skipped
 
 
 def _split(problems: Sequence[Problem], config: DataConfig) -> Iterator[tuple[Problem, ...]]:

@@ -17,6 +17,7 @@ from stepcoder.sandbox import (
     Unordered,
     Verdict,
 )
+from stepcoder.sandbox.checker_programs import program_checker
 
 LIMITS = Limits(cpu_s=1.0, wall_s=3.0)
 # Values that no program can guess, so that a pass can only be forged.
@@ -55,6 +56,8 @@ def attack(judge: Judge, source: str) -> list[Verdict]:
 
 
 SAME = Custom("def check(input, expected, got):\n    return got == expected")
+READS = "import sys\n_, one, other = (open(path).read().split() for path in sys.argv[1:])\n"
+TESTLIB, OPEN_R1 = READS + "sys.exit(one != other)\n", READS + "print(int(one == other))\n"
 CHECKED = (
     CallTests(([2],), (SECRET,), checker=SAME),
     CallTests(([2],), ([SECRET, "x"],), checker=Unordered()),
@@ -66,6 +69,10 @@ CHECKED_STDIN = (
     StdinTests(("2\n",), (f".*{SECRET}.*",), checker=Regex()),
     StdinTests(("2\n",), (f"{SECRET}",), checker=Exact()),
     StdinTests(("2\n",), (f"{SECRET}",), checker=Tolerance()),
+    StdinTests(("2\n",), (f"{SECRET}",), checker=Unordered()),
+    StdinTests(("2\n",), (f"{SECRET}",), checker=program_checker(TESTLIB)),
+    StdinTests(("2\n",), (f"{SECRET}",), checker=program_checker(OPEN_R1, "open-r1")),
+    StdinTests(("2\n",), (f"{SECRET}",), input_file="input.txt", output_file="output.txt"),
 )
 UNITTEST = f"""
 import unittest

@@ -90,6 +90,15 @@ def test_a_problem_is_dropped_for_its_reason(record, reason, tmp_path):
     assert (decision["decision"], decision["reason"], kept) == ("dropped", reason, [])
 
 
+def test_several_answers_are_not_ambiguous_where_the_tests_have_a_checker(tmp_path):
+    source = "import sys\nsys.exit(open('output.txt').read().split()[0] not in '12')"
+    checker = {"kind": "program", "source": source}
+    tests = {"kind": "stdin", "inputs": [""], "outputs": ["1\n"], "checker": checker}
+    record = stdin(0, "print(2)", [], [], prompt=ANY, tests=tests)
+    [decision], [kept] = cleaned(tmp_path, [record])
+    assert (decision["decision"], kept["tests"]) == ("kept", tests)
+
+
 def test_an_order_that_only_one_hash_seed_gives_is_not_deterministic(tmp_path):
     probe = "def f(x):\n    return '|'.join({'a', 'b', 'c', 'd', 'e', 'f'})\n"
     from stepcoder.sandbox import CallTests, Judge, Program
@@ -112,11 +121,7 @@ def test_an_order_that_only_one_hash_seed_gives_is_not_deterministic(tmp_path):
         (call(0, RIGHT["canonical_solution"], [[1], [2]], [[2], [3]]), "output-wrapping"),
         (call(0, "def f(x):\n    return [x]\n", [[1], [2]], [1, 2]), "output-wrapping"),
         (call(0, "def f(x):\n    return x + '!'\n", [['"a"']], ['"a!"']), "quoted-strings"),
-        (stdin(0, "print(int(input()) / 4)", ["1\n"], ["0.2500\n"]), "float-output"),
-        (
-            stdin(0, "print(2, 1)", [""], ["1 2\n"], prompt="Print the numbers in any order."),
-            "output-order",
-        ),
+        (stdin(0, "print(int(input()) / 4)", ["4\n"], ["1\n"]), "float-output"),
         (
             {**RIGHT, "canonical_solution": "def f(x):\n    return 0\n",
              "all_solutions": ["def f(x):\n    return 1 + x\n"]},
@@ -185,6 +190,67 @@ def test_what_overlaps_with_a_reference_is_dropped(tmp_path):
     decisions, kept = cleaned(tmp_path, [other, same, worded], *options, "--tests", "0")
     assert [line.get("reason") for line in decisions] == [None, "overlap", "overlap"]
     assert len(kept) == 1
+
+
+def close(tolerance: float) -> dict:
+    both = {"float_tolerance": tolerance, "absolute_tolerance": tolerance}
+    return {"kind": "tolerance", **both}
+
+
+THIRD = "print(float(input()) / 3)\n"
+ORDER = "Print the numbers in any order."
+
+
+@pytest.mark.parametrize(
+    ("record", "checker", "right", "wrong"),
+    [
+        (
+            stdin(0, THIRD, ["1\n"], ["0.333333333333\n"], prompt="Error of at most 1e-6."),
+            close(1e-6), "print('%.9f' % (float(input()) / 3))", "print(0.3334)",
+        ),
+        (
+            stdin(0, THIRD, ["1\n"], ["0.333333333333\n"], prompt="An error of at most 10^-3."),
+            close(1e-3), "print(0.3334)", "print(0.33)",
+        ),
+        (stdin(0, THIRD, ["1\n"], ["0.333333333333\n"]), close(1e-6), THIRD, "print(0.3334)"),
+        (
+            stdin(0, "print(int(input()) / 4)", ["4\n"], ["1\n"]),
+            close(1e-6), "print(1)", "print(2)",
+        ),
+        (
+            stdin(0, "print(2)\nprint(1)", [""], ["1\n2\n"], prompt=ORDER),
+            {"kind": "unordered", "float_tolerance": 1e-6}, "print('1\\n2')", "print('1\\n1')",
+        ),
+        (
+            call(0, "def f(x):\n    return [x, 1]\n", [[2]], [[1, 2]],
+                 prompt="Return the numbers in any order."),
+            {"kind": "unordered", "float_tolerance": 1e-6},
+            "def f(x): return [1, x]", "def f(x): return [1, 1]",
+        ),
+        (
+            call(0, "def f(x):\n    return x / 3\n", [[1]], [0.333],
+                 prompt="Return a third with an error of at most 1e-2."),
+            close(1e-2), "def f(x): return 0.334", "def f(x): return 0.4",
+        ),
+        (
+            call(0, "def f(x):\n    return x / 3\n", [[1]], [1 / 3]),
+            None, "def f(x): return x / 3", "def f(x): return 0.334",
+        ),
+    ],
+)  # fmt: skip
+def test_the_checker_that_was_found_stands_in_the_tests(record, checker, right, wrong, tmp_path):
+    _, [kept] = cleaned(tmp_path, [record], "--tests", "0")
+    assert kept["tests"].get("checker") == checker
+    given = {**record["tests"], "checker": checker} if checker else record["tests"]
+    assert kept["tests"] == given  # the outputs are still the set's own
+    from stepcoder.problems import load_problems
+    from stepcoder.problems.problem import program_of
+    from stepcoder.sandbox import Judge
+
+    [problem] = load_problems(tmp_path / "out" / "problems.jsonl").problems
+    with Judge(1) as judge:
+        assert judge.run(program_of(problem, right), problem.tests).passed
+        assert not judge.run(program_of(problem, wrong), problem.tests).passed
 
 
 def test_curricula_coverage_and_checkers_are_marked(tmp_path):

@@ -20,6 +20,8 @@ from stepcoder.sandbox import (
     UnittestTests,
     Unordered,
 )
+from stepcoder.sandbox.checker_programs import program_checker
+from stepcoder.sandbox.points import Subtask
 
 CALLS = {"kind": "call", "inputs": [[1]], "outputs": [1]}
 UNITTEST = "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): pass\n"
@@ -43,6 +45,19 @@ STDIN = {"kind": "stdin", "inputs": ["1"], "outputs": ["a"]}
             StdinTests(("1",), ("a",), checker=Tolerance(0.1)),
         ),
         (STDIN | {"checker": {"kind": "regex"}}, StdinTests(("1",), ("a",), checker=Regex())),
+        (
+            STDIN | {"checker": {"kind": "program", "source": "x", "convention": "open-r1"}},
+            StdinTests(("1",), ("a",), checker=program_checker("x", "open-r1")),
+        ),
+        (
+            STDIN
+            | {"input_file": "a.in", "subtasks": [{"points": 2, "tests": [0]}], "output_file": ""},
+            StdinTests(("1",), ("a",), input_file="a.in", subtasks=(Subtask(2, (0,)),)),
+        ),
+        (
+            {"kind": "assert", "asserts": ["assert f(1)"], "setup": "a = 1"},
+            AssertTests(("assert f(1)",), "a = 1"),
+        ),
         (
             STDIN | {"checker": {"kind": "custom", "source": "x"}},
             StdinTests(("1",), ("a",), checker=Custom("x")),
@@ -75,6 +90,11 @@ def test_a_record_says_how_it_is_tested(record: dict[str, Any], tests: Tests) ->
         (CALL | {"process_per_test": 1}, "process_per_test"),
         (CALL | {"checker": {"kind": "magic"}}, "checker"),
         (STDIN | {"checker": "exact"}, "checker"),
+        (STDIN | {"checker": {"kind": "program", "source": "", "convention": "x"}}, "convention"),
+        (STDIN | {"subtasks": [{"points": 0, "tests": [0]}]}, "subtasks"),
+        (STDIN | {"subtasks": [{"points": 1, "tests": []}]}, "subtasks"),
+        (STDIN | {"subtasks": [1]}, "subtasks"),
+        (STDIN | {"input_file": 1}, "input_file"),
         ({"kind": "unittest", "code": "x = 1"}, "no class"),
         ({"kind": "unittest", "code": "def f("}, "not parse"),
         ({"kind": "unittest", "code": UNITTEST, "names": "T.test_a"}, "names"),
@@ -87,7 +107,7 @@ def test_a_record_that_says_it_wrongly_is_told_where(record: dict[str, Any], why
         read_tests(record)
 
 
-CHECKERS = [Exact(), Tolerance(0.5), Unordered(0.0), Regex(), Custom("x")]
+CHECKERS = [Exact(), Tolerance(0.5), Tolerance(0.5, 0.1), Unordered(0.0), Regex(), Custom("x")]
 
 
 def read_checker(data: object) -> Checker | None:

@@ -225,7 +225,6 @@ def test_cancelling_ends_a_checker_and_closing_settles_it() -> None:
 @pytest.mark.parametrize(
     ("tests", "why"),
     [
-        (StdinTests(("",), ("",), checker=Unordered()), "Unordered"),
         (CallTests(([],), (1,), checker=Regex()), "no text"),
     ],
 )
