@@ -207,3 +207,15 @@ def test_trl_trains_a_step_on_these_rewards(tmp_path: Path, rewarder: CodeReward
     (logged,) = [entry for entry in trainer.state.log_history if "reward" in entry]
     # Random letters: none is right, all had a verdict.
     assert -1.0 <= logged["rewards/code_reward/mean"] <= -0.3
+
+
+def test_the_entry_point_tells_which_block_counts_and_how_it_is_mended() -> None:
+    starter = "class Solution:\n    def f(self, x: int) -> int:\n        "
+    method = (
+        "```python\ndef f(self, x):\n    return x + 1\n```\nUse:\n```python\nx = f(None, 1)\n```"
+    )
+    source = code_of(f"<think>\n```python\n{WRONG}```\n</think>\n{method}", "Solution().f", starter)
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    assert namespace["Solution"]().f(1) == 2
+    assert code_of(f"```python\n{RIGHT}```\n```python\nprint(f(1))\n```", "f") == RIGHT

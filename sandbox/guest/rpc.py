@@ -283,7 +283,9 @@ class Connection:
             module, name = rest
             if module in transfer.SHARED_MODULES and name not in transfer.UNSAFE_BUILTINS:
                 return getattr(importlib.import_module(module), name)
-        if kind == "module" and rest[0].partition(".")[0] in sys.stdlib_module_names:
+        root = rest[0].partition(".")[0] if kind == "module" else ""
+        # Of libraries, those that this process has too.
+        if root in sys.stdlib_module_names or (root in sys.modules and root[0] != "_"):
             return (
                 importlib.import_module(rest[0])
                 if self.open_to_all

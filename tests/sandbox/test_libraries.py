@@ -48,6 +48,9 @@ def test_programs_and_tests_use_a_library(judge: Judge, name: str) -> None:
     expected = USES[name][1]
     verdict = judge.run(program(name), CallTests(([3],), (expected,)))
     assert verdict.passed, verdict.message
+    test = f"import {name} as library\nassert library.__name__ and f(3) == {expected!r}"
+    verdict = judge.run(program(name), AssertTests((test,)))
+    assert verdict.passed, verdict.message
     test = f"{program(name).source}assert f(3) == {expected!r} == g()"
     verdict = judge.run(Program(f"def g(): return {expected!r}", "g"), AssertTests((test,)))
     assert verdict.passed, verdict.message
