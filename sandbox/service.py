@@ -111,7 +111,12 @@ class Service:
 
     def _start(self, pending: Pending, future: Future[Verdict]) -> None:
         """Hand a job to the event loop."""
-        job = build_job(pending.submission, pending.limits, numpy_installed=self._numpy_installed)
+        job = build_job(
+            pending.submission,
+            pending.limits,
+            numpy_installed=self._numpy_installed,
+            apart=pending.apart,
+        )
         job.id = next(self._ids)
         with self._lock:
             if self._closed:

@@ -190,6 +190,7 @@ void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active
 }
 
 std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::workers_for(Slot& slot, const Job& job) {
+  if (job.among_testers) return {job.numpy ? &slot.tester_numpy : &slot.tester_bare};
   std::vector<std::unique_ptr<WorkerProcess>*> workers{job.numpy ? &slot.program_numpy
                                                                  : &slot.program_bare};
   if (job.kind == JobKind::kPair)

@@ -20,6 +20,7 @@ struct Job {
   JobKind kind = JobKind::kCalls;
   bool numpy = false;         // the program needs a worker with numpy
   bool tester_numpy = false;  // the tester does
+  bool among_testers = false;  // kCalls: runs in a worker that has imported what tests import
   std::string request;
   std::string tester_request;
   // Where each test has a run of its own: the end of the request, or of the tester's, for each.
