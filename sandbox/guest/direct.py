@@ -260,7 +260,7 @@ class _StandIns(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if isinstance(node.ctx, ast.Load) and node.id in _STAND_INS:
-            node.id = f"__{node.id}__"
+            node.id = f"__stand_in_{node.id}__"
         return node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
@@ -287,7 +287,7 @@ def prepared(
     tree = ast.parse(source)
     needs_guards = screen.screen(tree, entry_point, module.__dict__, numpy=numpy)
     if needs_guards:
-        stands = {f"__{name}__": function for name, function in _STAND_INS.items()}
+        stands = {f"__stand_in_{name}__": function for name, function in _STAND_INS.items()}
         module.__dict__.update(stands)
         module.__dict__.update({_DICT: instance_dict, _FORMAT: formatter})
         tree = _StandIns().visit(tree)

@@ -280,6 +280,8 @@ class _Screen(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> None:
         name = node.id
+        if name in self.class_names:  # __rsub__ = __sub__; checked where the class is visited
+            return
         if not isinstance(node.ctx, ast.Load):
             self.bind(name)
             return
@@ -415,7 +417,6 @@ class _Screen(ast.NodeVisitor):
                         name == "__match_args__" and not _plain_names(item)
                     ):
                         self.refuse(f"defining {name}")
-                    self.class_names.add(name)
         self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> None:
@@ -460,7 +461,16 @@ class _Screen(ast.NodeVisitor):
         nodes = list(ast.walk(tree))
         self.names_used = {node.id for node in nodes if isinstance(node, ast.Name)}
         self.own_functions = {n.name for n in nodes if isinstance(n, ast.FunctionDef)}
-        self.class_names: set[str] = set()
+        # Special names that classes bind or read in their bodies.
+        self.class_names = {
+            inner.id
+            for node in nodes
+            if isinstance(node, ast.ClassDef)
+            for item in node.body
+            if isinstance(item, (ast.Assign, ast.AnnAssign))
+            for inner in ast.walk(item)
+            if isinstance(inner, ast.Name) and inner.id in _DEFINED
+        }
         self.bound_anywhere = self.own_functions | {
             node.id
             for node in nodes
@@ -473,8 +483,6 @@ class _Screen(ast.NodeVisitor):
                 self.visit_Import(node)
             elif isinstance(node, ast.ImportFrom):
                 self.visit_ImportFrom(node)
-        if "__dict__" in self.class_names:
-            self.refuse("defining __dict__")
         self.visit(tree)
 
 
