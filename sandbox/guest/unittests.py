@@ -108,7 +108,8 @@ class Runner:
             _launcher.record_value(None, not_plain)
             return True
         else:
-            self.failed(AssertionError("unexpected success"))
+            unexpected = "unexpected success" if outcome.came_to_its_end else "the test did not end"
+            self.failed(AssertionError(unexpected))
         return False
 
 
@@ -120,7 +121,7 @@ class _Outcome:
     def __init__(self, error: BaseException | None) -> None:
         self.error: BaseException | None = None
         self.skipped: str | None = None
-        self.passed = self.failed_as_expected = self._came_to_its_end = False
+        self.passed = self.failed_as_expected = self.came_to_its_end = False
         self.fail(error)
 
     def run(self, kind: Any, method: str) -> None:
@@ -133,7 +134,7 @@ class _Outcome:
 
         def call_to_its_end(method: Any) -> None:
             call(method)
-            self._came_to_its_end = True
+            self.came_to_its_end = True
 
         case._callTestMethod = call_to_its_end
         case.run(self)
@@ -153,7 +154,7 @@ class _Outcome:
     def addUnexpectedSuccess(self, _test: object) -> None: ...
 
     def addSuccess(self, _test: object) -> None:
-        self.passed = self._came_to_its_end
+        self.passed = self.came_to_its_end
 
     def addExpectedFailure(self, _test: object, _error: object) -> None:
         self.failed_as_expected = True
