@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -303,7 +304,7 @@ def hold_in() -> None:
         new = set(type.__subclasses__(kind)) - found
         found |= new
         waiting += new
-    kept = [Failure, types.ModuleType]
+    kept = [Failure, weakref.finalize]  # the library itself changes the latter
     _launcher.freeze([kind for kind in found if kind not in kept])
     _launcher.watch_classes(guards.on_class)
     _launcher.refuse_introspection(FILENAME)

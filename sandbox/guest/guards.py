@@ -30,6 +30,7 @@ _DIFFERENCES = tuple(
     for prefix in ("", "r", "i")
     if (prefix, name) != ("i", "divmod")
 )
+_SUMS = ("__add__", "__radd__", "__iadd__")
 _CONVERSIONS = tuple(
     f"__{name}__"
     for name in (
@@ -75,6 +76,14 @@ def is_own(value: object) -> bool:
     return not _own.isdisjoint(_type(value).__mro__)
 
 
+def _is_object(value: object) -> bool:
+    """Return whether a value is an object of the program's, and no number or other data as well."""
+    mro = _type(value).__mro__
+    return is_own(value) and all(
+        kind in _own or kind is object or kind.__module__ in ("abc", "typing") for kind in mro
+    )
+
+
 def on_class(cls: type) -> None:
     """Check and guard a new class, if the program made it. Raises TypeError."""
     if not by_program():
@@ -87,12 +96,9 @@ def on_class(cls: type) -> None:
         if base is _type or base.__module__.partition(".")[0] in ("numpy", "unittest"):
             raise TypeError(f"no class below {base.__name__} under these tests")
     _own.add(cls)
-    differs = any(name in attributes for name in _DIFFERENCES)
     for name, make in _GUARDS.items():
         method = attributes.get(name)
         if method is None or _isinstance(method, _C_METHODS) or hasattr(method, "_guarded"):
-            continue
-        if name in _CONVERSIONS and not (differs or any(b in _own for b in cls.__mro__[1:])):
             continue
         if not _isinstance(method, types.FunctionType):
             raise TypeError(f"{name} must be a function under these tests")
@@ -179,6 +185,7 @@ def _containment(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     linear = {"__sub__": 1, "__isub__": 1, "__rsub__": -1}.get(name)
+    adds = name in _SUMS
 
     def subtract(self: Any, other: Any) -> Any:
         if by_program() or is_own(other):
@@ -187,21 +194,25 @@ def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
                 _differences[id(answer)] = answer
             return answer
         numbers = _isinstance(other, (int, float)) and not _isinstance(other, bool)
+        if adds and not (numbers and other < 0):  # adding -7 is subtracting 7
+            return method(self, other)
         values = [_rebuilt(value) for value in _others(other)[:5]] if numbers else []
         trial = [(value, _quietly(method, self, value)) for value in values]
-        if trial and all(_isinstance(a, (int, float)) and not is_own(a) for _, a in trial):
+        if trial and all(_type(answer) in (int, float) for _, answer in trial):
             # The answers for other values say what the object stands for; this one is computed.
-            if linear is None:
+            if linear is None and not adds:
                 _note_asked()
                 return NotImplemented
-            stands = [answer * linear + value for value, answer in trial]
+            stands = [
+                answer - value if adds else answer * linear + value for value, answer in trial
+            ]
             if max(stands) - min(stands) > 1e-6 * (1 + abs(max(stands, key=abs))):
                 _note_asked()
                 return NotImplemented
             middle = sorted(stands)[len(stands) // 2]
-            return (middle - other) * linear
+            return middle + other if adds else (middle - other) * linear
         answer = method(self, other)
-        if not is_own(answer):
+        if not _is_object(answer):
             _note_asked()
             return NotImplemented
         _differences[id(answer)] = answer
@@ -214,7 +225,7 @@ def _conversion(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def convert(self: Any, *arguments: Any) -> Any:
         if id(self) in _differences and not by_program():
             answer = method(self, *arguments)
-            if not is_own(answer):
+            if not _is_object(answer):
                 _note_asked()
                 raise TypeError(f"{name} of a difference of the program's own making")
             _differences[id(answer)] = answer
@@ -250,7 +261,7 @@ def _attribute(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 _GUARDS: dict[str, Callable[[str, Callable[..., Any]], Callable[..., Any]]] = (
     {"__eq__": _equality, "__ne__": _equality, "__contains__": _containment}
     | dict.fromkeys(_ORDER, _order)
-    | dict.fromkeys(_DIFFERENCES, _difference)
+    | dict.fromkeys((*_DIFFERENCES, *_SUMS), _difference)
     | dict.fromkeys(_CONVERSIONS, _conversion)
     | dict.fromkeys(_DESCRIPTORS, _descriptor)
     | {"__getattr__": _attribute}

@@ -191,6 +191,7 @@ class _Screen(ast.NodeVisitor):
     def __init__(self, given: dict[str, Any], *, numpy: bool) -> None:
         self.modules: dict[str, str] = {}
         self.bound: set[str] = set()
+        self.imported: set[str] = set()
         self.numpy = numpy
         self.guards = False  # whether the program uses something that `direct` replaces
         self.given = given
@@ -227,6 +228,7 @@ class _Screen(ast.NodeVisitor):
             if alias.name in _WRAPPERS and alias.asname not in (None, alias.name):
                 self.refuse(f"{alias.name} under another name")
             self.bind(alias.asname or alias.name, imported=True)
+            self.imported.add(alias.asname or alias.name)
 
     def import_all(self, module: str) -> None:
         for name in getattr(_imported(module), "__all__", None) or self.refuse("import *") or ():
@@ -318,6 +320,8 @@ class _Screen(ast.NodeVisitor):
             return
         if not allowed_attribute(name, store=store):
             self.refuse(f"the attribute {name}")
+        if store and isinstance(node.value, ast.Name) and node.value.id in self.imported:
+            self.refuse(f"setting {node.value.id}.{name}")
         if name == "__dict__":
             self.guards = True
             if self.numpy:
