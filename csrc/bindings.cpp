@@ -210,7 +210,9 @@ void bind_worker(py::module_& module) {
   module.def("watch_classes", [](const py::function& on_class) {
     require(direct::watch_classes(on_class.ptr()));
   });
-  module.def("freeze", [](const py::list& classes) { direct::freeze(classes.ptr()); });
+  module.def("freeze", [](const py::list& classes, bool immutable) {
+    direct::freeze(classes.ptr(), immutable);
+  });
   module.def("retrace", [] { require(tracer::restart()); });
   module.def("note_tampering", [] {
     if (!tracer::intact()) child::record_tampering();

@@ -64,11 +64,12 @@ bool watch_classes(PyObject* on_class) {
   return true;
 }
 
-void freeze(PyObject* class_list) {
+void freeze(PyObject* class_list, bool immutable) {
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(class_list); ++i) {
     PyObject* item = PyList_GET_ITEM(class_list, i);
-    if (PyType_Check(item))
-      reinterpret_cast<PyTypeObject*>(item)->tp_flags |= Py_TPFLAGS_IMMUTABLETYPE;
+    if (!PyType_Check(item)) continue;
+    unsigned long& flags = reinterpret_cast<PyTypeObject*>(item)->tp_flags;
+    flags = immutable ? flags | Py_TPFLAGS_IMMUTABLETYPE : flags & ~Py_TPFLAGS_IMMUTABLETYPE;
   }
 }
 

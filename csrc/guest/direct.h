@@ -13,7 +13,7 @@ bool refuse_introspection(PyObject* filename);
 // Calls on_class(class) for each new class before its maker gets it; an exception ends its making.
 bool watch_classes(PyObject* on_class);
 
-// Makes classes immutable: setting their attributes raises TypeError.
-void freeze(PyObject* class_list);
+// Makes classes immutable, so that setting their attributes raises TypeError, or mutable again.
+void freeze(PyObject* class_list, bool immutable);
 
 }  // namespace stepcoder::direct

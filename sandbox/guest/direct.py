@@ -300,14 +300,40 @@ def hold_in() -> None:
     waiting: list[type] = [object]
     found: set[type] = set()
     while waiting:
-        kind = waiting.pop()
-        new = set(type.__subclasses__(kind)) - found
+        new = set(type.__subclasses__(waiting.pop())) - found
         found |= new
         waiting += new
-    kept = [Failure, weakref.finalize]  # the library itself changes the latter
-    _launcher.freeze([kind for kind in found if kind not in kept])
+    immutable = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+    kept = (Failure, weakref.finalize)  # the library itself changes the latter
+    _frozen.update(k for k in found if k not in kept and not k.__flags__ & immutable)
+    _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
     _launcher.refuse_introspection(FILENAME)
+
+
+_frozen: set[type] = set()
+
+
+def allow_patches() -> None:
+    """Let the tests' own patches change frozen classes."""
+    from unittest import mock
+
+    def thawing(method: Callable[..., Any]) -> Callable[..., Any]:
+        def patch(self: Any, *error: Any) -> Any:
+            target = self.getter()
+            frozen = isinstance(target, type) and target in _frozen
+            if frozen:
+                _launcher.freeze([target], False)
+            try:
+                return method(self, *error)
+            finally:
+                if frozen:
+                    _launcher.freeze([target], True)
+
+        return patch
+
+    for name in ("__enter__", "__exit__"):
+        setattr(mock._patch, name, thawing(getattr(mock._patch, name)))
 
 
 def raised_by_program(error: BaseException) -> bool:
@@ -421,6 +447,8 @@ def run(
         return
     if kind == "unittests":
         prepare_unittest()
+    if any("mock" in text for text in (setup, *tests)):
+        allow_patches()
     random_seed = random.getstate()
     hold_in()
     random.setstate(random_seed)

@@ -86,7 +86,7 @@ def _is_object(value: object) -> bool:
 
 def on_class(cls: type) -> None:
     """Check and guard a new class, if the program made it. Raises TypeError."""
-    if not by_program():
+    if not by_program() or _getframe(1).f_globals.get("__name__") == "unittest.mock":
         return
     attributes = _type.__getattribute__(cls, "__dict__")
     for name in attributes:

@@ -225,9 +225,10 @@ class _Screen(ast.NodeVisitor):
                 self.bind_module(alias.asname or alias.name, inner)
                 continue
             self.use_member(module, alias.name)
-            if alias.name in _WRAPPERS and alias.asname not in (None, alias.name):
+            renamed = alias.asname not in (None, alias.name)
+            if renamed and (alias.name in _WRAPPERS or alias.asname in sys.stdlib_module_names):
                 self.refuse(f"{alias.name} under another name")
-            self.bind(alias.asname or alias.name, imported=True)
+            self.bind(alias.asname or alias.name)
             self.imported.add(alias.asname or alias.name)
 
     def import_all(self, module: str) -> None:
@@ -273,10 +274,10 @@ class _Screen(ast.NodeVisitor):
 
     # Names.
 
-    def bind(self, name: str, *, imported: bool = False) -> None:
+    def bind(self, name: str) -> None:
         if name.startswith("__") and name not in ("__all__", "__author__", "__version__"):
             self.refuse(name)
-        if name in self.modules or (name in sys.stdlib_module_names and imported):
+        if name in self.modules:
             self.refuse(f"{name} is a module and something else")
         self.bound.add(name)
 
@@ -491,7 +492,7 @@ class _Screen(ast.NodeVisitor):
 
 
 def _top_level(tree: ast.Module) -> set[str]:
-    """Return the names that a program binds in its module."""
+    """Return the names that a program binds in its module, but not imports of modules."""
     names: set[str] = set()
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
@@ -507,8 +508,10 @@ def _top_level(tree: ast.Module) -> set[str]:
                 continue
             case ast.Name(id=name, ctx=ast.Store()):
                 names.add(name)
-            case ast.alias(name=name, asname=other):
-                names.add(other or name.partition(".")[0])
+            case ast.Import() | ast.ImportFrom():
+                imported = {alias.asname or alias.name for alias in node.names}
+                names |= imported - sys.stdlib_module_names - {"numpy", "np"}
+                continue
         waiting += ast.iter_child_nodes(node)
     return names
 
@@ -565,7 +568,9 @@ def screen(tree: ast.Module, entry_point: str | None, given: dict[str, Any], *, 
     visitor.screen(tree)
     root = (entry_point or "").partition("(")[0].partition(".")[0]
     helpers = {name for name, value in given.items() if isinstance(value, types.FunctionType)}
-    hidden = (_top_level(tree) & (helpers | set(dir(builtins)))) - {root}
+    # A test may use these without importing them: they must be what they are everywhere.
+    theirs = helpers | set(dir(builtins)) | sys.stdlib_module_names | {"numpy", "np"}
+    hidden = (_top_level(tree) & theirs) - {root}
     if hidden:
         raise RefusedError(f"a {min(hidden)} of its own")
     return visitor.guards
