@@ -240,7 +240,7 @@ def instance_dict(target: Any) -> Any:
 def formatter(target: Any, name: str) -> Any:
     """Return a method "format" or "format_map"; of a text only if it looks into no attribute."""
     if isinstance(target, str):
-        screen.check_format(str(target))
+        screen.check_format(str.__str__(target))
     elif target is str:
         return lambda text, *arguments, **keywords: formatter(text, name)(*arguments, **keywords)
     return getattr(target, name)

@@ -48,6 +48,7 @@ _C_METHODS = (
 _MOST, _FEWEST = 48, 8  # other values that an object is asked about
 
 _own: set[type] = set()
+_made: set[Any] = set()  # the guards
 _differences: dict[int, Any] = {}  # objects that a test made from another and a plain value, by id
 _bounds: dict[int, tuple[Any, Any, Any]] = {}
 _random = random.SystemRandom()
@@ -92,18 +93,23 @@ def on_class(cls: type) -> None:
     for name in attributes:
         if name.startswith("__") and name.endswith("__") and name not in screen.CLASS_NAMES:
             raise TypeError(f"{name} is not available to the program under these tests")
+    # dataclasses makes code of them.
+    if not all(type(n) is str and n.isidentifier() for n in attributes.get("__annotations__", ())):
+        raise TypeError("these annotations are not available to the program under these tests")
     for base in cls.__mro__[1:]:
         if base is _type or base.__module__.partition(".")[0] in ("numpy", "unittest"):
             raise TypeError(f"no class below {base.__name__} under these tests")
     _own.add(cls)
     for name, make in _GUARDS.items():
         method = attributes.get(name)
-        if method is None or _isinstance(method, _C_METHODS) or hasattr(method, "_guarded"):
+        if method is None or _isinstance(method, _C_METHODS):
             continue
         if not _isinstance(method, types.FunctionType):
             raise TypeError(f"{name} must be a function under these tests")
+        if method in _made:
+            continue
         guard = functools.wraps(method)(make(name, method))
-        guard._guarded = True  # type: ignore[attr-defined]
+        _made.add(guard)
         _type.__setattr__(cls, name, guard)
 
 

@@ -68,7 +68,7 @@ _MODULES: dict[str, frozenset[str]] = dict.fromkeys(
 _DENIED = {
     "calendar": "mdays month_name day_name",
     "contextlib": "redirect_stdout redirect_stderr",
-    "dataclasses": "make_dataclass",
+    "dataclasses": "make_dataclass fields Field",
     "enum": "EnumMeta EnumType global_enum global_enum_repr global_flag_repr global_str",
     "abc": "update_abstractmethods",
     "functools": "singledispatch singledispatchmethod",
@@ -119,14 +119,13 @@ _DEFINED = _READABLE - {"__class__", "__dict__", "__mro__", "__module__", "__mem
     for name in (
         "slots match_args del getattr delete class_getitem getstate setstate reduce fspath dir"
         " sizeof bytes getnewargs getnewargs_ex hash order author version all date license email"
-        " annotations"
     ).split()
 }
 _MADE = frozenset(
     f"__{name}__"
     for name in (
         "module qualname dict weakref classcell orig_bases parameters abstractmethods"
-        " dataclass_fields dataclass_params static_attributes firstlineno type_params annotate"
+        " annotations dataclass_fields dataclass_params static_attributes firstlineno type_params annotate"
         " annotate_func annotations_cache replace new_member reduce_ex members protocol_attrs"
         " subclasshook signature non_callable_proto_members total required_keys optional_keys"
         " readonly_keys mutable_keys conditional_annotations"
@@ -162,7 +161,7 @@ _ATTRIBUTES = _introspective() | frozenset(
     "get_stack print_stack get_coro _evaluate evaluate _style _fmt _outcome configure_mock"
     " mock_add_spec attach_mock addTypeEqualityFunc _type_equality_funcs failureException"
     " _formatMessage _callTestMethod _callSetUp ctypes dump dumps tofile setflags"
-    " set_task_factory set_exception_handler set_debug add_signal_handler".split()
+    " enable_load_extension load_extension set_task_factory set_exception_handler set_debug add_signal_handler".split()
 )
 _STORES = frozenset(
     "fail assert_ failUnless called call_count call_args call_args_list method_calls mock_calls"
@@ -228,6 +227,8 @@ class _Screen(ast.NodeVisitor):
             renamed = alias.asname not in (None, alias.name)
             if renamed and (alias.name in _WRAPPERS or alias.asname in sys.stdlib_module_names):
                 self.refuse(f"{alias.name} under another name")
+            if module == "dataclasses" and alias.name == "field" and renamed:
+                self.refuse("field under another name")
             self.bind(alias.asname or alias.name)
             self.imported.add(alias.asname or alias.name)
 
@@ -294,6 +295,8 @@ class _Screen(ast.NodeVisitor):
             self.refuse(name)
         if name in _WRAPPERS:
             self.refuse(f"{name} as a value")
+        if name == "field" and name in self.imported and id(node) not in self.defaults:
+            self.refuse("a dataclass's field as a value")
         if name in self.bound_anywhere:
             return
         if name in _DENIED_BUILTINS:
@@ -316,6 +319,8 @@ class _Screen(ast.NodeVisitor):
                 self.refuse(f"setting {path}.{name}")
             if self.use_member(path, name) is not None:
                 self.refuse(f"the module {path}.{name} as a value")
+            if path == "dataclasses" and name == "field" and id(node) not in self.defaults:
+                self.refuse("a dataclass's field as a value")
             if name in _WRAPPERS and path == "functools":
                 self.refuse(f"{name} as a value")
             return
@@ -327,6 +332,8 @@ class _Screen(ast.NodeVisitor):
             self.guards = True
             if self.numpy:
                 self.refuse("__dict__ with numpy")
+        if name == "resize" and self.numpy:
+            self.refuse("resize with numpy")
         if name in ("format", "format_map") and not isinstance(node.value, ast.Constant):
             self.guards = True
         if name in ("__setattr__", "__delattr__"):
@@ -466,6 +473,12 @@ class _Screen(ast.NodeVisitor):
         nodes = list(ast.walk(tree))
         self.names_used = {node.id for node in nodes if isinstance(node, ast.Name)}
         self.own_functions = {n.name for n in nodes if isinstance(n, ast.FunctionDef)}
+        # Where a dataclass's field may be made: its name goes into code, so nobody may hold one.
+        self.defaults = {
+            id(node.value.func)
+            for node in nodes
+            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call)
+        }
         # Special names that classes bind or read in their bodies.
         self.class_names = {
             inner.id

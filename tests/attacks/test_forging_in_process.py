@@ -61,6 +61,36 @@ class T(unittest.TestCase):
 """
 
 FORGERIES = {
+    "says that it is guarded": """
+def yes(self, o): return True
+yes._guarded = True
+class L:
+    __eq__ = yes
+    __hash__ = None
+def f(x): return L()
+""",
+    "a text that hides its fields": """
+class S(str):
+    def __str__(self): return ""
+def f(x): return S("{0.__globals__}").format(x)
+""",
+    "code in the name of a field": """
+from dataclasses import dataclass, field
+F = field(default=1)
+@dataclass
+class A:
+    x: int = F
+F.name = "x=__import__('sys')._getframe(2).f_locals"
+@dataclass
+class B(A): pass
+def f(x): return B().x
+""",
+    "code in annotations": """
+from dataclasses import dataclass
+class A: pass
+B = dataclass(type(A)("B", (), {"__annot" + "ations__": {"x=print": int}}))
+def f(x): return B()
+""",
     "differences that are numbers of its own": """
 class I(int): pass
 class L:
