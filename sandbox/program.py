@@ -81,7 +81,8 @@ class UnittestTests:
 
     `names` are the tests ("TestStack.test_push"). Without names they are read from the code, which
     raises ValueError if it has no tests or does not parse. A name that the module does not have is
-    an infrastructure error. Tests run in unittest's order, with their fixtures, as in AssertTests; `shared_process` and `process_per_test` are as there.
+    an infrastructure error. Tests run in unittest's order, with their fixtures; where they run is
+    as in AssertTests, and so are `shared_process` and `process_per_test`.
 
     A test that its decorator skips passes, with the reason as message; if all are skipped that is
     an infrastructure error. One that skips itself while it runs has not passed, since the program

@@ -28,14 +28,14 @@ STRICT = "strict"  # the mark of a run that needs a process of its own for the t
 TESTS_MODULE = "tests"
 
 # Functions whose C code takes a StopIteration of the function they are given for their own end.
-_CALLERS = frozenset(
-    "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby".split()
+_CALLERS = screen.words(
+    "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
 )
 _FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
 
 # Names that a test must not hand to a program, which could look into the test with them.
 _HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
-_INTROSPECTION = frozenset("inspect operator sys gc builtins types traceback importlib".split())
+_INTROSPECTION = screen.words("inspect operator sys gc builtins types traceback importlib")
 
 
 class Failure(AssertionError):
@@ -69,10 +69,10 @@ def caught() -> None:
 def noted() -> None:
     """Note a failed assertion of a library that is about to leave a `with` of the test."""
     error = sys.exc_info()[1]
-    if isinstance(error, AssertionError) and not isinstance(error, Failure):
-        if not raised_by_program(error):
-            _failures.append((error, error.args))
-            error.args = ()
+    is_new = isinstance(error, AssertionError) and not isinstance(error, Failure)
+    if is_new and not raised_by_program(error):
+        _failures.append((error, error.args))
+        error.args = ()
 
 
 def called(function: Any) -> Any:
@@ -168,9 +168,9 @@ def _check_test(tree: ast.Module) -> None:
             if _is_tests_own(node.func):
                 used.update(map(id, node.args))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and id(node) not in used:
-            if isinstance(node.ctx, ast.Load) and (node.id in handed or node.id in modules):
-                raise screen.RefusedError(f"the test hands over {node.id}")
+        handing = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        if handing and id(node) not in used and (node.id in handed or node.id in modules):
+            raise screen.RefusedError(f"the test hands over {node.id}")
         if isinstance(node, ast.Attribute) and id(node) not in used:
             module = modules.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
             if module in _INTROSPECTION and node.attr not in ("stdout", "stdin", "stderr", "argv"):
@@ -203,8 +203,7 @@ def _is_tests_own(function: ast.expr) -> bool:
 
 def _checked(name: Any, *, store: bool = False) -> Any:
     if type(name) is not str or not screen.allowed_attribute(name, store=store):
-        if name != "__dict__":
-            raise AttributeError(f"{name!r} is not available to the program under these tests")
+        raise AttributeError(f"{name!r} is not available to the program under these tests")
     return name
 
 

@@ -7,6 +7,7 @@ object is asked about other values as well, in random order, and counts only if 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import sys
@@ -321,7 +322,7 @@ def _ask(
 _ATOMS = (int, float, complex, str, bytes, date, timedelta, type(None))
 
 
-def _plain(value: Any, depth: int = 0) -> bool:
+def _plain(value: Any) -> bool:
     """Return whether a value is data, or a container that holds some."""
     if _isinstance(value, _ATOMS) or type(value).__name__ in ("Decimal", "Fraction", "time"):
         return not is_own(value)
@@ -412,7 +413,9 @@ def _far(value: Any) -> list[Any]:
     if _isinstance(value, (int, float)) and not _isinstance(value, bool):
         scale = (abs(value) + 1) * 3
         return [
-            sign * (scale * 4**step + _random.randint(0, 99)) for step in range(8) for sign in (1, -1)
+            sign * (scale * 4**step + _random.randint(0, 99))
+            for step in range(8)
+            for sign in (1, -1)
         ]
     if _isinstance(value, (date, timedelta)):
         return [value + timedelta(days=sign * 9**n) for n in range(1, 5) for sign in (1, -1)]
@@ -469,10 +472,8 @@ def _collect(value: Any, leaves: list[Any], seen: set[int]) -> None:
         elif _isinstance(item, (list, tuple, set, frozenset)):
             waiting += item
         if is_own(item):
-            try:
+            with contextlib.suppress(AttributeError):
                 waiting += object.__getattribute__(item, "__dict__").values()
-            except AttributeError:
-                pass
             for kind in type(item).__mro__:
                 for slot in kind.__dict__.values():
                     if _isinstance(slot, types.MemberDescriptorType):

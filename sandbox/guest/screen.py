@@ -17,6 +17,12 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text as a set."""
+    return frozenset(text.split())
+
+
 _PUBLIC: frozenset[str] = frozenset()  # every public name but DENIED
 
 # Modules that a program may import, with the names that it may use of them. Each module is bound to
@@ -94,42 +100,39 @@ DENIED = {module: frozenset(names.split()) for module, names in _DENIED.items()}
 # Functions that take names of attributes: only plain calls of them are allowed.
 _WRAPPERS = {"wraps": 1, "update_wrapper": 2}
 
-_DENIED_BUILTINS = frozenset(
-    "eval exec compile globals locals breakpoint help memoryview copyright credits license".split()
+_DENIED_BUILTINS = words(
+    "eval exec compile globals locals breakpoint help memoryview copyright credits license"
 )
 # Replaced by functions that look at the name of the attribute (`direct`).
-GUARDED_BUILTINS = frozenset("getattr setattr delattr hasattr vars".split())
+GUARDED_BUILTINS = words("getattr setattr delattr hasattr vars")
 
 # Special names that may be read as attributes.
 _READABLE = frozenset(
     f"__{name}__"
-    for name in (
+    for name in words(
         "abs add aenter aexit aiter anext and await bool call ceil class complex contains copy"
         " deepcopy delitem dict divmod doc enter eq exit float floor floordiv format ge get getitem"
         " gt hash iadd iand ifloordiv ilshift imatmul imod imul index init init_subclass int"
         " invert ior ipow irshift isub iter itruediv ixor le len length_hint lshift lt matmul"
         " members missing mod mro mul name ne neg new next or pos post_init pow qualname radd rand"
         " rdivmod repr reversed rfloordiv rlshift rmatmul rmod rmul ror round rpow rrshift rshift"
-        " rsub rtruediv rxor set setattr delattr setitem set_name str sub truediv trunc xor module"
-    ).split()
+        " rsub rtruediv rxor set setattr delattr setitem set_name str sub truediv trunc xor module")
 )
 # Special names that a class may define, besides those that the library gives it.
 _DEFINED = _READABLE - {"__class__", "__dict__", "__mro__", "__module__", "__members__"} | {
     f"__{name}__"
-    for name in (
+    for name in words(
         "slots match_args del getattr delete class_getitem getstate setstate reduce fspath dir"
-        " sizeof bytes getnewargs getnewargs_ex hash order author version all date license email"
-    ).split()
+        " sizeof bytes getnewargs getnewargs_ex hash order author version all date license email")
 }
 _MADE = frozenset(
     f"__{name}__"
-    for name in (
-        "module qualname dict weakref classcell orig_bases parameters abstractmethods"
-        " annotations dataclass_fields dataclass_params static_attributes firstlineno type_params annotate"
+    for name in words("module qualname dict weakref classcell orig_bases parameters abstractmethods"
+        " annotations dataclass_fields dataclass_params static_attributes firstlineno type_params"
+        " annotate"
         " annotate_func annotations_cache replace new_member reduce_ex members protocol_attrs"
         " subclasshook signature non_callable_proto_members total required_keys optional_keys"
-        " readonly_keys mutable_keys conditional_annotations"
-    ).split()
+        " readonly_keys mutable_keys conditional_annotations")
 )
 # fmt: on
 CLASS_NAMES = _DEFINED | _MADE
@@ -157,15 +160,16 @@ def _introspective() -> frozenset[str]:
 
 # Attributes that no object may be asked for: introspection, and what turns a test's own objects
 # (a TestCase, a mock, a task) into something else.
-_ATTRIBUTES = _introspective() | frozenset(
+_ATTRIBUTES = _introspective() | words(
     "get_stack print_stack get_coro _evaluate evaluate _style _fmt _outcome configure_mock"
     " mock_add_spec attach_mock addTypeEqualityFunc _type_equality_funcs failureException"
     " _formatMessage _callTestMethod _callSetUp ctypes dump dumps tofile setflags"
-    " enable_load_extension load_extension set_task_factory set_exception_handler set_debug add_signal_handler".split()
+    " enable_load_extension load_extension set_task_factory set_exception_handler set_debug"
+    " add_signal_handler"
 )
-_STORES = frozenset(
+_STORES = words(
     "fail assert_ failUnless called call_count call_args call_args_list method_calls mock_calls"
-    " return_value side_effect longMessage maxDiff _testMethodName _subtest _cleanups".split()
+    " return_value side_effect longMessage maxDiff _testMethodName _subtest _cleanups"
 )
 
 
@@ -352,10 +356,11 @@ class _Screen(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         match node.func:
-            case ast.Attribute(attr=name, value=value) if name in _WRAPPERS:
-                if self.module_of(value) == "functools":
-                    self.wrapper_call(name, node)
-                    return
+            case ast.Attribute(attr=name, value=value) if (
+                name in _WRAPPERS and self.module_of(value) == "functools"
+            ):
+                self.wrapper_call(name, node)
+                return
             case ast.Name(id=name) if name in _WRAPPERS and name not in self.own_functions:
                 self.wrapper_call(name, node)
                 return
@@ -424,11 +429,10 @@ class _Screen(ast.NodeVisitor):
             if isinstance(item, (ast.Import, ast.ImportFrom)):
                 self.refuse("an import in a class")
             for name in _assigned(item):
-                if name.startswith("__") and name.endswith("__"):
-                    if name not in _DEFINED or (
-                        name == "__match_args__" and not _plain_names(item)
-                    ):
-                        self.refuse(f"defining {name}")
+                special = name.startswith("__") and name.endswith("__")
+                computed = name == "__match_args__" and not _plain_names(item)
+                if special and (name not in _DEFINED or computed):
+                    self.refuse(f"defining {name}")
         self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> None:
@@ -534,7 +538,9 @@ def _imported(name: str) -> types.ModuleType:
 
 
 def _is_super(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+    return (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
+    )
 
 
 def _assigned(node: ast.stmt) -> Iterable[str]:
@@ -546,8 +552,7 @@ def _assigned(node: ast.stmt) -> Iterable[str]:
 def _plain_names(node: ast.stmt) -> bool:
     value = getattr(node, "value", None)
     return isinstance(value, ast.Tuple) and all(
-        isinstance(item, ast.Constant) and allowed_attribute(str(item.value))
-        for item in value.elts
+        isinstance(item, ast.Constant) and allowed_attribute(str(item.value)) for item in value.elts
     )
 
 
@@ -572,7 +577,9 @@ def check_format(text: str) -> None:
             check_format(spec)
 
 
-def screen(tree: ast.Module, entry_point: str | None, given: dict[str, Any], *, numpy: bool) -> bool:
+def screen(
+    tree: ast.Module, entry_point: str | None, given: dict[str, Any], *, numpy: bool
+) -> bool:
     """Return whether the program needs the guards of `direct`. Raises RefusedError.
 
     `given` is the namespace that the program starts with: what the preamble defined.

@@ -156,11 +156,13 @@ def f(x): return L()
     "operators of a dynamic class": """
 class A: pass
 def yes(self, o): return True
-def f(x): return type(A)("L", (), {"__e" + "q__": yes, "__lt__": yes, "__gt__": yes, "__hash__": id})()
+names = {"__e" + "q__": yes, "__lt__": yes, "__gt__": yes, "__hash__": id}
+def f(x): return type(A)("L", (), names)()
 """,
     "dynamic class with a forbidden name": """
 class A: pass
-def f(x): return type(A)("L", (), {"__cla" + "ss__": property(lambda s: int), "__getattr" + "ibute__": lambda s, n: 1})()
+names = {"__cla" + "ss__": property(lambda s: int), "__getattr" + "ibute__": lambda s, n: 1}
+def f(x): return type(A)("L", (), names)()
 """,
     "enum": """
 from enum import Enum
