@@ -7,6 +7,7 @@
 
 #include "bindings_testing.h"
 #include "guest/child.h"
+#include "guest/direct.h"
 #include "guest/tracer.h"
 #include "host/event_loop.h"
 #include "wire/protocol.h"
@@ -133,6 +134,7 @@ void bind_judge(py::module_& module) {
       .def_readwrite("kind", &Job::kind)
       .def_readwrite("libraries", &Job::libraries)
       .def_readwrite("tester_libraries", &Job::tester_libraries)
+      .def_readwrite("among_testers", &Job::among_testers)
       .def_property("request", nullptr,
                     [](Job& job, const py::bytes& value) { job.request = std::string(value); })
       .def_property(
@@ -196,6 +198,15 @@ void bind_worker(py::module_& module) {
     PyObject* traced = tracer::start(code.ptr());
     require(traced != nullptr);
     return py::reinterpret_steal<py::object>(traced);
+  });
+  module.def("refuse_introspection", [](const py::str& filename) {
+    require(direct::refuse_introspection(filename.ptr()));
+  });
+  module.def("watch_classes", [](const py::function& on_class) {
+    require(direct::watch_classes(on_class.ptr()));
+  });
+  module.def("freeze", [](const py::list& classes, bool immutable) {
+    direct::freeze(classes.ptr(), immutable);
   });
   module.def("retrace", [] { require(tracer::restart()); });
   module.def("note_tampering", [] {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.libraries import explained
@@ -45,10 +46,7 @@ def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
 def raised_in_test(finding: _launcher.Finding, tester: _launcher.RunResult) -> TestVerdict:
     """Return the verdict for an exception in test code, which records who raised it."""
     test = raised(finding, tester)
-    try:
-        by_whom = _launcher.decode(finding.payload, None, 1 << 20)[3]
-    except (ValueError, IndexError):
-        by_whom = False
+    by_whom = recorded_by(finding)
     if by_whom == "broken":  # the tests themselves are (guest.unittests)
         return replace(test, status=Status.INFRASTRUCTURE_ERROR)
     if by_whom is True:
@@ -58,6 +56,14 @@ def raised_in_test(finding: _launcher.Finding, tester: _launcher.RunResult) -> T
     if test.error_line is not None or test.error_type in ("NameError", "MemoryError"):
         return test
     return replace(test, status=Status.WRONG_ANSWER, error_type=None)
+
+
+def recorded_by(finding: _launcher.Finding) -> Any:
+    """Return who raised a recorded exception, or what else its record says; None if nothing."""
+    try:
+        return _launcher.decode(finding.payload, None, 1 << 20)[3]
+    except (ValueError, TypeError, IndexError):
+        return None
 
 
 def died(run: _launcher.RunResult) -> TestVerdict:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from stepcoder.sandbox import _launcher, returned
 from stepcoder.sandbox.checkers import Custom, Regex, same_output
-from stepcoder.sandbox.failures import died, raised, raised_in_test
+from stepcoder.sandbox.failures import died, raised, raised_in_test, recorded_by
 from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
 from stepcoder.sandbox.points import points_of
 from stepcoder.sandbox.program import (
@@ -61,7 +61,7 @@ def grade(submission: Submission, runs: Runs, check: returned.Check | None = Non
         peak_memory_bytes = max(peak_memory_bytes, run.peak_memory_bytes)
         tampered = tampered or run.tampered
     shared = isinstance(submission.tests, CodeTests) and submission.tests.shared_process
-    if isinstance(submission.tests, CodeTests) and not shared:
+    if any(run.is_tester for run in runs):
         tests = [_pair_verdict(submission, runs, i) for i in range(len(submission.tests))]
     else:
         tests = [_test_verdict(submission, runs, i, check) for i in range(len(submission.tests))]
@@ -89,6 +89,14 @@ def grade(submission: Submission, runs: Runs, check: returned.Check | None = Non
 def has_no_value(runs: Runs) -> bool:
     """Return whether some test returned a value that is not plain data, or is very large."""
     return any(run.returned_no_value for run in runs)
+
+
+def needs_a_tester(runs: Runs) -> bool:
+    """Return whether the tests did not run, since they need a process of their own."""
+    return any(
+        run.loading.outcome == _launcher.OUTCOME_ERROR and recorded_by(run.loading) == "strict"
+        for run in runs
+    )
 
 
 def _is_skipped(test: TestVerdict) -> bool:
@@ -154,8 +162,10 @@ def _test_verdict(
 
 def _loading_failure(run: _launcher.RunResult) -> TestVerdict:
     """Return the verdict for a program that failed before its first test."""
-    loading_raised = run.loading.outcome == _launcher.OUTCOME_ERROR
-    return raised(run.loading, run) if loading_raised else died(run)
+    if run.loading.outcome != _launcher.OUTCOME_ERROR:
+        return died(run)
+    in_test = recorded_by(run.loading) is not None
+    return raised_in_test(run.loading, run) if in_test else raised(run.loading, run)
 
 
 def _measured(

@@ -10,6 +10,7 @@ The program's request is (kind, source, preamble, entry point, payload), read by
                     test its text
     asserts         (setup, list of asserts), both run in the program's own process
     unittests       (code, list of test names), likewise
+    direct          (asserts or unittests, code, the list), in that process too, but guarded
     served          the number of tests: the program answers a tester in another process
 
 The tester's is (tester or unittester, preamble, entry point, code, whether to stop at the first
@@ -52,8 +53,13 @@ _IN_PLACE = (
 )
 
 
-def build_job(submission: Submission, limits: Limits, libraries: Libraries) -> _launcher.Job:
-    """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
+def build_job(
+    submission: Submission, limits: Limits, libraries: Libraries, *, apart: bool = False
+) -> _launcher.Job:
+    """Return the job for a submission, without an id. Raises ValueError if it makes no sense.
+
+    Tests that are code get a process of their own if `apart`.
+    """
     if limits.int_digits != PYTHONS_INT_DIGITS:
         line = f"__import__('sys').set_int_max_str_digits({limits.int_digits})"
         preamble = f"{submission.program.preamble}\n{line}"
@@ -78,7 +84,7 @@ def build_job(submission: Submission, limits: Limits, libraries: Libraries) -> _
     elif isinstance(tests, StdinTests):
         _add_stdins(job, program, tests)
     else:
-        _add_test_code(job, submission, tests, libraries)
+        _add_test_code(job, submission, tests, libraries, apart=apart)
     return job
 
 
@@ -125,27 +131,36 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
 
 
 def _add_test_code(
-    job: _launcher.Job, submission: Submission, tests: CodeTests, libraries: Libraries
+    job: _launcher.Job,
+    submission: Submission,
+    tests: CodeTests,
+    libraries: Libraries,
+    *,
+    apart: bool,
 ) -> None:
     program = submission.program
     if isinstance(tests, UnittestTests):
-        shared, apart, code, items = "unittests", "unittester", tests.code, list(tests.names)
+        shared, tester, code, items = "unittests", "unittester", tests.code, list(tests.names)
     else:
-        shared, apart, code, items = "asserts", "tester", tests.setup, list(tests.asserts)
+        shared, tester, code, items = "asserts", "tester", tests.setup, list(tests.asserts)
     code = code.removeprefix("\ufeff")
     given = None if tests.process_per_test else items
-    if tests.shared_process:
+    if tests.shared_process or not apart:
         job.kind = _launcher.JobKind.CALLS
         job.libraries = libraries.argument(program.source, program.preamble, code, *items)
-        encoded = _request(shared, program, (code, given))
+        job.among_testers = True
+        if tests.shared_process:
+            encoded = _request(shared, program, (code, given))
+        else:
+            encoded = _request("direct", program, (shared, code, given))
         job.request = encoded if given else without_end(encoded)
     else:
         job.kind = _launcher.JobKind.PAIR
         job.tester_libraries = libraries.argument(program.preamble, code, *items)
         job.request = _request("served", program, len(items) if given else 1)
         stops = submission.stop_at_first_failure
-        tester = (apart, program.preamble, program.entry_point, code, stops, given)
-        encoded = _launcher.encode(tester, MAX_REQUEST_BYTES)
+        request = (tester, program.preamble, program.entry_point, code, stops, given)
+        encoded = _launcher.encode(request, MAX_REQUEST_BYTES)
         job.tester_request = encoded if given else without_end(encoded)
     if given is None:
         _add_runs(job, items)

@@ -4,6 +4,8 @@
 |---|---|---|
 | asserts that compile to calls | the calls | the asserts, if a call returned no plain data |
 | with a checker in the sandbox | the tests | the checker on the returned values |
+| asserts and unittests that run in the program's process | the tests | the tests in a process of
+their own, if the program or the tests ask for it |
 | all others | the tests | - |
 """
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 
 from stepcoder.sandbox.assert_calls import compile_asserts
 from stepcoder.sandbox.checker_runs import CHECKER_LIMITS, needs_checker_run, start_checker
-from stepcoder.sandbox.grading import Runs, grade, has_no_value
+from stepcoder.sandbox.grading import Runs, grade, has_no_value, needs_a_tester
 from stepcoder.sandbox.program import Limits, Submission
 from stepcoder.sandbox.verdict import Verdict
 
@@ -26,6 +28,7 @@ class Pending:
     submission: Submission
     limits: Limits
     finish: Callable[[Runs], Verdict | Pending]
+    apart: bool = False  # tests that are code have a process of their own
 
 
 def first_job(submission: Submission, limits: Limits) -> Pending:
@@ -42,10 +45,12 @@ def first_job(submission: Submission, limits: Limits) -> Pending:
     return Pending(compiled, limits, finish)
 
 
-def _with_its_tests(submission: Submission, limits: Limits) -> Pending:
+def _with_its_tests(submission: Submission, limits: Limits, *, apart: bool = False) -> Pending:
     def finish(runs: Runs) -> Verdict | Pending:
+        if not apart and needs_a_tester(runs):
+            return _with_its_tests(submission, limits, apart=True)
         if needs_checker_run(submission.tests) and (run := start_checker(submission, runs)):
             return Pending(run.checker, CHECKER_LIMITS, run.grade)
         return grade(submission, runs)
 
-    return Pending(submission, limits, finish)
+    return Pending(submission, limits, finish, apart)

@@ -76,10 +76,10 @@ class AssertTests:
     """Pieces of test code, each run after the program in one shared namespace; raising is failing.
 
     Each element of `asserts` is one test (often a single `assert`); `setup` runs once before them.
-    The code runs in a process of its own that calls the program's functions over a pipe, so that
-    the program sees neither the expected values nor the comparison. `shared_process` runs it in the
-    program's own process and namespace instead, for tests that need more than calls; a program can
-    forge their results, and the verdict says so. With `process_per_test` each test runs with a
+    The code runs in the program's process if the program cannot reach it there, else in one of its
+    own that calls the program over a pipe (docs/sandbox.md). `shared_process` runs it in the
+    program's own process and namespace in any case; a program can forge the results, and the
+    verdict says so. With `process_per_test` each test runs with a
     program and a setup of its own.
     """
 
@@ -99,8 +99,8 @@ class UnittestTests:
 
     `names` are the tests ("TestStack.test_push"). Without names they are read from the code, which
     raises ValueError if it has no tests or does not parse. A name that the module does not have is
-    an infrastructure error. Tests run in unittest's order, with their fixtures, apart from the
-    program as in AssertTests; `shared_process` and `process_per_test` are as there.
+    an infrastructure error. Tests run in unittest's order, with their fixtures; where they run is
+    as in AssertTests, and so are `shared_process` and `process_per_test`.
 
     A test that its decorator skips passes, with the reason as message; if all are skipped that is
     an infrastructure error. One that skips itself while it runs has not passed, since the program

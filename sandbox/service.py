@@ -123,7 +123,7 @@ class Service:
 
     def _start(self, pending: Pending, future: Future[Verdict]) -> None:
         """Hand a job to the event loop."""
-        job = build_job(pending.submission, pending.limits, self._libraries)
+        job = build_job(pending.submission, pending.limits, self._libraries, apart=pending.apart)
         job.id = next(self._ids)
         with self._lock:
             if self._closed:

@@ -199,7 +199,7 @@ void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active
 
 // The program's worker, then the tester's if the job has one.
 std::vector<EventLoop::Worker*> EventLoop::workers_for(Slot& slot, const Job& job) {
-  std::vector<Worker*> workers{worker_for(slot, false, job.libraries)};
+  std::vector<Worker*> workers{worker_for(slot, job.among_testers, job.libraries)};
   if (job.kind == JobKind::kPair) workers.push_back(worker_for(slot, true, job.tester_libraries));
   return workers;
 }
@@ -266,10 +266,10 @@ void EventLoop::start_run(Slot& slot) {
   slot.expected_reports = workers.size();
   for (size_t i = workers.size(); i-- > 0;) {  // the tester first, whose board the program's reads
     const Worker& worker = *workers[i];
-    const UniqueFd& channel = worker.tester ? tester_end : program_end;
-    const int tester_board =
-        !worker.tester && workers.size() > 1 ? workers[1]->process->board() : -1;
-    if (!worker.process->begin(job, slot.test, worker.tester, channel.get(), tester_board))
+    const bool as_tester = i != 0;
+    const UniqueFd& channel = as_tester ? tester_end : program_end;
+    const int tester_board = !as_tester && workers.size() > 1 ? workers[1]->process->board() : -1;
+    if (!worker.process->begin(job, slot.test, as_tester, channel.get(), tester_board))
       throw std::runtime_error("the worker is gone: " + worker.process->stderr_tail());
   }
 }
@@ -311,9 +311,10 @@ void EventLoop::on_readable(Slot& slot, Worker& worker) {
 
 void EventLoop::take_report(Slot& slot, Worker& worker, const Report& report,
                             bool worker_is_lost) {
+  const bool as_tester = slot.expected_reports == 2 && worker.tester;
   try {
     slot.reported.push_back(
-        worker.process->collect(slot.active->job, slot.test, worker.tester, report));
+        worker.process->collect(slot.active->job, slot.test, as_tester, report));
   } catch (const std::exception& error) {
     on_crash(slot, error.what());
     return;
@@ -321,7 +322,7 @@ void EventLoop::take_report(Slot& slot, Worker& worker, const Report& report,
   if (worker_is_lost) worker.process.reset();
   if (slot.reported.size() == slot.expected_reports) {
     finish_run(slot);
-  } else if (worker.tester) {
+  } else if (as_tester) {
     // The tests are over, so the program need not go on.
     workers_for(slot, slot.active->job).front()->process->request_kill();
   }

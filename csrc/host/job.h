@@ -23,6 +23,7 @@ struct Job {
   // of theirs (libraries.py), which this side only compares. Empty: nothing.
   std::string libraries;
   std::string tester_libraries;
+  bool among_testers = false;  // kCalls: runs in a worker that has imported what tests import
   std::string request;
   std::string tester_request;
   // Where each test has a run of its own: the end of the request, or of the tester's, for each.

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import _launcher
-from . import rpc, tester, transfer, unittests
+from . import direct, rpc, tester, transfer, unittests
 from .describe import FILENAME, describe, show
 
 PREAMBLE_FILENAME = "<preamble>"
@@ -100,6 +100,10 @@ def run(request: tuple[Any, ...], channel: int) -> None:
     if program is None:
         return
     code, module = program
+    if kind == "direct":
+        direct.run(source, module, entry_point, payload, execute)
+        _launcher.note_tampering()
+        return
     RUNS[kind](code, module, entry_point, payload, channel)
     _launcher.note_tampering()
 

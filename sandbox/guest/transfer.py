@@ -29,13 +29,19 @@ class ModuleName(str):
     __slots__ = ()
 
 
-def shared_name(value: Any) -> tuple[str, str] | None:
-    """Return the module and name under which both sides find this very object, if they do."""
+def shared_name(value: Any, *, everything: bool) -> tuple[str, str] | None:
+    """Return the module and name under which both sides find this very object, if they do.
+
+    With `everything` that is any object of the library, else what is safe to take from a program.
+    """
     module = getattr(value, "__module__", None)
     name = getattr(value, "__name__", None)
-    if module not in SHARED_MODULES or type(name) is not str or name in UNSAFE_BUILTINS:
+    if type(name) is not str or type(module) is not str:
         return None
-    return (module, name) if getattr(sys.modules[module], name, None) is value else None
+    safe = module in SHARED_MODULES and name not in UNSAFE_BUILTINS
+    if not safe and not (everything and module in sys.stdlib_module_names):
+        return None
+    return (module, name) if getattr(sys.modules.get(module), name, None) is value else None
 
 
 def library_class(name: str) -> type[BaseException] | None:
@@ -43,7 +49,8 @@ def library_class(name: str) -> type[BaseException] | None:
     module, _, short = name.rpartition(".")
     if module != "builtins" and module not in sys.modules:
         return None
-    if module.partition(".")[0] not in sys.stdlib_module_names:
+    # unittest ends a test silently by some of its own.
+    if module.partition(".")[0] not in sys.stdlib_module_names - {"unittest"}:
         return None
     found = getattr(builtins if module == "builtins" else sys.modules[module], short, None)
     return found if isinstance(found, type) and issubclass(found, BaseException) else None

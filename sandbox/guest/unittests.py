@@ -31,7 +31,8 @@ class Runner:
     """One run of tests, in the order given; those of a class stand together.
 
     `begin` is called with a test's number when its phase has begun. `failed` records an exception.
-    `is_over` says whether the program is gone, after which no result counts.
+    `swallowed` returns a failed assertion that a test did not let out. `is_over` says whether the
+    program is gone, after which no result counts.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Runner:
             describe(error)
         )
         self.is_over: Callable[[], bool] = lambda: False
+        self.swallowed: Callable[[], BaseException | None] = lambda: None
+        self.ended: Callable[[], object] = lambda: None  # called after each test
 
     def run(self, first: int = 0, *, stop_at_first_failure: bool = False) -> None:
         """Run the tests from number `first` on. Raises what setUpModule raises."""
@@ -78,7 +81,9 @@ class Runner:
                     outcome.fail(_raised(lambda: self._fixture("tearDownModule")))
                 if self.is_over():
                     return
-                if not self._record(outcome, skipped) and stop_at_first_failure:
+                passed = self._record(outcome, skipped)
+                self.ended()
+                if not passed and stop_at_first_failure:
                     return
         _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + len(self.names))
 
@@ -97,11 +102,14 @@ class Runner:
             return True
         elif outcome.skipped is not None:
             _launcher.record_error(("SkipTest", outcome.skipped, None, SKIPPED))
-        elif outcome.passed:
+        elif outcome.passed and (error := self.swallowed()) is not None:
+            self.failed(error)
+        elif outcome.passed or outcome.failed_as_expected:
             _launcher.record_value(None, not_plain)
             return True
         else:
-            self.failed(AssertionError("unexpected success"))
+            unexpected = "unexpected success" if outcome.came_to_its_end else "the test did not end"
+            self.failed(AssertionError(unexpected))
         return False
 
 
@@ -113,13 +121,23 @@ class _Outcome:
     def __init__(self, error: BaseException | None) -> None:
         self.error: BaseException | None = None
         self.skipped: str | None = None
-        self.passed = False
+        self.passed = self.failed_as_expected = self.came_to_its_end = False
         self.fail(error)
 
     def run(self, kind: Any, method: str) -> None:
         """Run one test with its setUp, tearDown and cleanups."""
-        error = _raised(lambda: kind(method).run(self))
-        self.fail(error)
+        self.fail(_raised(lambda: self._run(kind(method))))
+
+    def _run(self, case: Any) -> None:
+        """Run a test case. Some exceptions end a test as if it had passed, so its end is noted."""
+        call = case._callTestMethod
+
+        def call_to_its_end(method: Any) -> None:
+            call(method)
+            self.came_to_its_end = True
+
+        case._callTestMethod = call_to_its_end
+        case.run(self)
 
     def fail(self, error: BaseException | None) -> None:
         """Keep the first error; a skip is no error."""
@@ -136,10 +154,10 @@ class _Outcome:
     def addUnexpectedSuccess(self, _test: object) -> None: ...
 
     def addSuccess(self, _test: object) -> None:
-        self.passed = True
+        self.passed = self.came_to_its_end
 
     def addExpectedFailure(self, _test: object, _error: object) -> None:
-        self.passed = True
+        self.failed_as_expected = True
 
     def addSkip(self, _test: object, reason: object) -> None:
         self.skipped = self.skipped or str(reason)[:300]

@@ -1,0 +1,510 @@
+"""Runs assert and unittest tests in the program's own process, on the program's own objects.
+
+Only for programs that pass `screen`; for others `run` records STRICT, and the judge starts a job in
+which the tests have a process of their own (`tester`). What a screened program could still do is
+kept from it here: the interpreter refuses it frames and code, classes of the library are frozen,
+its own classes are guarded (`guards`). The tests' code is changed so that each assertion that fails
+is noted, and the test fails unless its own code catches that, whatever else swallows it.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import os
+import random
+import sys
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from .. import _launcher
+from . import guards, screen, unittests
+from .describe import FILENAME, describe
+from .guards import TEST_FILENAME
+
+STRICT = "strict"  # the mark of a run that needs a process of its own for the tests
+TESTS_MODULE = "tests"
+
+# Functions whose C code takes a StopIteration of the function they are given for their own end.
+_CALLERS = screen.words(
+    "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
+)
+_FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
+
+# Names that a test must not hand to a program, which could look into the test with them.
+_HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
+_INTROSPECTION = screen.words("inspect operator sys gc builtins types traceback importlib")
+
+
+class Failure(AssertionError):
+    """An assertion of a test that has failed. Its text is kept from the program."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """Note the failure."""
+        super().__init__()
+        _failures.append((self, arguments))
+
+
+Failure.__name__ = Failure.__qualname__ = "AssertionError"
+Failure.__module__ = "builtins"
+_failures: list[tuple[BaseException, tuple[Any, ...]]] = []
+
+
+def forget(error: BaseException | None) -> None:
+    """Forget a failed assertion, which the test itself has caught."""
+    for failure in _failures:
+        if failure[0] is error:
+            error.args = failure[1]
+            _failures.remove(failure)
+            return
+
+
+def caught() -> None:
+    """Begin a handler of the test."""
+    forget(sys.exc_info()[1])
+
+
+def noted() -> None:
+    """Note a failed assertion of a library that is about to leave a `with` of the test."""
+    error = sys.exc_info()[1]
+    is_new = isinstance(error, AssertionError) and not isinstance(error, Failure)
+    if is_new and not raised_by_program(error):
+        _failures.append((error, error.args))
+        error.args = ()
+
+
+def called(function: Any) -> Any:
+    """Return a function for `map` and the like, that does not end them by StopIteration."""
+    if not callable(function) or isinstance(function, type):
+        return function
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            return function(*arguments, **keywords)
+        except StopIteration:
+            raise RuntimeError("the program raised StopIteration") from None
+
+    return call
+
+
+class _Instrument(ast.NodeTransformer):
+    """Notes failed assertions of test code."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        self.generic_visit(node)
+        raised = ast.Call(ast.Name(_FAILURE, ast.Load()), [node.msg] if node.msg else [], [])
+        fails = ast.If(ast.UnaryOp(ast.Not(), node.test), [ast.Raise(raised, None)], [])
+        return ast.fix_missing_locations(ast.copy_location(fails, node))
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        self.generic_visit(node)
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name) and inner.id == "AssertionError":
+                inner.id = _FAILURE
+        return node
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        self.generic_visit(node)
+        node.body.insert(0, _statement(f"{_CAUGHT}()", node))
+        return node
+
+    def visit_With(self, node: ast.With | ast.AsyncWith) -> ast.AST:
+        self.generic_visit(node)
+        handler = ast.ExceptHandler(None, None, [_statement(f"{_NOTED}()", node), ast.Raise()])
+        inner = ast.Try(node.body, [handler], [], [])
+        node.body = [ast.fix_missing_locations(ast.copy_location(inner, node))]
+        return node
+
+    visit_AsyncWith = visit_With  # type: ignore[assignment]
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        if name in _CALLERS:
+            node.args = [
+                argument
+                if isinstance(argument, (ast.Starred, ast.Constant))
+                else ast.copy_location(
+                    ast.Call(ast.Name(_CALLED, ast.Load()), [argument], []), argument
+                )
+                for argument in node.args
+            ]
+            ast.fix_missing_locations(node)
+        return node
+
+
+def _statement(text: str, at: ast.AST) -> ast.stmt:
+    statement = ast.parse(text).body[0]
+    for node in ast.walk(statement):
+        ast.copy_location(node, at)
+    return statement
+
+
+def compile_test(text: str) -> types.CodeType:
+    """Compile a piece of test code. Raises RefusedError if it opens itself to the program."""
+    tree = ast.parse(text)
+    _check_test(tree)
+    return compile(_Instrument().visit(tree), TEST_FILENAME, "exec", dont_inherit=True)
+
+
+def _check_test(tree: ast.Module) -> None:
+    """Raise RefusedError if a test hands itself, modules or means of introspection around."""
+    modules: dict[str, str] = {}
+    handed = set(_HANDED)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                modules[alias.asname or alias.name.partition(".")[0]] = alias.name
+        elif isinstance(node, ast.ImportFrom) and node.module in _INTROSPECTION:
+            handed |= {alias.asname or alias.name for alias in node.names}
+    used: set[int] = set()  # nodes that are only called, or only asked for an attribute
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            used.add(id(node.value))
+        elif isinstance(node, ast.Call):
+            used.add(id(node.func))
+            if _is_tests_own(node.func):
+                used.update(map(id, node.args))
+    for node in ast.walk(tree):
+        handing = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        if handing and id(node) not in used and (node.id in handed or node.id in modules):
+            raise screen.RefusedError(f"the test hands over {node.id}")
+        if isinstance(node, ast.Attribute) and id(node) not in used:
+            module = modules.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
+            if module in _INTROSPECTION and node.attr not in ("stdout", "stdin", "stderr", "argv"):
+                raise screen.RefusedError(f"the test hands over {module}.{node.attr}")
+        if isinstance(node, ast.ClassDef) and _is_case(node):
+            for inner in ast.walk(node):
+                name = inner.id if isinstance(inner, ast.Name) else ""
+                if name in ("self", "cls") and id(inner) not in used:
+                    raise screen.RefusedError("the test hands itself over")
+
+
+def _is_case(node: ast.ClassDef) -> bool:
+    return any("TestCase" in ast.unparse(base) for base in node.bases)
+
+
+def _is_tests_own(function: ast.expr) -> bool:
+    """Return whether a call is of a TestCase's method, or of a builtin that keeps nothing."""
+    match function:
+        case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+            return name.startswith(("assert", "add", "enter", "subTest"))
+        case ast.Attribute(attr="setUp" | "tearDown" | "setUpClass" | "tearDownClass"):
+            return True
+        case ast.Name(id=name):
+            return name in screen.GUARDED_BUILTINS | {"super", "type", "isinstance", "print", "id"}
+    return False
+
+
+# What stands in for builtins that take the names of attributes.
+
+
+def _checked(name: Any, *, store: bool = False) -> Any:
+    if type(name) is not str or not screen.allowed_attribute(name, store=store):
+        raise AttributeError(f"{name!r} is not available to the program under these tests")
+    return name
+
+
+def _getattr(target: Any, name: Any, *default: Any) -> Any:
+    if name == "__dict__":
+        return instance_dict(target)
+    if name in ("format", "format_map"):
+        return formatter(target, name)
+    return getattr(target, _checked(name), *default)
+
+
+def _setattr(target: Any, name: Any, value: Any) -> None:
+    if isinstance(target, types.ModuleType):
+        raise AttributeError(name)
+    setattr(target, _checked(name, store=True), value)
+
+
+def _delattr(target: Any, name: Any) -> None:
+    delattr(target, _checked(name, store=True))
+
+
+def _hasattr(target: Any, name: Any) -> bool:
+    return hasattr(target, name)
+
+
+def instance_dict(target: Any) -> Any:
+    """Return the attributes of an object, but not those of a class, which could be changed."""
+    if isinstance(target, (type, types.ModuleType, types.FunctionType, types.MethodType)):
+        raise AttributeError("__dict__ is not available to the program under these tests")
+    return target.__dict__
+
+
+def formatter(target: Any, name: str) -> Any:
+    """Return a method "format" or "format_map"; of a text only if it looks into no attribute."""
+    if isinstance(target, str):
+        screen.check_format(str.__str__(target))
+    elif target is str:
+        return lambda text, *arguments, **keywords: formatter(text, name)(*arguments, **keywords)
+    return getattr(target, name)
+
+
+_STAND_INS: dict[str, Any] = {
+    "getattr": _getattr,
+    "setattr": _setattr,
+    "delattr": _delattr,
+    "hasattr": _hasattr,
+    "vars": instance_dict,
+}
+_DICT, _FORMAT = "__instance_dict__", "__formatter__"
+
+
+class _StandIns(ast.NodeTransformer):
+    """Puts the stand-ins into the program. Lines stay as they are."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if isinstance(node.ctx, ast.Load) and node.id in _STAND_INS:
+            node.id = f"__stand_in_{node.id}__"
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.ctx, ast.Load):
+            return node
+        if node.attr == "__dict__":
+            call = ast.Call(ast.Name(_DICT, ast.Load()), [node.value], [])
+        elif node.attr in ("format", "format_map") and not isinstance(node.value, ast.Constant):
+            name = ast.Constant(node.attr)
+            call = ast.Call(ast.Name(_FORMAT, ast.Load()), [node.value, name], [])
+        else:
+            return node
+        for inner in ast.walk(call):
+            if not hasattr(inner, "lineno"):
+                ast.copy_location(inner, node)
+        return call
+
+
+def prepared(
+    source: str, module: types.ModuleType, entry_point: str | None, *, numpy: bool
+) -> types.CodeType:
+    """Return the program's code for this mode. Raises RefusedError."""
+    tree = ast.parse(source)
+    needs_guards = screen.screen(tree, entry_point, module.__dict__, numpy=numpy)
+    if needs_guards:
+        stands = {f"__stand_in_{name}__": function for name, function in _STAND_INS.items()}
+        module.__dict__.update(stands)
+        module.__dict__.update({_DICT: instance_dict, _FORMAT: formatter})
+        tree = _StandIns().visit(tree)
+    return compile(tree, FILENAME, "exec", dont_inherit=True)
+
+
+def hold_in() -> None:
+    """Put up what a program cannot pass; for the rest of this process."""
+    waiting: list[type] = [object]
+    found: set[type] = set()
+    while waiting:
+        new = set(type.__subclasses__(waiting.pop())) - found
+        found |= new
+        waiting += new
+    immutable = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+    kept = (Failure, weakref.finalize)  # the library itself changes the latter
+    _frozen.update(k for k in found if k not in kept and not k.__flags__ & immutable)
+    _launcher.freeze(list(_frozen), True)
+    _launcher.watch_classes(guards.on_class)
+    _launcher.refuse_introspection(FILENAME)
+
+
+_frozen: set[type] = set()
+
+
+def allow_patches() -> None:
+    """Let the tests' own patches change frozen classes."""
+    from unittest import mock
+
+    def thawing(method: Callable[..., Any]) -> Callable[..., Any]:
+        def patch(self: Any, *error: Any) -> Any:
+            target = self.getter()
+            frozen = isinstance(target, type) and target in _frozen
+            if frozen:
+                _launcher.freeze([target], False)
+            try:
+                return method(self, *error)
+            finally:
+                if frozen:
+                    _launcher.freeze([target], True)
+
+        return patch
+
+    for name in ("__enter__", "__exit__"):
+        setattr(mock._patch, name, thawing(getattr(mock._patch, name)))
+
+
+def raised_by_program(error: BaseException) -> bool:
+    """Return whether the program, and not the test, raised an exception."""
+    own = False
+    traceback = error.__traceback__
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if filename == FILENAME:
+            own = True
+        elif filename == TEST_FILENAME:
+            own = False
+        traceback = traceback.tb_next
+    return own
+
+
+class _Builtins(dict[str, Any]):
+    """The builtins of test code: Python's, and behind them the program's names as they are now."""
+
+    def __init__(self, program: dict[str, Any]) -> None:
+        # The interpreter looks for these in the dict itself.
+        hooks = ("__import__", "__build_class__")
+        super().__init__({name: builtins.__dict__[name] for name in hooks})
+        self.program = program
+
+    def __missing__(self, name: str) -> Any:
+        try:
+            return builtins.__dict__[name]
+        except KeyError:
+            if name.startswith("__"):
+                raise
+            return self.program[name]
+
+
+class _Tests(types.ModuleType):
+    """The module of test code. What is patched in it is patched in the program too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        program = _program.__dict__
+        if name in program and not name.startswith("__"):
+            _patched.setdefault(name, program[name])
+            program[name] = value
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in _patched:
+            _program.__dict__[name] = _patched.pop(name)
+        if name in self.__dict__:
+            super().__delattr__(name)
+
+
+_program: types.ModuleType
+_patched: dict[str, Any] = {}
+
+
+def namespace_of_tests(
+    module: types.ModuleType, preamble: dict[str, Any], entry_point: str | None
+) -> _Tests:
+    """Return the module for test code: it sees what the program defines and Python does not."""
+    global _program
+    _program = module
+    tests = _Tests(TESTS_MODULE)
+    namespace = tests.__dict__
+    namespace["__builtins__"] = _Builtins(module.__dict__)
+    root = (entry_point or "").partition("(")[0].partition(".")[0]
+    for name, value in module.__dict__.items():
+        hidden = hasattr(builtins, name) and name != root
+        if isinstance(value, (types.FunctionType, type, types.ModuleType)) and not hidden:
+            namespace[name] = value
+    for name, value in preamble.items():
+        if name != root and not isinstance(value, type) and not name.startswith("__"):
+            namespace[name] = value
+    if root in module.__dict__:
+        namespace[root] = module.__dict__[root]
+    namespace.update({_FAILURE: Failure, _CAUGHT: caught, _NOTED: noted, _CALLED: called})
+    sys.modules[TESTS_MODULE] = sys.modules["__main__"] = tests
+    return tests
+
+
+def prepare_unittest() -> None:
+    """Make unittest note failed assertions, and which of them a test expects."""
+    import unittest.case as case
+
+    case.TestCase.failureException = Failure
+    leave = case._AssertRaisesContext.__exit__  # type: ignore[attr-defined]
+
+    def leaving(self: Any, kind: Any, error: Any, traceback: Any) -> Any:
+        expected = leave(self, kind, error, traceback)
+        if expected:
+            forget(error)
+        return expected
+
+    case._AssertRaisesContext.__exit__ = leaving  # type: ignore[attr-defined]
+
+
+def run(
+    source: str,
+    module: types.ModuleType,
+    entry_point: str | None,
+    payload: tuple[str, str, list[str]],
+    execute: Callable[[types.CodeType, types.ModuleType], bool],
+) -> None:
+    """Run tests ("asserts" or "unittests", their code, the asserts or names) on a program."""
+    kind, setup, tests = payload
+    preamble = dict(module.__dict__)
+    try:
+        codes = [compile_test(text) for text in (setup, *(tests if kind == "asserts" else ()))]
+        code = prepared(source, module, entry_point, numpy="numpy" in sys.modules)
+    except (screen.RefusedError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        _launcher.record_error((type(error).__name__, str(error)[:300], None, STRICT))
+        return
+    if kind == "unittests":
+        prepare_unittest()
+    if any("mock" in text for text in (setup, *tests)):
+        allow_patches()
+    random_seed = random.getstate()
+    hold_in()
+    random.setstate(random_seed)
+    if not execute(code, module):
+        return
+    own = namespace_of_tests(module, preamble, entry_point)
+    try:
+        if kind == "unittests":
+            unittests.prepare(own)
+        exec(codes[0], own.__dict__)
+        if kind == "unittests":
+            runner = unittests.Runner(own, tests, lambda _: _launcher.retrace())
+            runner.failed, runner.ended, runner.swallowed = record, end_test, swallowed
+            runner.run(_launcher.first_test())
+            return
+    except BaseException as error:
+        record(error)
+        return
+    for i in range(_launcher.first_test(), len(tests)):
+        _launcher.retrace()
+        _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + i)
+        try:
+            exec(codes[1 + i], own.__dict__)
+            if (error := swallowed()) is not None:
+                raise error
+            _launcher.record_value(None, unittests.not_plain)
+        except BaseException as error:
+            record(error)
+        end_test()
+    _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + len(tests))
+
+
+def swallowed() -> BaseException | None:
+    """Return a failed assertion that something other than the test has caught."""
+    return _failures[0][0] if _failures else None
+
+
+def end_test() -> None:
+    """End a test. A program that may have learnt a value from it sees no other: the process ends.
+
+    The event loop then runs the tests that are left in a process of their own.
+    """
+    _failures.clear()
+    if guards.asked:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                continue
+        os._exit(0)
+
+
+def record(error: BaseException) -> None:
+    """Record why a test failed, and whether the program or the test itself raised it."""
+    own = raised_by_program(error)
+    name, message, line = describe(error)
+    for failure, arguments in _failures:
+        if failure is error and arguments:
+            message = str(arguments[0])[:500]
+    _launcher.record_error((name, message, line if own else None, own))
