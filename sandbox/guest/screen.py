@@ -15,7 +15,7 @@ import importlib
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 
 def words(text: str) -> frozenset[str]:
@@ -202,7 +202,7 @@ class _Screen(ast.NodeVisitor):
             if isinstance(value, types.ModuleType) and not name.startswith("__"):
                 self.modules[name] = value.__name__
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> NoReturn:
         raise RefusedError(what)
 
     # Imports.
@@ -237,7 +237,10 @@ class _Screen(ast.NodeVisitor):
             self.imported.add(alias.asname or alias.name)
 
     def import_all(self, module: str) -> None:
-        for name in getattr(_imported(module), "__all__", None) or self.refuse("import *") or ():
+        names = getattr(_imported(module), "__all__", None)
+        if names is None:
+            self.refuse(f"from {module} import *")
+        for name in names:
             if name not in DENIED.get(module, ()):
                 self.use_member(module, name)
             elif name in self.names_used:
@@ -367,11 +370,11 @@ class _Screen(ast.NodeVisitor):
             case ast.Attribute(attr="__setattr__" | "__delattr__", value=value):
                 # object.__setattr__(self, "x", 1) in frozen classes; super().__setattr__(name, x)
                 at = 1 if isinstance(value, ast.Name) else 0
-                named = node.args[at : at + 1]
-                constant = named and isinstance(named[0], ast.Constant)
-                if constant and not allowed_attribute(str(named[0].value), store=True):
-                    self.refuse(f"setting {named[0].value}")
-                if not constant and (self.numpy or not _is_super(value)):
+                named = node.args[at] if len(node.args) > at else None
+                if isinstance(named, ast.Constant):
+                    if not allowed_attribute(str(named.value), store=True):
+                        self.refuse(f"setting {named.value}")
+                elif self.numpy or not _is_super(value):
                     self.refuse("setting attributes by computed names")
                 for argument in node.args:
                     self.visit(argument)
@@ -400,7 +403,7 @@ class _Screen(ast.NodeVisitor):
         self.define(node.name)
         self.generic_visit(node)
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+    visit_AsyncFunctionDef = visit_FunctionDef
 
     def define(self, name: str) -> None:
         if name.startswith("__") and name.endswith("__"):
@@ -450,7 +453,7 @@ class _Screen(ast.NodeVisitor):
         for name in node.names:
             self.bind(name)
 
-    visit_Nonlocal = visit_Global  # type: ignore[assignment]
+    visit_Nonlocal = visit_Global
 
     def visit_MatchClass(self, node: ast.MatchClass) -> None:
         for name in node.kwd_attrs:
@@ -558,7 +561,7 @@ def _plain_names(node: ast.stmt) -> bool:
 
 def check_format(text: str) -> None:
     """Raise RefusedError if a format string looks into attributes that a program may not use."""
-    import _string
+    import _string  # type: ignore[import-not-found]
 
     try:
         fields = list(_string.formatter_parser(text))

@@ -32,7 +32,7 @@ ASSERTS = (
     f"import operator\nassert operator.eq(f(2), {SECRET})",
     f"def close(a, b):\n    return round(a - b, 3) == 0\nassert close(f(2), {SECRET})",
     f"assert f(lambda x: {SECRET} + x) == {SECRET}",
-    f"import numpy as np\nassert np.allclose(f(2), {SECRET})",
+    f"import numpy as np\nassert np.array_equal(f(2), {SECRET})",
 )
 UNITTEST = f"""
 import unittest
