@@ -69,8 +69,9 @@ def caught() -> None:
 def noted() -> None:
     """Note a failed assertion of a library that is about to leave a `with` of the test."""
     error = sys.exc_info()[1]
-    is_new = isinstance(error, AssertionError) and not isinstance(error, Failure)
-    if is_new and not raised_by_program(error):
+    if not isinstance(error, AssertionError) or isinstance(error, Failure):
+        return
+    if not raised_by_program(error):
         _failures.append((error, error.args))
         error.args = ()
 
@@ -117,7 +118,7 @@ class _Instrument(ast.NodeTransformer):
         node.body = [ast.fix_missing_locations(ast.copy_location(inner, node))]
         return node
 
-    visit_AsyncWith = visit_With  # type: ignore[assignment]
+    visit_AsyncWith = visit_With
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
@@ -168,8 +169,12 @@ def _check_test(tree: ast.Module) -> None:
             if _is_tests_own(node.func):
                 used.update(map(id, node.args))
     for node in ast.walk(tree):
-        handing = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-        if handing and id(node) not in used and (node.id in handed or node.id in modules):
+        if (
+            isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)
+            and id(node) not in used
+            and (node.id in handed or node.id in modules)
+        ):
             raise screen.RefusedError(f"the test hands over {node.id}")
         if isinstance(node, ast.Attribute) and id(node) not in used:
             module = modules.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
@@ -299,7 +304,7 @@ def hold_in() -> None:
     waiting: list[type] = [object]
     found: set[type] = set()
     while waiting:
-        new = set(type.__subclasses__(waiting.pop())) - found
+        new: set[type] = set(type.__subclasses__(waiting.pop())) - found
         found |= new
         waiting += new
     immutable = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
@@ -414,10 +419,11 @@ def namespace_of_tests(
 
 def prepare_unittest() -> None:
     """Make unittest note failed assertions, and which of them a test expects."""
-    import unittest.case as case
+    import unittest.case
 
+    case: Any = unittest.case
     case.TestCase.failureException = Failure
-    leave = case._AssertRaisesContext.__exit__  # type: ignore[attr-defined]
+    leave = case._AssertRaisesContext.__exit__
 
     def leaving(self: Any, kind: Any, error: Any, traceback: Any) -> Any:
         expected = leave(self, kind, error, traceback)
@@ -425,7 +431,7 @@ def prepare_unittest() -> None:
             forget(error)
         return expected
 
-    case._AssertRaisesContext.__exit__ = leaving  # type: ignore[attr-defined]
+    case._AssertRaisesContext.__exit__ = leaving
 
 
 def run(
@@ -471,8 +477,8 @@ def run(
         _launcher.enter_phase(_launcher.PHASE_FIRST_TEST + i)
         try:
             exec(codes[1 + i], own.__dict__)
-            if (error := swallowed()) is not None:
-                raise error
+            if (hidden := swallowed()) is not None:
+                raise hidden
             _launcher.record_value(None, unittests.not_plain)
         except BaseException as error:
             record(error)

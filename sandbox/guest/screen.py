@@ -373,7 +373,7 @@ class _Screen(ast.NodeVisitor):
                 named = node.args[at] if len(node.args) > at else None
                 if isinstance(named, ast.Constant):
                     if not allowed_attribute(str(named.value), store=True):
-                        self.refuse(f"setting {named.value}")
+                        self.refuse(f"setting {named.value!r}")
                 elif self.numpy or not _is_super(value):
                     self.refuse("setting attributes by computed names")
                 for argument in node.args:

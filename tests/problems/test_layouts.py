@@ -61,7 +61,9 @@ class _Calls:
         return Path.touch, (Path("touched"),)
 
 
-@pytest.mark.parametrize("value", [_Calls(), ["text"], 1, {"a": "b"}], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [_Calls(), ["text"], 1, {"a": "b"}], ids=lambda value: type(value).__name__
+)
 def test_a_pickle_of_more_than_a_text_is_refused_and_calls_nothing(
     value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
