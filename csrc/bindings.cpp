@@ -202,9 +202,8 @@ void bind_worker(py::module_& module) {
   module.def("refuse_introspection", [](const py::str& filename) {
     require(direct::refuse_introspection(filename.ptr()));
   });
-  module.def("watch_classes", [](const py::function& on_class) {
-    require(direct::watch_classes(on_class.ptr()));
-  });
+  module.def("watch_classes",
+             [](const py::function& on_class) { require(direct::watch_classes(on_class.ptr())); });
   module.def("freeze", [](const py::list& classes, bool immutable) {
     direct::freeze(classes.ptr(), immutable);
   });

@@ -12,11 +12,22 @@ PyObject* g_on_class = nullptr;
 newfunc g_type_new = nullptr;
 
 // The beginnings of the audit events that are refused.
-constexpr std::array<std::string_view, 16> kRefused{
-    "object.__", "sys._",          "sys.settrace", "sys.setprofile", "sys.addaudithook",
-    "gc.",       "code.__new__",   "function.",    "exec",           "compile",
-    "marshal.",  "pickle.",        "ctypes.",      "sys.monitoring", "cpython.",
-    "builtins.breakpoint"};
+constexpr std::array<std::string_view, 16> kRefused{"object.__",
+                                                    "sys._",
+                                                    "sys.settrace",
+                                                    "sys.setprofile",
+                                                    "sys.addaudithook",
+                                                    "gc.",
+                                                    "code.__new__",
+                                                    "function.",
+                                                    "exec",
+                                                    "compile",
+                                                    "marshal.",
+                                                    "pickle.",
+                                                    "ctypes.",
+                                                    "sys.monitoring",
+                                                    "cpython.",
+                                                    "builtins.breakpoint"};
 
 bool called_by_program() {
   PyFrameObject* frame = PyEval_GetFrame();

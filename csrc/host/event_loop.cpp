@@ -309,8 +309,7 @@ void EventLoop::on_readable(Slot& slot, Worker& worker) {
   take_report(slot, worker, last ? *last : message.report, last.has_value());
 }
 
-void EventLoop::take_report(Slot& slot, Worker& worker, const Report& report,
-                            bool worker_is_lost) {
+void EventLoop::take_report(Slot& slot, Worker& worker, const Report& report, bool worker_is_lost) {
   const bool as_tester = slot.expected_reports == 2 && worker.tester;
   try {
     slot.reported.push_back(

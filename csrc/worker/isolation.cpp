@@ -123,12 +123,15 @@ void change_root(const IsolationConfig& config) {
   UniqueFd(open((root + "/dev/stdin").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0444));
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
-  std::string options = "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
-  // Only its owner can set a folder's times back.
-  if (geteuid() == 0) options += ",uid=" + std::to_string(config.own_uid);
-  checked(mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME,
-                options.c_str()),
-          "mount the scratch folder");
+  const std::string options =
+      "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
+  const auto mounted = [&](const std::string& more) {
+    return mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME,
+                 (options + more).c_str());
+  };
+  // Only its owner can set a folder's times back. The root of a user namespace may know no other.
+  const bool is_owned = geteuid() == 0 && mounted(",uid=" + std::to_string(config.own_uid)) == 0;
+  if (!is_owned) checked(mounted(""), "mount the scratch folder");
   checked(chdir(root.c_str()), "enter the new root");
   checked(syscall(SYS_pivot_root, ".", "."), "pivot_root");
   checked(umount2(".", MNT_DETACH), "let go of the old root");

@@ -309,7 +309,15 @@ def hold_in() -> None:
         waiting += new
     immutable = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
     kept = (Failure, weakref.finalize)  # the library itself changes the latter
-    _frozen.update(k for k in found if k not in kept and not k.__flags__ & immutable)
+    # Other libraries change classes of their own, and the screen lets no program import them.
+    guarded = sys.stdlib_module_names | {"numpy", "_sandbox"}
+    _frozen.update(
+        k
+        for k in found
+        if k not in kept
+        and not k.__flags__ & immutable
+        and str(k.__module__).partition(".")[0] in guarded
+    )
     _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
     _launcher.refuse_introspection(FILENAME)

@@ -19,6 +19,7 @@ import pickletools
 import re
 import reprlib
 import zlib
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from stepcoder.problems.json_text import loads
@@ -203,11 +204,11 @@ def _arguments(value: Any) -> Any:
 
 
 def _json_value(text: Any, what: str) -> Any:
-    try:
-        return loads(text)
-    except (ValueError, TypeError):
-        wrong = f"an {what} of a call test is {text!a:.40}"
-        raise BrokenRecordError(f"{wrong} (expected JSON, one value a line)") from None
+    with suppress(ValueError):
+        if isinstance(text, str):
+            return loads(text)
+    wrong = f"an {what} of a call test is {text!a:.40}"
+    raise BrokenRecordError(f"{wrong} (expected JSON, one value a line)")
 
 
 def _is_one(value: Any) -> bool:
