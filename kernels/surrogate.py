@@ -51,10 +51,11 @@ def policy_terms(
     """
     log_ratio = logprob - old_logprob
     ratio = tl.exp(log_ratio)
-    gains = advantage > 0
-    bound = tl.where(gains, 1 + clip_high, tl.where(ratio < 1, 1 - clip_low, dual_clip))
-    is_clipped = tl.where(gains | (ratio >= 1), ratio > bound, ratio < bound) & (advantage != 0)
-    loss = -importance * tl.where(is_clipped, bound, ratio) * advantage
+    gains = advantage > 0  # where only the upper bound clips; where not, the lower and the dual one
+    clipped_ratio = tl.maximum(ratio, tl.where(gains, 0.0, 1 - clip_low))
+    clipped_ratio = tl.minimum(clipped_ratio, tl.where(gains, 1 + clip_high, dual_clip))
+    is_clipped = (clipped_ratio != ratio) & (advantage != 0)
+    loss = -importance * clipped_ratio * advantage
     derivative = tl.where(is_clipped, 0.0, loss)
     reference_kl = tl.zeros_like(loss)
     if ESTIMATOR:

@@ -30,8 +30,18 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kInnerId = 1000;
-// Where the new root is put together. It exists everywhere and is covered in this namespace alone.
-constexpr const char* kStage = "/tmp";
+// Where the new root is put together: a folder that is covered, in this namespace alone, and that
+// holds nothing of what is to be shown (an environment may lie in /tmp).
+std::string stage(const std::vector<std::string>& readable) {
+  for (const std::string folder : {"/tmp", "/mnt", "/media", "/srv", "/var/tmp", "/home", "/opt"}) {
+    const bool is_free =
+        std::none_of(readable.begin(), readable.end(), [&](const std::string& path) {
+          return path.compare(0, folder.size() + 1, folder + "/") == 0;
+        });
+    if (is_free && fs::is_directory(folder) && !fs::is_symlink(folder)) return folder;
+  }
+  return "/tmp";
+}
 
 bool write_file(const char* path, const std::string& text) {
   UniqueFd file(open(path, O_WRONLY | O_CLOEXEC));
@@ -95,7 +105,7 @@ void hide(const std::string& target) {
 
 // Enters a root that holds the interpreter, read-only, an empty scratch folder and nothing else.
 void change_root(const IsolationConfig& config) {
-  const std::string root = kStage;
+  const std::string root = stage(config.readable);
   // Mounts from here on do not propagate to the machine's own mount table.
   checked(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "make mounts private");
   checked(

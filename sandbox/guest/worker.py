@@ -189,7 +189,8 @@ def main() -> None:
     launcher.serve(
         readable=readable,
         hidden=hidden,
-        scratch=SCRATCH,
+        # An environment in /tmp would be covered by the scratch folder.
+        scratch="/scratch" if any(p.startswith(f"{SCRATCH}/") for p in readable) else SCRATCH,
         scratch_bytes=SCRATCH_BYTES,
         own_uid=FIRST_UID + int(slot),
         run=harness.run,

@@ -131,7 +131,7 @@ def test_cccs_and_fgo_switch_on_and_off_on_their_own():
         (["recipe=grpo", "rollout.samples_per_task=1"], "at least 2"),
         (["recipe=rloo", "rollout.samples_per_task=1"], "at least 2"),
         (["recipe=coderl", "rollout.replay=x"], "rollout.replay"),
-        (["recipe=reinforce"], '"recipe" on the command line is "reinforce"'),
+        (["recipe=reinforce"], '"recipe" is "reinforce"; give "stepcoder" or'),
     ],
 )
 def test_what_a_recipe_has_no_meaning_for_is_refused_in_one_line(overrides, message):
