@@ -7,9 +7,10 @@ Needs neither torch nor numpy. `guest` holds what runs in the sandboxed processe
 are the judge's side, which trusts nothing that a process says.
 """
 
-from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Tolerance, Unordered
+from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Testlib, Tolerance, Unordered
 from stepcoder.sandbox.judge import Judge
 from stepcoder.sandbox.program import (
+    LANGUAGES,
     AssertTests,
     CallTests,
     Limits,
@@ -23,6 +24,7 @@ from stepcoder.sandbox.service import IsolationError
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 __all__ = [
+    "LANGUAGES",
     "AssertTests",
     "CallTests",
     "Checker",
@@ -37,6 +39,7 @@ __all__ = [
     "StdinTests",
     "Submission",
     "TestVerdict",
+    "Testlib",
     "Tests",
     "Tolerance",
     "UnittestTests",

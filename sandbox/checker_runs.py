@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepcoder.sandbox.checkers import Custom, Regex
+from stepcoder.sandbox.checkers import IN_SANDBOX, Custom, Regex, Testlib
 from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.program import CallTests, Limits, Program, StdinTests, Submission
+from stepcoder.sandbox.testlib import TestlibRun, start_testlib
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 # For each test. The program's own limits do not apply to the work of checking it.
@@ -28,7 +29,7 @@ def check(input, expected, got):
 
 def needs_checker_run(tests: object) -> bool:
     """Return whether tests have a checker that runs in the sandbox."""
-    return isinstance(getattr(tests, "checker", None), (Regex, Custom))
+    return isinstance(getattr(tests, "checker", None), IN_SANDBOX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class CheckerRun:
     runs: Runs
     indices: tuple[int, ...]
     checker: Submission
+    job: None = None  # the checker's own tests
 
     def grade(self, checker_runs: Runs) -> Verdict:
         """Return the verdict of the judged submission, given the runs of the checker."""
@@ -55,7 +57,7 @@ class CheckerRun:
         return grade(self.judged, self.runs, check)
 
 
-def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
+def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun | None:
     """Return the checker's run; None if the program has left no value to check."""
     tests = submission.tests
     assert isinstance(tests, (CallTests, StdinTests))
@@ -68,6 +70,8 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
     grade(submission, runs, note)
     if not values:
         return None
+    if isinstance(tests.checker, Testlib):
+        return start_testlib(submission, runs, values, CHECKER_LIMITS)
     source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
     if isinstance(tests, StdinTests) and isinstance(tests.checker, Regex):
         values = {i: text.rstrip() for i, text in values.items()}

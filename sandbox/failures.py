@@ -7,14 +7,17 @@ early end is what the worker and the kernel saw.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import replace
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.messages import one_line, shown, without_surrogates
+from stepcoder.sandbox.messages import decoded, one_line, shown, without_surrogates
 from stepcoder.sandbox.verdict import Status, TestVerdict
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)
+# What the C++ library writes when no one catches an exception.
+_TERMINATE = re.compile(r"terminate called after throwing an instance of '([^'\n]+)'")
 
 
 def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
@@ -76,15 +79,44 @@ def _cause_of_death(run: _launcher.RunResult) -> TestVerdict:
         return TestVerdict(Status.WALL_TIME_LIMIT, message="wall time limit exceeded")
     if run.output_exceeded:
         return TestVerdict(Status.OUTPUT_LIMIT, message="output limit exceeded")
+    if run.is_native:
+        return _end_of_native(run)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
             message = "memory limit exceeded" if run.out_of_memory else "killed by the kernel"
             return TestVerdict(Status.MEMORY_LIMIT, message=message)
-        name = signal.Signals(number).name if number in _SIGNALS else f"signal {number}"
+        name = _signal_name(number)
         return TestVerdict(Status.RUNTIME_ERROR, message=f"crashed ({name})", error_type=name)
     code = os.WEXITSTATUS(status)
     if code == _launcher.EXIT_ABORTED:
         return TestVerdict(Status.RUNTIME_ERROR, "crashed (SIGABRT)", error_type="SIGABRT")
     message = f"the process ended with exit status {code} before the test did"
     return TestVerdict(Status.RUNTIME_ERROR, message=message, error_type="SystemExit")
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in _SIGNALS else f"signal {number}"
+
+
+def _end_of_native(run: _launcher.RunResult) -> TestVerdict:
+    """Return why a C or C++ program ended. Its own words are on stderr, if it has any."""
+    said = decoded(run.stderr)
+    thrown = _TERMINATE.search(said)
+    if not os.WIFSIGNALED(run.wait_status):
+        message = f"exit status {os.WEXITSTATUS(run.wait_status)}"
+        return TestVerdict(Status.RUNTIME_ERROR, message=message, error_type="exit status")
+    number = os.WTERMSIG(run.wait_status)
+    if number == signal.SIGSYS:  # on machines that do not tell which
+        message = "a system call that is not allowed"
+        return TestVerdict(Status.SECURITY_VIOLATION, message=message)
+    if number == signal.SIGKILL or (thrown and thrown[1] == "std::bad_alloc"):
+        message = "memory limit exceeded" if run.out_of_memory or thrown else "killed by the kernel"
+        return TestVerdict(Status.MEMORY_LIMIT, message=message)
+    name = _signal_name(number)
+    details = f": {said[thrown.start() :]}" if thrown else ""
+    return TestVerdict(
+        Status.RUNTIME_ERROR,
+        message=one_line(f"crashed ({name}){details}"),
+        error_type=shown(thrown[1]) if thrown else name,
+    )

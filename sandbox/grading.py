@@ -13,7 +13,7 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Custom, Regex, same_answer, same_output
+from stepcoder.sandbox.checkers import IN_SANDBOX, same_answer, same_output
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.failures import died, raised, raised_in_test
 from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
@@ -215,7 +215,7 @@ def _value_verdict(
         right: bool | TestVerdict = tests.holds(index, got)
     elif tests.checker is None:
         right = same_value(got, expected, tests.float_tolerance)
-    elif isinstance(tests.checker, (Regex, Custom)):
+    elif isinstance(tests.checker, IN_SANDBOX):
         right = check is not None and check(index, got)
     else:
         right = same_answer(tests.checker, got, expected)
@@ -241,7 +241,7 @@ def _stdin_verdict(
     expected = tests.outputs[index]
     if tests.checker is None:
         right: bool | TestVerdict = run.output_matches
-    elif isinstance(tests.checker, (Regex, Custom)):
+    elif isinstance(tests.checker, IN_SANDBOX):
         right = check is not None and check(index, decoded(run.stdout))
     else:
         right = same_output(tests.checker, decoded(run.stdout), expected)

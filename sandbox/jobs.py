@@ -6,7 +6,7 @@ the tester's process, not to the program's.
 The program's request is (kind, source, preamble, entry point, payload), read by `guest/harness.py`:
 
     calls, values   a list of argument lists
-    stdin           None: the event loop hands each test its text
+    stdin           None: the event loop hands each test its text (C and C++: `native_request`)
     asserts         (setup, list of asserts), both run in the program's own process
     unittests       (code, list of test names), likewise
     served          the number of tests: the program answers a tester in another process
@@ -24,8 +24,9 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Regex, Unordered
+from stepcoder.sandbox.checkers import Regex, Testlib, Unordered
 from stepcoder.sandbox.program import (
+    LANGUAGES,
     CallTests,
     CodeTests,
     Limits,
@@ -49,15 +50,12 @@ def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) 
         raise ValueError("the submission has no tests; a program without tests cannot be judged")
     if len(tests) > _launcher.MAX_TESTS:
         raise ValueError(f"{len(tests)} tests; at most {_launcher.MAX_TESTS} are possible")
-    job = _launcher.Job()
-    job.test_count = len(tests)
+    job = new_job(limits, len(tests))
     job.line_count = program.source.count("\n") + program.source.count("\r") + 1
-    job.cpu_ns = round(limits.cpu_s * 1e9)
-    job.wall_ns = round(limits.wall_s * 1e9)
-    job.memory_bytes = limits.memory_bytes
-    job.output_bytes = limits.output_bytes
     job.stop_at_first_failure = submission.stop_at_first_failure
     job.numpy = numpy_installed and _uses_numpy(program.source, program.preamble)
+    if program.language != "python" and not isinstance(tests, StdinTests):
+        raise ValueError(f"a {program.language} program reads stdin; its tests must be StdinTests")
     if isinstance(tests, CallTests):
         _add_calls(job, program, tests)
     elif isinstance(tests, StdinTests):
@@ -67,11 +65,24 @@ def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) 
     return job
 
 
+def new_job(limits: Limits, test_count: int) -> _launcher.Job:
+    """Return a job that has nothing but its limits."""
+    job = _launcher.Job()
+    job.test_count = test_count
+    job.cpu_ns = round(limits.cpu_s * 1e9)
+    job.wall_ns = round(limits.wall_s * 1e9)
+    job.memory_bytes = limits.memory_bytes
+    job.output_bytes = limits.output_bytes
+    return job
+
+
 def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
     if program.entry_point is None:
         raise ValueError("call tests need Program.entry_point, the function to call")
     if len(tests.inputs) != len(tests.outputs):
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
+    if isinstance(tests.checker, Testlib):
+        raise ValueError("a Testlib checker reads files; it is for stdin tests")
     if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
         raise ValueError("an expected output of a Regex checker is no text")
     job.kind = _launcher.JobKind.CALLS
@@ -91,7 +102,12 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
     job.kind = _launcher.JobKind.STDIN
     job.run_for_each_test = True
     job.compares_stdout = tests.checker is None
-    job.request = _request("stdin", program, None)
+    if program.language == "python":
+        job.request = _request("stdin", program, None)
+    else:
+        job.runner = _launcher.Runner.NATIVE
+        job.request = native_request(program)
+        job.line_count = 0
     for text, expected in zip(tests.inputs, tests.outputs, strict=True):
         job.add_stdin(_bytes(text), _bytes(expected))
 
@@ -132,6 +148,24 @@ def _add_runs(job: _launcher.Job, items: Sequence[Any]) -> None:
 def _request(kind: str, program: Program, payload: Any) -> bytes:
     request = (kind, program.source, program.preamble, program.entry_point, payload)
     return _launcher.encode(request, MAX_REQUEST_BYTES)
+
+
+def native_request(program: Program) -> bytes:
+    """Return the request for a compiled program: argv, whether it reads /dev/stdin, and files."""
+    if program.language not in LANGUAGES:
+        raise ValueError(f"{program.language!r} is none of {', '.join(['python', *LANGUAGES])}")
+    if program.entry_point is not None:
+        raise ValueError(f"a {program.language} program has no entry point; its tests are stdin")
+    request = (["program"], "/dev/stdin" in program.source, {})
+    return _launcher.encode(request, MAX_REQUEST_BYTES)
+
+
+def request_on_files(job: _launcher.Job, argv: list[str], files: list[dict[str, str]]) -> None:
+    """Run a native job's program with these arguments, in each test on files of its own."""
+    job.request = _without_end(_launcher.encode((argv, False, None), MAX_REQUEST_BYTES))
+    for of_test in files:
+        contents = {name: _bytes(text) for name, text in of_test.items()}
+        job.add_test_request(_launcher.encode(contents, MAX_REQUEST_BYTES))
 
 
 def _without_end(encoded: bytes) -> bytes:

@@ -17,11 +17,13 @@ import threading
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.admission import FairSemaphore
 from stepcoder.sandbox.grading import Runs
 from stepcoder.sandbox.jobs import MAX_SOURCE_BYTES, build_job, source_too_large
+from stepcoder.sandbox.native import Builds, Built, not_built
 from stepcoder.sandbox.pending import Pending, first_job
 from stepcoder.sandbox.program import Limits, Submission
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
@@ -66,9 +68,12 @@ class Service:
             worker_command("numpy", numpy_folder, hash_seed),
             workers,
             _arena_preload(),
+            native=native_command("native"),
+            compiler=native_command("compiler"),
         )
+        self.builds = Builds(self._start)
         self._lock = threading.Lock()
-        self._in_flight: dict[int, tuple[Pending, Future[Verdict]]] = {}
+        self._in_flight: dict[int, tuple[Pending, Future[Any]]] = {}
         self._admission = FairSemaphore(max_queued)
         self._ids = itertools.count()
         self._closed = False
@@ -109,9 +114,36 @@ class Service:
         future.set_result(_refused(submission))
         return future
 
-    def _start(self, pending: Pending, future: Future[Verdict]) -> None:
-        """Hand a job to the event loop."""
-        job = build_job(pending.submission, pending.limits, numpy_installed=self._numpy_installed)
+    def _start(self, pending: Pending, future: Future[Any]) -> None:
+        """Hand a job to the event loop, once its program is compiled."""
+        job = pending.job or build_job(
+            pending.submission, pending.limits, numpy_installed=self._numpy_installed
+        )
+        if job.runner == _launcher.Runner.NATIVE:
+            build = self.builds.of(pending.submission.program)
+            build.add_done_callback(partial(self._start_built, job, pending, future))
+        else:
+            self._hand_over(job, pending, future)
+
+    def _start_built(
+        self,
+        job: _launcher.Job,
+        pending: Pending,
+        future: Future[Verdict],
+        build: Future[Built | Verdict],
+    ) -> None:
+        """Go on with a job whose program was compiled, or settle its future."""
+        built = build.result()
+        if isinstance(built, Verdict) or built.memory_bytes > pending.limits.memory_bytes:
+            self._settle_with(future, not_built(built, pending.submission))
+            return
+        job.binary = built.binary
+        try:
+            self._hand_over(job, pending, future)
+        except RuntimeError as error:  # the judge was closed
+            self._settle_with(future, Verdict(Status.INFRASTRUCTURE_ERROR, message=str(error)))
+
+    def _hand_over(self, job: _launcher.Job, pending: Pending, future: Future[Any]) -> None:
         job.id = next(self._ids)
         with self._lock:
             if self._closed:
@@ -138,8 +170,11 @@ class Service:
                     pending, future = self._in_flight.pop(result.id)
                 self._finish(pending, result.runs, future)
 
-    def _finish(self, pending: Pending, runs: Runs, future: Future[Verdict]) -> None:
+    def _finish(self, pending: Pending, runs: Runs, future: Future[Any]) -> None:
         """Settle the future of a finished job, or start the submission's next job."""
+        if pending.job and pending.job.runner == _launcher.Runner.COMPILER:
+            _settle(future, pending.finish(runs))  # tells the submissions that wait for it
+            return
         if future.cancelled():
             self._admission.release()
             return
@@ -156,6 +191,10 @@ class Service:
         if self._full_isolation and (missing := self.missing_layers()):
             error_text = str(IsolationError(missing))
             verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=error_text)
+        self._settle_with(future, verdict)
+
+    def _settle_with(self, future: Future[Verdict], verdict: Verdict) -> None:
+        """Give an admitted submission its verdict."""
         self._admission.release()
         _settle(future, verdict)
 
@@ -167,6 +206,7 @@ class Service:
             self._closed = True
         self._admission.close()
         self._loop.close()
+        self.builds.forget()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         with self._lock:
@@ -191,7 +231,7 @@ class Service:
             _logger.warning("the sandbox runs without %s, which this machine refuses", layers)
 
 
-def _settle(future: Future[Verdict], verdict: Verdict) -> None:
+def _settle(future: Future[Any], verdict: Any) -> None:
     """Give a future its verdict, unless it was cancelled."""
     if future.set_running_or_notify_cancel():
         future.set_result(verdict)
@@ -208,6 +248,15 @@ def worker_command(kind: str, numpy_folder: str, hash_seed: int) -> list[str]:
     command = [sys.executable, *flags, worker, extension, kind, numpy_folder]
     # The launcher sets hash seed 0. posix_spawn takes a path, so that of env is written out.
     return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
+
+
+def native_command(kind: str) -> list[str]:
+    """Return the command that starts a worker for C and C++ programs, or for their compiler."""
+    worker = str(Path(__file__).resolve().parent / "guest" / "native_worker.py")
+    extension = str(Path(_launcher.__file__).resolve())
+    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
+    path = os.environ.get("PATH", os.defpath)
+    return [sys.executable, *flags, worker, extension, kind, path]
 
 
 def _arena_preload() -> str:

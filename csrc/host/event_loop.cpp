@@ -94,8 +94,8 @@ void EventLoop::thread() {
         continue;
       }
       for (Slot& slot : slots_)
-        for (auto* worker :
-             {&slot.program_bare, &slot.program_numpy, &slot.tester_bare, &slot.tester_numpy})
+        for (auto* worker : {&slot.program_bare, &slot.program_numpy, &slot.tester_bare,
+                             &slot.tester_numpy, &slot.native, &slot.interactor, &slot.compiler})
           if (*worker && (*worker)->control() == fd) on_readable(slot, *worker);
     }
     check_deadlines();
@@ -190,6 +190,10 @@ void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active
 }
 
 std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::workers_for(Slot& slot, const Job& job) {
+  if (job.runner == Runner::kCompiler) return {&slot.compiler};
+  if (job.runner == Runner::kNative && job.kind == JobKind::kPair)
+    return {&slot.native, &slot.interactor};
+  if (job.runner == Runner::kNative) return {&slot.native};
   std::vector<std::unique_ptr<WorkerProcess>*> workers{job.numpy ? &slot.program_numpy
                                                                  : &slot.program_bare};
   if (job.kind == JobKind::kPair)
@@ -218,9 +222,13 @@ bool EventLoop::start_workers(Slot& slot, const Job& job) {
     if (!*worker) {
       const bool numpy = worker == &slot.program_numpy || worker == &slot.tester_numpy;
       const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
-      std::vector<std::string> argv = numpy ? commands_.numpy : commands_.bare;
+      std::vector<std::string> argv = job.runner == Runner::kCompiler ? commands_.compiler
+                                      : job.runner == Runner::kNative ? commands_.native
+                                      : numpy                         ? commands_.numpy
+                                                                      : commands_.bare;
       argv.insert(argv.end(), {std::to_string(slot.number), tester ? "tester" : "program"});
-      *worker = std::make_unique<WorkerProcess>(argv, commands_.preload, cgroups_);
+      const std::string& preload = job.runner == Runner::kPython ? commands_.preload : "";
+      *worker = std::make_unique<WorkerProcess>(argv, preload, cgroups_);
       watch(epoll_, (*worker)->control());
     }
     ready = ready && (*worker)->ready;
@@ -282,7 +290,8 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
     return;
   }
   const bool as_tester =
-      slot.expected_reports == 2 && (&worker == &slot.tester_bare || &worker == &slot.tester_numpy);
+      slot.expected_reports == 2 && (&worker == &slot.tester_bare ||
+                                     &worker == &slot.tester_numpy || &worker == &slot.interactor);
   try {
     slot.reported.push_back(
         worker->collect(slot.active->job, slot.test, as_tester, message.report));

@@ -18,10 +18,12 @@
 
 namespace stepcoder {
 
-// How to start the two kinds of worker; the slot's number and "program" or "tester" are appended.
+// How to start the kinds of worker; the slot's number and "program" or "tester" are appended.
 struct WorkerCommands {
   std::vector<std::string> bare;
   std::vector<std::string> numpy;
+  std::vector<std::string> native;  // those of C and C++ programs
+  std::vector<std::string> compiler;
   std::string preload;  // a library to load before the interpreter, or empty
 };
 
@@ -68,6 +70,9 @@ class EventLoop {
     std::unique_ptr<WorkerProcess> program_numpy;
     std::unique_ptr<WorkerProcess> tester_bare;
     std::unique_ptr<WorkerProcess> tester_numpy;
+    std::unique_ptr<WorkerProcess> native;
+    std::unique_ptr<WorkerProcess> interactor;
+    std::unique_ptr<WorkerProcess> compiler;
     std::shared_ptr<ActiveJob> active;
     uint32_t test = 0;  // the first of the run
     int attempts = 0;

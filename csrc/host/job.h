@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "wire/fd.h"
 #include "wire/protocol.h"
 
 namespace stepcoder {
@@ -15,11 +17,17 @@ enum class JobKind {
   kPair,   // a program and, in another process, the tester that talks to it
 };
 
+// Whose workers run a job: Python's, those of C and C++ programs, or their compiler's.
+enum class Runner { kPython, kNative, kCompiler };
+
 struct Job {
   uint64_t id = 0;
   JobKind kind = JobKind::kCalls;
-  bool numpy = false;         // the program needs a worker with numpy
-  bool tester_numpy = false;  // the tester does
+  Runner runner = Runner::kPython;
+  std::shared_ptr<const UniqueFd> binary;         // kNative: the program
+  std::shared_ptr<const UniqueFd> tester_binary;  // kNative and kPair: the interactor
+  bool numpy = false;                             // the program needs a worker with numpy
+  bool tester_numpy = false;                      // the tester does
   std::string request;
   std::string tester_request;
   // Where each test has a run of its own: the end of the request, or of the tester's, for each.
@@ -60,6 +68,7 @@ struct RunResult {
   bool infrastructure_error = false;
   std::string infrastructure_message;
   bool is_tester = false;
+  bool is_native = false;
   uint32_t first_test = 0;
   Report report;
   int32_t violation = -1;

@@ -11,10 +11,12 @@ namespace stepcoder {
 struct Received {
   ControlMessage message;
   UniqueFd channel;  // to the tester or the program, where there is one
+  UniqueFd binary;   // of a C or C++ program
 };
 
-// `channel` is -1 or a descriptor that is sent along. False if the other side is gone.
-bool send_control(int socket, const ControlMessage& message, int channel);
+// `channel` and `binary` are -1 or descriptors that are sent along. False if the other side is
+// gone.
+bool send_control(int socket, ControlMessage message, int channel, int binary = -1);
 
 // Waits for a message; nullopt if the other side is gone.
 std::optional<Received> receive_control(int socket);

@@ -20,6 +20,9 @@ constexpr int kBoardFd = 5;
 constexpr int kFirstFreeFd = 6;
 // In a child that talks to another child: its end of the channel.
 constexpr int kChannelFd = 3;
+// In a child that runs machine code: where violations are read, and the program's binary.
+constexpr int kViolationsFd = 4;
+constexpr int kBinaryFd = 5;
 
 // Processes and threads of a worker and its run together.
 constexpr uint64_t kMaxTasks = 256;
@@ -34,6 +37,8 @@ struct ControlMessage {
   int64_t wall_ns = 0;  // per phase
   uint64_t memory_bytes = 0;
   uint64_t output_bytes = 0;
+  uint32_t has_channel = 0;  // the descriptors that are sent along, in this order
+  uint32_t has_binary = 0;
 };
 
 // worker -> judge, once when the worker is ready.
@@ -116,7 +121,10 @@ struct BoardHeader {
   int64_t phase_cpu_ns = 0;
   int64_t phase_wall_ns = 0;
   uint32_t tampered = 0;
-  uint32_t unused = 0;
+  // How a C or C++ program ended, written by the child that ran it; the program has no board.
+  uint32_t native_ended = 0;
+  int32_t native_wait_status = 0;
+  KilledFor native_killed_for = KilledFor::kNothing;
 };
 
 // Records lie at kRecordsOffset: first that of compiling and loading, then one for each test.

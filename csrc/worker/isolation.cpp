@@ -124,6 +124,10 @@ void change_root(const IsolationConfig& config) {
   checked(
       mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()),
       "mount the scratch folder");
+  if (config.guest == Guest::kNative) {  // there is no /proc that it could lead to as elsewhere
+    fs::create_directories(root + "/dev");
+    fs::create_symlink(config.scratch + "/.stdin", root + "/dev/stdin");
+  }
   checked(chdir(root.c_str()), "enter the new root");
   checked(syscall(SYS_pivot_root, ".", "."), "pivot_root");
   checked(umount2(".", MNT_DETACH), "let go of the old root");
@@ -233,12 +237,14 @@ void isolate_user(const IsolationConfig& config, Got& got) {
 }
 
 // Limits that are the same for every run. The hard limits too, so that no program can raise them.
-void set_fixed_limits(bool user_namespace) {
+void set_fixed_limits(bool user_namespace, Guest guest) {
   set_limit(RLIMIT_CORE, 0);
   set_limit(RLIMIT_MEMLOCK, 0);
   set_limit(RLIMIT_MSGQUEUE, 0);
   set_limit(RLIMIT_NOFILE, 64);
-  set_limit(RLIMIT_STACK, rlim_t{64} << 20);
+  // Machine code may use all of its memory for the stack. Unlimited, since the C library gives
+  // each thread a stack of this size.
+  set_limit(RLIMIT_STACK, guest == Guest::kPython ? rlim_t{64} << 20 : RLIM_INFINITY);
   // Counted for this worker alone in its user namespace; elsewhere for all of the user's processes.
   if (user_namespace) set_limit(RLIMIT_NPROC, kMaxTasks);
 }
@@ -251,12 +257,14 @@ Isolation isolate(const IsolationConfig& config) {
   if (!got.mount_namespace) isolate_user(config, got);
   // Without a root of its own the worker sees the machine's files; Landlock then keeps programs
   // from opening them, and in either case from the memory of this user's other processes.
-  const bool landlock = got.mount_namespace ? allow_files(config.readable, {}, config.scratch)
-                                            : allow_files(config.readable, config.hidden, "");
+  const bool executable = config.guest != Guest::kPython;
+  const bool landlock = got.mount_namespace
+                            ? allow_files(config.readable, {}, config.scratch, executable)
+                            : allow_files(config.readable, config.hidden, "", executable);
   const bool pid_namespace = can_make_pid_namespace();
   // Nobody with the same user id may read or trace this process or its children.
   checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable");
-  set_fixed_limits(got.user_namespace);
+  set_fixed_limits(got.user_namespace, config.guest);
 
   Isolation result;
   for (const auto& [layer, is_there] : {std::pair{kUserNamespace, got.user_namespace},

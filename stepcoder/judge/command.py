@@ -30,7 +30,8 @@ def program_of_sample(record: Record, problem: Problem) -> str:
     """Return the program of a sample; a completion goes on from the starter code."""
     if "solution" in record:
         return str(record["solution"])
-    return str(problem.starter_code + record["completion"])
+    is_python = str(record.get("language", "python")).lower().startswith("py")
+    return str((problem.starter_code if is_python else "") + record["completion"])
 
 
 def already_judged(path: Path, fingerprint: str) -> int:
@@ -142,6 +143,6 @@ def _explain(arguments: argparse.Namespace, samples: Sequence[Sample], judge: Ju
     sample = next(chosen, None)
     if sample is None:
         raise InputError(f"{arguments.samples} has no sample of {arguments.explain!r}")
-    verdict = judge.run(sample.submission.program, sample.problem.tests)
+    verdict = judge.submit_all(sample.submission).result()
     command.say(explain(sample, verdict), sys.stdout)
     return str(verdict.status)
