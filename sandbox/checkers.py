@@ -74,7 +74,19 @@ class Testlib:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Checker = Exact | Tolerance | Unordered | Regex | Custom | Testlib
+@dataclass(frozen=True, slots=True)
+class Interactor:
+    """A C++ program that the program talks to: what one writes to stdout is the other's stdin.
+
+    It gets the names of three files (input, its own output, answer), and ends as a Testlib checker
+    does. It runs beside the program, in a sandbox of its own.
+    """
+
+    source: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Checker = Exact | Tolerance | Unordered | Regex | Custom | Testlib | Interactor
 # Those that run in the sandbox, once the program has ended.
 IN_SANDBOX = (Regex, Custom, Testlib)
 

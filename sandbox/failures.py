@@ -16,6 +16,8 @@ from stepcoder.sandbox.messages import decoded, one_line, shown, without_surroga
 from stepcoder.sandbox.verdict import Status, TestVerdict
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)
+# Exit statuses of testlib's checkers: 1 is wrong, 2 a wrong format, 7 a share of the points.
+TESTLIB_RIGHT, TESTLIB_WRONG = 0, (1, 2, 7)
 # What the C++ library writes when no one catches an exception.
 _TERMINATE = re.compile(r"terminate called after throwing an instance of '([^'\n]+)'")
 
@@ -120,3 +122,22 @@ def _end_of_native(run: _launcher.RunResult) -> TestVerdict:
         message=one_line(f"crashed ({name}){details}"),
         error_type=shown(thrown[1]) if thrown else name,
     )
+
+
+def testlib_answer(index: int, run: _launcher.RunResult | None) -> bool | TestVerdict:
+    """Return what a checker or interactor with testlib's convention says of a test.
+
+    If it gives no answer, that is the judge's failure.
+    """
+    if run is None:
+        return TestVerdict(Status.NOT_RUN)
+    said = one_line(decoded(run.stderr))
+    status = os.WEXITSTATUS(run.wait_status) if os.WIFEXITED(run.wait_status) else -1
+    if run.violation < 0 and not run.killed_for and not run.infrastructure_error:
+        if status == TESTLIB_RIGHT:
+            return True
+        if status in TESTLIB_WRONG:
+            return TestVerdict(Status.WRONG_ANSWER, said or f"the checker's answer is {status}")
+    why = decoded(run.infrastructure_message) or said or died(run).message
+    message = one_line(f"the checker failed on test {index + 1}: {why}")
+    return TestVerdict(Status.INFRASTRUCTURE_ERROR, message)

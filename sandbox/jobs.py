@@ -24,7 +24,7 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Regex, Testlib, Unordered
+from stepcoder.sandbox.checkers import Interactor, Regex, Testlib, Unordered
 from stepcoder.sandbox.program import (
     LANGUAGES,
     CallTests,
@@ -36,6 +36,8 @@ from stepcoder.sandbox.program import (
     UnittestTests,
 )
 
+# The arguments of checkers and interactors.
+TESTLIB_FILES = ("input.txt", "output.txt", "answer.txt")
 MAX_SOURCE_BYTES = 8 << 20
 MAX_REQUEST_BYTES = 256 << 20
 
@@ -81,8 +83,8 @@ def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
         raise ValueError("call tests need Program.entry_point, the function to call")
     if len(tests.inputs) != len(tests.outputs):
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
-    if isinstance(tests.checker, Testlib):
-        raise ValueError("a Testlib checker reads files; it is for stdin tests")
+    if isinstance(tests.checker, (Testlib, Interactor)):
+        raise ValueError(f"{type(tests.checker).__name__} is for stdin tests")
     if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
         raise ValueError("an expected output of a Regex checker is no text")
     job.kind = _launcher.JobKind.CALLS
@@ -108,6 +110,12 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
         job.runner = _launcher.Runner.NATIVE
         job.request = native_request(program)
         job.line_count = 0
+    if isinstance(tests.checker, Interactor):
+        job.kind = _launcher.JobKind.PAIR
+        files = zip(tests.inputs, tests.outputs, strict=True)
+        contents = [{"input.txt": text, "answer.txt": answer} for text, answer in files]
+        job.tester_request = request_on_files(job, ["interactor", *TESTLIB_FILES], contents)
+        return
     for text, expected in zip(tests.inputs, tests.outputs, strict=True):
         job.add_stdin(_bytes(text), _bytes(expected))
 
@@ -160,12 +168,15 @@ def native_request(program: Program) -> bytes:
     return _launcher.encode(request, MAX_REQUEST_BYTES)
 
 
-def request_on_files(job: _launcher.Job, argv: list[str], files: list[dict[str, str]]) -> None:
-    """Run a native job's program with these arguments, in each test on files of its own."""
-    job.request = _without_end(_launcher.encode((argv, False, None), MAX_REQUEST_BYTES))
+def request_on_files(job: _launcher.Job, argv: list[str], files: list[dict[str, str]]) -> bytes:
+    """Return the request for a compiled program that has these arguments, and files in each test.
+
+    Gives the job the files.
+    """
     for of_test in files:
         contents = {name: _bytes(text) for name, text in of_test.items()}
         job.add_test_request(_launcher.encode(contents, MAX_REQUEST_BYTES))
+    return _without_end(_launcher.encode((argv, False, None), MAX_REQUEST_BYTES))
 
 
 def _without_end(encoded: bytes) -> bytes:

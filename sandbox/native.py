@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -156,15 +156,15 @@ def _program(elf: bytes) -> Built | Verdict:
     return Built(_launcher.Binary(elf), memory_bytes)
 
 
-def not_built(built: Built | Verdict, submission: Submission) -> Verdict:
-    """Return the verdict of a submission whose program does not compile or does not fit."""
-    if isinstance(built, Verdict):
-        verdict = built
-    else:
+def not_built(built: Built | Verdict, submission: Submission, *, is_checker: bool) -> Verdict:
+    """Return the verdict of a submission whose program, or checker, is missing or does not fit."""
+    if isinstance(built, Built):
         message = f"memory limit exceeded by {built.memory_bytes >> 20} MiB of global variables"
-        verdict = Verdict(Status.MEMORY_LIMIT, message=message)
-    test = TestVerdict(verdict.status, verdict.message, error_line=verdict.error_line)
-    tests = (test,) * len(submission.tests)
-    if verdict.status is Status.INFRASTRUCTURE_ERROR:
-        tests = ()
-    return Verdict(verdict.status, tests, verdict.message, error_line=verdict.error_line)
+        built = Verdict(Status.MEMORY_LIMIT, message=message)
+    if is_checker and built.status is not Status.INFRASTRUCTURE_ERROR:
+        message = one_line(f"the checker does not compile: {built.message}")
+        built = Verdict(Status.INFRASTRUCTURE_ERROR, message=message)
+    if built.status is Status.INFRASTRUCTURE_ERROR:
+        return built
+    test = TestVerdict(built.status, built.message, error_line=built.error_line)
+    return replace(built, tests=(test,) * len(submission.tests))

@@ -21,11 +21,13 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.admission import FairSemaphore
+from stepcoder.sandbox.checkers import Interactor
 from stepcoder.sandbox.grading import Runs
 from stepcoder.sandbox.jobs import MAX_SOURCE_BYTES, build_job, source_too_large
 from stepcoder.sandbox.native import Builds, Built, not_built
 from stepcoder.sandbox.pending import Pending, first_job
-from stepcoder.sandbox.program import Limits, Submission
+from stepcoder.sandbox.program import Limits, Program, StdinTests, Submission
+from stepcoder.sandbox.testlib import checker_program
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 _logger = logging.getLogger("stepcoder.sandbox")
@@ -115,33 +117,48 @@ class Service:
         return future
 
     def _start(self, pending: Pending, future: Future[Any]) -> None:
-        """Hand a job to the event loop, once its program is compiled."""
-        job = pending.job or build_job(
-            pending.submission, pending.limits, numpy_installed=self._numpy_installed
-        )
-        if job.runner == _launcher.Runner.NATIVE:
-            build = self.builds.of(pending.submission.program)
-            build.add_done_callback(partial(self._start_built, job, pending, future))
+        """Hand a job to the event loop, once its programs are compiled."""
+        tests = pending.submission.tests
+        missing = {}
+        if pending.job:
+            job = pending.job
         else:
-            self._hand_over(job, pending, future)
+            numpy = self._numpy_installed
+            job = build_job(pending.submission, pending.limits, numpy_installed=numpy)
+            if isinstance(tests, StdinTests) and isinstance(tests.checker, Interactor):
+                missing["tester_binary"] = checker_program(tests.checker)
+        if job.runner == _launcher.Runner.NATIVE:
+            missing["binary"] = pending.submission.program
+        self._build(missing, job, pending, future)
 
-    def _start_built(
+    def _build(
         self,
+        missing: dict[str, Program],
         job: _launcher.Job,
         pending: Pending,
-        future: Future[Verdict],
-        build: Future[Built | Verdict],
+        future: Future[Any],
     ) -> None:
-        """Go on with a job whose program was compiled, or settle its future."""
-        built = build.result()
-        if isinstance(built, Verdict) or built.memory_bytes > pending.limits.memory_bytes:
-            self._settle_with(future, not_built(built, pending.submission))
-            return
-        job.binary = built.binary
-        try:
+        """Compile the next of the programs that a job needs; then go on."""
+        if not missing:
             self._hand_over(job, pending, future)
-        except RuntimeError as error:  # the judge was closed
-            self._settle_with(future, Verdict(Status.INFRASTRUCTURE_ERROR, message=str(error)))
+            return
+        name, program = missing.popitem()
+
+        def go_on(build: Future[Built | Verdict]) -> None:
+            built = build.result()
+            fits = isinstance(built, Built) and built.memory_bytes <= pending.limits.memory_bytes
+            if isinstance(built, Built) and (fits or program is not pending.submission.program):
+                setattr(job, name, built.binary)
+                try:
+                    self._build(missing, job, pending, future)
+                    return
+                except RuntimeError as error:  # the judge was closed
+                    built = Verdict(Status.INFRASTRUCTURE_ERROR, message=str(error))
+            is_checker = pending.job is not None or name == "tester_binary"
+            verdict = not_built(built, pending.submission, is_checker=is_checker)
+            self._settle_with(future, verdict)
+
+        self.builds.of(program).add_done_callback(go_on)
 
     def _hand_over(self, job: _launcher.Job, pending: Pending, future: Future[Any]) -> None:
         job.id = next(self._ids)

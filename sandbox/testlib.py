@@ -6,20 +6,15 @@ programs are, each time on three files: the input, the output, and the answer of
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.checkers import Testlib
-from stepcoder.sandbox.failures import died
+from stepcoder.sandbox.checkers import Interactor, Testlib
+from stepcoder.sandbox.failures import testlib_answer
 from stepcoder.sandbox.grading import Runs, grade
-from stepcoder.sandbox.jobs import build_job, request_on_files
-from stepcoder.sandbox.messages import decoded, one_line
+from stepcoder.sandbox.jobs import TESTLIB_FILES, build_job, request_on_files
 from stepcoder.sandbox.program import Limits, Program, StdinTests, Submission
-from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
-
-FILES = ("input.txt", "output.txt", "answer.txt")
-RIGHT, WRONG = 0, (1, 2, 7)  # exit statuses; 2 is a wrong format, 7 a share of the points
+from stepcoder.sandbox.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +32,14 @@ class TestlibRun:
     def grade(self, checker_runs: Runs) -> Verdict:
         """Return the verdict of the judged submission, given the runs of the checker."""
         of_test = {self.indices[run.first_test]: run for run in checker_runs}
-        return grade(self.judged, self.runs, lambda index, _: _meaning(index, of_test.get(index)))
+        return grade(
+            self.judged, self.runs, lambda index, _: testlib_answer(index, of_test.get(index))
+        )
+
+
+def checker_program(checker: Testlib | Interactor) -> Program:
+    """Return the program that a checker is."""
+    return Program(checker.source, language="cpp", headers=checker.headers)
 
 
 def start_testlib(
@@ -47,27 +49,11 @@ def start_testlib(
     tests = submission.tests
     assert isinstance(tests, StdinTests)
     assert isinstance(tests.checker, Testlib)
-    program = Program(tests.checker.source, language="cpp20", headers=tests.checker.headers)
+    program = checker_program(tests.checker)
     nothing = ("",) * len(outputs)
     checker = Submission(program, StdinTests(nothing, nothing))
     job = build_job(checker, limits, numpy_installed=False)
-    contents = [(tests.inputs[i], output, tests.outputs[i]) for i, output in outputs.items()]
-    request_on_files(job, ["checker", *FILES], [dict(zip(FILES, c, strict=True)) for c in contents])
+    texts = [(tests.inputs[i], output, tests.outputs[i]) for i, output in outputs.items()]
+    contents = [dict(zip(TESTLIB_FILES, of_test, strict=True)) for of_test in texts]
+    job.request = request_on_files(job, ["checker", *TESTLIB_FILES], contents)
     return TestlibRun(submission, runs, tuple(outputs), checker, job)
-
-
-def _meaning(index: int, run: _launcher.RunResult | None) -> bool | TestVerdict:
-    """Return the answer of a checker's run; if it gave none, that is the judge's failure."""
-    said = one_line(decoded(run.stderr)) if run else ""
-    ended = run is not None and os.WIFEXITED(run.wait_status) and not run.killed_for
-    if run is not None and ended and run.violation < 0 and not run.infrastructure_error:
-        status = os.WEXITSTATUS(run.wait_status)
-        if status == RIGHT:
-            return True
-        if status in WRONG:
-            return TestVerdict(Status.WRONG_ANSWER, said or f"the checker's answer is {status}")
-    why = "it was not run"
-    if run is not None:
-        why = said or (decoded(run.infrastructure_message) or died(run).message)
-    message = one_line(f"the checker failed on test {index + 1}: {why}")
-    return TestVerdict(Status.INFRASTRUCTURE_ERROR, message)

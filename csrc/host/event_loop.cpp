@@ -191,13 +191,13 @@ void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active
 
 std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::workers_for(Slot& slot, const Job& job) {
   if (job.runner == Runner::kCompiler) return {&slot.compiler};
-  if (job.runner == Runner::kNative && job.kind == JobKind::kPair)
-    return {&slot.native, &slot.interactor};
-  if (job.runner == Runner::kNative) return {&slot.native};
-  std::vector<std::unique_ptr<WorkerProcess>*> workers{job.numpy ? &slot.program_numpy
-                                                                 : &slot.program_bare};
+  std::vector<std::unique_ptr<WorkerProcess>*> workers{job.runner == Runner::kNative ? &slot.native
+                                                       : job.numpy ? &slot.program_numpy
+                                                                   : &slot.program_bare};
   if (job.kind == JobKind::kPair)
-    workers.push_back(job.tester_numpy ? &slot.tester_numpy : &slot.tester_bare);
+    workers.push_back(job.tester_binary  ? &slot.interactor
+                      : job.tester_numpy ? &slot.tester_numpy
+                                         : &slot.tester_bare);
   return workers;
 }
 
@@ -222,12 +222,13 @@ bool EventLoop::start_workers(Slot& slot, const Job& job) {
     if (!*worker) {
       const bool numpy = worker == &slot.program_numpy || worker == &slot.tester_numpy;
       const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
-      std::vector<std::string> argv = job.runner == Runner::kCompiler ? commands_.compiler
-                                      : job.runner == Runner::kNative ? commands_.native
-                                      : numpy                         ? commands_.numpy
-                                                                      : commands_.bare;
+      const bool native = worker == &slot.native || worker == &slot.interactor;
+      std::vector<std::string> argv = worker == &slot.compiler ? commands_.compiler
+                                      : native                 ? commands_.native
+                                      : numpy                  ? commands_.numpy
+                                                               : commands_.bare;
       argv.insert(argv.end(), {std::to_string(slot.number), tester ? "tester" : "program"});
-      const std::string& preload = job.runner == Runner::kPython ? commands_.preload : "";
+      const std::string preload = native || worker == &slot.compiler ? "" : commands_.preload;
       *worker = std::make_unique<WorkerProcess>(argv, preload, cgroups_);
       watch(epoll_, (*worker)->control());
     }
@@ -344,7 +345,7 @@ void EventLoop::finish_run(Slot& slot) {
   for (const RunResult& run : slot.reported) {
     if (run.is_tester != (job.kind == JobKind::kPair)) continue;  // only the tester finds anything
     failed = run.report.phase <= kPhaseFirstTest || (job.compares_stdout && !run.output_matches) ||
-             (job.kind != JobKind::kStdin && !run.tests.empty() &&
+             (job.kind != JobKind::kStdin && !job.tester_binary && !run.tests.empty() &&
               run.tests.front().outcome != Outcome::kValue);
   }
   bool again = false;

@@ -25,7 +25,7 @@ struct Job {
   JobKind kind = JobKind::kCalls;
   Runner runner = Runner::kPython;
   std::shared_ptr<const UniqueFd> binary;         // kNative: the program
-  std::shared_ptr<const UniqueFd> tester_binary;  // kNative and kPair: the interactor
+  std::shared_ptr<const UniqueFd> tester_binary;  // kPair: an interactor, instead of a tester
   bool numpy = false;                             // the program needs a worker with numpy
   bool tester_numpy = false;                      // the tester does
   std::string request;
@@ -44,6 +44,11 @@ struct Job {
   uint64_t output_bytes = 0;
   bool stop_at_first_failure = false;
 };
+
+// Whether the run of the program, or of the tester, is one of machine code.
+inline bool is_native(const Job& job, bool as_tester) {
+  return as_tester ? job.tester_binary != nullptr : job.runner != Runner::kPython;
+}
 
 // How many tests one run of the job's program takes.
 inline uint32_t tests_per_run(const Job& job) { return job.run_for_each_test ? 1 : job.test_count; }

@@ -277,12 +277,12 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.report.phase = std::min(report.phase, kPhaseFirstTest + tests_per_run(job));
   BoardHeader header;
   std::memcpy(&header, board_, sizeof header);
-  if (job.runner != Runner::kPython && header.native_ended != 0) {
+  result.is_native = is_native(job, as_tester);
+  if (result.is_native && header.native_ended != 0) {
     result.report.wait_status = header.native_wait_status;
     if (report.killed_for == KilledFor::kNothing)
       result.report.killed_for = header.native_killed_for;
   }
-  result.is_native = job.runner != Runner::kPython;
   result.violation = header.violation;
   result.tampered = header.tampered != 0;
   result.loading = copy_finding(board_, layout, 0);

@@ -11,6 +11,7 @@ import _thread
 import atexit
 import collections
 import gc
+import os
 import random
 import sys
 import threading
@@ -176,9 +177,15 @@ def run_stdin(
     module: types.ModuleType,
     entry_point: str | None,
     _payload: None,
-    _channel: int,
+    channel: int,
 ) -> None:
-    """Run the program, or its zero-argument entry point, on the stdin that the judge prepared."""
+    """Run the program, or its zero-argument entry point, on the stdin that the judge prepared.
+
+    With a channel an interactor is at the other end of stdin and stdout.
+    """
+    if channel >= 0:
+        for fd in (0, 1):
+            os.dup2(channel, fd)
     if entry_point is None:
         _launcher.enter_phase(_launcher.PHASE_FIRST_TEST)
         code = _launcher.trace(code)
