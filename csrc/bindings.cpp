@@ -46,15 +46,6 @@ py::object decode(const py::bytes& bytes, const py::object& hook) {
   return py::reinterpret_steal<py::object>(value);
 }
 
-std::vector<uint64_t> lines_of(const std::string& bitmap) {
-  std::vector<uint64_t> lines;
-  for (uint64_t byte = 0; byte < bitmap.size(); ++byte)
-    for (int bit = 0; bit < 8; ++bit)
-      if ((static_cast<unsigned char>(bitmap[byte]) >> bit & 1) != 0)
-        lines.push_back(byte * 8 + static_cast<uint64_t>(bit));
-  return lines;
-}
-
 // As plain ints: every run compares some of them.
 void bind_protocol(py::module_& module) {
   const auto define = [&module](const char* name, auto value) {
@@ -124,8 +115,11 @@ void bind_judge(py::module_& module) {
       .def_property_readonly("stdout", [](const RunResult& r) { return py::bytes(r.stdout_text); })
       .def_property_readonly("stderr", [](const RunResult& r) { return py::bytes(r.stderr_tail); })
       .def("lines", [](const RunResult& r, size_t i) {
-        return r.bitmaps.empty() ? std::vector<uint64_t>{}
-                                 : lines_of(r.bitmaps[std::min(i, r.bitmaps.size() - 1)]);
+        std::vector<uint64_t> lines;
+        if (!r.bitmaps.empty())
+          each_line(r.bitmaps[std::min(i, r.bitmaps.size() - 1)],
+                    [&lines](uint64_t line) { lines.push_back(line); });
+        return lines;
       });
   py::class_<JobResult>(module, "JobResult")
       .def_readonly("id", &JobResult::id)
@@ -240,7 +234,7 @@ void bind_worker(py::module_& module) {
   });
   module.def("retrace", [] { require(tracer::restart()); });
   module.def("note_tampering", [] {
-    if (!tracer::intact()) child::record_tampering();
+    if (!tracer::intact()) tracer::break_seal();
   });
 }
 

@@ -115,6 +115,12 @@ void stamp(Record& record) {
   record.wall_ns = now_ns() - header().phase_wall_ns;
 }
 
+// From here on whatever happens to the run is the program's doing.
+void take_secret(uint64_t line_count) {
+  tracer::take_keys(header().until_set_up, line_count + 1);
+  header().until_set_up = 0;
+}
+
 }  // namespace
 
 const ControlMessage& limits() { return g_limits; }
@@ -138,6 +144,7 @@ void run(const Shared& shared, int control, PyObject* run) {
     // It lies at kChannelFd now.
     channel = received->channel.release();
     received->binary.release();
+    if (!shared.native) take_secret(received->message.line_count);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cannot confine the run: %s\n", error.what());
     std::fflush(stderr);
@@ -157,8 +164,9 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
   header() = BoardHeader{.test_count = 1,
                          .bitmap_count = 1,
                          .bitmap_bytes = 8,
-                         .bitmaps_offset = kRecordsOffset + records_bytes(1),
+                         .bitmaps_offset = seals_offset(1) + sizeof(uint64_t),
                          .arena_offset = 2 * kRecordsOffset};
+  take_secret(63);
   PyObject* runs = PyObject_CallNoArgs(rehearse);
   if (runs != nullptr) {
     while (PyObject* run = PyIter_Next(runs)) {
@@ -175,12 +183,14 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
 void enter_phase(uint32_t phase) {
   // A program can call this too, and must not reset what an earlier phase has recorded.
   if (phase <= header().phase) return;
+  if (phase > kPhaseCompile) header().until_compiled = 0;
   header().phase_cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID);
   header().phase_wall_ns = now_ns();
   const uint32_t index = phase >= kPhaseFirstTest ? phase - kPhaseFirstTest + 1 : 0;
   if (index < header().bitmap_count) {
     auto* bitmaps = reinterpret_cast<uint8_t*>(g_board + header().bitmaps_offset);
-    tracer::set_bitmap(bitmaps + index * header().bitmap_bytes, header().bitmap_bytes);
+    auto* seals = reinterpret_cast<uint64_t*>(g_board + seals_offset(header().test_count));
+    tracer::set_bitmap(bitmaps + index * header().bitmap_bytes, seals + index);
   }
   // Stored last: the worker reads the phase first, then the times at which it began.
   __atomic_store_n(&header().phase, phase, __ATOMIC_RELEASE);
@@ -213,8 +223,6 @@ bool record_error(PyObject* error) {
   if (encoded.status == EncodeStatus::kPythonError) return false;
   return put_payload(*record, Outcome::kError, encoded.bytes);
 }
-
-void record_tampering() { header().tampered = 1; }
 
 uint32_t first_test() { return header().first_test; }
 

@@ -33,7 +33,6 @@ void rehearse(const Shared& shared, PyObject* rehearse);
 void enter_phase(uint32_t phase);
 bool record_value(PyObject* value, PyObject* normalize);
 bool record_error(PyObject* error);
-void record_tampering();
 BoardHeader& header();
 const ControlMessage& limits();  // of this run
 uint32_t first_test();

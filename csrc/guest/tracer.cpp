@@ -2,25 +2,42 @@
 #include "guest/tracer.h"
 
 #include <initializer_list>
+#include <vector>
 
 #include "guest/copied_code.h"
+#include "wire/line_seal.h"
 
 namespace stepcoder::tracer {
 namespace {
 
 uint8_t* g_bitmap = nullptr;
-uint64_t g_lines = 0;
+uint64_t* g_seal = nullptr;
+std::vector<uint64_t> g_keys;
 
 }  // namespace
 
-void note(int64_t line) {
-  if (line > 0 && static_cast<uint64_t>(line) < g_lines)
-    g_bitmap[line >> 3] = static_cast<uint8_t>(g_bitmap[line >> 3] | (1U << (line & 7)));
+void take_keys(uint64_t secret, uint64_t lines) {
+  g_keys.resize(lines);
+  for (uint64_t line = 0; line < lines; ++line) g_keys[line] = first_key(secret, line);
 }
 
-void set_bitmap(uint8_t* bitmap, uint64_t bytes) {
+void note(int64_t line) {
+  if (line <= 0 || static_cast<uint64_t>(line) >= g_keys.size()) return;
+  const auto bit = static_cast<uint8_t>(1U << (line & 7));
+  if ((g_bitmap[line >> 3] & bit) != 0) return;
+  g_bitmap[line >> 3] = static_cast<uint8_t>(g_bitmap[line >> 3] | bit);
+  *g_seal += g_keys[line];
+  g_keys[line] = next_key(g_keys[line]);
+}
+
+void break_seal() {
+  *g_seal += g_keys[0];  // no bitmap names a line 0
+  g_keys[0] = next_key(g_keys[0]);
+}
+
+void set_bitmap(uint8_t* bitmap, uint64_t* seal) {
   g_bitmap = bitmap;
-  g_lines = bytes * 8;
+  g_seal = seal;
 }
 
 #if PY_VERSION_HEX >= 0x030C0000
@@ -120,8 +137,7 @@ bool prepare() {
 PyObject* start(PyObject* code) {
   if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
   g_code = Py_NewRef(code);
-  PyObject* filename = reinterpret_cast<PyCodeObject*>(code)->co_filename;
-  if (!copied_code::watch(filename, watch_everything) || !watch(code)) return nullptr;
+  if (!copied_code::watch(code, watch_everything) || !watch(code)) return nullptr;
   return Py_NewRef(code);
 }
 
@@ -141,7 +157,7 @@ bool intact() {
   bool ours = tool != nullptr && tool != Py_None;
   Py_XDECREF(tool);
   PyErr_Clear();
-  return ours && !copied_code::made_foreign_code();
+  return ours;
 }
 
 #endif

@@ -12,11 +12,18 @@
 
 namespace stepcoder::tracer {
 
-// Sets the bitmap that lines are recorded in: bit n is line n. Higher lines are dropped.
-void set_bitmap(uint8_t* bitmap, uint64_t bytes);
+// Derives the keys of lines 0 to `lines` - 1 from the judge's secret (wire/line_seal.h).
+void take_keys(uint64_t secret, uint64_t lines);
+
+// Sets the bitmap that lines are recorded in, and its seal: bit n is line n. Lines without a key
+// are dropped.
+void set_bitmap(uint8_t* bitmap, uint64_t* seal);
 
 // Records a line; for this folder's tracers.
 void note(int64_t line);
+
+// Marks the run as one that has tampered with its lines, which it cannot take back.
+void break_seal();
 
 // Traces a code object that has not run yet, and the code in its constants, in this thread and
 // those started later. Returns what to run in its place (a new reference); nullptr: a Python error

@@ -132,8 +132,6 @@ bool prepare() {
 
 PyObject* start(PyObject* code) {
   if (g_code != nullptr || !PyCode_Check(code)) return Py_NewRef(code);  // called by a program
-  PyObject* filename = reinterpret_cast<PyCodeObject*>(code)->co_filename;
-  if (!copied_code::watch(filename, trace_everything)) return nullptr;
   // Never released: probes point into it.
   g_code = probes::add(reinterpret_cast<PyCodeObject*>(code), g_probed);
   if (g_code == nullptr) {
@@ -141,8 +139,8 @@ PyObject* start(PyObject* code) {
     if (PyErr_Occurred() != nullptr) return nullptr;
     g_code = Py_NewRef(code);
     trace_everything();
-    return Py_NewRef(code);
   }
+  if (!copied_code::watch(g_code, trace_everything)) return nullptr;
   std::sort(g_probed.probes.begin(), g_probed.probes.end(),
             [](const probes::Probe& a, const probes::Probe& b) { return a.unit < b.unit; });
   return Py_NewRef(g_code);
@@ -168,7 +166,7 @@ bool restart() {
 
 bool intact() {
   if (g_code == nullptr) return true;
-  return !copied_code::made_foreign_code() && filename_unchanged(g_code) &&
+  return filename_unchanged(g_code) &&
          (!g_everything || PyThreadState_Get()->c_tracefunc == on_event);
 }
 

@@ -2,6 +2,7 @@
 // worker itself, so that no run can hold a slot for ever.
 #include "host/event_loop.h"
 
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -276,9 +277,9 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
   }
   // The kernel may have killed the worker for its run's memory; that counts as the run's own end.
   const bool ended = got != sizeof(Report) || !slot.running;
-  const auto of_memory = ended && slot.running ? worker->oom_report() : std::nullopt;
-  if (of_memory) message.report = *of_memory;
-  if (ended && !of_memory) {
+  std::optional<Report> last = ended && slot.running ? worker->oom_report() : std::nullopt;
+  if (ended && !last && lost_to_program(slot)) last = Report{.wait_status = SIGKILL};
+  if (ended && !last) {
     const std::string why = "a worker of the sandbox ended: " + worker->stderr_tail();
     bool in_use = false;  // the slot's current job may not need this worker
     if (slot.active)
@@ -290,23 +291,34 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
       slot.can_share = false;
     return;
   }
+  take_report(slot, worker, last ? *last : message.report, last.has_value());
+}
+
+void EventLoop::take_report(Slot& slot, std::unique_ptr<WorkerProcess>& worker,
+                            const Report& report, bool worker_is_lost) {
   const bool as_tester =
       slot.expected_reports == 2 && (&worker == &slot.tester_bare ||
                                      &worker == &slot.tester_numpy || &worker == &slot.interactor);
   try {
-    slot.reported.push_back(
-        worker->collect(slot.active->job, slot.test, as_tester, message.report));
+    slot.reported.push_back(worker->collect(slot.active->job, slot.test, as_tester, report));
   } catch (const std::exception& error) {
     on_crash(slot, error.what());
     return;
   }
-  if (of_memory) worker.reset();
+  if (worker_is_lost) worker.reset();
   if (slot.reported.size() == slot.expected_reports) {
     finish_run(slot);
   } else if (as_tester) {
     // The tests are over, so the program need not go on.
     workers_for(slot, slot.active->job).front()->get()->request_kill();
   }
+}
+
+// True if the run's second worker, too, is lost after the program's code has begun. That is the
+// program's doing, and must not spare it a verdict.
+bool EventLoop::lost_to_program(Slot& slot) {
+  return slot.running && slot.expected_reports == 1 && slot.attempts + 1 == kAttempts &&
+         (*workers_for(slot, slot.active->job).front())->program_began();
 }
 
 // The machine or a worker failed, not the program. Tries once more with fresh workers.
@@ -380,6 +392,9 @@ void EventLoop::leave_job(Slot& slot) {
   const std::shared_ptr<ActiveJob> active = std::exchange(slot.active, nullptr);
   if (--active->slots > 0) return;
   std::vector<RunResult>& runs = active->result.runs;
+  // A program that interferes with one of its runs is believed none of its lines.
+  if (std::any_of(runs.begin(), runs.end(), [](const RunResult& run) { return run.tampered; }))
+    for (RunResult& run : runs) run.bitmaps.clear();
   std::erase_if(runs, [&](const RunResult& run) { return run.first_test >= active->end_test; });
   std::stable_sort(runs.begin(), runs.end(), [](const RunResult& left, const RunResult& right) {
     return left.first_test < right.first_test;
@@ -402,7 +417,13 @@ int EventLoop::timeout_ms() {
 void EventLoop::check_deadlines() {
   const int64_t now = now_ns();
   for (Slot& slot : slots_)
-    if (slot.active && now >= slot.deadline_ns) on_crash(slot, "a worker of the sandbox hangs");
+    if (slot.active && now >= slot.deadline_ns) {
+      if (lost_to_program(slot))
+        take_report(slot, *workers_for(slot, slot.active->job).front(),
+                    {.wait_status = SIGKILL, .killed_for = KilledFor::kWall}, true);
+      else
+        on_crash(slot, "a worker of the sandbox hangs");
+    }
 }
 
 }  // namespace stepcoder

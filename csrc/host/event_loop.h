@@ -92,6 +92,9 @@ class EventLoop {
   void advance(Slot& slot);
   void start_run(Slot& slot);
   void on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker);
+  void take_report(Slot& slot, std::unique_ptr<WorkerProcess>& worker, const Report& report,
+                   bool worker_is_lost);
+  bool lost_to_program(Slot& slot);
   void on_crash(Slot& slot, const std::string& why);
   void finish_run(Slot& slot);
   void end_after(ActiveJob& active, uint32_t test);

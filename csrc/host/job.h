@@ -1,6 +1,7 @@
 // What the judge hands to its event loop (Job), and what it gets back (JobResult).
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -77,7 +78,7 @@ struct RunResult {
   uint32_t first_test = 0;
   Report report;
   int32_t violation = -1;
-  bool tampered = false;
+  bool tampered = false;  // its lines cannot be trusted
   Finding loading;
   std::vector<Finding> tests;
   std::vector<std::string> bitmaps;  // of loading, then of each test; or one for all
@@ -88,8 +89,19 @@ struct RunResult {
   bool output_matches = false;  // kStdin
 
   // The machine's failure. (A request that did not fit into the run's memory is the program's.)
-  bool was_not_set_up() const { return report.phase == kPhaseSetup && !out_of_memory; }
+  bool was_not_set_up() const {
+    return report.phase == kPhaseSetup && !out_of_memory &&
+           report.killed_for != KilledFor::kCancelled;
+  }
 };
+
+// Visits the lines that a bitmap names.
+template <typename Visit>
+void each_line(const std::string& bitmap, Visit visit) {
+  for (uint64_t byte = 0; byte < bitmap.size(); ++byte)
+    for (unsigned bits = static_cast<unsigned char>(bitmap[byte]); bits != 0; bits &= bits - 1)
+      visit(byte * 8 + static_cast<uint64_t>(std::countr_zero(bits)));
+}
 
 struct JobResult {
   uint64_t id = 0;

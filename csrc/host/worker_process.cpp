@@ -15,8 +15,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <random>
 
 #include "wire/control.h"
+#include "wire/line_seal.h"
 #include "wire/tokens.h"
 
 namespace stepcoder {
@@ -86,11 +88,11 @@ constexpr uint64_t rounded_up(uint64_t value, uint64_t to) { return (value + to 
 
 Layout layout_of(const Job& job) {
   Layout layout{};
-  layout.bitmap_bytes = rounded_up(job.line_count / 8 + 1, 8);
+  layout.bitmap_bytes = rounded_up(std::min(job.line_count, kMaxTracedLines) / 8 + 1, 8);
   layout.bitmap_count = tests_per_run(job) + 1;
   // A huge program with very many tests shares one bitmap among them.
   if (layout.bitmap_bytes * layout.bitmap_count > kMaxBitmapBytes) layout.bitmap_count = 1;
-  layout.bitmaps_offset = kRecordsOffset + records_bytes(tests_per_run(job));
+  layout.bitmaps_offset = seals_offset(tests_per_run(job)) + sizeof(uint64_t) * layout.bitmap_count;
   layout.arena_offset =
       rounded_up(layout.bitmaps_offset + layout.bitmap_bytes * layout.bitmap_count, 4096);
   return layout;
@@ -100,8 +102,8 @@ Layout layout_of(const Job& job) {
 // folder, and what the kernel keeps for it (page tables, stacks of threads, pipes, sockets).
 constexpr uint64_t kOutsideLimits = kBoardBytes + (uint64_t{48} << 20);
 
-static_assert(kRecordsOffset + sizeof(Record) * (kMaxTests + 1) + kMaxBitmapBytes + 4096 +
-                  kArenaBytes <=
+static_assert(kRecordsOffset + (sizeof(Record) + sizeof(uint64_t)) * (kMaxTests + 1) +
+                  kMaxBitmapBytes + 4096 + kArenaBytes <=
               kBoardBytes);
 
 Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t index) {
@@ -131,7 +133,9 @@ UniqueFd sealed_file(const char* name, const std::string& content) {
 
 WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::string& preload,
                              const CgroupParent& cgroups)
-    : owner_(getpid()), cgroup_(cgroups) {
+    : secret_seed_(uint64_t{std::random_device{}()} << 32 | std::random_device{}()),
+      owner_(getpid()),
+      cgroup_(cgroups) {
   std::array<int, 2> pair{};
   checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
   control_ = with_high_number(UniqueFd(pair[0]));
@@ -229,10 +233,16 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   header.bitmaps_offset = layout.bitmaps_offset;
   header.arena_offset = layout.arena_offset;
   header.first_test = job.run_for_each_test ? 0 : first_test;
+  header.until_set_up = until_set_up_ = sip_hash(secret_seed_, ++secrets_drawn_);
+  header.until_compiled = until_compiled_ = sip_hash(secret_seed_, ++secrets_drawn_);
   std::memcpy(board_, &header, sizeof header);
 
   ControlMessage message;
   message.test_count = tests_per_run(job);
+  message.arena_offset = layout.arena_offset;
+  message.line_count = std::min(job.line_count, kMaxTracedLines);
+  message.first_test = header.first_test;
+  message.has_records = job.kind != JobKind::kPair || as_tester ? 1 : 0;
   message.cpu_ns = job.cpu_ns;
   message.wall_ns = job.wall_ns;
   message.memory_bytes = job.memory_bytes;
@@ -274,7 +284,6 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.is_tester = as_tester;
   result.first_test = first_test;
   result.report = report;
-  result.report.phase = std::min(report.phase, kPhaseFirstTest + tests_per_run(job));
   BoardHeader header;
   std::memcpy(&header, board_, sizeof header);
   result.is_native = is_native(job, as_tester);
@@ -283,8 +292,18 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
     if (report.killed_for == KilledFor::kNothing)
       result.report.killed_for = header.native_killed_for;
   }
-  result.violation = header.violation;
-  result.tampered = header.tampered != 0;
+  // The secrets tell how far the run has come at least; the rest is what it says.
+  if (header.until_set_up == until_set_up_)
+    result.report.phase = kPhaseSetup;
+  else if (header.until_compiled == until_compiled_)
+    result.report.phase = kPhaseCompile;
+  else
+    result.report.phase =
+        std::clamp(report.phase, kPhaseLoad, kPhaseFirstTest + tests_per_run(job));
+  // No program in machine code has the board; others end with this status.
+  if (result.is_native ||
+      (WIFEXITED(report.wait_status) && WEXITSTATUS(report.wait_status) == kExitViolation))
+    result.violation = header.violation;
   result.loading = copy_finding(board_, layout, 0);
   for (uint32_t i = 0; i < tests_per_run(job); ++i)
     result.tests.push_back(copy_finding(board_, layout, i + 1));
@@ -292,6 +311,7 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
     result.bitmaps.emplace_back(
         reinterpret_cast<const char*>(board_ + layout.bitmaps_offset + i * layout.bitmap_bytes),
         layout.bitmap_bytes);
+  result.tampered = !lines_are_sealed(tests_per_run(job), result);
   const uint64_t written = size_of(stdout_);
   result.output_exceeded = written > job.output_bytes || size_of(stderr_) > job.output_bytes;
   result.stdout_text = content(stdout_, 0, std::min(written, job.output_bytes));
@@ -302,6 +322,29 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   if (job.compares_stdout && first_test < job.expected_stdouts.size())
     result.output_matches = same_tokens(result.stdout_text, job.expected_stdouts[first_test]);
   return result;
+}
+
+bool WorkerProcess::lines_are_sealed(uint32_t test_count, const RunResult& result) const {
+  std::vector<uint64_t> keys;  // 0: the line has not been met yet
+  for (size_t i = 0; i < result.bitmaps.size(); ++i) {
+    uint64_t seal = 0;
+    std::memcpy(&seal, board_ + seals_offset(test_count) + i * sizeof seal, sizeof seal);
+    keys.resize(8 * result.bitmaps[i].size());
+    each_line(result.bitmaps[i], [&](uint64_t line) {
+      uint64_t& key = keys[line];
+      if (key == 0) key = first_key(until_set_up_, line);
+      seal -= key;
+      key = next_key(key);
+    });
+    if (seal != 0) return false;
+  }
+  return true;
+}
+
+bool WorkerProcess::program_began() const {
+  uint64_t left = 0;
+  std::memcpy(&left, board_ + offsetof(BoardHeader, until_compiled), sizeof left);
+  return left != until_compiled_;
 }
 
 std::optional<Report> WorkerProcess::oom_report() {

@@ -39,6 +39,10 @@ class WorkerProcess {
   // The report that the worker would have sent, if the kernel killed it for the memory of its run.
   std::optional<Report> oom_report();
 
+  // Whether the program of the run had begun, as far as the board says: a program can say so before
+  // it has, and cannot take it back.
+  bool program_began() const;
+
   // The end of what the process wrote to stderr, to explain why it is gone.
   std::string stderr_tail() const;
 
@@ -46,10 +50,16 @@ class WorkerProcess {
   uint32_t missing_layers = 0;
 
  private:
+  // Returns false if the lines on the board are not those that the run's tracer noted.
+  bool lines_are_sealed(uint32_t test_count, const RunResult& result) const;
   void wipe_board();
   void wait_or_kill();
 
   bool oom_killed_ = false;
+  uint64_t secret_seed_;
+  uint64_t secrets_drawn_ = 0;
+  uint64_t until_set_up_ = 0;  // the secrets of the current run (BoardHeader)
+  uint64_t until_compiled_ = 0;
   pid_t pid_ = -1;
   pid_t owner_;    // a fork of the judge owns no process
   Cgroup cgroup_;  // removed after the process has ended

@@ -128,6 +128,7 @@ int run(Guest guest, const std::vector<std::string>& argv,
     errno = start.error;
     throw system_error("start the program");
   }
+  header.until_set_up = 0;  // from here on whatever happens is the program's doing
   child::enter_phase(kPhaseFirstTest);
   supervise(pid, pidfd, child::limits().cpu_ns);
   int status = 0;

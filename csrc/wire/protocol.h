@@ -4,7 +4,9 @@
 //
 // Untrusted code writes to the board. A reader copies each field once and checks it against sizes
 // that it knows itself. Nothing on the board can earn a verdict: it holds returned values, and the
-// expected ones are known to the judge alone.
+// expected ones are known to the judge alone. What must not be forged either (that a run was set
+// up, that it compiled, which lines ran) rests on secrets of the judge: they lie on the board until
+// they are used, which is before the program's code could read them.
 #pragma once
 
 #include <time.h>
@@ -37,6 +39,10 @@ struct ControlMessage {
   int64_t wall_ns = 0;  // per phase
   uint64_t memory_bytes = 0;
   uint64_t output_bytes = 0;
+  uint64_t arena_offset = 0;
+  uint64_t line_count = 0;  // lines of the program that are noted
+  uint32_t first_test = 0;
+  uint32_t has_records = 1;  // each test leaves a record: no program's that serves a tester
   uint32_t has_channel = 0;  // the descriptors that are sent along, in this order
   uint32_t has_binary = 0;
 };
@@ -104,6 +110,7 @@ constexpr uint64_t kRecordsOffset = 4096;
 constexpr uint64_t kMaxBitmapBytes = uint64_t{32} << 20;
 constexpr uint64_t kArenaBytes = uint64_t{32} << 20;
 constexpr uint32_t kMaxTests = 100'000;
+constexpr uint64_t kMaxTracedLines = uint64_t{1} << 20;
 
 // First bytes of the board. The judge fills in the layout before a run.
 struct BoardHeader {
@@ -120,16 +127,25 @@ struct BoardHeader {
   int32_t violation = -1;  // system call number
   int64_t phase_cpu_ns = 0;
   int64_t phase_wall_ns = 0;
-  uint32_t tampered = 0;
   // How a C or C++ program ended, written by the child that ran it; the program has no board.
   uint32_t native_ended = 0;
   int32_t native_wait_status = 0;
   KilledFor native_killed_for = KilledFor::kNothing;
+  uint32_t unused = 0;
+  // Secrets of the judge. The child clears the first once it is set up, when it has derived the
+  // keys of the lines from it (line_seal.h), and the second once it has compiled the program.
+  uint64_t until_set_up = 0;
+  uint64_t until_compiled = 0;
 };
 
 // Records lie at kRecordsOffset: first that of compiling and loading, then one for each test.
 inline uint64_t records_bytes(uint32_t test_count) {
   return sizeof(Record) * (uint64_t{test_count} + 1);
+}
+
+// The bitmaps' seals lie after the records.
+inline uint64_t seals_offset(uint32_t test_count) {
+  return kRecordsOffset + records_bytes(test_count);
 }
 
 inline int64_t now_ns(clockid_t clock = CLOCK_MONOTONIC) {

@@ -119,11 +119,12 @@ void change_root(const IsolationConfig& config) {
               "make a hidden folder read-only");
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
-  const std::string options =
-      "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
-  checked(
-      mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()),
-      "mount the scratch folder");
+  std::string options = "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
+  // Only its owner can set a folder's times back.
+  if (geteuid() == 0) options += ",uid=" + std::to_string(config.own_uid);
+  checked(mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME,
+                options.c_str()),
+          "mount the scratch folder");
   if (config.guest == Guest::kNative) {  // there is no /proc that it could lead to as elsewhere
     fs::create_directories(root + "/dev");
     fs::create_symlink(config.scratch + "/.stdin", root + "/dev/stdin");

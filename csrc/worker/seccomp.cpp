@@ -41,6 +41,7 @@ constexpr uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
 constexpr uint32_t kAllow = SECCOMP_RET_ALLOW;
 constexpr uint32_t kTrap = SECCOMP_RET_TRAP;
 constexpr uint32_t refuse(int error) { return SECCOMP_RET_ERRNO | static_cast<uint32_t>(error); }
+constexpr uint32_t kNoEffect = SECCOMP_RET_ERRNO;  // 0, as after success
 
 sock_filter statement(int code, uint32_t k) { return BPF_STMT(static_cast<uint16_t>(code), k); }
 sock_filter jump(int code, uint32_t k, uint8_t if_true, uint8_t if_false) {
@@ -135,6 +136,28 @@ Code plain_prctl() {
   return code;
 }
 
+Code plain_fcntl() {
+  Code code{load_argument(1), jump(BPF_JMP | BPF_JEQ | BPF_K, F_SETLK, 1, 0),
+            jump(BPF_JMP | BPF_JEQ | BPF_K, F_SETLKW, 0, 1), answer(kNoEffect)};
+  Code others =
+      allow_only(1, {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD, F_DUPFD_CLOEXEC, F_GETLK}, EPERM);
+  code.insert(code.end(), others.begin(), others.end());
+  return code;
+}
+
+// The path is not NULL, and the flags do not say that it may be empty.
+Code by_path_only() {
+  return {load_argument(1),
+          jump(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
+          load_argument_high(1),
+          jump(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+          answer(refuse(EPERM)),
+          load_argument(3),
+          jump(BPF_JMP | BPF_JSET | BPF_K, AT_EMPTY_PATH, 0, 1),
+          answer(refuse(EPERM)),
+          answer(kAllow)};
+}
+
 Code rule_code(Rule rule, bool own_pid_namespace) {
   switch (rule) {
     case Rule::kAllow:
@@ -158,14 +181,19 @@ Code rule_code(Rule rule, bool own_pid_namespace) {
     case Rule::kPlainIoctl:
       return allow_only(1, {TCGETS, FIONREAD, FIONBIO, FIOCLEX, FIONCLEX, TIOCGWINSZ}, ENOTTY);
     case Rule::kPlainFcntl:
-      return allow_only(1,
-                        {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD, F_DUPFD_CLOEXEC, F_SETLK,
-                         F_SETLKW, F_GETLK},
-                        EPERM);
+      return plain_fcntl();
     case Rule::kPlainPrctl:
       return plain_prctl();
     case Rule::kInsideOnly:
       return {answer(own_pid_namespace ? kAllow : refuse(EPERM))};
+    case Rule::kNoLock:
+      return {answer(kNoEffect)};
+    case Rule::kOwnLimits:
+      return allow_only(0, {0}, EPERM);
+    case Rule::kByPathOnly:
+      return by_path_only();
+    case Rule::kWholeRange:
+      return allow_only(1, {0}, EOPNOTSUPP);
   }
   return {answer(kTrap)};
 }
@@ -184,15 +212,12 @@ Code if_argument_is(int i, uint64_t value, const Code& code, const Code& otherwi
 }
 
 // What a C or C++ program may do: no process, no other program. That it makes memory executable
-// means nothing for machine code. What stays on the descriptors that a worker's runs share is
-// refused: flags and locks.
+// means nothing for machine code.
 Code native_code(const SyscallRule& rule, uint64_t secret, uint32_t violation) {
   if (rule.name == "clone")
     return if_argument_is(4, secret, {answer(kAllow)}, threads_only(true, violation));
   if (rule.name == "execveat")
     return if_argument_is(5, secret, {answer(kAllow)}, {answer(violation)});
-  if (rule.name == "prlimit64") return allow_only(0, {0}, EPERM);
-  if (rule.name == "flock") return {answer(refuse(EPERM))};
   switch (rule.rule) {
     case Rule::kViolation:
       return {answer(violation)};
@@ -200,8 +225,6 @@ Code native_code(const SyscallRule& rule, uint64_t secret, uint32_t violation) {
     case Rule::kFileCodeOnly:
     case Rule::kOwnSignals:
       return {answer(kAllow)};
-    case Rule::kPlainFcntl:
-      return allow_only(1, {F_GETFD, F_SETFD, F_GETFL, F_DUPFD, F_DUPFD_CLOEXEC}, EPERM);
     case Rule::kPlainIoctl:
       return allow_only(1, {TCGETS, FIONREAD, TIOCGWINSZ, SECCOMP_IOCTL_NOTIF_RECV}, ENOTTY);
     default:
@@ -212,7 +235,6 @@ Code native_code(const SyscallRule& rule, uint64_t secret, uint32_t violation) {
 // The compiler's driver starts processes. What only an escape needs is refused, too.
 Code compiler_code(const SyscallRule& rule) {
   if (rule.name == "execve") return {answer(kAllow)};
-  if (rule.name == "prlimit64") return allow_only(0, {0}, EPERM);
   if (rule.name == "clone") {
     Code code = threads_only(true, refuse(EPERM));  // any process, but no namespaces
     code.back() = answer(kAllow);
@@ -279,8 +301,7 @@ bool changes_files(std::string_view name) {
       std::string_view("rmdir"),     std::string_view("unlink"),    std::string_view("unlinkat"),
       std::string_view("symlink"),   std::string_view("symlinkat"), std::string_view("link"),
       std::string_view("linkat"),    std::string_view("truncate"),  std::string_view("chmod"),
-      std::string_view("fchmod"),    std::string_view("fchmodat"),  std::string_view("utimensat"),
-      std::string_view("utimes")};
+      std::string_view("fchmodat"),  std::string_view("utimensat"), std::string_view("utimes")};
   return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
 }
 

@@ -22,9 +22,15 @@ enum class Rule {
   kNoAddress,     // sendto: only on a connected pair
   kUnixPair,      // socketpair: AF_UNIX only
   kPlainIoctl,    // ioctl: file descriptor flags and "is it a terminal"
-  kPlainFcntl,    // fcntl: duplicate and flags
+  kPlainFcntl,    // fcntl: duplicate, flags, and locks as kNoLock
   kPlainPrctl,    // prctl: thread names
   kInsideOnly,    // kill and friends: allowed where the run has a pid namespace of its own
+  // Succeeds without effect. A run is one process and shares its scratch folder with nobody, so it
+  // would get any lock there; elsewhere other runs and the machine would notice.
+  kNoLock,
+  kOwnLimits,   // prlimit64: only of the caller
+  kByPathOnly,  // utimensat: not of an open file, since runs share those that they begin with
+  kWholeRange,  // fallocate: as posix_fallocate, without reserving or giving back hidden space
 };
 
 struct SyscallRule {

@@ -2,6 +2,7 @@
 // deadline for the two of them.
 #include "worker/worker.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
@@ -21,8 +22,11 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
+#include <memory>
 #include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "guest/child.h"
 #include "native/start.h"
@@ -35,8 +39,6 @@
 
 namespace stepcoder {
 namespace {
-
-namespace fs = std::filesystem;
 
 // `statm` is /proc/self/statm, opened while /proc was visible.
 uint64_t address_space_bytes(const UniqueFd& statm) {
@@ -73,13 +75,15 @@ void drain_free_lists() {
 }
 
 // How long the child's current phase has run. The child reports when a phase began. That time is
-// clamped to the interval between the last update and now, and phases only go forward, so the child
-// gains nothing by lying.
+// clamped to the interval between the last update and now, and phases only go forward, over tests
+// that have left their records. Those records are then kept, so what the program later writes in
+// their place counts for nothing: the time of one test cannot be spent on an earlier one.
 class PhaseClock {
  public:
   // Both clocks of a child that has waited for its run begin now.
-  PhaseClock(const BoardHeader& header, clockid_t cpu_clock)
-      : header_(header),
+  PhaseClock(std::byte* board, const ControlMessage& message, clockid_t cpu_clock)
+      : board_(board),
+        message_(message),
         cpu_clock_(cpu_clock),
         wall_start_(now_ns()),
         cpu_start_(now_ns(cpu_clock)),
@@ -90,22 +94,53 @@ class PhaseClock {
   void update() {
     const int64_t wall = now_ns();
     cpu_ = now_ns(cpu_clock_);
-    const uint32_t claimed = __atomic_load_n(&header_.phase, __ATOMIC_ACQUIRE);
-    if (claimed > phase_) {
-      phase_ = claimed;
-      wall_start_ = std::clamp(header_.phase_wall_ns, last_wall_, wall);
-      cpu_start_ = std::clamp(header_.phase_cpu_ns, last_cpu_, cpu_);
+    const BoardHeader& header = *reinterpret_cast<const BoardHeader*>(board_);
+    const uint32_t claimed = __atomic_load_n(&header.phase, __ATOMIC_ACQUIRE);
+    if (const uint32_t reached = std::min(claimed, last_phase()); reached > phase_) {
+      phase_ = reached;
+      wall_start_ = std::clamp(header.phase_wall_ns, last_wall_, wall);
+      cpu_start_ = std::clamp(header.phase_cpu_ns, last_cpu_, cpu_);
+      keep_records();
     }
     last_wall_ = wall;
     last_cpu_ = cpu_;
+  }
+  // Once the child has ended: puts the kept records back, and returns the phase that it ended in.
+  uint32_t finish() {
+    std::copy(records_.begin(), records_.end(), records());
+    std::copy(values_.begin(), values_.end(), board_ + message_.arena_offset);
+    return std::max(phase_, reinterpret_cast<const BoardHeader*>(board_)->phase);
   }
   int64_t cpu_start() const { return cpu_start_; }
   int64_t wall_spent() const { return last_wall_ - wall_start_; }
   int64_t cpu_spent() const { return cpu_ - cpu_start_; }
 
  private:
-  const BoardHeader& header_;
+  Record* records() const { return reinterpret_cast<Record*>(board_ + kRecordsOffset); }
+
+  // The phase of the first test without a record; the last of all if tests leave none.
+  uint32_t last_phase() const {
+    uint32_t test = message_.has_records != 0 ? message_.first_test : message_.test_count;
+    while (test < message_.test_count && records()[test + 1].outcome != Outcome::kNone) ++test;
+    return kPhaseFirstTest + test;
+  }
+
+  void keep_records() {
+    if (message_.has_records == 0 || phase_ <= kPhaseFirstTest) return;
+    records_.assign(records(), records() + (phase_ - kPhaseFirstTest) + 1);
+    uint64_t end = 0;
+    for (const Record& record : records_)
+      if (record.length <= kArenaBytes && record.offset <= kArenaBytes - record.length)
+        end = std::max(end, record.offset + record.length);
+    const std::byte* arena = board_ + message_.arena_offset;
+    values_.assign(arena, arena + end);
+  }
+
+  std::byte* board_;
+  const ControlMessage& message_;
   clockid_t cpu_clock_;
+  std::vector<Record> records_;    // of loading and of the tests before the phase
+  std::vector<std::byte> values_;  // what they returned
   uint32_t phase_ = kPhaseSetup;
   int64_t wall_start_;
   int64_t cpu_start_;
@@ -113,6 +148,32 @@ class PhaseClock {
   int64_t last_cpu_;
   int64_t cpu_;
 };
+
+// Removes one entry of a folder; false if it is a folder that is not empty.
+bool remove(int folder, const char* name) {
+  return unlinkat(folder, name, 0) == 0 || unlinkat(folder, name, AT_REMOVEDIR) == 0;
+}
+
+// Removes whatever lies in a folder. It enters the folders in it one by one instead of naming their
+// paths, which can be longer than a path may be, and opens those that give nobody any rights.
+void remove_all_in(const std::string& path) {
+  UniqueFd folder(checked(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open scratch"));
+  for (int depth = 0; depth >= 0;) {
+    const std::unique_ptr<DIR, int (*)(DIR*)> entries(fdopendir(dup(folder.get())), closedir);
+    if (entries == nullptr) throw system_error("list the scratch folder");
+    std::string inner = "..";
+    while (const dirent* entry = readdir(entries.get())) {
+      const std::string_view name = entry->d_name;
+      if (name != "." && name != ".." && !remove(folder.get(), entry->d_name)) inner = name;
+    }
+    depth += inner == ".." ? -1 : 1;
+    if (inner != "..") fchmodat(folder.get(), inner.c_str(), 0700, 0);
+    if (depth >= 0)
+      folder = UniqueFd(checked(
+          openat(folder.get(), inner.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC),
+          "enter a folder in scratch"));
+  }
+}
 
 class Worker {
  public:
@@ -162,6 +223,7 @@ class Worker {
 
   void serve() {
     prctl(PR_SET_NAME, "sc-worker");
+    reset_files();
     const Hello hello{isolation_.missing_layers};
     checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
     make_child_ready();
@@ -169,13 +231,12 @@ class Worker {
       if (received->message.command != Command::kRun) continue;  // a kill that came too late
       if (!run_one(*received)) break;
     }
+    if (ready_child_ < 0) return;
     kill(ready_child_, SIGKILL);
     waitpid(ready_child_, nullptr, 0);
   }
 
  private:
-  const BoardHeader& header() const { return *static_cast<const BoardHeader*>(shared_.board); }
-
   // The child's pid, 0 in the child.
   long fork_child() const {
     const unsigned long spaces = isolation_.has(kPidNamespace) ? CLONE_NEWPID : 0;
@@ -217,25 +278,31 @@ class Worker {
   // does not see it close before the judge has a report of why.
   bool run_one(Received& current) {
     const ControlMessage& message = current.message;
-    for (int fd : {0, 1, 2}) checked(lseek(fd, 0, SEEK_SET), "rewind");
-    // Something may have ended the child while it waited.
-    if (waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
+    // There may have been no room for the child, or something has ended it while it waited.
+    if (ready_child_ < 0 || waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
     const pid_t pid = ready_child_;
     clockid_t cpu_clock{};
     checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
     const int64_t start = now_ns();
-    PhaseClock clock(header(), cpu_clock);
+    PhaseClock clock(static_cast<std::byte*>(shared_.board), message, cpu_clock);
     if (!send_control(to_child_.get(), message, current.channel.get(), current.binary.get()))
       throw system_error("tell a child to run");
-    make_child_ready(&current);
+    ready_child_ = -1;
+    try {
+      make_child_ready(&current);
+    } catch (const std::system_error&) {
+      // The program may already have taken all the processes or memory that there are.
+    }
     Report report;
     const int64_t cpu_before = clock.cpu_start();
     if (!supervise(pid, message, clock, report)) return false;
     report.cpu_ns = std::max<int64_t>(0, report.cpu_ns - cpu_before);
     report.wall_ns = now_ns() - start;
-    report.phase = header().phase;
+    report.phase = clock.finish();
+    reset_files();
+    if (send(kControlFd, &report, sizeof report, MSG_NOSIGNAL) != sizeof report) return false;
     clean_scratch();
-    return send(kControlFd, &report, sizeof report, MSG_NOSIGNAL) == sizeof report;
+    return true;
   }
 
   // Waits for the child and ends it where it exceeds a limit. False if the judge is gone.
@@ -277,6 +344,15 @@ class Worker {
     }
   }
 
+  // The judge writes to these three, and every run has them open: sets back where they stand and
+  // their flags (O_APPEND, O_NONBLOCK).
+  static void reset_files() {
+    for (int fd : {0, 1, 2}) {
+      checked(lseek(fd, 0, SEEK_SET), "rewind");
+      checked(fcntl(fd, F_SETFL, 0), "reset a file's flags");
+    }
+  }
+
   static int64_t nanoseconds(const timeval& time) {
     return int64_t{time.tv_sec} * 1'000'000'000 + int64_t{time.tv_usec} * 1'000;
   }
@@ -286,23 +362,13 @@ class Worker {
     if (empty_scratch_size_ < 0) return;
     struct stat info{};
     checked(stat(config_.scratch.c_str(), &info), "look at the scratch folder");
-    // The program may own the folder and have changed its mode.
+    // The program may own the folder and have changed its mode and its times.
     if ((info.st_mode & 07777) != 0777)
       checked(chmod(config_.scratch.c_str(), 0777), "open the scratch folder");
-    else if (info.st_size == empty_scratch_size_)
-      return;
-    // Nested folders are first moved up, so that no path gets too long however deep they lie.
-    for (int moved = 0; !fs::is_empty(config_.scratch);) {
-      const fs::path entry = fs::directory_iterator(config_.scratch)->path();
-      if (fs::symlink_status(entry).type() != fs::file_type::directory) {
-        fs::remove(entry);
-        continue;
-      }
-      fs::permissions(entry, fs::perms::owner_all);
-      for (const auto& inner : fs::directory_iterator(entry))
-        fs::rename(inner.path(), fs::path(config_.scratch) / (".moved" + std::to_string(moved++)));
-      fs::remove(entry);
-    }
+    if (info.st_size != empty_scratch_size_) remove_all_in(config_.scratch);
+    constexpr timespec kNeverUsed[2]{};
+    if (info.st_atim.tv_sec != 0 || info.st_mtim.tv_sec != 0)
+      utimensat(AT_FDCWD, config_.scratch.c_str(), kNeverUsed, 0);
   }
 
   const IsolationConfig& config_;

@@ -107,6 +107,7 @@ def main() -> None:
     for name in WARM_MODULES + TESTER_MODULES * (role == "tester"):
         importlib.import_module(name)
     harness = load_harness(launcher)
+    del sys.modules["_launcher"]  # nothing in it is for programs
     readable = readable_folders(numpy_folder if kind == "numpy" else "")
     hidden = hidden_paths()
     if kind == "numpy":

@@ -21,6 +21,7 @@ INCLUDES = """
 #include <sched.h>
 #include <linux/seccomp.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -146,11 +147,13 @@ def test_what_only_an_escape_needs_is_named(native_judge: Judge, call: str, code
         "for (int fd = 3; fd < 64; ++fd) report(write(fd, \"x\", 1));",
         "dup2(0, 9); close(9); report(read(9, nullptr, 0));",
         # What would stay on the descriptors of the next run.
-        "report(fcntl(0, F_SETFL, O_APPEND));",
-        "report(fcntl(1, F_SETFL, O_APPEND));",
-        "report(flock(0, LOCK_EX | LOCK_NB));",
-        "struct flock l{}; l.l_type = F_WRLCK; report(fcntl(1, F_SETLK, &l));",
+        "fcntl(0, F_SETFL, O_APPEND | O_NONBLOCK); return 1;",
+        "fcntl(1, F_SETFL, O_APPEND | O_NONBLOCK | O_ASYNC); return 1;",
+        "int on = 1; ioctl(0, FIONBIO, &on); return 1;",
+        "flock(0, LOCK_EX | LOCK_NB); return 1;",
+        "struct flock l{}; l.l_type = F_WRLCK; fcntl(1, F_SETLK, &l); return 1;",
         "report(fcntl(0, 1033, 0xf));",  # F_ADD_SEALS
+        "report(fchmod(0, 0));",
         "report(fcntl(0, F_SETOWN, 1));",
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ import sys
 
 CONTROL_FD, REQUEST_FD, BOARD_FD = 3, 4, 5
 RUN = 1
-REPORT_BYTES, HEADER_BYTES, RECORDS_BYTES = 40, 80, 120
+REPORT_BYTES, HEADER_BYTES, SECRETS_BYTES, RECORDS_BYTES = 40, 80, 16, 120
 AFTER_THE_TESTS = struct.pack("<iIIIqqq", 0, 0, 5, 0, 0, 0, 0)
 PHASE = slice(8, 12)
 RECORDS_OFFSET = 4096
@@ -39,6 +39,8 @@ def main() -> None:
         records, rest = rest[:RECORDS_BYTES], rest[RECORDS_BYTES:]
         length = rest[0] if rest else 0
         os.pwrite(BOARD_FD, header, 0)
+        if report[PHASE] != bytes(4):
+            os.pwrite(BOARD_FD, bytes(SECRETS_BYTES), HEADER_BYTES)
         os.pwrite(BOARD_FD, records, RECORDS_OFFSET)
         os.pwrite(1, rest[1 : 1 + length], 0)
         os.pwrite(2, rest[1 : 1 + length], 0)
