@@ -7,7 +7,16 @@ Needs neither torch nor numpy. `guest` holds what runs in the sandboxed processe
 are the judge's side, which trusts nothing that a process says.
 """
 
-from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Testlib, Tolerance, Unordered
+from stepcoder.sandbox.checkers import (
+    Checker,
+    Custom,
+    Exact,
+    Interactor,
+    Regex,
+    Testlib,
+    Tolerance,
+    Unordered,
+)
 from stepcoder.sandbox.judge import Judge
 from stepcoder.sandbox.program import (
     LANGUAGES,
@@ -30,6 +39,7 @@ __all__ = [
     "Checker",
     "Custom",
     "Exact",
+    "Interactor",
     "IsolationError",
     "Judge",
     "Limits",

@@ -127,15 +127,16 @@ struct BoardHeader {
   int32_t violation = -1;  // system call number
   int64_t phase_cpu_ns = 0;
   int64_t phase_wall_ns = 0;
-  // How a C or C++ program ended, written by the child that ran it; the program has no board.
-  uint32_t native_ended = 0;
-  int32_t native_wait_status = 0;
-  KilledFor native_killed_for = KilledFor::kNothing;
-  uint32_t unused = 0;
+  uint64_t unused = 0;
   // Secrets of the judge. The child clears the first once it is set up, when it has derived the
   // keys of the lines from it (line_seal.h), and the second once it has compiled the program.
   uint64_t until_set_up = 0;
   uint64_t until_compiled = 0;
+  // How a C or C++ program ended, written by the child that ran it; the program has no board.
+  uint32_t native_ended = 0;
+  int32_t native_wait_status = 0;
+  KilledFor native_killed_for = KilledFor::kNothing;
+  uint32_t reserved2 = 0;
 };
 
 // Records lie at kRecordsOffset: first that of compiling and loading, then one for each test.

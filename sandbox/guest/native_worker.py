@@ -155,8 +155,9 @@ class Native:
     def run(self, request: tuple[list[str], bool, dict[str, bytes]], channel: int) -> None:
         """Lay out the files of the run and run the program beside this child."""
         argv, reads_dev_stdin, files = request
-        if reads_dev_stdin:  # to which /dev/stdin is a link
-            files = {**files, ".stdin": os.pread(0, os.fstat(0).st_size, 0)}
+        stdin_bytes = os.fstat(0).st_size
+        if reads_dev_stdin and stdin_bytes < SCRATCH_BYTES["native"] // 2:
+            files = {**files, ".stdin": os.pread(0, stdin_bytes, 0)}  # where /dev/stdin leads to
         lay_out(files)
         self.launcher.run_native(False, argv, [], channel)
 

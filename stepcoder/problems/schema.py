@@ -18,7 +18,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, WrapValidator
 
 from stepcoder.problems.asserts import split_asserts
-from stepcoder.sandbox.checkers import Custom, Exact, Regex, Testlib, Tolerance, Unordered
+from stepcoder.sandbox.checkers import (
+    Custom,
+    Exact,
+    Interactor,
+    Regex,
+    Testlib,
+    Tolerance,
+    Unordered,
+)
 from stepcoder.sandbox.compare import FLOAT_TOLERANCE
 from stepcoder.sandbox.program import AssertTests, CallTests, StdinTests, Tests, UnittestTests
 
@@ -120,21 +128,37 @@ class CustomSchema(_Buildable):
     source: str
 
 
-class TestlibSchema(_Buildable):
+class _CheckerProgramSchema(_Buildable):
+    source: str
+    headers: dict[str, str] = {}
+
+    def build(self) -> Any:
+        """Return the checker, whose headers are pairs."""
+        return self.builds(self.source, tuple(self.headers.items()))
+
+
+class TestlibSchema(_CheckerProgramSchema):
     """Compare stdout by a C++ program with testlib's convention, in a sandbox too."""
 
     builds = Testlib
     kind: Literal["testlib"]
-    source: str
-    headers: dict[str, str] = {}
 
-    def build(self) -> Testlib:
-        """Return the checker, whose headers are pairs."""
-        return Testlib(self.source, tuple(self.headers.items()))
+
+class InteractorSchema(_CheckerProgramSchema):
+    """Let the program talk to a C++ program with testlib's convention."""
+
+    builds = Interactor
+    kind: Literal["interactor"]
 
 
 CheckerSchema = Annotated[
-    ExactSchema | ToleranceSchema | UnorderedSchema | RegexSchema | CustomSchema | TestlibSchema,
+    ExactSchema
+    | ToleranceSchema
+    | UnorderedSchema
+    | RegexSchema
+    | CustomSchema
+    | TestlibSchema
+    | InteractorSchema,
     Field(discriminator="kind"),
 ]
 

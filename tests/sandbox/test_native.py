@@ -11,12 +11,14 @@ import pytest
 from stepcoder.sandbox import (
     AssertTests,
     Custom,
+    Interactor,
     Judge,
     Limits,
     Program,
     Status,
     StdinTests,
     Submission,
+    Testlib,
     Tolerance,
     Verdict,
 )
@@ -222,6 +224,127 @@ def test_checkers_and_preambles(native_judge: Judge) -> None:
         "int main() { puts(TEXT); }", None, '#include <cstdio>\n#define TEXT "x"', "cpp"
     )
     assert native_judge.run(program, StdinTests(("",), ("x",))).passed
+
+
+TESTLIB = r"""
+#include "convention.h"
+int main(int argc, char** argv) {
+  FILE *in = fopen(argv[1], "r"), *out = fopen(argv[2], "r"), *answer = fopen(argv[3], "r");
+  int n, got, expected;
+  if (argc != 4 || fscanf(in, "%d", &n) + fscanf(answer, "%d", &expected) != 2) quit(3, "FAIL");
+  if (fscanf(out, "%d", &got) != 1) quit(2, "wrong output format");
+  if (got == -n) quit(7, "points 0.5");
+  if (got == 1000) abort();
+  if (got == 1001) while (true) continue;
+  quit(got == expected ? 0 : 1, "wrong answer of the checker");
+}
+"""
+HEADERS = (
+    (
+        "convention.h",
+        "#include <cstdio>\n#include <cstdlib>\n"
+        "void quit(int status, const char* text) { fputs(text, stderr); exit(status); }",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "message"),
+    [
+        ("5", Status.ACCEPTED, ""),
+        ("6", Status.WRONG_ANSWER, "wrong answer of the checker"),
+        ("none", Status.WRONG_ANSWER, "wrong output format"),
+        ("-4", Status.WRONG_ANSWER, "points 0.5"),
+        ("1000", Status.INFRASTRUCTURE_ERROR, "the checker failed on test 1: crashed (SIGABRT)"),
+        ("1001", Status.INFRASTRUCTURE_ERROR,
+         "the checker failed on test 1: CPU time limit exceeded"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("language", ["python", "cpp"])
+def test_testlib_checkers(
+    native_judge: Judge, language: str, output: str, status: Status, message: str
+) -> None:
+    sources = {"python": f"print('{output}')", "cpp": main(f'puts("{output}");')}
+    tests = StdinTests(("4",), ("5",), checker=Testlib(TESTLIB, HEADERS))
+    verdict = native_judge.run(Program(sources[language], language=language), tests)
+    assert (verdict.status, verdict.message) == (status, message)
+
+
+def test_a_checker_reads_the_files_of_each_test(native_judge: Judge) -> None:
+    inputs = tuple(str(i) for i in range(5)) + ("broken",)
+    answers = tuple(str(i + (i == 3)) for i in range(5)) + ("0",)
+    tests = StdinTests(inputs, answers, checker=Testlib(TESTLIB, HEADERS))
+    verdict = native_judge.run(Program("print(input())"), tests)
+    assert [test.status for test in verdict.tests] == [
+        "wrong answer", "accepted", "accepted", "wrong answer", "accepted", "infrastructure error",
+    ]  # fmt: skip
+    assert verdict.message == "the checker failed on test 6: FAIL"
+
+
+def test_a_checker_that_does_not_compile_is_the_judges_failure(native_judge: Judge) -> None:
+    for checker in (Testlib("int main() { return x; }"), Interactor("int main() { return x; }")):
+        verdict = native_judge.run(Program("print(1)"), StdinTests(("",), ("",), False, checker))
+        assert verdict.status is Status.INFRASTRUCTURE_ERROR
+        assert verdict.message.startswith("the checker does not compile: error: 'x' was not")
+
+
+GUESSING = r"""
+#include <cstdio>
+int main(int, char** argv) {
+  FILE *in = fopen(argv[1], "r"), *answer = fopen(argv[3], "r");
+  int secret, allowed, guess;
+  if (fscanf(in, "%d", &secret) != 1 || fscanf(answer, "%d", &allowed) != 1) return 3;
+  while (allowed-- > 0) {
+    if (scanf("%d", &guess) != 1) { fputs("no guess", stderr); return 2; }
+    puts(guess == secret ? "right" : guess < secret ? "more" : "less");
+    fflush(stdout);
+    if (guess == secret) return 0;
+  }
+  fputs("too many guesses", stderr);
+  return 1;
+}
+"""
+BISECTION = {
+    "python": "low, high = 0, 1000\nwhile True:\n    middle = (low + high) // 2\n"
+    "    print(middle, flush=True)\n    said = input()\n    if said == 'right': break\n"
+    "    if said == 'more': low = middle + 1\n    else: high = middle - 1\n",
+    "cpp": main("int low = 0, high = 1000; string said; while (true) { int m = (low + high) / 2;"
+                "cout << m << endl; cin >> said; if (said == \"right\") return 0;"
+                "(said == \"more\" ? low : high) = said == \"more\" ? m + 1 : m - 1; }"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["python", "cpp"])
+def test_interactive_problems(native_judge: Judge, language: str) -> None:
+    tests = StdinTests(("0", "777", "500", "777"), ("10", "10", "1", "2"),
+                       checker=Interactor(GUESSING))  # fmt: skip
+    verdict = native_judge.run(Program(BISECTION[language], language=language), tests)
+    assert [test.status for test in verdict.tests] == [
+        "accepted", "accepted", "accepted", "wrong answer"
+    ]  # fmt: skip
+    assert verdict.message == "too many guesses"
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "message"),
+    [
+        ("print('x')", Status.WRONG_ANSWER, "no guess"),
+        ("1 / 0", Status.RUNTIME_ERROR, "ZeroDivisionError: division by zero"),
+        ("input()", Status.WALL_TIME_LIMIT, "wall time limit exceeded"),
+        ("while True: pass", Status.CPU_TIME_LIMIT, "CPU time limit exceeded"),
+        ("while True: print(-1)", Status.WRONG_ANSWER, "too many guesses"),
+        ("x x", Status.COMPILE_ERROR, "SyntaxError: invalid syntax"),
+        ("", Status.WRONG_ANSWER, "no guess"),
+        ("import os; os.close(0); os.close(1)", Status.WRONG_ANSWER, "no guess"),
+        ("import sys; sys.exit(3)", Status.RUNTIME_ERROR, "SystemExit: 3"),
+    ],
+)
+def test_how_programs_fail_at_talking(
+    native_judge: Judge, source: str, status: Status, message: str
+) -> None:
+    tests = StdinTests(("777",), ("10",), checker=Interactor(GUESSING))
+    verdict = native_judge.run(Program(source), tests, Limits(cpu_s=1.0, wall_s=4.0))
+    assert (verdict.status, verdict.message) == (status, message)
 
 
 def test_output_is_kept(native_judge: Judge) -> None:
