@@ -271,8 +271,8 @@ def test_testlib_checkers(
 
 
 def test_a_checker_reads_the_files_of_each_test(native_judge: Judge) -> None:
-    inputs = tuple(str(i) for i in range(5)) + ("broken",)
-    answers = tuple(str(i + (i == 3)) for i in range(5)) + ("0",)
+    inputs = ("0", "1", "2", "3", "4", "broken")
+    answers = ("0", "1", "2", "4", "4", "0")
     tests = StdinTests(inputs, answers, checker=Testlib(TESTLIB, HEADERS))
     verdict = native_judge.run(Program("print(input())"), tests)
     assert [test.status for test in verdict.tests] == [
