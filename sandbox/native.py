@@ -29,6 +29,7 @@ from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 # For each process of the compiler; the output is the program.
 COMPILE_LIMITS = Limits(cpu_s=10.0, wall_s=60.0, memory_bytes=1 << 30, output_bytes=64 << 20)
 MAX_KEPT_BYTES = 256 << 20
+MAX_KEPT = 100  # each has a descriptor
 
 _ERROR = re.compile(
     r"^(?:<stdin>:(\d+):(?:\d+:)? |.{0,200}: )?(?:fatal )?error: (.*)$"
@@ -56,7 +57,7 @@ class _Kept:
 
 
 class Builds:
-    """The compiled programs of one judge. The least used are dropped beyond MAX_KEPT_BYTES."""
+    """The compiled programs of one judge. The least used are dropped beyond a size."""
 
     def __init__(self, start: Callable[[Pending, Future[Any]], None]) -> None:
         """`start` hands a job to the event loop."""
@@ -98,7 +99,7 @@ class Builds:
             else:
                 kept.size = len(runs[0].stdout) + 1000
             total = sum(one.size for one in self._kept.values())
-            while total > MAX_KEPT_BYTES and len(self._kept) > 1:
+            while total > MAX_KEPT_BYTES or len(self._kept) > MAX_KEPT:
                 total -= self._kept.popitem(last=False)[1].size
         return build
 

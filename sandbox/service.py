@@ -190,7 +190,12 @@ class Service:
     def _finish(self, pending: Pending, runs: Runs, future: Future[Any]) -> None:
         """Settle the future of a finished job, or start the submission's next job."""
         if pending.job and pending.job.runner == _launcher.Runner.COMPILER:
-            _settle(future, pending.finish(runs))  # tells the submissions that wait for it
+            try:
+                built = pending.finish(runs)
+            except Exception as error:
+                _logger.exception("the judge failed on a compiled program")
+                built = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
+            _settle(future, built)  # tells the submissions that wait for it
             return
         if future.cancelled():
             self._admission.release()

@@ -46,7 +46,11 @@ void EventLoop::submit(Job job) {
   bool awaited = false;
   {
     std::lock_guard lock(mutex_);
-    pending_.push_back(std::move(job));
+    // Compiled programs first: of a long queue all would be compiled before any of them runs.
+    if (job.binary || job.tester_binary)
+      pending_.push_front(std::move(job));
+    else
+      pending_.push_back(std::move(job));
     awaited = std::exchange(job_awaited_, false);
   }
   if (awaited) wake();  // otherwise every slot is busy and looks for a job when it is done
