@@ -42,6 +42,7 @@ MAX_SOURCE_BYTES = 8 << 20
 MAX_REQUEST_BYTES = 256 << 20
 
 _ENCODED_NONE = _launcher.encode(None, 8)
+_FILE_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")
 _IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
@@ -101,6 +102,9 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
     if isinstance(tests.checker, Unordered):
         raise ValueError("stdout has no items: Unordered is for call tests")
+    for name, _ in (*program.headers, *getattr(tests.checker, "headers", ())):
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header, such as 'testlib.h'")
     job.kind = _launcher.JobKind.STDIN
     job.run_for_each_test = True
     job.compares_stdout = tests.checker is None

@@ -115,7 +115,7 @@ def _compile_job(program: Program) -> _launcher.Job:
     job.runner = _launcher.Runner.COMPILER
     job.kind = _launcher.JobKind.STDIN
     job.run_for_each_test = True
-    headers = {name: text.encode() for name, text in program.headers}
+    headers = {name: text.encode("utf-8", "surrogatepass") for name, text in program.headers}
     job.request = _launcher.encode((*LANGUAGES[program.language], headers), MAX_REQUEST_BYTES)
     job.add_stdin(_text(program), b"")
     return job

@@ -152,7 +152,7 @@ class Service:
                 try:
                     self._build(missing, job, pending, future)
                     return
-                except RuntimeError as error:  # the judge was closed
+                except Exception as error:  # the judge was closed
                     built = Verdict(Status.INFRASTRUCTURE_ERROR, message=str(error))
             is_checker = pending.job is not None or name == "tester_binary"
             verdict = not_built(built, pending.submission, is_checker=is_checker)

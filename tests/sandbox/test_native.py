@@ -359,6 +359,12 @@ def test_what_makes_no_sense_is_refused(native_judge: Judge) -> None:
         native_judge.run(Program("", language="rust"), tests)
     with pytest.raises(ValueError, match="a cpp program has no entry point"):
         native_judge.run(Program("", "f", language="cpp"), tests)
+    with pytest.raises(ValueError, match=r"'\.\./a\.h' is no name of a header"):
+        native_judge.run(Program("", language="cpp", headers=(("../a.h", ""),)), tests)
+    with pytest.raises(ValueError, match="is no name of a header"):
+        native_judge.run(
+            Program("", language="cpp"), StdinTests(("",), ("",), checker=Testlib("", (("/", ""),)))
+        )
     with pytest.raises(ValueError, match="its tests must be StdinTests"):
         native_judge.run(Program("", language="c"), AssertTests(("assert f()",)))
 
