@@ -147,7 +147,7 @@ def test_the_stack_is_as_large_as_the_memory(native_judge: Judge) -> None:
         ("exit(117);", Status.RUNTIME_ERROR, "exit status 117", "exit status"),
         ("*(volatile int*)0 = 1;", Status.RUNTIME_ERROR, "crashed (SIGSEGV)", "SIGSEGV"),
         ("abort();", Status.RUNTIME_ERROR, "crashed (SIGABRT)", "SIGABRT"),
-        ("volatile int x = 0; return 1 / x;", Status.RUNTIME_ERROR, "crashed (SIGFPE)", "SIGFPE"),
+        ("volatile int x = 0; return 7 / x;", Status.RUNTIME_ERROR, "crashed (SIGFPE)", "SIGFPE"),
         ("__builtin_trap();", Status.RUNTIME_ERROR, "crashed (SIGILL)", "SIGILL"),
         ("raise(SIGTERM);", Status.RUNTIME_ERROR, "crashed (SIGTERM)", "SIGTERM"),
         ("throw 1;", Status.RUNTIME_ERROR,
@@ -183,9 +183,11 @@ def test_how_programs_fail(
 
 def test_a_program_that_sleeps_ends_at_the_wall_limit(native_judge: Judge) -> None:
     limits = Limits(cpu_s=1.0, wall_s=1.0)
-    program = Program(main("while (true) pause();", "#include <unistd.h>"), language="c")
+    program = Program(main("while (1) pause();", "#include <unistd.h>"), language="c")
     verdict = native_judge.run(program, StdinTests(("",), ("",)), limits)
-    assert verdict.status is Status.WALL_TIME_LIMIT
+    assert (verdict.status, verdict.message) == (
+        Status.WALL_TIME_LIMIT, "wall time limit exceeded"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ int main(int argc, char** argv) {
   if (fscanf(out, "%d", &got) != 1) quit(2, "wrong output format");
   if (got == -n) quit(7, "points 0.5");
   if (got == 1000) abort();
-  if (got == 1001) while (true) continue;
+  for (volatile int i = 0; got == 1001;) i = i + 1;
   quit(got == expected ? 0 : 1, "wrong answer of the checker");
 }
 """
@@ -330,10 +332,9 @@ def test_interactive_problems(native_judge: Judge, language: str) -> None:
     [
         ("print('x')", Status.WRONG_ANSWER, "no guess"),
         ("1 / 0", Status.RUNTIME_ERROR, "ZeroDivisionError: division by zero"),
-        ("input()", Status.WALL_TIME_LIMIT, "wall time limit exceeded"),
         ("while True: pass", Status.CPU_TIME_LIMIT, "CPU time limit exceeded"),
         ("while True: print(-1)", Status.WRONG_ANSWER, "too many guesses"),
-        ("x x", Status.COMPILE_ERROR, "SyntaxError: invalid syntax"),
+        ("x x", Status.COMPILE_ERROR, "SyntaxError: invalid syntax (<program>, line 1)"),
         ("", Status.WRONG_ANSWER, "no guess"),
         ("import os; os.close(0); os.close(1)", Status.WRONG_ANSWER, "no guess"),
         ("import sys; sys.exit(3)", Status.RUNTIME_ERROR, "SystemExit: 3"),
@@ -343,8 +344,14 @@ def test_how_programs_fail_at_talking(
     native_judge: Judge, source: str, status: Status, message: str
 ) -> None:
     tests = StdinTests(("777",), ("10",), checker=Interactor(GUESSING))
-    verdict = native_judge.run(Program(source), tests, Limits(cpu_s=1.0, wall_s=4.0))
+    verdict = native_judge.run(Program(source), tests, Limits(cpu_s=1.0, wall_s=60.0))
     assert (verdict.status, verdict.message) == (status, message)
+
+
+def test_a_program_that_waits_for_its_interactor_ends(native_judge: Judge) -> None:
+    tests = StdinTests(("777",), ("10",), checker=Interactor(GUESSING))
+    verdict = native_judge.run(Program("input()"), tests, Limits(cpu_s=1.0, wall_s=1.0))
+    assert verdict.status is Status.WALL_TIME_LIMIT
 
 
 def test_output_is_kept(native_judge: Judge) -> None:
@@ -381,6 +388,7 @@ def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closing_and_cancelling() -> None:
+    before = open_memory_files()
     judge = Judge(workers=1)
     program = Program(SUM, language="cpp")
     cancelled = judge.submit(program, StdinTests(("1 2",), ("3",)))
@@ -390,11 +398,9 @@ def test_closing_and_cancelling() -> None:
     late = judge.submit(Program(SUM + "// late", language="cpp"), StdinTests(("1 2",), ("3",)))
     judge.close()
     assert late.result().status in (Status.INFRASTRUCTURE_ERROR, Status.ACCEPTED)
-    assert not [fd for fd in os.listdir("/proc/self/fd") if _leads_to(fd, "stepcoder-")]
+    assert open_memory_files() == before
 
 
-def _leads_to(fd: str, name: str) -> bool:
-    try:
-        return name in os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return False
+def open_memory_files() -> int:
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum("/memfd:stepcoder-" in os.readlink(link) for link in links if os.path.islink(link))
