@@ -43,7 +43,7 @@ launcher = Extension(
 # Not a module: a library that workers load before their interpreter.
 arena_preload = Extension(
     "stepcoder.sandbox._arena_preload",
-    sources=["csrc/worker/preload/arena_preload.cpp"],
+    sources=sorted(str(path) for path in Path("csrc/worker/preload").glob("*.cpp")),
     depends=HEADERS,
     include_dirs=["csrc"],
     language="c++",

@@ -6,7 +6,8 @@ the tester's process, not to the program's.
 The program's request is (kind, source, preamble, entry point, payload), read by `guest/harness.py`:
 
     calls, values   a list of argument lists
-    stdin           None: the event loop hands each test its text (C and C++: `native_request`)
+    stdin           the source again if the output is kept, else None; the event loop hands each
+                    test its text (C and C++: `native_request`)
     asserts         (setup, list of asserts), both run in the program's own process
     unittests       (code, list of test names), likewise
     served          the number of tests: the program answers a tester in another process
@@ -109,7 +110,7 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
     job.run_for_each_test = True
     job.compares_stdout = tests.checker is None
     if program.language == "python":
-        job.request = _request("stdin", program, None)
+        job.request = _request("stdin", program, program.source if tests.keep_output else None)
     else:
         job.runner = _launcher.Runner.NATIVE
         job.request = native_request(program)

@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "guest/thread_stacks.h"
 #include "guest/tracer.h"
 #include "wire/control.h"
 #include "wire/fd.h"
@@ -92,6 +93,7 @@ void confine_to(const Shared& shared, const Received& received) {
   set_limit(RLIMIT_CPU, static_cast<uint64_t>(message.cpu_ns) * phases / 1'000'000'000 + 2);
   set_limit(RLIMIT_AS, shared.address_space_bytes + message.memory_bytes);
   if (!shared.native) set_limit(RLIMIT_FSIZE, message.output_bytes + 1);
+  thread_stacks::limit(message.memory_bytes / 2);
   if (!shared.filter.empty()) install_filter(shared.filter);
 }
 
@@ -167,7 +169,7 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
                          .bitmaps_offset = seals_offset(1) + sizeof(uint64_t),
                          .arena_offset = 2 * kRecordsOffset};
   take_secret(63);
-  PyObject* runs = PyObject_CallNoArgs(rehearse);
+  PyObject* runs = thread_stacks::prepare() ? PyObject_CallNoArgs(rehearse) : nullptr;
   if (runs != nullptr) {
     while (PyObject* run = PyIter_Next(runs)) {
       Py_DECREF(run);

@@ -257,11 +257,14 @@ void EventLoop::start_run(Slot& slot) {
   }
   const auto workers = workers_for(slot, job);
   slot.expected_reports = workers.size();
-  for (auto* worker : workers) {
-    const bool as_tester = worker != workers.front();
-    const UniqueFd& channel = as_tester ? tester_end : program_end;
-    if (!(*worker)->begin(job, slot.test, as_tester, channel.get()))
-      throw std::runtime_error("the worker is gone: " + (*worker)->stderr_tail());
+  for (size_t i = workers.size(); i-- > 0;) {  // the tester first, whose board the program's reads
+    WorkerProcess& worker = **workers[i];
+    const bool as_tester = i != 0;
+    const bool is_served = !as_tester && workers.size() > 1 && !job.tester_binary;
+    const int tester_board = is_served ? (*workers[1])->board() : -1;
+    if (!worker.begin(job, slot.test, as_tester, (as_tester ? tester_end : program_end).get(),
+                      tester_board))
+      throw std::runtime_error("the worker is gone: " + worker.stderr_tail());
   }
 }
 

@@ -69,7 +69,7 @@ std::string content(const UniqueFd& file, uint64_t offset, uint64_t size) {
   return text;
 }
 
-constexpr uint64_t kStderrTail = 4096;
+constexpr uint64_t kStderrTail = uint64_t{64} << 10;
 
 std::string tail(const UniqueFd& file) {
   const uint64_t size = size_of(file);
@@ -216,7 +216,8 @@ void WorkerProcess::wait_or_kill() {
   waitpid(pid_, nullptr, 0);
 }
 
-bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel) {
+bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, int channel,
+                          int tester_board) {
   const std::string& request = as_tester ? job.tester_request : job.request;
   const bool has_tests = as_tester == (job.kind == JobKind::kPair) && !job.test_requests.empty();
   replace_content(request_, has_tests ? request + job.test_requests[first_test] : request);
@@ -242,7 +243,6 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   message.arena_offset = layout.arena_offset;
   message.line_count = std::min(job.line_count, kMaxTracedLines);
   message.first_test = header.first_test;
-  message.has_records = job.kind != JobKind::kPair || as_tester ? 1 : 0;
   message.cpu_ns = job.cpu_ns;
   message.wall_ns = job.wall_ns;
   message.memory_bytes = job.memory_bytes;
@@ -254,7 +254,7 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
   }
   cgroup_.allow_memory(message.memory_bytes + 2 * message.output_bytes + kOutsideLimits);
   const auto& binary = as_tester ? job.tester_binary : job.binary;
-  return send_control(control_.get(), message, channel, binary ? binary->get() : -1);
+  return send_control(control_.get(), message, channel, tester_board, binary ? binary->get() : -1);
 }
 
 // Clears the whole board, wherever the last run wrote. The first pages, which every run uses, are

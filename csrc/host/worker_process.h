@@ -29,8 +29,11 @@ class WorkerProcess {
 
   int control() const { return control_.get(); }
 
-  // Writes the request, clears the board and starts the run. False if the worker is gone.
-  bool begin(const Job& job, uint32_t first_test, bool as_tester, int channel);
+  int board() const { return board_file_.get(); }
+
+  // Writes the request, clears the board and starts the run. A program that serves a tester gets a
+  // channel to it, and its worker the tester's board. False if the worker is gone.
+  bool begin(const Job& job, uint32_t first_test, bool as_tester, int channel, int tester_board);
   bool request_kill();
 
   // Copies what the run left. Only once its Report has come, when nothing writes any more.

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 
 #include "guest/child.h"
 #include "wire/protocol.h"
@@ -60,7 +61,11 @@ int become_program(void* data) {
   // The driver's processes each have the time. SIGXCPU, which comes first, names the reason.
   const ControlMessage& limits = child::limits();
   const auto cpu_s = static_cast<rlim_t>((limits.cpu_ns + kSecond - 1) / kSecond);
-  bool done = limit(RLIMIT_AS, limits.memory_bytes, limits.memory_bytes) &&
+  // The stack is memory like any other. Mostly unlimited: a thread then has a small one.
+  rlimit stack{};
+  bool done = getrlimit(RLIMIT_STACK, &stack) == 0 &&
+              limit(RLIMIT_STACK, stack.rlim_max, stack.rlim_max) &&
+              limit(RLIMIT_AS, limits.memory_bytes, limits.memory_bytes) &&
               limit(RLIMIT_FSIZE, limits.output_bytes + 1, limits.output_bytes + 1) &&
               (!compiles || limit(RLIMIT_CPU, cpu_s, cpu_s + 1));
   if (start.channel >= 0) done = done && dup2(start.channel, 0) == 0 && dup2(start.channel, 1) == 1;
@@ -137,7 +142,12 @@ int run(Guest guest, const std::vector<std::string>& argv,
   header.native_ended = 1;
   const bool ended_well =
       status == 0 && header.violation < 0 && header.native_killed_for == KilledFor::kNothing;
-  if (ended_well) child::enter_phase(kPhaseFirstTest + 1);
+  if (ended_well) {
+    auto* records =
+        reinterpret_cast<Record*>(reinterpret_cast<std::byte*>(&header) + kRecordsOffset);
+    records[1].outcome = Outcome::kValue;
+    child::enter_phase(kPhaseFirstTest + 1);
+  }
   return status;
 }
 

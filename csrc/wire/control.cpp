@@ -3,17 +3,23 @@
 
 #include <sys/socket.h>
 
+#include <array>
 #include <cstring>
 
 namespace stepcoder {
 
-bool send_control(int socket, ControlMessage message, int channel, int binary) {
-  message.has_channel = channel >= 0;
-  message.has_binary = binary >= 0;
-  int sent[2];
+bool send_control(int socket, ControlMessage message, int channel, int tester_board, int binary) {
+  std::array<int, 3> sent{};
   size_t count = 0;
-  for (const int fd : {channel, binary})
-    if (fd >= 0) sent[count++] = fd;
+  message.sent = 0;
+  for (const auto& [fd, bit] : {std::pair{channel, kSentChannel},
+                                {tester_board, kSentTesterBoard},
+                                {binary, kSentBinary}}) {
+    if (fd < 0) continue;
+    message.sent |= bit;
+    sent[count++] = fd;
+  }
+  const size_t bytes = sizeof(int) * count;
   iovec part{&message, sizeof message};
   alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof sent)]{};
   msghdr packet{};
@@ -21,12 +27,12 @@ bool send_control(int socket, ControlMessage message, int channel, int binary) {
   packet.msg_iovlen = 1;
   if (count > 0) {
     packet.msg_control = ancillary;
-    packet.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    packet.msg_controllen = CMSG_SPACE(bytes);
     cmsghdr* rights = CMSG_FIRSTHDR(&packet);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(count * sizeof(int));
-    std::memcpy(CMSG_DATA(rights), sent, count * sizeof(int));
+    rights->cmsg_len = CMSG_LEN(bytes);
+    std::memcpy(CMSG_DATA(rights), sent.data(), bytes);
   }
   return sendmsg(socket, &packet, MSG_NOSIGNAL) == sizeof message;
 }
@@ -46,8 +52,10 @@ std::optional<Received> receive_control(int socket) {
        header = CMSG_NXTHDR(&packet, header))
     if (header->cmsg_type == SCM_RIGHTS) {
       const int* fd = reinterpret_cast<int*>(CMSG_DATA(header));
-      if (received.message.has_channel != 0) received.channel = UniqueFd(*fd++);
-      if (received.message.has_binary != 0) received.binary = UniqueFd(*fd);
+      const uint32_t sent = received.message.sent;
+      if ((sent & kSentChannel) != 0) received.channel = UniqueFd(*fd++);
+      if ((sent & kSentTesterBoard) != 0) received.tester_board = UniqueFd(*fd++);
+      if ((sent & kSentBinary) != 0) received.binary = UniqueFd(*fd);
     }
   return received;
 }

@@ -31,6 +31,8 @@ constexpr uint64_t kMaxTasks = 256;
 
 enum class Command : uint32_t { kRun = 1, kKill = 2 };
 
+enum Sent : uint32_t { kSentChannel = 1, kSentTesterBoard = 2, kSentBinary = 4 };
+
 // judge -> worker -> child, on SOCK_SEQPACKET pairs. The request itself lies in the request file.
 struct ControlMessage {
   Command command = Command::kRun;
@@ -42,9 +44,7 @@ struct ControlMessage {
   uint64_t arena_offset = 0;
   uint64_t line_count = 0;  // lines of the program that are noted
   uint32_t first_test = 0;
-  uint32_t has_records = 1;  // each test leaves a record: no program's that serves a tester
-  uint32_t has_channel = 0;  // the descriptors that are sent along, in this order
-  uint32_t has_binary = 0;
+  uint32_t sent = 0;  // the descriptors that come along, in the order of these bits
 };
 
 // worker -> judge, once when the worker is ready.

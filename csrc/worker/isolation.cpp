@@ -117,6 +117,14 @@ void change_root(const IsolationConfig& config) {
       checked(mount(nullptr, (root + path).c_str(), nullptr,
                     MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr),
               "make a hidden folder read-only");
+  // Reading it gives stdin (preload/dev_stdin.cpp); this is for programs that look whether it is
+  // there.
+  fs::create_directories(root + "/dev");
+  // Machine code finds a copy of it.
+  if (config.guest == Guest::kPython)
+    UniqueFd(open((root + "/dev/stdin").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0444));
+  else
+    fs::create_symlink(config.scratch + "/.stdin", root + "/dev/stdin");
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
   std::string options = "size=" + std::to_string(config.scratch_bytes) + ",nr_inodes=256,mode=777";
@@ -125,10 +133,6 @@ void change_root(const IsolationConfig& config) {
   checked(mount("tmpfs", scratch.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME,
                 options.c_str()),
           "mount the scratch folder");
-  if (config.guest == Guest::kNative) {  // there is no /proc that it could lead to as elsewhere
-    fs::create_directories(root + "/dev");
-    fs::create_symlink(config.scratch + "/.stdin", root + "/dev/stdin");
-  }
   checked(chdir(root.c_str()), "enter the new root");
   checked(syscall(SYS_pivot_root, ".", "."), "pivot_root");
   checked(umount2(".", MNT_DETACH), "let go of the old root");
@@ -238,14 +242,16 @@ void isolate_user(const IsolationConfig& config, Got& got) {
 }
 
 // Limits that are the same for every run. The hard limits too, so that no program can raise them.
-void set_fixed_limits(bool user_namespace, Guest guest) {
+void set_fixed_limits(bool user_namespace) {
   set_limit(RLIMIT_CORE, 0);
   set_limit(RLIMIT_MEMLOCK, 0);
   set_limit(RLIMIT_MSGQUEUE, 0);
   set_limit(RLIMIT_NOFILE, 64);
-  // Machine code may use all of its memory for the stack. Unlimited, since the C library gives
-  // each thread a stack of this size.
-  set_limit(RLIMIT_STACK, guest == Guest::kPython ? rlim_t{64} << 20 : RLIM_INFINITY);
+  // A program may raise this one: the stack is memory like any other.
+  rlimit stack{};
+  checked(getrlimit(RLIMIT_STACK, &stack), "getrlimit");
+  stack.rlim_cur = std::min(stack.rlim_max, rlim_t{64} << 20);
+  checked(setrlimit(RLIMIT_STACK, &stack), "setrlimit");
   // Counted for this worker alone in its user namespace; elsewhere for all of the user's processes.
   if (user_namespace) set_limit(RLIMIT_NPROC, kMaxTasks);
 }
@@ -265,7 +271,7 @@ Isolation isolate(const IsolationConfig& config) {
   const bool pid_namespace = can_make_pid_namespace();
   // Nobody with the same user id may read or trace this process or its children.
   checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable");
-  set_fixed_limits(got.user_namespace, config.guest);
+  set_fixed_limits(got.user_namespace);
 
   Isolation result;
   for (const auto& [layer, is_there] : {std::pair{kUserNamespace, got.user_namespace},

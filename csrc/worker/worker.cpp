@@ -74,15 +74,39 @@ void drain_free_lists() {
   }
 }
 
+// The header of a tester's board, for the worker of the program that it tests; no child inherits
+// it.
+class TesterHeader {
+ public:
+  explicit TesterHeader(UniqueFd board) {  // closed once it is mapped
+    if (!board) return;
+    header_ = mmap(nullptr, sizeof(BoardHeader), PROT_READ, MAP_SHARED, board.get(), 0);
+    if (header_ == MAP_FAILED) throw system_error("map the tester's board");
+    checked(madvise(header_, sizeof(BoardHeader), MADV_DONTFORK), "keep a board from children");
+  }
+  ~TesterHeader() {
+    if (header_ != nullptr) munmap(header_, sizeof(BoardHeader));
+  }
+  TesterHeader(const TesterHeader&) = delete;
+  TesterHeader& operator=(const TesterHeader&) = delete;
+  const BoardHeader* get() const { return static_cast<const BoardHeader*>(header_); }
+
+ private:
+  void* header_ = nullptr;
+};
+
 // How long the child's current phase has run. The child reports when a phase began. That time is
 // clamped to the interval between the last update and now, and phases only go forward, over tests
 // that have left their records. Those records are then kept, so what the program later writes in
-// their place counts for nothing: the time of one test cannot be spent on an earlier one.
+// their place counts for nothing: the time of one test cannot be spent on an earlier one. A program
+// that serves a tester leaves no records; its phase is never ahead of the tester's.
 class PhaseClock {
  public:
   // Both clocks of a child that has waited for its run begin now.
-  PhaseClock(std::byte* board, const ControlMessage& message, clockid_t cpu_clock)
+  PhaseClock(std::byte* board, const BoardHeader* tester, const ControlMessage& message,
+             clockid_t cpu_clock)
       : board_(board),
+        tester_(tester),
         message_(message),
         cpu_clock_(cpu_clock),
         wall_start_(now_ns()),
@@ -98,8 +122,9 @@ class PhaseClock {
     const uint32_t claimed = __atomic_load_n(&header.phase, __ATOMIC_ACQUIRE);
     if (const uint32_t reached = std::min(claimed, last_phase()); reached > phase_) {
       phase_ = reached;
-      wall_start_ = std::clamp(header.phase_wall_ns, last_wall_, wall);
-      cpu_start_ = std::clamp(header.phase_cpu_ns, last_cpu_, cpu_);
+      const bool is_claimed = reached == claimed;  // else its times are those of another phase
+      wall_start_ = std::clamp(is_claimed ? header.phase_wall_ns : 0, last_wall_, wall);
+      cpu_start_ = std::clamp(is_claimed ? header.phase_cpu_ns : 0, last_cpu_, cpu_);
       keep_records();
     }
     last_wall_ = wall;
@@ -109,7 +134,8 @@ class PhaseClock {
   uint32_t finish() {
     std::copy(records_.begin(), records_.end(), records());
     std::copy(values_.begin(), values_.end(), board_ + message_.arena_offset);
-    return std::max(phase_, reinterpret_cast<const BoardHeader*>(board_)->phase);
+    const uint32_t claimed = reinterpret_cast<const BoardHeader*>(board_)->phase;
+    return std::max(phase_, std::min(claimed, last_phase()));
   }
   int64_t cpu_start() const { return cpu_start_; }
   int64_t wall_spent() const { return last_wall_ - wall_start_; }
@@ -118,15 +144,16 @@ class PhaseClock {
  private:
   Record* records() const { return reinterpret_cast<Record*>(board_ + kRecordsOffset); }
 
-  // The phase of the first test without a record; the last of all if tests leave none.
+  // The phase of the first test without a record.
   uint32_t last_phase() const {
-    uint32_t test = message_.has_records != 0 ? message_.first_test : message_.test_count;
+    if (tester_ != nullptr) return __atomic_load_n(&tester_->phase, __ATOMIC_ACQUIRE);
+    uint32_t test = message_.first_test;
     while (test < message_.test_count && records()[test + 1].outcome != Outcome::kNone) ++test;
     return kPhaseFirstTest + test;
   }
 
   void keep_records() {
-    if (message_.has_records == 0 || phase_ <= kPhaseFirstTest) return;
+    if (tester_ != nullptr || phase_ <= kPhaseFirstTest) return;
     records_.assign(records(), records() + (phase_ - kPhaseFirstTest) + 1);
     uint64_t end = 0;
     for (const Record& record : records_)
@@ -137,6 +164,7 @@ class PhaseClock {
   }
 
   std::byte* board_;
+  const BoardHeader* tester_;
   const ControlMessage& message_;
   clockid_t cpu_clock_;
   std::vector<Record> records_;    // of loading and of the tests before the phase
@@ -224,6 +252,7 @@ class Worker {
   void serve() {
     prctl(PR_SET_NAME, "sc-worker");
     reset_files();
+    clean_scratch();
     const Hello hello{isolation_.missing_layers};
     checked(send(kControlFd, &hello, sizeof hello, MSG_NOSIGNAL), "say hello");
     make_child_ready();
@@ -278,14 +307,15 @@ class Worker {
   // does not see it close before the judge has a report of why.
   bool run_one(Received& current) {
     const ControlMessage& message = current.message;
+    const TesterHeader tester(std::move(current.tester_board));
     // There may have been no room for the child, or something has ended it while it waited.
     if (ready_child_ < 0 || waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
     const pid_t pid = ready_child_;
     clockid_t cpu_clock{};
     checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
     const int64_t start = now_ns();
-    PhaseClock clock(static_cast<std::byte*>(shared_.board), message, cpu_clock);
-    if (!send_control(to_child_.get(), message, current.channel.get(), current.binary.get()))
+    PhaseClock clock(static_cast<std::byte*>(shared_.board), tester.get(), message, cpu_clock);
+    if (!send_control(to_child_.get(), message, current.channel.get(), -1, current.binary.get()))
       throw system_error("tell a child to run");
     ready_child_ = -1;
     try {

@@ -1,6 +1,8 @@
-"""Describes an exception as plain data: its type, its message and the line of the program."""
+"""Describes an exception: as plain data, or as the interpreter would on stderr."""
 
 from __future__ import annotations
+
+import sys
 
 FILENAME = "<program>"
 
@@ -22,3 +24,19 @@ def describe(error: BaseException) -> tuple[str, str, int | None]:
     if not isinstance(line, int):
         line = None
     return (str(type(error).__name__)[:100], message, line)
+
+
+def show(error: BaseException, source: str) -> None:
+    """Write to stderr what the interpreter would: the traceback of the program's frames."""
+    import linecache
+    import traceback
+
+    if isinstance(error, SystemExit):
+        if not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+        return
+    linecache.cache[FILENAME] = (len(source), None, source.splitlines(keepends=True), FILENAME)
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename != FILENAME:
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)

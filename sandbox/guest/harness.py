@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import _launcher
 from . import rpc, tester, transfer, unittests
-from .describe import FILENAME, describe
+from .describe import FILENAME, describe, show
 
 PREAMBLE_FILENAME = "<preamble>"
 
@@ -115,6 +115,8 @@ def load(
     _launcher.enter_phase(_launcher.PHASE_LOAD)
     name = "__main__" if as_main else "program"
     module = types.ModuleType(name)
+    if as_main:
+        module.__file__ = "main.py"
     sys.modules[name] = module
     try:
         if preamble:
@@ -176,16 +178,20 @@ def run_stdin(
     code: types.CodeType,
     module: types.ModuleType,
     entry_point: str | None,
-    _payload: None,
+    shown_source: str | None,
     channel: int,
 ) -> None:
     """Run the program, or its zero-argument entry point, on the stdin that the judge prepared.
 
-    With a channel an interactor is at the other end of stdin and stdout.
+    With `shown_source` what it has printed is there as soon as a line is complete, and its
+    traceback goes to stderr, as where people look at both. With a channel an interactor is at the other end of
+    stdin and stdout.
     """
     if channel >= 0:
         for fd in (0, 1):
             os.dup2(channel, fd)
+    if isinstance(shown_source, str):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if entry_point is None:
         _launcher.enter_phase(_launcher.PHASE_FIRST_TEST)
         code = _launcher.trace(code)
@@ -211,6 +217,8 @@ def run_stdin(
     except BaseException as error:
         _launcher.record_error(describe(error))
         flush()
+        if isinstance(shown_source, str):
+            show(error, shown_source)
         return
     flush()
     _launcher.record_value(None, plain)

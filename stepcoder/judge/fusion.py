@@ -96,15 +96,18 @@ def response_of(verdict: Verdict) -> RunCodeResponse:
     result = CommandRunResult(
         status="Finished", execution_time=verdict.wall_s, stdout=test.stdout or ""
     )
-    result.stderr = test.stderr or ""
+    result.stderr = (test.stderr or "").replace('File "<program>"', 'File "main.py"')
     if verdict.status in (Status.CPU_TIME_LIMIT, Status.WALL_TIME_LIMIT):
         result.status = "TimeLimitExceeded"
         return RunCodeResponse(status="Failed", run_result=result)
     result.return_code = _return_code(verdict)
-    if result.return_code:
+    message = verdict.message if verdict.status is Status.MEMORY_LIMIT else ""
+    is_told = verdict.error_type == "SystemExit" or "Traceback (most recent" in result.stderr
+    if result.return_code and not is_told:
         where = f'  File "main.py", line {verdict.error_line}\n' if verdict.error_line else ""
         result.stderr += f"Traceback (most recent call last):\n{where}{verdict.message}\n"
-    return RunCodeResponse(status="Failed" if result.return_code else "Success", run_result=result)
+    status = "Failed" if result.return_code else "Success"
+    return RunCodeResponse(status=status, message=message, run_result=result)
 
 
 def status_of(verdict: Verdict) -> str:

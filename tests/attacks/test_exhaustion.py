@@ -34,6 +34,17 @@ ATTACKS: dict[str, tuple[str, set[Status]]] = {
         "while True: t.Thread(target=deep, args=(9000,), daemon=True).start()",
         {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT},
     ),
+    "huge thread stacks": (
+        "import sys, threading as t\nsys.setrecursionlimit(10**9)\nt.stack_size(1 << 40)\n"
+        "class A:\n    def __getattr__(self, n): return getattr(self, n + 'x')\n"
+        "while True: t.Thread(target=lambda: A().x).start()",
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT},
+    ),
+    "raised stack": (
+        "import resource as r, sys\nr.setrlimit(r.RLIMIT_STACK, (-1, -1))\n"
+        "sys.setrecursionlimit(10**9)\ndef f(n): return max(map(f, [n]))\nf(0)",
+        {S.RUNTIME_ERROR, S.MEMORY_LIMIT, S.CPU_TIME_LIMIT},
+    ),
     "scratch files and memory": (
         "keep = []\nfor i in range(200):\n    try: open(str(i), 'wb').write(b'x' * 65536)\n"
         "    except OSError: break\nwhile True: keep.append(b'x' * 65536)",

@@ -43,7 +43,7 @@ X32_BIT = 0x4000_0000
 RULES = (
     *("allow", "violation", "no such call", "threads only", "no exec memory", "file code only"),
     *("own signals", "no address", "unix pair", "plain ioctl", "plain fcntl", "plain prctl"),
-    "inside only",
+    *("inside only", "no lock", "own limits", "by path only", "whole range"),
 )
 
 
@@ -109,7 +109,7 @@ def refuse(error: int) -> int:
     return bpf.ERRNO | error
 
 
-def allowed_if(condition: bool, error: int) -> int:
+def allowed_if(condition: object, error: int) -> int:
     return bpf.ALLOW if condition else refuse(error)
 
 
@@ -118,13 +118,16 @@ NAMESPACES = 0x7E02_0000
 NEW_PIDS = 0x2000_0000
 READ_ONLY = {
     *("creat", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir", "unlink"),
-    *("unlinkat", "symlink", "symlinkat", "link", "linkat", "truncate", "chmod", "fchmod"),
+    *("unlinkat", "symlink", "symlinkat", "link", "linkat", "truncate", "chmod"),
     *("fchmodat", "utimensat", "utimes"),
 }
 WRITING = 0o1 | 0o2 | 0o100 | 0o1000
 OPEN_FLAGS = {"open": 1, "openat": 2}
 PLAIN_IOCTLS = (0x5401, 0x541B, 0x5421, 0x5451, 0x5450, 0x5413)
-PLAIN_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
+PLAIN_FCNTLS = (0, 1, 2, 3, 4, 5, 1030)
+SET_LOCK, SET_LOCK_AND_WAIT = 6, 7
+NO_EFFECT = bpf.ERRNO  # error 0: the call seems to succeed
+NO_PATH = 0x1000
 OWN_SIGNALS = (signal.SIGSYS, signal.SIGXFSZ, signal.SIGABRT)
 SET_DEATH_SIGNAL, SET_NAME, GET_NAME, NAME_MEMORY = 1, 15, 16, 0x53564D41
 
@@ -152,6 +155,12 @@ def prctl(args: Sequence[int], _own: bool) -> int:
     return allowed_if(args[0] in (SET_NAME, GET_NAME, NAME_MEMORY), errno.EPERM)
 
 
+def fcntl(args: Sequence[int], _own: bool) -> int:
+    if args[1] in (SET_LOCK, SET_LOCK_AND_WAIT):
+        return NO_EFFECT
+    return allowed_if(args[1] in PLAIN_FCNTLS, errno.EPERM)
+
+
 # The meaning of each rule, written again, independently of the filter's source.
 MEANING: dict[str, Callable[[Sequence[int], bool], int]] = {
     "allow": lambda _args, _own: bpf.ALLOW,
@@ -164,9 +173,13 @@ MEANING: dict[str, Callable[[Sequence[int], bool], int]] = {
     "no address": lambda args, _own: allowed_if(args[4] == 0, errno.EPERM),
     "unix pair": lambda args, _own: allowed_if(args[0] == 1, errno.EPERM),
     "plain ioctl": lambda args, _own: allowed_if(args[1] in PLAIN_IOCTLS, errno.ENOTTY),
-    "plain fcntl": lambda args, _own: allowed_if(args[1] in PLAIN_FCNTLS, errno.EPERM),
+    "plain fcntl": fcntl,
     "plain prctl": prctl,
     "inside only": lambda _args, own: allowed_if(own, errno.EPERM),
+    "no lock": lambda _args, _own: NO_EFFECT,
+    "own limits": lambda args, _own: allowed_if(args[0] == 0, errno.EPERM),
+    "by path only": lambda args, _own: allowed_if(args[1] and not args[3] & NO_PATH, errno.EPERM),
+    "whole range": lambda args, _own: allowed_if(args[1] == 0, errno.EOPNOTSUPP),
 }
 
 
@@ -235,6 +248,14 @@ def test_an_address_is_refused_in_either_half_of_its_pointer(filter_: Filter) ->
             assert action == refuse(errno.EPERM)
 
 
+def test_a_path_may_lie_in_either_half_of_its_pointer(filter_: Filter) -> None:
+    number = filter_.number("utimensat")
+    for (_, read_only), program in filter_.programs.items():
+        for pointer in (1, 1 << 31, 1 << 32, 0x7FFF_0000_0000):
+            action = bpf.run(program, number, filter_.arch, [3, pointer, 0, 0, 0, 0])
+            assert action == (refuse(errno.EACCES) if read_only else bpf.ALLOW)
+
+
 def test_a_filter_is_one_that_the_kernel_takes(filter_: Filter) -> None:
     for program in filter_.programs.values():
         assert len(program) <= 4096
@@ -265,7 +286,7 @@ NEEDED = {
     *("newfstatat", "statx", "faccessat", "faccessat2", "openat", "getdents64", "readlinkat"),
     *("ppoll", "pselect6", "epoll_pwait", "epoll_pwait2", "dup3", "pipe2", "rt_sigreturn"),
     *("rt_sigprocmask", "sigaltstack", "getrandom", "membarrier", "rseq", "futex", "futex_waitv"),
-    *("set_robust_list", "set_tid_address", "madvise", "mremap", "munmap", "brk", "prlimit64"),
+    *("set_robust_list", "set_tid_address", "madvise", "mremap", "munmap", "brk"),
     *("clock_nanosleep", "sched_getaffinity", "sched_yield", "close_range", "exit_group", "getcpu"),
 }
 

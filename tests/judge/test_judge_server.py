@@ -232,7 +232,8 @@ def test_run_code_answers_as_sandbox_fusion_does(client: TestClient) -> None:
         ("import sys\nprint(1)\nsys.exit(3)", "Finished", 3, ""),
         ("import os\nprint(1, flush=True)\nos.abort()", "Finished", -6, "SIGABRT"),
         ("print(1)\nimport sys\nprint('so', file=sys.stderr)\n1/0", "Finished", 1, "so\n"),
-        ("print(1, flush=True)\nwhile True: pass", "TimeLimitExceeded", None, ""),
+        ("print(1)\nwhile True: pass", "TimeLimitExceeded", None, ""),
+        ("print(1)\nimport sys\nsys.exit('so')", "Finished", 1, "so\n"),
     ],
 )
 def test_run_code_tells_how_a_program_failed(
@@ -244,6 +245,28 @@ def test_run_code_tells_how_a_program_failed(
     assert (result["status"], result["return_code"]) == (status, return_code)
     assert result["stdout"] == "1\n"
     assert stderr in result["stderr"]
+
+
+def test_run_code_returns_the_whole_traceback(client: TestClient) -> None:
+    code = "def g():\n    1 / 0\ndef f():\n    g()\nprint(__file__)\nf()\n"
+    result = run_code(client, code)["run_result"]
+    assert result["stdout"] == "main.py\n"
+    lines = result["stderr"].splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    frames = [line.strip() for line in lines if line.startswith("  File")]
+    assert frames == [
+        'File "main.py", line 6, in <module>',
+        'File "main.py", line 4, in f',
+        'File "main.py", line 2, in g',
+    ]
+    assert "    1 / 0" in lines
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_run_code_tells_that_memory_ran_out(client: TestClient) -> None:
+    done = run_code(client, "a = [0]\nwhile True: a += a", memory_limit_MB=64)
+    assert done["status"] == "Failed"
+    assert done["message"] == "MemoryError"
 
 
 def test_run_code_names_the_line_that_does_not_compile(client: TestClient) -> None:

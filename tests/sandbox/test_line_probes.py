@@ -79,14 +79,15 @@ def test_generators_that_outlive_a_test_have_the_lines_of_settrace(judge: Judge,
     assert [test.executed_lines for test in found.tests] == expected
 
 
-def test_code_compiled_under_the_programs_own_file_name_counts(judge: Judge) -> None:
+def test_code_compiled_under_the_programs_own_file_name_is_none_of_its_source(judge: Judge) -> None:
     source = (
         "def f(n):\n    if n:\n        text = '\\n' * 5 + 'x = 1'\n"
         "        exec(compile(text, f.__code__.co_filename, 'exec'))\n    return n\n"
     )
     verdict = judge.run(Program(source, "f"), CallTests(([0], [1], [0]), (0, 1, 0)))
-    lines = [test.executed_lines for test in verdict.tests]
-    assert lines == [{1, 2, 5}, {1, 2, 3, 4, 5, 6}, {1, 2, 5}]
+    assert verdict.passed
+    assert verdict.tampered
+    assert verdict.executed_lines == set()
 
 
 def test_an_error_names_its_line(judge: Judge) -> None:

@@ -253,3 +253,22 @@ def test_verdicts_do_not_depend_on_chance(judge: Judge) -> None:
     source = "import random\ndef f():\n    return [random.random(), list({'a', 'b', 'c', 'd'})]\n"
     seen = {judge.run(Program(source, "f"), CallTests(([],), (0,))).message for _ in range(8)}
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(2 * sum(map(int, open('/dev/stdin'))))",
+        "import os\nassert os.path.exists('/dev/stdin')\n"
+        "print(2 * int(os.read(os.open('/dev/stdin', os.O_RDONLY), 9)))",
+        "import resource as r\nr.setrlimit(r.RLIMIT_STACK, (r.getrlimit(r.RLIMIT_STACK)[1],) * 2)\n"
+        "print(2 * int(input()))",
+        "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(512 << 20)\n"
+        "def deep(n): return n and max(map(deep, [n - 1])) + 1\n"
+        "thread = threading.Thread(target=lambda: print(deep(20000) // 5000 * int(input()) // 2))\n"
+        "thread.start()\nthread.join()",
+    ],
+)
+def test_what_programs_of_contests_do_works(judge: Judge, source: str) -> None:
+    verdict = stdin(judge, source, limits=Limits(memory_bytes=256 << 20))
+    assert verdict.passed, verdict.message
