@@ -184,8 +184,8 @@ def run_stdin(
     """Run the program, or its zero-argument entry point, on the stdin that the judge prepared.
 
     With `shown_source` what it has printed is there as soon as a line is complete, and its
-    traceback goes to stderr, as where people look at both. With a channel an interactor is at the other end of
-    stdin and stdout.
+    traceback goes to stderr, as where people look at both. With a channel an interactor is at the
+    other end of stdin and stdout.
     """
     if channel >= 0:
         for fd in (0, 1):
