@@ -1,19 +1,23 @@
-"""Do our verdicts agree with HumanEval's, HumanEval+'s, MBPP's and MBPP+'s own checkers?
+"""Do our verdicts agree with plain CPython, which runs a set's own tests in the program's process?
 
-    python bench/agreement.py DATA/upstream -o agreement.jsonl --mutants 4
+    python bench/agreement.py DATA -o agreement.jsonl --mutants 2
+    python bench/agreement.py DATA -o quick.jsonl --mutants 1 --limit 20
 
-Each canonical solution, and mutants of it (one fault each), is judged in our sandbox and run with
-the data set's own test code by a plain CPython process, as the sets' own harnesses do. A line of
-the output is one program; the same command goes on where it stopped. Where they differ, both run
-once more, alone, with 20 times the time: on a busy machine a slow program can miss one limit and
-keep the other. Exit status 1: some differ even then.
+Each canonical solution, and mutants of it (one fault each), with and without `import numpy` before
+it, is judged in our sandbox and run with the set's own tests by plain CPython: test code after the
+program; calls whose values are compared with ==, tuples as lists; or a process for each stdin,
+whose output is compared by tokens. A line of the output is one program; the same command goes on
+where it stopped. Where they differ, both run once more, alone, with 20 times the time. Each
+difference that is left has an explanation, or "unexplained". Exit status 1: some have none.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import gzip
 import json
+import os
 import random
 import resource
 import subprocess
@@ -28,23 +32,39 @@ from typing import Any, TextIO
 
 from stepcoder.clean.mutants import mutants
 from stepcoder.problems.problem import Problem, load_problems, program_of
-from stepcoder.sandbox import Judge, Limits
+from stepcoder.sandbox import CallTests, Judge, Limits, Status, StdinTests, Verdict
+from stepcoder.sandbox.program import test_code
 
 SETS = {
-    "HumanEval": "HumanEval.jsonl.gz",
-    "HumanEval+": "HumanEvalPlus-OriginFmt.jsonl.gz",
-    "MBPP": "mbpp.jsonl",
-    "MBPP+": "MbppPlus-OriginFmt.jsonl.gz",
+    "HumanEval": "upstream/HumanEval.jsonl.gz",
+    "HumanEval+": "upstream/HumanEvalPlus-OriginFmt.jsonl.gz",
+    "MBPP": "upstream/mbpp.jsonl",
+    "MBPP+": "upstream/MbppPlus-OriginFmt.jsonl.gz",
+    "APPS": "apps5.jsonl",
+    "APPS+": "apps_plus_form.json",
+    "LeetCode": "leetcode_train.jsonl.gz",
+    "QuixBugs": "quixbugs.jsonl",
+    "TheAlgorithms": "thealgorithms.jsonl.gz",
 }
 # Both sides allow a test the same CPU time; the plain process runs all tests, and has to start.
 CPU_S, WALL_S, PLAIN_CPU_S, PLAIN_WALL_S = 4.0, 30.0, 8, 60.0
 PLAIN_MEMORY_BYTES = 2 << 30
 PATIENCE = 20
+NUMPY = "import numpy\n"
+CALLS = """
+def _listed(value):
+    if isinstance(value, (list, tuple)):
+        return [_listed(item) for item in value]
+    return {{k: _listed(v) for k, v in value.items()}} if isinstance(value, dict) else value
+for _inputs, _expected in {tests!r}:
+    _got = {entry_point}(*_inputs)
+    assert _listed(_got) == _listed(_expected), _got
+"""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A program, and the file that runs it with the data set's own tests."""
+    """A program, and how plain CPython tests it: `plain` after it, for each of `stdins`."""
 
     data_set: str
     problem: Problem
@@ -52,10 +72,12 @@ class Case:
     number: int
     source: str
     plain: str
+    stdins: tuple[tuple[str, str | None], ...]  # with the expected output
 
     @property
     def key(self) -> str:
-        return f"{self.data_set} {self.problem.task_id} {self.number}"
+        numpy = " numpy" if self.source.startswith(NUMPY) else ""
+        return f"{self.data_set} {self.problem.task_id} {self.number}{numpy}"
 
 
 def cases(folder: Path, count: int, limit: int | None) -> Iterator[Case]:
@@ -63,33 +85,46 @@ def cases(folder: Path, count: int, limit: int | None) -> Iterator[Case]:
     for data_set, name in SETS.items():
         path = folder / name
         loaded = load_problems(path, strict=True).problems
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-            records = [json.loads(line) for line in file]
-        for problem, record in list(zip(loaded, records, strict=True))[:: step(loaded, limit)]:
-            assert problem.task_id.endswith(str(record["task_id"]))
+        pairs = list(zip(loaded, raw_records(path), strict=True))
+        for problem, record in pairs[:: max(1, len(pairs) // limit) if limit else 1]:
+            assert problem.task_id.endswith(str(record.get("task_id", "")))
             source = problem.canonical_solution
             found = sorted({text: kind for kind, text in mutants(source)}.items())
             random.Random(problem.task_id).shuffle(found)
-            programs = [(source, "canonical"), *found[:count]]
-            for number, (text, kind) in enumerate(programs):
-                yield Case(data_set, problem, kind, number, text, plain_program(record, text))
+            plain, stdins = own_tests(problem, record)
+            for number, (text, kind) in enumerate([(source, "canonical"), *found[:count]]):
+                for start in ("", NUMPY) if "from __future__" not in text else ("",):
+                    yield Case(data_set, problem, kind, number, start + text, plain, stdins)
 
 
-def step(problems: tuple[Problem, ...], limit: int | None) -> int:
-    return max(1, len(problems) // limit) if limit else 1
+def raw_records(path: Path) -> list[dict[str, Any]]:
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return json.loads(text) if path.suffix == ".json" else list(map(json.loads, text.splitlines()))
 
 
-def plain_program(record: dict[str, Any], source: str) -> str:
-    """Return the file that the data set's own harness would execute."""
-    if "entry_point" in record:
-        return f"{source}\n{record['test']}\ncheck({record['entry_point']})\n"
-    if "test" in record:
-        return f"{source}\n{record['test']}\n"
-    return "\n".join([source, record["test_setup_code"], *record["test_list"], ""])
+def own_tests(
+    problem: Problem, record: dict[str, Any]
+) -> tuple[str, tuple[tuple[str, str | None], ...]]:
+    """Return what a set's own harness executes after the program, and on which stdins."""
+    tests, entry_point = problem.tests, problem.entry_point
+    if isinstance(tests, StdinTests):
+        call = f"\n{entry_point}()\n" if entry_point else ""
+        return call, tuple(zip(tests.inputs, tests.outputs, strict=True))
+    if isinstance(tests, CallTests):
+        pairs = list(zip(tests.inputs, tests.outputs, strict=True))
+        plain = CALLS.format(tests=pairs, entry_point=entry_point)
+    elif "tests" in record:
+        plain = f"\n{record['tests']['code']}\n"
+    elif "test" in record:
+        check = f"check({record['entry_point']})\n" if "entry_point" in record else ""
+        plain = f"\n{record['test']}\n{check}"
+    else:
+        plain = "\n".join(["", record["test_setup_code"], *record["test_list"], ""])
+    return plain, (("", None),)
 
 
-def passes_plainly(program: str, patience: int = 1) -> tuple[bool, str]:
-    """Run a file in a process of its own: whether it ended well, and its last words."""
+def passes_plainly(case: Case, patience: int = 1) -> tuple[bool, str]:
+    """Run a case in processes of its own: whether all ended well, and the last words."""
 
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (patience * PLAIN_CPU_S, patience * PLAIN_CPU_S))
@@ -97,26 +132,32 @@ def passes_plainly(program: str, patience: int = 1) -> tuple[bool, str]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.py"
-        path.write_text(program, encoding="utf-8")
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", str(path)],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=patience * PLAIN_WALL_S,
-                preexec_fn=limits,
-            )
-        except subprocess.TimeoutExpired:
-            return False, "timeout"
-    words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return done.returncode == 0, words[-1][:200] if words else f"status {done.returncode}"
+        program = f"{case.problem.preamble}\n{case.source}\n{case.plain}"
+        path.write_text(program, encoding="utf-8", errors="surrogatepass")
+        for stdin, expected in case.stdins:
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-s", "-P", str(path)],
+                    cwd=folder,
+                    env=os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
+                    input=stdin.encode(),
+                    capture_output=True,
+                    timeout=patience * PLAIN_WALL_S,
+                    preexec_fn=limits,
+                )
+            except subprocess.TimeoutExpired:
+                return False, "timeout"
+            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            if done.returncode != 0:
+                return False, words[-1][:200] if words else f"status {done.returncode}"
+            if expected is not None and done.stdout.split() != expected.encode().split():
+                return False, f"printed {done.stdout[:200]!r}"
+    return True, "passed"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="the data sets in their own formats")
+    parser.add_argument("folder", type=Path, help="of the problem sets")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--mutants", type=int, default=4, help="of each canonical solution")
     parser.add_argument("--limit", type=int, help="problems of each data set, evenly spaced")
@@ -156,7 +197,7 @@ def compare(judge: Judge, case: Case, patience: int = 1) -> dict[str, Any]:
     """Judge a program and run it plainly; return the line of the output."""
     limits = Limits(cpu_s=patience * CPU_S, wall_s=patience * WALL_S)
     verdict = judge.run(program_of(case.problem, case.source), case.problem.tests, limits)
-    passed, words = passes_plainly(case.plain, patience)
+    passed, words = passes_plainly(case, patience)
     record: dict[str, Any] = {
         "key": case.key,
         "data_set": case.data_set,
@@ -167,12 +208,37 @@ def compare(judge: Judge, case: Case, patience: int = 1) -> dict[str, Any]:
     }
     if verdict.passed != passed:
         record |= {
+            "why": explanation(case, verdict, words),
             "status": str(verdict.status),
             "message": verdict.message,
             "plain": words,
             "source": case.source,
         }
     return record
+
+
+def explanation(case: Case, verdict: Verdict, words: str) -> str:
+    """Return the class of a difference. What is in none of them is unexplained."""
+    limits = (Status.CPU_TIME_LIMIT, Status.WALL_TIME_LIMIT, Status.MEMORY_LIMIT)
+    if verdict.status in limits or words in ("timeout", "MemoryError", "status -9", "status -24"):
+        return "a limit that one side reached and the other did not"
+    tests = case.problem.tests
+    if verdict.passed and isinstance(tests, CallTests) and "AssertionError" in words:
+        return "floats within the tolerance, or what counts as a list (sandbox/compare.py)"
+    names = [defined(text) for text in (case.source, "\n".join(test_code(tests)))]
+    if both := names[0] & names[1]:
+        return (
+            f"program and test each define {min(both)}; plainly the test's replaces the program's"
+        )
+    return "unexplained"
+
+
+def defined(source: str) -> set[str]:
+    """Return the functions and classes that code defines."""
+    try:
+        return {node.name for node in ast.parse(source).body if hasattr(node, "name")}
+    except SyntaxError:
+        return set()
 
 
 def write(file: TextIO, record: dict[str, Any]) -> None:
@@ -183,21 +249,27 @@ def write(file: TextIO, record: dict[str, Any]) -> None:
 
 def summary(records: list[dict[str, Any]]) -> int:
     """Print a table and each difference; return the exit status."""
-    print("| data set | canonical | pass | mutants | pass | agreement |\n|---|---|---|---|---|---|")
+    print(
+        "| data set | canonical | pass | mutants | pass | agreement | with numpy |\n"
+        "|---|---|---|---|---|---|---|"
+    )
     for data_set in SETS:
         mine = [r for r in records if r["data_set"] == data_set]
-        parts = Counter((r["kind"] == "canonical", r["passed"]) for r in mine)
+        numpy = [r for r in mine if r["key"].endswith(" numpy")]
+        bare = [r for r in mine if not r["key"].endswith(" numpy")]
+        parts = Counter((r["kind"] == "canonical", r["passed"]) for r in bare)
         canonical, mutated = (parts[x, True] + parts[x, False] for x in (True, False))
-        agree = sum(r["passed"] == r["plain_passed"] for r in mine)
+        agree = [sum(r["passed"] == r["plain_passed"] for r in part) for part in (bare, numpy)]
         print(
-            f"| {data_set} | {canonical} | {parts[True, True]} | {mutated} | "
-            f"{parts[False, True]} | {agree} of {len(mine)} |"
+            f"| {data_set} | {canonical} | {parts[True, True]} | {mutated} | {parts[False, True]} "
+            f"| {agree[0]} of {len(bare)} | {agree[1]} of {len(numpy)} |"
         )
     different = [r for r in records if r["passed"] != r["plain_passed"]]
-    for r in different:
-        print(f"\n{r['key']} ({r['kind']}): ours {r['status']}: {r['message']}")
+    for r in sorted(different, key=lambda r: (r["why"], r["key"])):
+        print(f"\n{r['key']} ({r['kind']}): {r['why']}\n  ours {r['status']}: {r['message']}")
         print(f"  plain {'pass' if r['plain_passed'] else 'fail'}: {r['plain']}")
-    return 1 if different else 0
+    print(f"\n{dict(Counter(r['why'] for r in different))}")
+    return 1 if any(r["why"] == "unexplained" for r in different) else 0
 
 
 if __name__ == "__main__":

@@ -143,8 +143,8 @@ void bind_judge(py::module_& module) {
           [](Job& job, std::shared_ptr<UniqueFd> file) { job.tester_binary = std::move(file); })
       .def_readwrite("id", &Job::id)
       .def_readwrite("kind", &Job::kind)
-      .def_readwrite("numpy", &Job::numpy)
-      .def_readwrite("tester_numpy", &Job::tester_numpy)
+      .def_readwrite("libraries", &Job::libraries)
+      .def_readwrite("tester_libraries", &Job::tester_libraries)
       .def_property("request", nullptr,
                     [](Job& job, const py::bytes& value) { job.request = std::string(value); })
       .def_property(
@@ -172,17 +172,15 @@ void bind_judge(py::module_& module) {
       .def_readonly("pids", &CgroupParent::pids)
       .def_readonly("missing", &CgroupParent::missing);
   py::class_<EventLoop>(module, "EventLoop")
-      .def(py::init([](std::vector<std::string> bare, std::vector<std::string> numpy,
-                       uint32_t slots, std::string preload, std::vector<std::string> native,
-                       std::vector<std::string> compiler) {
+      .def(py::init([](std::vector<std::string> python, std::vector<std::string> native,
+                       std::vector<std::string> compiler, std::string preload, uint32_t slots) {
              return std::make_unique<EventLoop>(
-                 WorkerCommands{std::move(bare), std::move(numpy), std::move(native),
-                                std::move(compiler), std::move(preload)},
+                 WorkerCommands{std::move(python), std::move(native), std::move(compiler),
+                                std::move(preload)},
                  slots);
            }),
-           py::arg("bare"), py::arg("numpy"), py::arg("slots"), py::arg("preload") = "",
-           py::arg("native") = std::vector<std::string>{},
-           py::arg("compiler") = std::vector<std::string>{})
+           py::arg("python"), py::arg("native"), py::arg("compiler"), py::arg("preload"),
+           py::arg("slots"))
       .def(
           "submit", [](EventLoop& loop, const Job& job) { loop.submit(job); },
           py::call_guard<py::gil_scoped_release>())

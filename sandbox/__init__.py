@@ -18,6 +18,7 @@ from stepcoder.sandbox.checkers import (
     Unordered,
 )
 from stepcoder.sandbox.judge import Judge
+from stepcoder.sandbox.libraries import LibraryError
 from stepcoder.sandbox.program import (
     LANGUAGES,
     AssertTests,
@@ -42,6 +43,7 @@ __all__ = [
     "Interactor",
     "IsolationError",
     "Judge",
+    "LibraryError",
     "Limits",
     "Program",
     "Regex",

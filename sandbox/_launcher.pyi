@@ -43,8 +43,8 @@ class Job:
     runner: Runner
     binary: Binary
     tester_binary: Binary
-    numpy: bool
-    tester_numpy: bool
+    libraries: str
+    tester_libraries: str
     request: bytes
     tester_request: bytes
     run_for_each_test: bool
@@ -122,12 +122,11 @@ class JobResult:
 class EventLoop:
     def __init__(
         self,
-        bare: Sequence[str],
-        numpy: Sequence[str],
+        python: Sequence[str],
+        native: Sequence[str],
+        compiler: Sequence[str],
+        preload: str,
         slots: int,
-        preload: str = "",
-        native: Sequence[str] = (),
-        compiler: Sequence[str] = (),
     ) -> None: ...
     def submit(self, job: Job) -> None: ...
     def cancel(self, id: int) -> None: ...

@@ -12,6 +12,7 @@ import signal
 from dataclasses import replace
 
 from stepcoder.sandbox import _launcher
+from stepcoder.sandbox.libraries import explained
 from stepcoder.sandbox.messages import decoded, one_line, shown, without_surrogates
 from stepcoder.sandbox.verdict import Status, TestVerdict
 
@@ -35,6 +36,8 @@ def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
         status = Status.COMPILE_ERROR
     elif error_type == "MemoryError":
         status = Status.MEMORY_LIMIT
+    if error_type == "ModuleNotFoundError":
+        message = explained(message)
     error_type = shown(error_type)
     return TestVerdict(
         status,

@@ -26,6 +26,7 @@ from typing import Any
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
 from stepcoder.sandbox.checkers import Interactor, Regex, Testlib, Unordered
+from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.program import (
     LANGUAGES,
     CallTests,
@@ -44,10 +45,9 @@ MAX_REQUEST_BYTES = 256 << 20
 
 _ENCODED_NONE = _launcher.encode(None, 8)
 _FILE_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")
-_IMPORTS_NUMPY = re.compile(r"\bnumpy\b")
 
 
-def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) -> _launcher.Job:
+def build_job(submission: Submission, limits: Limits, libraries: Libraries) -> _launcher.Job:
     """Return the job for a submission, without an id. Raises ValueError if it makes no sense."""
     program, tests = submission.program, submission.tests
     if len(tests) == 0:
@@ -57,7 +57,7 @@ def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) 
     job = new_job(limits, len(tests))
     job.line_count = program.source.count("\n") + program.source.count("\r") + 1
     job.stop_at_first_failure = submission.stop_at_first_failure
-    job.numpy = numpy_installed and _uses_numpy(program.source, program.preamble)
+    job.libraries = libraries.argument(program.source, program.preamble)
     if program.language != "python" and not isinstance(tests, StdinTests):
         raise ValueError(f"a {program.language} program reads stdin; its tests must be StdinTests")
     if isinstance(tests, CallTests):
@@ -65,7 +65,7 @@ def build_job(submission: Submission, limits: Limits, *, numpy_installed: bool) 
     elif isinstance(tests, StdinTests):
         _add_stdins(job, program, tests)
     else:
-        _add_test_code(job, submission, tests, numpy_installed=numpy_installed)
+        _add_test_code(job, submission, tests, libraries)
     return job
 
 
@@ -114,7 +114,7 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
     else:
         job.runner = _launcher.Runner.NATIVE
         job.request = native_request(program)
-        job.line_count = 0
+        job.line_count, job.libraries = 0, ""
     if isinstance(tests.checker, Interactor):
         job.kind = _launcher.JobKind.PAIR
         files = zip(tests.inputs, tests.outputs, strict=True)
@@ -126,7 +126,7 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
 
 
 def _add_test_code(
-    job: _launcher.Job, submission: Submission, tests: CodeTests, *, numpy_installed: bool
+    job: _launcher.Job, submission: Submission, tests: CodeTests, libraries: Libraries
 ) -> None:
     program = submission.program
     if isinstance(tests, UnittestTests):
@@ -136,12 +136,12 @@ def _add_test_code(
     given = None if tests.process_per_test else items
     if tests.shared_process:
         job.kind = _launcher.JobKind.CALLS
-        job.numpy = job.numpy or (numpy_installed and _uses_numpy(code, *items))
+        job.libraries = libraries.argument(program.source, program.preamble, code, *items)
         encoded = _request(shared, program, (code, given))
         job.request = encoded if given else _without_end(encoded)
     else:
         job.kind = _launcher.JobKind.PAIR
-        job.tester_numpy = numpy_installed and _uses_numpy(program.preamble, code, *items)
+        job.tester_libraries = libraries.argument(program.preamble, code, *items)
         job.request = _request("served", program, len(items) if given else 1)
         stops = submission.stop_at_first_failure
         tester = (apart, program.preamble, program.entry_point, code, stops, given)
@@ -198,10 +198,6 @@ def source_too_large(submission: Submission) -> bool:
     if 4 * len(source) <= MAX_SOURCE_BYTES:  # no character takes more bytes
         return False
     return len(source) > MAX_SOURCE_BYTES or len(_bytes(source)) > MAX_SOURCE_BYTES
-
-
-def _uses_numpy(*texts: str) -> bool:
-    return any("numpy" in text and _IMPORTS_NUMPY.search(text) for text in texts)
 
 
 def _bytes(text: str) -> bytes:

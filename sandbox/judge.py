@@ -6,11 +6,12 @@ import itertools
 import os
 import queue
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal, Self
 
+from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.program import CallTests, Limits, Program, Submission, Tests
 from stepcoder.sandbox.service import IsolationError, Service
 from stepcoder.sandbox.verdict import Verdict
@@ -22,7 +23,8 @@ class Judge:
     `workers` None means one per CPU that this process may use. `limits` apply to submissions that
     bring none of their own. If this machine refuses a layer of the sandbox, `isolation` "warn" logs
     which one and goes on, and "full" raises IsolationError. `hash_seed` is the programs' hash seed,
-    on which the order of sets of texts depends.
+    on which the order of sets of texts depends. Programs and tests may import the `libraries`, by
+    import name, beside the standard library; None means numpy, where it is installed.
 
     At most `max_queued` programs wait or run; beyond that `submit` blocks and the async methods
     wait. Callbacks of futures, which run on the judge's own thread, never wait.
@@ -38,11 +40,13 @@ class Judge:
         isolation: Literal["warn", "full"] = "warn",
         hash_seed: int = 0,
         max_queued: int = 10_000,
+        libraries: Sequence[str] | None = None,
     ) -> None:
         """Start the event loop; workers start with the first jobs.
 
         Raises:
             IsolationError: `isolation` is "full" and this machine refuses a layer.
+            LibraryError: one of the libraries is not installed.
             ValueError: `isolation` is neither "warn" nor "full", or `max_queued` is not positive.
         """
         if max_queued < 1:
@@ -52,7 +56,9 @@ class Judge:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.limits = limits
         full = isolation == "full"
-        self._service = Service(self.workers, hash_seed, max_queued, full_isolation=full)
+        self._service = Service(
+            self.workers, hash_seed, max_queued, Libraries(libraries), full_isolation=full
+        )
         self._finalizer = weakref.finalize(self, self._service.close)
         if full:
             self._check_isolation()

@@ -24,6 +24,7 @@ from stepcoder.sandbox.admission import FairSemaphore
 from stepcoder.sandbox.checkers import Interactor
 from stepcoder.sandbox.grading import Runs
 from stepcoder.sandbox.jobs import MAX_SOURCE_BYTES, build_job, source_too_large
+from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.native import Builds, Built, not_built
 from stepcoder.sandbox.pending import Pending, first_job
 from stepcoder.sandbox.program import Limits, Program, StdinTests, Submission
@@ -60,18 +61,22 @@ class Service:
     """
 
     def __init__(
-        self, workers: int, hash_seed: int, max_queued: int, *, full_isolation: bool
+        self,
+        workers: int,
+        hash_seed: int,
+        max_queued: int,
+        libraries: Libraries,
+        *,
+        full_isolation: bool,
     ) -> None:
         """Start the event loop and the grading thread."""
-        numpy_folder = _numpy_folder()
-        self._numpy_installed = bool(numpy_folder)
+        self._libraries = libraries
         self._loop = _launcher.EventLoop(
-            worker_command("bare", "", hash_seed),
-            worker_command("numpy", numpy_folder, hash_seed),
-            workers,
+            worker_command(hash_seed),
+            native_command("native"),
+            native_command("compiler"),
             _arena_preload(),
-            native=native_command("native"),
-            compiler=native_command("compiler"),
+            workers,
         )
         self.builds = Builds(self._start)
         self._lock = threading.Lock()
@@ -106,15 +111,26 @@ class Service:
         """Start on an admitted submission."""
         future: Future[Verdict] = Future()
         try:
-            if not source_too_large(submission):
+            refused = self._refused(submission)
+            if refused is None:
                 self._start(first_job(submission, limits), future)
                 return future
         except BaseException:
             self._admission.release()
             raise
         self._admission.release()
-        future.set_result(_refused(submission))
+        future.set_result(refused)
         return future
+
+    def _refused(self, submission: Submission) -> Verdict | None:
+        """Return the verdict of a submission that cannot be run, None for any other."""
+        status, message = Status.COMPILE_ERROR, ""
+        if source_too_large(submission):
+            message = f"the source is larger than {MAX_SOURCE_BYTES >> 20} MiB"
+        elif message := self._libraries.missing_in_tests(submission):
+            status = Status.INFRASTRUCTURE_ERROR
+        test = TestVerdict(status, message=message)
+        return Verdict(status, (test,) * len(submission.tests), message) if message else None
 
     def _start(self, pending: Pending, future: Future[Any]) -> None:
         """Hand a job to the event loop, once its programs are compiled."""
@@ -123,8 +139,7 @@ class Service:
         if pending.job:
             job = pending.job
         else:
-            numpy = self._numpy_installed
-            job = build_job(pending.submission, pending.limits, numpy_installed=numpy)
+            job = build_job(pending.submission, pending.limits, self._libraries)
             if isinstance(tests, StdinTests) and isinstance(tests.checker, Interactor):
                 missing["tester_binary"] = checker_program(tests.checker)
         if job.runner == _launcher.Runner.NATIVE:
@@ -259,15 +274,15 @@ def _settle(future: Future[Any], verdict: Any) -> None:
         future.set_result(verdict)
 
 
-def worker_command(kind: str, numpy_folder: str, hash_seed: int) -> list[str]:
-    """Return the command that starts a worker; the event loop appends its slot and role."""
+def worker_command(hash_seed: int) -> list[str]:
+    """Return what starts a worker; the event loop appends its libraries, its slot and its role."""
     if not sys.executable:
         raise RuntimeError("sys.executable is empty: the sandbox needs an interpreter to start")
     worker = str(Path(__file__).resolve().parent / "guest" / "worker.py")
     extension = str(Path(_launcher.__file__).resolve())
     # The launcher sets the environment. -I would ignore the hash seed in it.
     flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-    command = [sys.executable, *flags, worker, extension, kind, numpy_folder]
+    command = [sys.executable, *flags, worker, extension]
     # The launcher sets hash seed 0. posix_spawn takes a path, so that of env is written out.
     return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
 
@@ -285,15 +300,3 @@ def _arena_preload() -> str:
     """Return the library that workers load before all others, "" if it was not built."""
     spec = importlib.util.find_spec("stepcoder.sandbox._arena_preload")
     return str(Path(spec.origin).resolve()) if spec and spec.origin else ""
-
-
-def _numpy_folder() -> str:
-    """Return the folder that numpy is imported from, "" if it is not installed."""
-    spec = importlib.util.find_spec("numpy")
-    return str(Path(spec.origin).resolve().parent.parent) if spec and spec.origin else ""
-
-
-def _refused(submission: Submission) -> Verdict:
-    message = f"the source is larger than {MAX_SOURCE_BYTES >> 20} MiB"
-    test = TestVerdict(Status.COMPILE_ERROR, message=message)
-    return Verdict(Status.COMPILE_ERROR, tests=(test,) * len(submission.tests), message=message)

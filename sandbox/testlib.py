@@ -13,6 +13,7 @@ from stepcoder.sandbox.checkers import Interactor, Testlib
 from stepcoder.sandbox.failures import testlib_answer
 from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.jobs import TESTLIB_FILES, build_job, request_on_files
+from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.program import Limits, Program, StdinTests, Submission
 from stepcoder.sandbox.verdict import Verdict
 
@@ -52,7 +53,7 @@ def start_testlib(
     program = checker_program(tests.checker)
     nothing = ("",) * len(outputs)
     checker = Submission(program, StdinTests(nothing, nothing))
-    job = build_job(checker, limits, numpy_installed=False)
+    job = build_job(checker, limits, Libraries(()))
     texts = [(tests.inputs[i], output, tests.outputs[i]) for i, output in outputs.items()]
     contents = [dict(zip(TESTLIB_FILES, of_test, strict=True)) for of_test in texts]
     job.request = request_on_files(job, ["checker", *TESTLIB_FILES], contents)

@@ -45,9 +45,14 @@ class CodeReward:
 
     __name__ = "code_reward"
 
-    def __init__(self, workers: int | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
-        """Keep the settings; the judge starts at the first call."""
-        self._workers, self._limits = workers, limits
+    def __init__(
+        self,
+        workers: int | None = None,
+        limits: Limits = Limits(),  # noqa: B008
+        libraries: Sequence[str] | None = None,
+    ) -> None:
+        """Keep the settings of the judge, which starts at the first call."""
+        self._workers, self._limits, self._libraries = workers, limits, libraries
         self._judge: Judge | None = None
         self._owner = 0
         self._lock = threading.Lock()
@@ -69,16 +74,20 @@ class CodeReward:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the judge out: a copy in another process has one of its own."""
-        return {"workers": self._workers, "limits": self._limits}
+        return {
+            "workers": self._workers,
+            "limits": self._limits,
+            "libraries": self._libraries,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin without a judge."""
-        self.__init__(state["workers"], state["limits"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def _running(self) -> Judge:
         with self._lock:
             if self._judge is None or self._owner != os.getpid():
-                self._judge = Judge(self._workers, self._limits)
+                self._judge = Judge(self._workers, self._limits, libraries=self._libraries)
                 self._owner = os.getpid()
             return self._judge
 

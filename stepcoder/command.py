@@ -34,9 +34,18 @@ from stepcoder.errors import InputError, RunError
 from stepcoder.journal import Record
 from stepcoder.options import ConfigError, LineParser
 from stepcoder.problems.problem import Problem, ProblemError, program_of
-from stepcoder.sandbox import LANGUAGES, IsolationError, Judge, Limits, StdinTests, Submission
+from stepcoder.sandbox import (
+    LANGUAGES,
+    IsolationError,
+    Judge,
+    LibraryError,
+    Limits,
+    StdinTests,
+    Submission,
+)
 
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
+JUDGING = (*LIMITS, "libraries")  # those that verdicts depend on
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
 
 
@@ -79,6 +88,11 @@ def add_sandbox_options(
         default="warn",
         help="full: refuse to run where this machine lacks a layer (default: %(default)s)",
     )
+    group.add_argument(
+        "--libraries",
+        type=names,
+        help="what programs and tests may import: names with commas (default: numpy if installed)",
+    )
     for name, default, what in (
         ("--cpu-s", limits.cpu_s, "CPU seconds a test"),
         ("--wall-s", wall_s or limits.wall_s, "seconds a test"),
@@ -88,14 +102,24 @@ def add_sandbox_options(
         group.add_argument(name, type=kind, default=default, help=text)
 
 
+def names(text: str) -> list[str]:
+    """Return the names of a list with commas."""
+    return text.replace(",", " ").split()
+
+
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """Return the limits that the options give."""
     return Limits(arguments.cpu_s, arguments.wall_s, arguments.memory_mib << 20)
 
 
 def judge_of(arguments: argparse.Namespace) -> Judge:
-    """Start the judge that the options describe. Raises IsolationError."""
-    return Judge(arguments.workers, limits_of(arguments), arguments.isolation)
+    """Start the judge that the options describe. Raises IsolationError or LibraryError."""
+    return Judge(
+        arguments.workers,
+        limits_of(arguments),
+        arguments.isolation,
+        libraries=arguments.libraries,
+    )
 
 
 def say(line: str, file: TextIO | None = None) -> None:
@@ -116,7 +140,7 @@ def exit_status(work: Callable[[], int], name: str = "", *, resumable: bool = Tr
     except IsolationError as error:
         say(str(error))
         return 3
-    except (InputError, ProblemError, RunError, ConfigError, OSError) as error:
+    except (InputError, ProblemError, RunError, ConfigError, LibraryError, OSError) as error:
         say(f"{name}: {error}" if name else str(error))
         return 2
     except KeyboardInterrupt:

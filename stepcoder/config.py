@@ -207,6 +207,9 @@ class SandboxConfig:
     wall_s: Annotated[float, "Seconds of wall time.", POSITIVE] = 6.0
     memory_mb: Annotated[int, "Memory in MiB.", Range(at_least=64)] = 512
     output_kb: Annotated[int, "Output in KiB.", COUNT] = 1024
+    libraries: Annotated[
+        tuple[str, ...] | None, "What programs and tests may import; null: numpy, if installed."
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

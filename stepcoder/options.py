@@ -33,6 +33,7 @@ _NAMES: dict[Any, tuple[str, str]] = {  # in the table of options, and in an err
     bool: ("bool", "true or false"),
     str: ("str", "text"),
     tuple[float, float]: ("2 x float", "2 numbers"),
+    tuple[str, ...]: ("names", "a list of names"),
 }
 _UNSOUND = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty"}
 
@@ -148,7 +149,8 @@ def convert(leaf: Leaf, value: Any, where: str) -> Any:
 def _converted(kind: Any, bounds: Range, value: Any) -> Any:
     """Return the value as `kind`. Raises ValueError or OverflowError where it cannot be one."""
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        pairs = zip(get_args(kind), value, strict=True)
+        parts = get_args(kind)
+        pairs = zip(parts[:1] * len(value) if ... in parts else parts, value, strict=True)
         return tuple(_converted(part, bounds, v) for part, v in pairs)
     if kind in (int, float) and type(value) in (str, int, kind):  # true is no number
         if not str(value).isascii():

@@ -111,6 +111,10 @@ def test_text_stays_text_even_where_yaml_would_read_something_else() -> None:
             "ppo.adam_betas=[0.9, 0.95, 1]",
             '"ppo.adam_betas" on the command line is [0.9, 0.95, 1]; give 2 numbers 0..1',
         ),
+        (
+            "sandbox.libraries=numpy",
+            '"sandbox.libraries" on the command line is "numpy"; give a list of names, or null',
+        ),
         ("data.limit=0", '"data.limit" on the command line is 0; give an integer >= 1, or null'),
     ],
 )
@@ -217,6 +221,8 @@ def values_of(leaf: Leaf) -> st.SearchStrategy[Any]:
         plain = st.text(min_size=1)
     elif leaf.type is bool:
         plain = st.booleans()
+    elif leaf.type == tuple[str, ...]:
+        plain = st.lists(st.text()).map(tuple)
     else:
         plain = st.just(leaf.default)
     return st.one_of(st.none(), plain) if leaf.optional else plain

@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kStartup = 60 * kSecond;  // for a worker to become ready
 constexpr int kAttempts = 2;                // a run whose worker crashed is repeated once
+// Of a slot. Each set of libraries that its jobs need takes a worker, and each of those memory.
+constexpr size_t kMostWorkers = 6;
 
 void watch(const UniqueFd& epoll, int fd) {
   epoll_event event{};
@@ -98,10 +100,14 @@ void EventLoop::thread() {
         eventfd_read(fd, &ignored);
         continue;
       }
-      for (Slot& slot : slots_)
-        for (auto* worker : {&slot.program_bare, &slot.program_numpy, &slot.tester_bare,
-                             &slot.tester_numpy, &slot.native, &slot.interactor, &slot.compiler})
-          if (*worker && (*worker)->control() == fd) on_readable(slot, *worker);
+      for (Slot& slot : slots_) {
+        const auto worker = std::find_if(slot.workers.begin(), slot.workers.end(), [fd](auto& w) {
+          return w.process && w.process->control() == fd;
+        });
+        if (worker == slot.workers.end()) continue;
+        on_readable(slot, *worker);  // which may change the list
+        break;
+      }
     }
     check_deadlines();
     {
@@ -140,8 +146,8 @@ void EventLoop::take_cancellations() {
 // The run then ends with its reports. Its socket tells if a worker is gone.
 void EventLoop::kill_run(Slot& slot) {
   if (!slot.running) return;
-  for (auto* worker : workers_for(slot, slot.active->job))
-    if (*worker) (*worker)->request_kill();
+  for (const Worker* worker : workers_for(slot, slot.active->job))
+    if (worker->process) worker->process->request_kill();
 }
 
 void EventLoop::take_jobs() {
@@ -194,16 +200,30 @@ void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active
   advance(slot);
 }
 
-std::vector<std::unique_ptr<WorkerProcess>*> EventLoop::workers_for(Slot& slot, const Job& job) {
-  if (job.runner == Runner::kCompiler) return {&slot.compiler};
-  std::vector<std::unique_ptr<WorkerProcess>*> workers{job.runner == Runner::kNative ? &slot.native
-                                                       : job.numpy ? &slot.program_numpy
-                                                                   : &slot.program_bare};
-  if (job.kind == JobKind::kPair)
-    workers.push_back(job.tester_binary  ? &slot.interactor
-                      : job.tester_numpy ? &slot.tester_numpy
-                                         : &slot.tester_bare);
+// The program's worker, then the tester's if the job has one.
+std::vector<EventLoop::Worker*> EventLoop::workers_for(Slot& slot, const Job& job) {
+  std::vector<Worker*> workers{worker_for(slot, job.runner, false, job.libraries)};
+  if (job.kind == JobKind::kPair) {
+    const Runner runner = job.tester_binary ? Runner::kNative : Runner::kPython;
+    workers.push_back(worker_for(slot, runner, true, job.tester_libraries));
+  }
   return workers;
+}
+
+// A worker that is not there yet takes the place of the one that has not been used for longest.
+EventLoop::Worker* EventLoop::worker_for(Slot& slot, Runner runner, bool tester,
+                                         const std::string& libraries) {
+  std::list<Worker>& workers = slot.workers;
+  const auto found = std::find_if(workers.begin(), workers.end(), [&](const Worker& worker) {
+    return worker.runner == runner && worker.tester == tester && worker.libraries == libraries;
+  });
+  if (found != workers.end()) {
+    workers.splice(workers.begin(), workers, found);
+  } else {
+    if (workers.size() == kMostWorkers) workers.pop_back();
+    workers.push_front({runner, tester, libraries, nullptr});
+  }
+  return &workers.front();
 }
 
 // Starts the slot's run, or the workers that it needs first.
@@ -223,21 +243,19 @@ void EventLoop::advance(Slot& slot) {
 // Starts those workers of a job that the slot lacks; true once all are ready.
 bool EventLoop::start_workers(Slot& slot, const Job& job) {
   bool ready = true;
-  for (auto* worker : workers_for(slot, job)) {
-    if (!*worker) {
-      const bool numpy = worker == &slot.program_numpy || worker == &slot.tester_numpy;
-      const bool tester = worker == &slot.tester_bare || worker == &slot.tester_numpy;
-      const bool native = worker == &slot.native || worker == &slot.interactor;
-      std::vector<std::string> argv = worker == &slot.compiler ? commands_.compiler
-                                      : native                 ? commands_.native
-                                      : numpy                  ? commands_.numpy
-                                                               : commands_.bare;
-      argv.insert(argv.end(), {std::to_string(slot.number), tester ? "tester" : "program"});
-      const std::string preload = native || worker == &slot.compiler ? "" : commands_.preload;
-      *worker = std::make_unique<WorkerProcess>(argv, preload, cgroups_);
-      watch(epoll_, (*worker)->control());
+  for (Worker* worker : workers_for(slot, job)) {
+    if (!worker->process) {
+      const bool is_python = worker->runner == Runner::kPython;
+      std::vector<std::string> argv = is_python                           ? commands_.python
+                                      : worker->runner == Runner::kNative ? commands_.native
+                                                                          : commands_.compiler;
+      if (is_python) argv.push_back(worker->libraries);
+      argv.insert(argv.end(), {std::to_string(slot.number), worker->tester ? "tester" : "program"});
+      worker->process = std::make_unique<WorkerProcess>(
+          argv, is_python ? commands_.preload : std::string(), cgroups_);
+      watch(epoll_, worker->process->control());
     }
-    ready = ready && (*worker)->ready;
+    ready = ready && worker->process->ready;
   }
   return ready;
 }
@@ -258,40 +276,41 @@ void EventLoop::start_run(Slot& slot) {
   const auto workers = workers_for(slot, job);
   slot.expected_reports = workers.size();
   for (size_t i = workers.size(); i-- > 0;) {  // the tester first, whose board the program's reads
-    WorkerProcess& worker = **workers[i];
-    const bool as_tester = i != 0;
-    const bool is_served = !as_tester && workers.size() > 1 && !job.tester_binary;
-    const int tester_board = is_served ? (*workers[1])->board() : -1;
-    if (!worker.begin(job, slot.test, as_tester, (as_tester ? tester_end : program_end).get(),
-                      tester_board))
-      throw std::runtime_error("the worker is gone: " + worker.stderr_tail());
+    const Worker& worker = *workers[i];
+    const bool is_served = !worker.tester && workers.size() > 1 && !job.tester_binary;
+    const int tester_board = is_served ? workers[1]->process->board() : -1;
+    const UniqueFd& channel = worker.tester ? tester_end : program_end;
+    if (!worker.process->begin(job, slot.test, worker.tester, channel.get(), tester_board))
+      throw std::runtime_error("the worker is gone: " + worker.process->stderr_tail());
   }
 }
 
-void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) {
+void EventLoop::on_readable(Slot& slot, Worker& worker) {
+  WorkerProcess& process = *worker.process;
   union {
     Hello hello;
     Report report;
   } message{};
-  const ssize_t got = recv(worker->control(), &message, sizeof message, MSG_DONTWAIT);
+  const ssize_t got = recv(process.control(), &message, sizeof message, MSG_DONTWAIT);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (got == sizeof(Hello) && !worker->ready) {
-    worker->ready = true;
-    worker->missing_layers = message.hello.missing_layers;
+  if (got == sizeof(Hello) && !process.ready) {
+    process.ready = true;
+    process.missing_layers = message.hello.missing_layers;
     missing_layers_ |= message.hello.missing_layers;
     if (slot.active && !slot.running) advance(slot);
     return;
   }
   // The kernel may have killed the worker for its run's memory; that counts as the run's own end.
   const bool ended = got != sizeof(Report) || !slot.running;
-  std::optional<Report> last = ended && slot.running ? worker->oom_report() : std::nullopt;
+  std::optional<Report> last = ended && slot.running ? process.oom_report() : std::nullopt;
   if (ended && !last && lost_to_program(slot)) last = Report{.wait_status = SIGKILL};
   if (ended && !last) {
-    const std::string why = "a worker of the sandbox ended: " + worker->stderr_tail();
+    const std::string why = "a worker of the sandbox ended: " + process.stderr_tail();
     bool in_use = false;  // the slot's current job may not need this worker
     if (slot.active)
-      for (auto* other : workers_for(slot, slot.active->job)) in_use = in_use || other == &worker;
-    worker.reset();
+      for (const Worker* other : workers_for(slot, slot.active->job))
+        in_use = in_use || other == &worker;
+    worker.process.reset();
     if (in_use)
       on_crash(slot, why);
     else if (!slot.active)
@@ -301,23 +320,20 @@ void EventLoop::on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker) 
   take_report(slot, worker, last ? *last : message.report, last.has_value());
 }
 
-void EventLoop::take_report(Slot& slot, std::unique_ptr<WorkerProcess>& worker,
-                            const Report& report, bool worker_is_lost) {
-  const bool as_tester =
-      slot.expected_reports == 2 && (&worker == &slot.tester_bare ||
-                                     &worker == &slot.tester_numpy || &worker == &slot.interactor);
+void EventLoop::take_report(Slot& slot, Worker& worker, const Report& report, bool worker_is_lost) {
   try {
-    slot.reported.push_back(worker->collect(slot.active->job, slot.test, as_tester, report));
+    slot.reported.push_back(
+        worker.process->collect(slot.active->job, slot.test, worker.tester, report));
   } catch (const std::exception& error) {
     on_crash(slot, error.what());
     return;
   }
-  if (worker_is_lost) worker.reset();
+  if (worker_is_lost) worker.process.reset();
   if (slot.reported.size() == slot.expected_reports) {
     finish_run(slot);
-  } else if (as_tester) {
+  } else if (worker.tester) {
     // The tests are over, so the program need not go on.
-    workers_for(slot, slot.active->job).front()->get()->request_kill();
+    workers_for(slot, slot.active->job).front()->process->request_kill();
   }
 }
 
@@ -325,12 +341,12 @@ void EventLoop::take_report(Slot& slot, std::unique_ptr<WorkerProcess>& worker,
 // program's doing, and must not spare it a verdict.
 bool EventLoop::lost_to_program(Slot& slot) {
   return slot.running && slot.expected_reports == 1 && slot.attempts + 1 == kAttempts &&
-         (*workers_for(slot, slot.active->job).front())->program_began();
+         workers_for(slot, slot.active->job).front()->process->program_began();
 }
 
 // The machine or a worker failed, not the program. Tries once more with fresh workers.
 void EventLoop::on_crash(Slot& slot, const std::string& why) {
-  for (auto* worker : workers_for(slot, slot.active->job)) worker->reset();
+  for (Worker* worker : workers_for(slot, slot.active->job)) worker->process.reset();
   slot.running = false;
   if (++slot.attempts < kAttempts) {
     advance(slot);

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,13 +19,13 @@
 
 namespace stepcoder {
 
-// How to start the kinds of worker; the slot's number and "program" or "tester" are appended.
+// How to start the kinds of worker. Python's gets its libraries; to each the slot's number and
+// "program" or "tester" are appended.
 struct WorkerCommands {
-  std::vector<std::string> bare;
-  std::vector<std::string> numpy;
+  std::vector<std::string> python;
   std::vector<std::string> native;  // those of C and C++ programs
   std::vector<std::string> compiler;
-  std::string preload;  // a library to load before the interpreter, or empty
+  std::string preload;  // a library to load before Python's interpreter, or empty
 };
 
 class EventLoop {
@@ -63,16 +64,18 @@ class EventLoop {
     bool cancelled = false;
   };
 
+  // A worker for one role with one set of libraries, or the place of one that is to be started.
+  struct Worker {
+    Runner runner = Runner::kPython;
+    bool tester = false;
+    std::string libraries;
+    std::unique_ptr<WorkerProcess> process;
+  };
+
   // Makes one run at a time, on workers of its own.
   struct Slot {
     uint32_t number = 0;
-    std::unique_ptr<WorkerProcess> program_bare;
-    std::unique_ptr<WorkerProcess> program_numpy;
-    std::unique_ptr<WorkerProcess> tester_bare;
-    std::unique_ptr<WorkerProcess> tester_numpy;
-    std::unique_ptr<WorkerProcess> native;
-    std::unique_ptr<WorkerProcess> interactor;
-    std::unique_ptr<WorkerProcess> compiler;
+    std::list<Worker> workers;  // at most kMostWorkers, those used last come first
     std::shared_ptr<ActiveJob> active;
     uint32_t test = 0;  // the first of the run
     int attempts = 0;
@@ -91,9 +94,8 @@ class EventLoop {
   void assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active);
   void advance(Slot& slot);
   void start_run(Slot& slot);
-  void on_readable(Slot& slot, std::unique_ptr<WorkerProcess>& worker);
-  void take_report(Slot& slot, std::unique_ptr<WorkerProcess>& worker, const Report& report,
-                   bool worker_is_lost);
+  void on_readable(Slot& slot, Worker& worker);
+  void take_report(Slot& slot, Worker& worker, const Report& report, bool worker_is_lost);
   bool lost_to_program(Slot& slot);
   void on_crash(Slot& slot, const std::string& why);
   void finish_run(Slot& slot);
@@ -101,7 +103,8 @@ class EventLoop {
   void kill_run(Slot& slot);
   void leave_job(Slot& slot);
   bool start_workers(Slot& slot, const Job& job);
-  std::vector<std::unique_ptr<WorkerProcess>*> workers_for(Slot& slot, const Job& job);
+  std::vector<Worker*> workers_for(Slot& slot, const Job& job);
+  Worker* worker_for(Slot& slot, Runner runner, bool tester, const std::string& libraries);
   int timeout_ms();
   void check_deadlines();
 

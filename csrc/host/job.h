@@ -27,8 +27,10 @@ struct Job {
   Runner runner = Runner::kPython;
   std::shared_ptr<const UniqueFd> binary;         // kNative: the program
   std::shared_ptr<const UniqueFd> tester_binary;  // kPair: an interactor, instead of a tester
-  bool numpy = false;                             // the program needs a worker with numpy
-  bool tester_numpy = false;                      // the tester does
+  // What the program's worker and the tester's have loaded beside the standard library: an argument
+  // of theirs (libraries.py), which this side only compares. Empty: nothing.
+  std::string libraries;
+  std::string tester_libraries;
   std::string request;
   std::string tester_request;
   // Where each test has a run of its own: the end of the request, or of the tester's, for each.

@@ -87,7 +87,7 @@ void show_read_only(const std::string& path, const std::string& root) {
 void hide(const std::string& target) {
   if (fs::is_directory(target))
     checked(mount("tmpfs", target.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC,
-                  "size=64k,nr_inodes=64,mode=755"),
+                  "size=64k,nr_inodes=1k,mode=755"),
             "hide a folder");
   else
     checked(mount("/dev/null", target.c_str(), nullptr, MS_BIND, nullptr), "hide a file");
@@ -101,7 +101,7 @@ void change_root(const IsolationConfig& config) {
   checked(
       mount("tmpfs", root.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,nr_inodes=4k,mode=755"),
       "mount the new root");
-  // Parents come first: numpy is shown within a folder of packages that is hidden.
+  // Parents come first: libraries are shown within a folder of packages that is hidden.
   std::vector<std::pair<std::string, bool>> paths;
   for (const std::string& path : config.readable) paths.emplace_back(path, true);
   for (const std::string& path : config.hidden) paths.emplace_back(path, false);

@@ -1,7 +1,8 @@
 """The worker process: a warm interpreter that isolates itself and forks a child for each run.
 
-Started by the judge as `python -s -S -P worker.py EXTENSION KIND NUMPY_FOLDER SLOT ROLE` and never
-imported. A script has no package around it, so `load_harness` makes one for its siblings.
+Started by the judge as `python -s -S -P worker.py EXTENSION LIBRARIES SLOT ROLE` and never
+imported. LIBRARIES is empty or JSON: the libraries to load, and the paths of all that programs may
+read. A script has no package around it, so `load_harness` makes one for its siblings.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import _sitebuiltins
 import builtins
 import importlib.machinery
 import importlib.util
+import json
 import os
 import sys
+from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 # The modules that programs import most, loaded before any child is forked. Every page of a module
 # is copied or mapped for each run, so only common ones are here: hashlib (OpenSSL), decimal,
@@ -28,10 +32,20 @@ WARM_MODULES = (
 # Modules that test code imports and programs do not. unittest takes a child 15 ms to import.
 TESTER_MODULES = ("unittest",)
 
+# What libraries import only where it is used, which would take each child that does long.
+LAZY_MODULES = {
+    "numpy": ("random",),
+    "scipy": (
+        "cluster.hierarchy", "fft", "integrate", "interpolate", "linalg", "ndimage", "optimize",
+        "signal", "sparse.csgraph", "sparse.linalg", "spatial.distance", "special", "stats",
+    ),
+}
+
 # Extension modules that would hand a program raw memory or a second interpreter.
 HIDDEN_MODULES = (
     "_ctypes", "_ctypes_test", "_testcapi", "_testinternalcapi", "_testbuffer", "_testmultiphase",
     "_xxsubinterpreters", "_xxinterpchannels", "_interpreters", "_interpchannels", "_interpqueues",
+    "_cffi_backend",
 )
 # fmt: on
 
@@ -44,13 +58,13 @@ SCRATCH_BYTES = 16 << 20
 FIRST_UID = 64_000
 
 
-def load_extension(path: str) -> ModuleType:
-    """Load the extension from its file, without the package around it."""
-    loader = importlib.machinery.ExtensionFileLoader("_launcher", path)
-    spec = importlib.util.spec_from_file_location("_launcher", path, loader=loader)
+def load_file(name: str, path: str) -> ModuleType:
+    """Load a module from its file, without the package around it."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -66,11 +80,65 @@ def load_harness(launcher: ModuleType) -> ModuleType:
     return harness
 
 
-def readable_folders(numpy_folder: str) -> list[str]:
-    """Return what a program may read: the standard library, system libraries and perhaps numpy."""
+class LibraryFinder:
+    """Finds what programs may read of libraries, in folders that hold other packages too."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """Note where each of the paths lies."""
+        self.folders = {module_name(path): os.path.dirname(path) for path in paths}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, _target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Find a module or package."""
+        if path is not None or name not in self.folders:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, [self.folders[name]])
+
+
+def module_name(path: str) -> str:
+    """Return the name under which a file or folder can be imported."""
+    return os.path.basename(path).partition(".")[0]
+
+
+def load_libraries(names: list[str], paths: list[str]) -> None:
+    """Import libraries before any child is forked, without what programs must not have.
+
+    Ends the worker, with one line, if that fails or starts a thread: a process with threads can
+    neither isolate itself nor fork.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.modules["ctypes"] = load_file("ctypes", f"{here}/no_ctypes.py")
+    # None: an import of them fails.
+    sys.modules.update(dict.fromkeys(HIDDEN_MODULES))  # type: ignore[arg-type]
+    finder = LibraryFinder(paths)
+    sys.meta_path.append(finder)
+    try:
+        for name in names:
+            importlib.import_module(name)
+        for name, lazy in LAZY_MODULES.items():
+            for module in lazy if name in sys.modules else ():
+                importlib.import_module(f"{name}.{module}")
+    except Exception as error:
+        give_up(f"{name} cannot be imported in the sandbox: {error!r}")
+    sys.meta_path.remove(finder)
+    sys.path += dict.fromkeys(finder.folders.values())
+    for name in HIDDEN_MODULES:
+        del sys.modules[name]
+    if len(os.listdir("/proc/self/task")) > 1:
+        give_up(f"importing {', '.join(names)} starts threads; leave it out of the libraries")
+
+
+def give_up(why: str) -> NoReturn:
+    """End the worker, whatever threads there are; the judge's message ends with the reason."""
+    os.write(2, why.encode())
+    os._exit(1)
+
+
+def readable_paths(libraries: list[str]) -> list[str]:
+    """Return what a program may read: the standard library, system libraries and its judge's."""
     folders = [*SYSTEM_LIBRARIES, *(path for path in sys.path if os.path.exists(path))]
-    if numpy_folder:
-        folders += [f"{numpy_folder}/numpy", f"{numpy_folder}/numpy.libs"]
+    folders += [path for path in libraries if module_name(path) not in HIDDEN_MODULES]
     # Parents come first, since they are mounted before what lies in them.
     return sorted(folders, key=len)
 
@@ -102,18 +170,17 @@ def hidden_paths() -> list[str]:
 
 def main() -> None:
     """Warm up, then serve runs until the judge is gone."""
-    extension, kind, numpy_folder, slot, role = sys.argv[1:]
-    launcher = load_extension(extension)
+    extension, libraries, slot, role = sys.argv[1:]
+    launcher = load_file("_launcher", extension)
     for name in WARM_MODULES + TESTER_MODULES * (role == "tester"):
         importlib.import_module(name)
     harness = load_harness(launcher)
     del sys.modules["_launcher"]  # nothing in it is for programs
-    readable = readable_folders(numpy_folder if kind == "numpy" else "")
+    names, paths = json.loads(libraries or "[[], []]")
+    readable = readable_paths(paths)
     hidden = hidden_paths()
-    if kind == "numpy":
-        sys.path.append(numpy_folder)
-        importlib.import_module("numpy")
-        importlib.import_module("numpy.random")
+    if names:
+        load_libraries(names, paths)
     # Programs expect these two, which the module `site` would add.
     builtins.exit = _sitebuiltins.Quitter("exit", "")
     builtins.quit = _sitebuiltins.Quitter("quit", "")

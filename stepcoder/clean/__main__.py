@@ -85,7 +85,7 @@ def references(arguments: argparse.Namespace) -> list[Problem]:
 
 def cleaning_settings(arguments: argparse.Namespace) -> Record:
     """Return all that the results depend on; a folder with other settings is refused."""
-    others = ("overlap_split", "tests", "similarity", "seed", "runs", *command.LIMITS)
+    others = ("overlap_split", "tests", "similarity", "seed", "runs", *command.JUDGING)
     return {
         "problems": str(arguments.problems),
         "problems_fingerprint": files_fingerprint(arguments.problems),
@@ -112,7 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
     files, key = (VERIFIED, EXTENDED), itemgetter("number")
     with (
         Journal(out, settings, files, key, "a cleaning", out.glob("*.jsonl")) as journal,
-        Judges(arguments.runs, arguments.workers, limits, arguments.isolation) as judges,
+        Judges(
+            arguments.runs, arguments.workers, limits, arguments.isolation, arguments.libraries
+        ) as judges,
         command.StepProgress() as progress,
     ):
         cleaning = clean(records, known, options, judges, journal, progress)

@@ -5,6 +5,7 @@ Owns the judges; takes submissions and the number of a run, gives verdicts on th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Literal, Self
@@ -29,13 +30,16 @@ class Judges:
         workers: int | None,
         limits: Limits,
         isolation: Literal["warn", "full"] = "warn",
+        libraries: Sequence[str] | None = None,
     ) -> None:
-        """Start the judges. Raises IsolationError as `Judge` does."""
+        """Start the judges. Raises IsolationError and LibraryError as `Judge` does."""
         self.limits = limits
         self._runs = runs
         with ExitStack() as stack:
             self._judges = [
-                stack.enter_context(Judge(workers, limits, isolation, hash_seed=seed))
+                stack.enter_context(
+                    Judge(workers, limits, isolation, hash_seed=seed, libraries=libraries)
+                )
                 for seed in range(runs)
             ]
             self._stack = stack.pop_all()

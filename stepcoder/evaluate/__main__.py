@@ -114,7 +114,7 @@ def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Proble
     settings: Record = {
         "problems": str(arguments.problems),
         "problems_fingerprint": fingerprint(problems),
-        **{name: getattr(arguments, name) for name in command.LIMITS},
+        **{name: getattr(arguments, name) for name in command.JUDGING},
     }
     if arguments.policy:
         # Imported where it is needed: torch takes seconds, and files of samples need none of it.

@@ -125,9 +125,9 @@ def _run(arguments: argparse.Namespace) -> int:
             if arguments.explain:
                 statuses = [_explain(arguments, samples, judge)]
             else:
-                limits = repr(tuple(getattr(arguments, name) for name in command.LIMITS))
+                settings = repr(tuple(getattr(arguments, name) for name in command.JUDGING))
                 paths = arguments.samples, arguments.problems
-                fingerprint = files_fingerprint(*paths, also=limits)
+                fingerprint = files_fingerprint(*paths, also=settings)
                 statuses = judge_file(samples, arguments.output, judge, fingerprint)
                 passed = statuses.count(Status.ACCEPTED)
                 command.say(f"{passed} of {len(statuses)} samples passed", sys.stdout)

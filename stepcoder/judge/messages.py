@@ -15,6 +15,7 @@ from stepcoder.judge.record import verdict_record
 from stepcoder.problems.schema import MAX_TESTS_A_REQUEST, RequestTestsSchema, Schema
 from stepcoder.sandbox import Limits, Program, Status, Submission, Verdict
 from stepcoder.sandbox.jobs import build_job, source_too_large
+from stepcoder.sandbox.libraries import Libraries
 
 Seconds = Annotated[float, Field(gt=0, le=120, allow_inf_nan=False)]
 
@@ -57,7 +58,7 @@ class ProgramMessage(Schema):
         )
         if not source_too_large(submission):
             # Checked here: the judge would raise later, in the middle of the streamed answer.
-            build_job(submission, default, numpy_installed=False)
+            build_job(submission, default, Libraries(()))
         return submission
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from stepcoder.config import Config
+from stepcoder.errors import RunError
 from stepcoder.method.curriculum import Curriculum
 from stepcoder.models.load import load_policy_and_tokenizer, with_template
 from stepcoder.models.optim import Masters, Optimizer
@@ -22,7 +23,7 @@ from stepcoder.run.checkpoint import newest_state
 from stepcoder.run.data import fitting, load_data
 from stepcoder.run.model_folder import with_model_folders
 from stepcoder.run.run import Run
-from stepcoder.sandbox import Judge, Limits
+from stepcoder.sandbox import Judge, LibraryError, Limits
 
 SHOWN = 5  # lines about skipped records
 
@@ -89,14 +90,15 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
 
 
 def open_judge(config: Config) -> Judge:
-    """Start the sandbox with the configured limits."""
+    """Start the sandbox with the configured limits. Raises RunError for a missing library."""
     sandbox = config.sandbox
-    return Judge(
-        workers=sandbox.workers or None,
-        limits=Limits(
-            cpu_s=sandbox.cpu_s,
-            wall_s=sandbox.wall_s,
-            memory_bytes=sandbox.memory_mb << 20,
-            output_bytes=sandbox.output_kb << 10,
-        ),
+    limits = Limits(
+        cpu_s=sandbox.cpu_s,
+        wall_s=sandbox.wall_s,
+        memory_bytes=sandbox.memory_mb << 20,
+        output_bytes=sandbox.output_kb << 10,
     )
+    try:
+        return Judge(sandbox.workers or None, limits, libraries=sandbox.libraries)
+    except LibraryError as error:
+        raise RunError(f"sandbox.libraries: {error}") from None

@@ -242,6 +242,11 @@ ESCAPES = {
     **{call: refused(f"import os\n{call}\nreturn 'done'") for call in CALLS.values()},
     "network": refused("import _socket\n_socket.socket(2, 1)\nreturn 'a socket'"),
     "capabilities": refused("import os\nos.chown('/tmp', 1, 1)\nreturn 'changed'"),
+    "numpy, if it is here": (
+        "try: import numpy\nexcept ImportError: numpy = None\n"
+        "def f(): return numpy.arange(3).tolist() if numpy else [0, 1, 2]",
+        [0, 1, 2],
+    ),
     "kill the worker": refused("import os\nos.kill(os.getppid() or 999999, 9)\nreturn 'killed'"),
     "files of the judge's user": refused(
         f"open({str(HELPERS / 'bulk.py')!r}).read()\nreturn 'read'"

@@ -274,6 +274,17 @@ def f(x):
     return 1
 """,
     "ctypes": "import ctypes\ndef f(x):\n    return ctypes.string_at(id(x), 8)\n",
+    "ctypes with numpy": "import ctypes, numpy\ndef f(x):\n    return ctypes.string_at(id(x), 8)\n",
+    "raw memory through numpy": """
+import numpy
+def f(x):
+    class Raw:
+        __array_interface__ = {"shape": (1 << 15,), "typestr": "<i8", "version": 3,
+                               "data": (id(x) & ~0xfffff, False)}
+    near = numpy.asarray(Raw())
+    found = near[(near > 7_000_000_000) & (near < 8_000_000_000)]
+    return int(found[0]) if len(found) else 1
+""",
     "atexit": "import atexit, os\natexit.register(os._exit, 0)\ndef f(x): return 1\n",
     "excepthook": """
 import sys

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import sysconfig
 
 import pytest
 
@@ -17,6 +20,7 @@ from stepcoder.sandbox import (
     Tests,
     Verdict,
 )
+from stepcoder.sandbox.libraries import Libraries
 
 LIMITS = Limits(cpu_s=1.0, wall_s=10.0)
 
@@ -97,7 +101,9 @@ def f():
     assert value_of(judge, source, []) == ""
 
 
-def test_what_hands_out_raw_memory_is_nowhere_to_be_found(judge: Judge) -> None:
+def test_what_hands_out_raw_memory_is_nowhere_to_be_found(
+    judge: Judge, libraries: list[str]
+) -> None:
     # Not in the interpreter's own folders, other interpreters' or those of installed packages.
     source = """
 import os
@@ -108,12 +114,53 @@ def f():
                   if name.startswith(('_ctypes', '_cffi_backend', '_testcapi'))
                   and name.endswith('.so') and os.stat(os.path.join(folder, name)).st_size]
         if os.path.basename(folder) in ('site-packages', 'dist-packages'):
-            found += [name for name in os.listdir(folder) if not name.startswith('numpy')]
+            found += [name for name in os.listdir(folder) if name not in SHOWN]
     return found
 """
     patient = Limits(cpu_s=30.0, wall_s=120.0)
-    for program in (source, "import numpy\n" + source):
-        verdict = judge.run(Program(program, "f"), CallTests(([],), ([],)), patient)
+    argument = Libraries(libraries).argument(*libraries)
+    shown = [os.path.basename(path) for path in json.loads(argument)[1]] if argument else []
+    for line in ("", *(f"import {name}\n" for name in libraries)):
+        program = Program(f"{line}SHOWN = {shown if line else []}\n{source}", "f")
+        verdict = judge.run(program, CallTests(([],), ([],)), patient)
+        assert verdict.passed, verdict
+
+
+def test_no_library_hands_out_ctypes(judge: Judge, libraries: list[str]) -> None:
+    # Libraries are loaded before a worker isolates itself, when _ctypes could still be read.
+    source = """
+import gc, importlib, sys
+from importlib.machinery import ExtensionFileLoader
+def kinds(kind):
+    return {kind}.union(*map(kinds, type.__subclasses__(kind))) if kind is not type else {kind}
+def f():
+    raw = {'_ctypes', '_cffi_backend', '_testcapi'}
+    found = [name for name in raw if sys.modules.get(name) is not None]
+    found += [k.__name__ for k in kinds(object) if k.__module__ in raw]
+    found += [o.__name__ for o in gc.get_objects() if getattr(type(o), '__module__', '') in raw]
+    for name in raw:
+        sys.modules.pop(name, None)
+        for load in (lambda: importlib.import_module(name),
+                     lambda: ExtensionFileLoader(name, PLACE.format(name)).create_module(
+                         importlib.util.spec_from_file_location(name, PLACE.format(name)))):
+            try: load(); found.append(name)
+            except ImportError: pass
+    import ctypes
+    for use in (lambda: ctypes.string_at(id(f), 8)[0], lambda: ctypes.CDLL(None).getpid(),
+                lambda: ctypes.cast(id(f), ctypes.py_object).value,
+                lambda: ctypes.c_char.from_address(id(f)).value,
+                lambda: sys.modules['numpy'].arange(3).ctypes.data_as(ctypes.c_void_p).value,
+                lambda: sys.modules['numpy'].random.PCG64().ctypes.next_double(),
+                lambda: sys.modules['numpy'].random.PCG64().cffi.next_double()):
+        try: found.append(str(use()))
+        except (AttributeError, TypeError, KeyError, ImportError): pass
+    return found
+"""
+    place = os.path.join(sysconfig.get_path("stdlib"), "lib-dynload", "{}")
+    place += str(sysconfig.get_config_var("EXT_SUFFIX"))
+    for name in libraries:
+        program = Program(f"import {name}\nPLACE = {place!r}\n{source}", "f")
+        verdict = judge.run(program, CallTests(([],), ([],)), Limits(cpu_s=10.0, wall_s=60.0))
         assert verdict.passed, verdict
 
 

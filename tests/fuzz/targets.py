@@ -41,6 +41,7 @@ from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.guest import rpc
 from stepcoder.sandbox.jobs import build_job
+from stepcoder.sandbox.libraries import Libraries
 
 LIMITS = Limits(cpu_s=1.0, wall_s=30.0, output_bytes=1 << 10)
 
@@ -87,10 +88,10 @@ class _Judge:
 
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_worker.py"))]
-        self.loop = _launcher.EventLoop(command, command, 1)
+        self.loop = _launcher.EventLoop(command, [], [], "", 1)
 
     def runs(self, submission: Submission, script: bytes) -> Runs:
-        job = build_job(submission, LIMITS, numpy_installed=False)
+        job = build_job(submission, LIMITS, Libraries(()))
         job.request = job.tester_request = script
         self.loop.submit(job)
         results = self.loop.next(60.0)
@@ -161,7 +162,7 @@ def problems(data: bytes) -> None:
 
 
 def _ask(submission: Submission) -> None:
-    build_job(compile_asserts(submission) or submission, LIMITS, numpy_installed=False)
+    build_job(compile_asserts(submission) or submission, LIMITS, Libraries(()))
 
 
 def samples(data: bytes) -> None:

@@ -168,3 +168,13 @@ def test_the_command_imports_no_torch() -> None:
     script = "import sys, stepcoder.judge.command; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=60)
+
+
+def test_libraries_are_part_of_the_settings_and_must_be_installed(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [{"task_id": "t/0", "solution": "import sys, random as r\ndef f(x): return x + 1"}]
+    assert main([*command(files, samples), "--libraries", "absent"]) == 2
+    assert "'absent' is not installed; pip install absent" in capsys.readouterr().err
+    assert main([*command(files, samples), "--libraries", "pytest,iniconfig"]) == 0
+    assert main(command(files, samples)) == 2

@@ -12,9 +12,12 @@ import torch
 from helpers.small_runs import constant_problems, run
 from safetensors.torch import load_file
 
+from stepcoder.config import load_config
+from stepcoder.errors import RunError
 from stepcoder.method.rewards import REWARDS
 from stepcoder.report.run_dir import read_records, read_rollout_samples
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
+from stepcoder.run.open_run import open_judge
 from stepcoder.sandbox import Status
 
 ONE_STEP = ["steps=1", "eval.every=1", "ppo.critic_warmup_steps=0", "ppo.minibatches=1"]
@@ -156,3 +159,9 @@ def test_a_run_goes_on_over_the_share_of_sandbox_failures_that_is_allowed(tmp_pa
     stopped = [*start, *ONE_STEP, "rollout.samples_per_task=8", *given]
     assert run(tmp_path / "stopped", *stopped) == 2
     assert "rollout.max_infrastructure_errors" in capfd.readouterr().err
+
+
+def test_a_library_that_is_not_installed_is_one_line() -> None:
+    config = load_config(None, ["sandbox.libraries=[absent]"])
+    with pytest.raises(RunError, match=r"^sandbox\.libraries: 'absent' is not installed; pip inst"):
+        open_judge(config)
