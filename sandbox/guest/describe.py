@@ -33,7 +33,7 @@ def show(error: BaseException, source: str) -> None:
 
     if isinstance(error, SystemExit):
         if not isinstance(error.code, int):
-            print(error.code, file=sys.stderr)
+            sys.stderr.write(f"{error.code}\n")
         return
     linecache.cache[FILENAME] = (len(source), None, source.splitlines(keepends=True), FILENAME)
     frames = error.__traceback__

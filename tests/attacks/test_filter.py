@@ -294,8 +294,9 @@ NEEDED = {
 def test_every_machine_may_do_the_same(filter_: Filter) -> None:
     rule_of = {name: rule for rule, name in filter_.rules.values()}
     assert not {name for name in NEEDED if rule_of[name] != "allow"}
+    rule_of_path = rule_of | {"utimensat": "allow"}  # utimes always takes a path
     for old, new in NEWER.items():
-        assert old not in rule_of or rule_of[old] == rule_of[new], old
+        assert old not in rule_of or rule_of[old] == rule_of_path[new], old
     if filter_.machine == "aarch64":
         assert not NEWER.keys() & rule_of.keys()
     else:
