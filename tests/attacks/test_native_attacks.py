@@ -195,7 +195,8 @@ def test_the_rest_is_refused(native_judge: Judge, code: str) -> None:
         ("function<int(int)> f = [&](int x) { return f(x + 1) + 1; }; return f(0);",
          {Status.RUNTIME_ERROR}),
         # Harmless: memory that can be written and run means nothing for machine code.
-        ("if (mmap(0, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) return 1;", {Status.RUNTIME_ERROR}),
+        ("if (mmap(0, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) return 1;",
+         {Status.RUNTIME_ERROR}),
         # A 32-bit call has other numbers than those that the filter knows.
         pytest.param("asm volatile(\"int $0x80\" :: \"a\"(20));", {Status.SECURITY_VIOLATION},
                      marks=ON_X86),
