@@ -220,6 +220,7 @@ def _value_verdict(
     elif isinstance(tests.checker, IN_SANDBOX):
         right = check is not None and check(index, got)
     else:
+        assert not isinstance(tests.checker, Interactor)
         right = same_answer(tests.checker, got, expected)
     text = shown_value(got)
     return _compared(right, text, lambda: f"expected {shown_value(expected)}, got {text}")
@@ -246,6 +247,7 @@ def _stdin_verdict(
     elif isinstance(tests.checker, IN_SANDBOX):
         right = check is not None and check(index, decoded(run.stdout))
     else:
+        assert not isinstance(tests.checker, Interactor)
         right = same_output(tests.checker, decoded(run.stdout), expected)
     got = shown(decoded(run.stdout)[-SHOWN:])
     return _compared(

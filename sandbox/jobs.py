@@ -169,7 +169,8 @@ def native_request(program: Program) -> bytes:
         raise ValueError(f"{program.language!r} is none of {', '.join(['python', *LANGUAGES])}")
     if program.entry_point is not None:
         raise ValueError(f"a {program.language} program has no entry point; its tests are stdin")
-    request = (["program"], "/dev/stdin" in program.source, {})
+    no_files: dict[str, bytes] = {}
+    request = (["program"], "/dev/stdin" in program.source, no_files)
     return _launcher.encode(request, MAX_REQUEST_BYTES)
 
 

@@ -216,8 +216,8 @@ def read_samples(
                     problem = problems[record["task_id"]]
                     number = next(numbers[problem.task_id])
                     language = _language(record, where, problem)
-                    text = program(record, problem)
-                    found.append(Sample(problem, number, text, line, language))
+                    source = program(record, problem)
+                    found.append(Sample(problem, number, source, line, language))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
     if not found:

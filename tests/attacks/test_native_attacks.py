@@ -5,6 +5,7 @@ One judge with one worker of each kind serves them all, and an honest program fo
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from stepcoder.sandbox import CallTests, Judge, Limits, Program, Status, StdinTe
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="no compiler (install g++)")
 
+ON_X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64's own calls")
 INCLUDES = """
 #include <bits/stdc++.h>
 #include <fcntl.h>
@@ -193,12 +195,13 @@ def test_the_rest_is_refused(native_judge: Judge, code: str) -> None:
         ("function<int(int)> f = [&](int x) { return f(x + 1) + 1; }; return f(0);",
          {Status.RUNTIME_ERROR}),
         # Harmless: memory that can be written and run means nothing for machine code.
-        ("auto p = (unsigned char*)mmap(0, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);"
-         "p[0] = 0xc3; ((void (*)())p)(); puts(\"ran\"); return 1;", {Status.RUNTIME_ERROR}),
+        ("if (mmap(0, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) return 1;",
+         {Status.RUNTIME_ERROR}),
         # A 32-bit call has other numbers than those that the filter knows.
-        ("asm volatile(\"int $0x80\" :: \"a\"(20));", {Status.SECURITY_VIOLATION}),
-        ("syscall(0x40000000 + 39);", {Status.SECURITY_VIOLATION}),
-        ("memset((void*)environ, 0, 64); asm volatile(\"hlt\");", {Status.RUNTIME_ERROR}),
+        pytest.param("asm volatile(\"int $0x80\" :: \"a\"(20));", {Status.SECURITY_VIOLATION},
+                     marks=ON_X86),
+        pytest.param("syscall(0x40000000 + 39);", {Status.SECURITY_VIOLATION}, marks=ON_X86),
+        pytest.param("asm volatile(\"hlt\");", {Status.RUNTIME_ERROR}, marks=ON_X86),
     ],
 )  # fmt: skip
 def test_exhaustion_ends_with_its_verdict(
