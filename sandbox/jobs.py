@@ -136,7 +136,7 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
     if tests.input_file or tests.output_file:
         if program.language != "python" or isinstance(tests.checker, Interactor):
-            raise ValueError("only Python programs have files for stdin and stdout")
+            raise ValueError("only Python programs have files for stdin and stdout, and only alone")
         preamble = with_files(program.preamble, tests.input_file, tests.output_file)
         program = replace(program, preamble=preamble)
     for name, _ in (*program.headers, *getattr(tests.checker, "headers", ())):

@@ -65,6 +65,7 @@ def test_samples_in_other_languages(files: Path) -> None:
         "task_id": "s/0",
         "prompt": "Print the number and one more.",
         "starter_code": "# Python",
+        "preamble": "import os",
         "canonical_solution": "x = int(input())\nprint(x, x + 1)\n",
         "tests": {"kind": "stdin", "inputs": ["1\n", "5\n"], "outputs": ["1 2\n", "5 6\n"]},
     }

@@ -22,6 +22,7 @@ from stepcoder.sandbox import (
     Tolerance,
     Verdict,
 )
+from stepcoder.sandbox.points import Subtask
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("g++") or not shutil.which("gcc"), reason="no compiler (install g++)"
@@ -272,6 +273,47 @@ def test_testlib_checkers(
     assert (verdict.status, verdict.message) == (status, message)
 
 
+SHARES = (
+    HEADERS[0][1]
+    + r"""
+int main(int, char** argv) {
+  static char text[100];
+  if (fread(text, 1, 99, fopen(argv[2], "r")) == 0) quit(4, "nothing");
+  quit(7, text);
+}
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "points"),
+    [
+        ("points 0.25 close", Status.WRONG_ANSWER, 0.25),
+        ("points 1", Status.ACCEPTED, 1.0),
+        ("points 5", Status.INFRASTRUCTURE_ERROR, 0.0),
+        ("no number", Status.INFRASTRUCTURE_ERROR, 0.0),
+        ("", Status.WRONG_ANSWER, 0.0),
+    ],
+)
+def test_a_checker_gives_a_share_of_the_points(
+    native_judge: Judge, output: str, status: Status, points: float
+) -> None:
+    """As checkers in Python with the same exit status do (`checker_programs`)."""
+    program = Program(main(f'fputs("{output}", stdout);'), language="cpp")
+    verdict = native_judge.run(program, StdinTests(("",), ("",), checker=Testlib(SHARES)))
+    assert (verdict.status, verdict.points) == (status, points), verdict.message
+
+
+def test_subtasks_count_shares(native_judge: Judge) -> None:
+    subtasks = (Subtask(1.0, (0, 1)), Subtask(3.0, (1,)))
+    tests = StdinTests(
+        ("4", "5"), ("5", "-4"), checker=Testlib(TESTLIB, HEADERS), subtasks=subtasks
+    )
+    verdict = native_judge.run(Program(main('puts("-4");'), language="cpp"), tests)
+    assert [test.partial for test in verdict.tests] == [0.5, 0.0]
+    assert verdict.points == (1.0 * 0.5 + 3.0) / 4
+
+
 def test_a_checker_reads_the_files_of_each_test(native_judge: Judge) -> None:
     inputs = ("0", "1", "2", "3", "4", "broken")
     answers = ("0", "1", "2", "4", "4", "0")
@@ -354,6 +396,12 @@ def test_a_program_that_waits_for_its_interactor_ends(native_judge: Judge) -> No
     assert verdict.status is Status.WALL_TIME_LIMIT
 
 
+def test_pythons_limit_of_digits_is_not_for_others(native_judge: Judge) -> None:
+    limits = Limits(wall_s=30.0, int_digits=0)
+    tests = StdinTests(("1 2",), ("3",))
+    assert native_judge.run(Program(SUM, language="cpp"), tests, limits).passed
+
+
 def test_output_is_kept(native_judge: Judge) -> None:
     program = Program(main('puts("out"); fputs("err", stderr); return 1;'), language="cpp")
     (test,) = native_judge.run(program, StdinTests(("",), ("",), keep_output=True)).tests
@@ -372,6 +420,11 @@ def test_what_makes_no_sense_is_refused(native_judge: Judge) -> None:
         native_judge.run(
             Program("", language="cpp"), StdinTests(("",), ("",), checker=Testlib("", (("/", ""),)))
         )
+    with pytest.raises(ValueError, match="only Python programs have files"):
+        native_judge.run(Program("", language="c"), StdinTests(("",), ("",), input_file="a.txt"))
+    talk = StdinTests(("",), ("",), checker=Interactor(GUESSING), output_file="a.txt")
+    with pytest.raises(ValueError, match="only Python programs have files"):
+        native_judge.run(Program(""), talk)
     with pytest.raises(ValueError, match="its tests must be StdinTests"):
         native_judge.run(Program("", language="c"), AssertTests(("assert f()",)))
 
