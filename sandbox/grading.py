@@ -264,6 +264,9 @@ def _interactive_verdict(runs: Runs, index: int) -> TestVerdict:
     program, interactor = sorted(pair, key=lambda run: run.is_tester)
     answer = testlib_answer(index, interactor)
     failure = _failure_in_talk(program)
+    # It read on when the interactor had ended.
+    if failure and failure.error_type == "EOFError" and answer is not True:
+        failure = None
     test = failure or (TestVerdict(Status.ACCEPTED) if answer is True else answer)
     assert isinstance(test, TestVerdict)
     lines = _lines(program, 0) | _lines(program, 1)

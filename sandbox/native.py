@@ -59,17 +59,18 @@ class _Kept:
 class Builds:
     """The compiled programs of one judge. The least used are dropped beyond a size."""
 
-    def __init__(self, start: Callable[[Pending, Future[Any]], None]) -> None:
-        """`start` hands a job to the event loop."""
-        self._start = start
+    def __init__(self) -> None:
+        """Keep nothing yet."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self.compiler_runs = 0
 
-    def of(self, program: Program) -> Future[Built | Verdict]:
+    def of(
+        self, program: Program, start: Callable[[Pending, Future[Any]], None]
+    ) -> Future[Built | Verdict]:
         """Return the future of a compiled program, or of the verdict on one that does not compile.
 
-        Equal programs are compiled once.
+        Equal programs are compiled once. `start` hands a job to the event loop.
         """
         job = _compile_job(program)
         key = hashlib.sha256(repr((program.language, program.headers)).encode())
@@ -82,7 +83,7 @@ class Builds:
             self.compiler_runs += 1
         submission = Submission(program, StdinTests(("",), ("",)))
         finish = partial(self._finish, key.digest(), kept)
-        self._start(Pending(submission, COMPILE_LIMITS, finish, job), kept.future)
+        start(Pending(submission, COMPILE_LIMITS, finish, job), kept.future)
         return kept.future
 
     def forget(self) -> None:

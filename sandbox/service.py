@@ -78,7 +78,7 @@ class Service:
             _arena_preload(),
             workers,
         )
-        self.builds = Builds(self._start)
+        self.builds = Builds()
         self._lock = threading.Lock()
         self._in_flight: dict[int, tuple[Pending, Future[Any]]] = {}
         self._admission = FairSemaphore(max_queued)
@@ -175,7 +175,7 @@ class Service:
             verdict = not_built(built, pending.submission, is_checker=is_checker)
             self._settle_with(future, verdict)
 
-        self.builds.of(program).add_done_callback(go_on)
+        self.builds.of(program, self._start).add_done_callback(go_on)
 
     def _hand_over(self, job: _launcher.Job, pending: Pending, future: Future[Any]) -> None:
         job.id = next(self._ids)

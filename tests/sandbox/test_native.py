@@ -380,6 +380,7 @@ def test_interactive_problems(native_judge: Judge, language: str) -> None:
         ("", Status.WRONG_ANSWER, "no guess"),
         ("import os; os.close(0); os.close(1)", Status.WRONG_ANSWER, "no guess"),
         ("import sys; sys.exit(3)", Status.RUNTIME_ERROR, "SystemExit: 3"),
+        ("print('x', flush=True); input(); input()", Status.WRONG_ANSWER, "no guess"),
     ],
 )
 def test_how_programs_fail_at_talking(
