@@ -42,6 +42,9 @@ _PRECEDENCE = (
     (Status.NOT_RUN,),
 )
 
+# Of a program that talks to an interactor which has ended, with guesses of it unread or not.
+_OTHER_END_CLOSED = ("BrokenPipeError", "ConnectionResetError", "SIGPIPE")
+
 Runs = list[_launcher.RunResult]
 
 
@@ -287,7 +290,7 @@ def _failure_in_talk(program: _launcher.RunResult) -> TestVerdict | None:
         return None
     else:
         test = died(program)
-    return None if test.error_type in ("BrokenPipeError", "SIGPIPE") else test
+    return None if test.error_type in _OTHER_END_CLOSED else test
 
 
 def _compared(right: bool | TestVerdict, got: str, message: Callable[[], str]) -> TestVerdict:
