@@ -10,6 +10,7 @@
 #include "guest/direct.h"
 #include "guest/tracer.h"
 #include "host/event_loop.h"
+#include "native/start.h"
 #include "wire/protocol.h"
 #include "wire/wire.h"
 #include "worker/syscall_table.h"
@@ -93,6 +94,7 @@ void bind_judge(py::module_& module) {
       .def_property_readonly("infrastructure_message",
                              [](const RunResult& r) { return py::bytes(r.infrastructure_message); })
       .def_readonly("is_tester", &RunResult::is_tester)
+      .def_readonly("is_native", &RunResult::is_native)
       .def_readonly("first_test", &RunResult::first_test)
       .def_readonly("violation", &RunResult::violation)
       .def_readonly("tampered", &RunResult::tampered)
@@ -128,8 +130,23 @@ void bind_judge(py::module_& module) {
   py::class_<JobResult>(module, "JobResult")
       .def_readonly("id", &JobResult::id)
       .def_readonly("runs", &JobResult::runs);
+  py::enum_<Runner>(module, "Runner")
+      .value("PYTHON", Runner::kPython)
+      .value("NATIVE", Runner::kNative)
+      .value("COMPILER", Runner::kCompiler);
+  // The binary of a C or C++ program, as a memory file that nobody can change.
+  py::class_<UniqueFd, std::shared_ptr<UniqueFd>>(module, "Binary")
+      .def(py::init([](const py::bytes& content) {
+        return std::make_shared<UniqueFd>(sealed_file("stepcoder-program", std::string(content)));
+      }));
   py::class_<Job>(module, "Job")
       .def(py::init<>())
+      .def_readwrite("runner", &Job::runner)
+      .def_property("binary", nullptr,
+                    [](Job& job, std::shared_ptr<UniqueFd> file) { job.binary = std::move(file); })
+      .def_property(
+          "tester_binary", nullptr,
+          [](Job& job, std::shared_ptr<UniqueFd> file) { job.tester_binary = std::move(file); })
       .def_readwrite("id", &Job::id)
       .def_readwrite("kind", &Job::kind)
       .def_readwrite("libraries", &Job::libraries)
@@ -162,8 +179,15 @@ void bind_judge(py::module_& module) {
       .def_readonly("pids", &CgroupParent::pids)
       .def_readonly("missing", &CgroupParent::missing);
   py::class_<EventLoop>(module, "EventLoop")
-      .def(py::init<std::vector<std::string>, std::string, uint32_t>(), py::arg("command"),
-           py::arg("preload"), py::arg("slots"))
+      .def(py::init([](std::vector<std::string> python, std::vector<std::string> native,
+                       std::vector<std::string> compiler, std::string preload, uint32_t slots) {
+             return std::make_unique<EventLoop>(
+                 WorkerCommands{std::move(python), std::move(native), std::move(compiler),
+                                std::move(preload)},
+                 slots);
+           }),
+           py::arg("python"), py::arg("native"), py::arg("compiler"), py::arg("preload"),
+           py::arg("slots"))
       .def(
           "submit", [](EventLoop& loop, const Job& job) { loop.submit(job); },
           py::call_guard<py::gil_scoped_release>())
@@ -187,6 +211,20 @@ void bind_worker(py::module_& module) {
       },
       py::arg("readable"), py::arg("hidden"), py::arg("scratch"), py::arg("scratch_bytes"),
       py::arg("own_uid"), py::arg("run"), py::arg("rehearse"), py::arg("rehearse_small"));
+  module.def(
+      "serve_native",
+      [](bool compiler, std::vector<std::string> readable, std::string scratch,
+         uint64_t scratch_bytes, uint32_t own_uid, const py::object& run) {
+        const Guest guest = compiler ? Guest::kCompiler : Guest::kNative;
+        serve({std::move(readable), {}, std::move(scratch), scratch_bytes, own_uid, guest},
+              run.ptr(), nullptr, nullptr);
+      },
+      py::arg("compiler"), py::arg("readable"), py::arg("scratch"), py::arg("scratch_bytes"),
+      py::arg("own_uid"), py::arg("run"));
+  module.def("run_native", [](bool compiler, const std::vector<std::string>& argv,
+                              const std::vector<std::string>& environment, int channel) {
+    return native::run(compiler ? Guest::kCompiler : Guest::kNative, argv, environment, channel);
+  });
   module.def("enter_phase", &child::enter_phase);
   module.def("first_test", &child::first_test);
   module.def("record_value", [](const py::object& value, const py::object& normalize) {

@@ -7,10 +7,20 @@ Needs neither torch nor numpy. `guest` holds what runs in the sandboxed processe
 are the judge's side, which trusts nothing that a process says.
 """
 
-from stepcoder.sandbox.checkers import Checker, Custom, Exact, Regex, Tolerance, Unordered
+from stepcoder.sandbox.checkers import (
+    Checker,
+    Custom,
+    Exact,
+    Interactor,
+    Regex,
+    Testlib,
+    Tolerance,
+    Unordered,
+)
 from stepcoder.sandbox.judge import Judge
 from stepcoder.sandbox.libraries import LibraryError
 from stepcoder.sandbox.program import (
+    LANGUAGES,
     AssertTests,
     CallTests,
     Limits,
@@ -24,11 +34,13 @@ from stepcoder.sandbox.service import IsolationError
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 __all__ = [
+    "LANGUAGES",
     "AssertTests",
     "CallTests",
     "Checker",
     "Custom",
     "Exact",
+    "Interactor",
     "IsolationError",
     "Judge",
     "LibraryError",
@@ -39,6 +51,7 @@ __all__ = [
     "StdinTests",
     "Submission",
     "TestVerdict",
+    "Testlib",
     "Tests",
     "Tolerance",
     "UnittestTests",

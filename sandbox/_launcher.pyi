@@ -29,9 +29,20 @@ class JobKind:
     STDIN: JobKind
     PAIR: JobKind
 
+class Runner:
+    PYTHON: Runner
+    NATIVE: Runner
+    COMPILER: Runner
+
+class Binary:
+    def __init__(self, content: bytes) -> None: ...
+
 class Job:
     id: int
     kind: JobKind
+    runner: Runner
+    binary: Binary
+    tester_binary: Binary
     libraries: str
     tester_libraries: str
     among_testers: bool
@@ -66,6 +77,8 @@ class RunResult:
     def infrastructure_message(self) -> bytes: ...
     @property
     def is_tester(self) -> bool: ...
+    @property
+    def is_native(self) -> bool: ...
     @property
     def first_test(self) -> int: ...
     @property
@@ -108,7 +121,14 @@ class JobResult:
     def runs(self) -> list[RunResult]: ...
 
 class EventLoop:
-    def __init__(self, command: Sequence[str], preload: str, slots: int) -> None: ...
+    def __init__(
+        self,
+        python: Sequence[str],
+        native: Sequence[str],
+        compiler: Sequence[str],
+        preload: str,
+        slots: int,
+    ) -> None: ...
     def submit(self, job: Job) -> None: ...
     def cancel(self, id: int) -> None: ...
     def next(self, seconds: float) -> list[JobResult]: ...
@@ -158,6 +178,18 @@ def serve(
     rehearse: Callable[[], Iterator[None]],
     rehearse_small: Callable[[], None],
 ) -> None: ...
+def serve_native(
+    *,
+    compiler: bool,
+    readable: Sequence[str],
+    scratch: str,
+    scratch_bytes: int,
+    own_uid: int,
+    run: Callable[[Any, int], None],
+) -> None: ...
+def run_native(
+    compiler: bool, argv: Sequence[str], environment: Sequence[str], channel: int
+) -> int: ...
 def enter_phase(phase: int) -> None: ...
 def first_test() -> int: ...
 def record_value(value: object, normalize: Callable[[object], object]) -> None: ...

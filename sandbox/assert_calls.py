@@ -82,7 +82,9 @@ def compile_asserts(submission: Submission) -> Submission | None:
     if compiled is None:
         return None
     name, calls = compiled
-    return replace(submission, program=Program(program.source, name), tests=calls)
+    return replace(
+        submission, program=Program(program.source, name, language=program.language), tests=calls
+    )
 
 
 # Many programs are judged on the tests of one problem.

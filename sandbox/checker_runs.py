@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.checkers import Custom, Regex
+from stepcoder.sandbox.checkers import IN_SANDBOX, Custom, Regex, Testlib
 from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.jobs import MAX_REQUEST_BYTES, without_end
 from stepcoder.sandbox.points import partial_credit
@@ -23,6 +23,7 @@ from stepcoder.sandbox.program import (
     StdinTests,
     Submission,
 )
+from stepcoder.sandbox.testlib import TestlibRun, start_testlib
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 # For each test. The program's own limits do not apply to the work of checking it.
@@ -38,7 +39,7 @@ def check(input, expected, got):
 
 def needs_checker_run(tests: object) -> bool:
     """Return whether tests have a checker that runs in the sandbox."""
-    return isinstance(getattr(tests, "checker", None), (Regex, Custom))
+    return isinstance(getattr(tests, "checker", None), IN_SANDBOX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class CheckerRun:
     runs: Runs
     indices: tuple[int, ...]
     checker: Submission
+    job: None = None  # the checker's own tests
 
     def grade(self, checker_runs: Runs) -> Verdict:
         """Return the verdict of the judged submission, given the runs of the checker."""
@@ -65,15 +67,15 @@ class CheckerRun:
         return grade(self.judged, self.runs, check)
 
 
-def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
+def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun | None:
     """Return the checker's run; None if the program has left no value to check."""
     tests = submission.tests
     assert isinstance(tests, (CallTests, StdinTests))
-    values: dict[int, bytes] = {}
+    values: dict[int, Any] = {}
     texts = isinstance(tests, StdinTests)
 
     def note(index: int, got: Any) -> bool:
-        if texts:
+        if texts and not isinstance(tests.checker, Testlib):
             text = got.rstrip() if isinstance(tests.checker, Regex) else got
             got = _launcher.encode(text, MAX_REQUEST_BYTES)
         values[index] = got
@@ -82,6 +84,8 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
     grade(submission, runs, note)
     if not values:
         return None
+    if isinstance(tests.checker, Testlib):
+        return start_testlib(submission, runs, values, CHECKER_LIMITS)
     source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
     # What was returned takes the place of a None at the end: a value is not made to be passed on.
     arguments: tuple[Any, ...] = tuple(

@@ -1,8 +1,8 @@
 """Checkers: other ways to compare the answer of a test with the expected one.
 
 A checker is plain data in CallTests or StdinTests. The judge applies Exact, Tolerance and Unordered
-itself (`same_answer`, `same_output`); Regex and Custom run in the sandbox (`checker_runs`), in
-another process than the program.
+itself (`same_answer`, `same_output`); the others run in the sandbox (`checker_runs`, `testlib`),
+in another process than the program.
 """
 
 from __future__ import annotations
@@ -66,7 +66,37 @@ class Custom:
     source: str
 
 
-Checker = Exact | Tolerance | Unordered | Regex | Custom
+@dataclass(frozen=True, slots=True)
+class Testlib:
+    """A C++ checker for stdout: a program that testlib's convention asks for.
+
+    It gets the names of three files (input, output, answer) and ends with exit status 0 for a right
+    answer, 1, 2 or 4 for a wrong one, and 7 for one that is partly right, when stderr begins with
+    `points 0.5`; what it writes to stderr is the message. Any other end is an infrastructure error.
+    `headers` are pairs of name and text: testlib.h, which comes from its own project.
+    """
+
+    __test__ = False  # not a pytest class
+
+    source: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Interactor:
+    """A C++ program that the program talks to: what one writes to stdout is the other's stdin.
+
+    It gets the names of three files (input, its own output, answer), and ends as a Testlib checker
+    does. It runs beside the program, in a sandbox of its own.
+    """
+
+    source: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Checker = Exact | Tolerance | Unordered | Regex | Custom | Testlib | Interactor
+# Those that run in the sandbox, once the program has ended.
+IN_SANDBOX = (Regex, Custom, Testlib)
 
 
 def same_answer(checker: Exact | Tolerance | Unordered, got: Any, expected: Any) -> bool:

@@ -7,16 +7,23 @@ early end is what the worker and the kernel saw.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from dataclasses import replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.libraries import explained
-from stepcoder.sandbox.messages import one_line, shown, without_surrogates
+from stepcoder.sandbox.messages import decoded, one_line, shown, without_surrogates
+from stepcoder.sandbox.points import partial_credit
 from stepcoder.sandbox.verdict import Status, TestVerdict
 
 _SIGNALS = frozenset(int(number) for number in signal.Signals)
+# Exit statuses of testlib's checkers: 2 is a wrong format, 4 more output than asked for.
+TESTLIB_RIGHT, TESTLIB_WRONG, TESTLIB_POINTS = 0, (1, 2, 4), 7
+_POINTS = re.compile(r"points\s+(\d*\.?\d+)")
+# What the C++ library writes when no one catches an exception.
+_TERMINATE = re.compile(r"terminate called after throwing an instance of '([^'\n]+)'")
 
 
 def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
@@ -85,15 +92,68 @@ def _cause_of_death(run: _launcher.RunResult) -> TestVerdict:
         return TestVerdict(Status.WALL_TIME_LIMIT, message="wall time limit exceeded")
     if run.output_exceeded:
         return TestVerdict(Status.OUTPUT_LIMIT, message="output limit exceeded")
+    if run.is_native:
+        return _end_of_native(run)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
             message = "memory limit exceeded" if run.out_of_memory else "killed by the kernel"
             return TestVerdict(Status.MEMORY_LIMIT, message=message)
-        name = signal.Signals(number).name if number in _SIGNALS else f"signal {number}"
+        name = _signal_name(number)
         return TestVerdict(Status.RUNTIME_ERROR, message=f"crashed ({name})", error_type=name)
     code = os.WEXITSTATUS(status)
     if code == _launcher.EXIT_ABORTED:
         return TestVerdict(Status.RUNTIME_ERROR, "crashed (SIGABRT)", error_type="SIGABRT")
     message = f"the process ended with exit status {code} before the test did"
     return TestVerdict(Status.RUNTIME_ERROR, message=message, error_type="SystemExit")
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in _SIGNALS else f"signal {number}"
+
+
+def _end_of_native(run: _launcher.RunResult) -> TestVerdict:
+    """Return why a C or C++ program ended. Its own words are on stderr, if it has any."""
+    said = decoded(run.stderr)
+    thrown = _TERMINATE.search(said)
+    if not os.WIFSIGNALED(run.wait_status):
+        message = f"exit status {os.WEXITSTATUS(run.wait_status)}"
+        return TestVerdict(Status.RUNTIME_ERROR, message=message, error_type="exit status")
+    number = os.WTERMSIG(run.wait_status)
+    if number == signal.SIGSYS:  # on machines that do not tell which
+        message = "a system call that is not allowed"
+        return TestVerdict(Status.SECURITY_VIOLATION, message=message)
+    if number == signal.SIGKILL or (thrown and thrown[1] == "std::bad_alloc"):
+        message = "memory limit exceeded" if run.out_of_memory or thrown else "killed by the kernel"
+        return TestVerdict(Status.MEMORY_LIMIT, message=message)
+    name = _signal_name(number)
+    details = f": {said[thrown.start() :]}" if thrown else ""
+    return TestVerdict(
+        Status.RUNTIME_ERROR,
+        message=one_line(f"crashed ({name}){details}"),
+        error_type=shown(thrown[1]) if thrown else name,
+    )
+
+
+def testlib_answer(index: int, run: _launcher.RunResult | None) -> bool | TestVerdict:
+    """Return what a checker or interactor with testlib's convention says of a test.
+
+    If it gives no answer, that is the judge's failure.
+    """
+    if run is None:
+        return TestVerdict(Status.NOT_RUN)
+    said = one_line(decoded(run.stderr))
+    status = os.WEXITSTATUS(run.wait_status) if os.WIFEXITED(run.wait_status) else -1
+    if run.violation < 0 and not run.killed_for and not run.infrastructure_error:
+        if status == TESTLIB_RIGHT:
+            return True
+        if status in TESTLIB_WRONG:
+            return TestVerdict(Status.WRONG_ANSWER, said or f"the checker's answer is {status}")
+        if status == TESTLIB_POINTS and (points := _POINTS.match(said)):
+            if float(points[1]) in (0, 1):
+                return float(points[1]) == 1 or TestVerdict(Status.WRONG_ANSWER, said)
+            if partial := partial_credit(points[1]):
+                return TestVerdict(Status.WRONG_ANSWER, said, partial=partial)
+    why = decoded(run.infrastructure_message) or said or died(run).message
+    message = one_line(f"the checker failed on test {index + 1}: {why}")
+    return TestVerdict(Status.INFRASTRUCTURE_ERROR, message)

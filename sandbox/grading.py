@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from stepcoder.sandbox import _launcher, returned
-from stepcoder.sandbox.checkers import Custom, Regex, same_output
-from stepcoder.sandbox.failures import died, raised, raised_in_test, recorded_by
+from stepcoder.sandbox.checkers import IN_SANDBOX, Interactor, same_output
+from stepcoder.sandbox.failures import died, raised, raised_in_test, recorded_by, testlib_answer
 from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
 from stepcoder.sandbox.points import points_of
 from stepcoder.sandbox.program import (
@@ -42,6 +42,9 @@ _PRECEDENCE = (
     (Status.NOT_RUN,),
 )
 
+# Of a program that talks to an interactor which has ended, with guesses of it unread or not.
+_OTHER_END_CLOSED = ("BrokenPipeError", "ConnectionResetError", "SIGPIPE")
+
 Runs = list[_launcher.RunResult]
 
 
@@ -61,7 +64,8 @@ def grade(submission: Submission, runs: Runs, check: returned.Check | None = Non
         peak_memory_bytes = max(peak_memory_bytes, run.peak_memory_bytes)
         tampered = tampered or run.tampered
     shared = isinstance(submission.tests, CodeTests) and submission.tests.shared_process
-    if any(run.is_tester for run in runs):
+    interactive = isinstance(getattr(submission.tests, "checker", None), Interactor)
+    if any(run.is_tester for run in runs) and not interactive:
         tests = [_pair_verdict(submission, runs, i) for i in range(len(submission.tests))]
     else:
         tests = [_test_verdict(submission, runs, i, check) for i in range(len(submission.tests))]
@@ -129,6 +133,8 @@ def _test_verdict(
 ) -> TestVerdict:
     """Return the verdict of one test from the run that it was part of."""
     tests = submission.tests
+    if isinstance(tests, StdinTests) and isinstance(tests.checker, Interactor):
+        return _interactive_verdict(runs, index)
     alone = isinstance(tests, StdinTests) or tests.process_per_test
     run = None
     for candidate in runs:
@@ -240,14 +246,51 @@ def _stdin_verdict(
     expected = tests.outputs[index]
     if tests.checker is None:
         right: bool | TestVerdict = run.output_matches
-    elif isinstance(tests.checker, (Regex, Custom)):
+    elif isinstance(tests.checker, IN_SANDBOX):
         right = check is not None and check(index, decoded(run.stdout))
     else:
+        assert not isinstance(tests.checker, Interactor)
         right = same_output(tests.checker, decoded(run.stdout), expected)
     got = shown(decoded(run.stdout[-4 * SHOWN :])[-SHOWN:])
     return _compared(
         right, got, lambda: f"expected stdout {shown_value(expected)}, got {shown_value(got)}"
     )
+
+
+def _interactive_verdict(runs: Runs, index: int) -> TestVerdict:
+    """Return the verdict of a test from the runs of the program and of its interactor."""
+    pair = [run for run in runs if run.first_test == index]
+    if not pair and runs and runs[0].phase == _launcher.PHASE_COMPILE:
+        pair = runs[:2]
+    if len(pair) < 2:
+        return TestVerdict(Status.NOT_RUN)
+    program, interactor = sorted(pair, key=lambda run: run.is_tester)
+    answer = testlib_answer(index, interactor)
+    failure = _failure_in_talk(program)
+    # It read on when the interactor had ended.
+    if failure and failure.error_type == "EOFError" and answer is not True:
+        failure = None
+    test = failure or (TestVerdict(Status.ACCEPTED) if answer is True else answer)
+    assert isinstance(test, TestVerdict)
+    lines = _lines(program, 0) | _lines(program, 1)
+    return _measured(test, lines, program.cpu_ns, program.wall_ns)
+
+
+def _failure_in_talk(program: _launcher.RunResult) -> TestVerdict | None:
+    """Return how a program failed, but for what the end of its interactor has done to it."""
+    finding = program.test(0)
+    exited_well = program.wait_status == 0 and not program.killed_for
+    if program.killed_for == _launcher.KILLED_CANCELLED:
+        return None
+    if program.phase < _launcher.PHASE_FIRST_TEST:
+        return _loading_failure(program)
+    if finding.outcome == _launcher.OUTCOME_ERROR:
+        test = raised(finding, program)
+    elif finding.outcome == _launcher.OUTCOME_VALUE or exited_well:
+        return None
+    else:
+        test = died(program)
+    return None if test.error_type in _OTHER_END_CLOSED else test
 
 
 def _compared(right: bool | TestVerdict, got: str, message: Callable[[], str]) -> TestVerdict:

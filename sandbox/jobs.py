@@ -7,7 +7,7 @@ The program's request is (kind, source, preamble, entry point, payload), read by
 
     calls, values   a list of argument lists
     stdin           the source again if the output is kept, else None; the event loop hands each
-                    test its text
+                    test its text (C and C++: `native_request`)
     asserts         (setup, list of asserts), both run in the program's own process
     unittests       (code, list of test names), likewise
     direct          (asserts or unittests, code, the list), in that process too, but guarded
@@ -20,17 +20,19 @@ process for each test the lists come one by one, each to a run of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Regex
+from stepcoder.sandbox.checkers import Interactor, Regex, Testlib
 from stepcoder.sandbox.file_io import with_files
 from stepcoder.sandbox.libraries import Libraries
 from stepcoder.sandbox.points import check_subtasks
 from stepcoder.sandbox.program import (
+    LANGUAGES,
     PYTHONS_INT_DIGITS,
     CallTests,
     CodeTests,
@@ -42,6 +44,8 @@ from stepcoder.sandbox.program import (
     UnittestTests,
 )
 
+# The arguments of checkers and interactors.
+TESTLIB_FILES = ("input.txt", "output.txt", "answer.txt")
 MAX_SOURCE_BYTES = 8 << 20
 MAX_REQUEST_BYTES = 256 << 20
 
@@ -51,6 +55,7 @@ _IN_PLACE = (
     "(lambda call: lambda *given: "
     "(lambda got: given[{0}] if got is None else got)(call(*given)))({1})"
 )
+_FILE_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")
 
 
 def build_job(
@@ -70,15 +75,12 @@ def build_job(
     if len(tests) > _launcher.MAX_TESTS:
         raise ValueError(f"{len(tests)} tests; at most {_launcher.MAX_TESTS} are possible")
     check_subtasks(getattr(tests, "subtasks", ()), len(tests))
-    job = _launcher.Job()
-    job.test_count = len(tests)
+    job = new_job(limits, len(tests))
     job.line_count = program.source.count("\n") + program.source.count("\r") + 1
-    job.cpu_ns = round(limits.cpu_s * 1e9)
-    job.wall_ns = round(limits.wall_s * 1e9)
-    job.memory_bytes = limits.memory_bytes
-    job.output_bytes = limits.output_bytes
     job.stop_at_first_failure = submission.stop_at_first_failure
     job.libraries = libraries.argument(program.source, program.preamble)
+    if program.language != "python" and not isinstance(tests, StdinTests):
+        raise ValueError(f"a {program.language} program reads stdin; its tests must be StdinTests")
     if isinstance(tests, CallTests):
         _add_calls(job, program, tests)
     elif isinstance(tests, StdinTests):
@@ -88,11 +90,24 @@ def build_job(
     return job
 
 
+def new_job(limits: Limits, test_count: int) -> _launcher.Job:
+    """Return a job that has nothing but its limits."""
+    job = _launcher.Job()
+    job.test_count = test_count
+    job.cpu_ns = round(limits.cpu_s * 1e9)
+    job.wall_ns = round(limits.wall_s * 1e9)
+    job.memory_bytes = limits.memory_bytes
+    job.output_bytes = limits.output_bytes
+    return job
+
+
 def _add_calls(job: _launcher.Job, program: Program, tests: CallTests) -> None:
     if program.entry_point is None:
         raise ValueError("call tests need Program.entry_point, the function to call")
     if len(tests.inputs) != len(tests.outputs):
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
+    if isinstance(tests.checker, (Testlib, Interactor)):
+        raise ValueError(f"{type(tests.checker).__name__} is for stdin tests")
     if isinstance(tests.checker, Regex) and not all(type(o) is str for o in tests.outputs):
         raise ValueError("an expected output of a Regex checker is no text")
     if tests.in_place is not None:
@@ -120,12 +135,28 @@ def _add_stdins(job: _launcher.Job, program: Program, tests: StdinTests) -> None
     if len(tests.inputs) != len(tests.outputs):
         raise ValueError(f"{len(tests.inputs)} inputs but {len(tests.outputs)} outputs")
     if tests.input_file or tests.output_file:
+        if program.language != "python" or isinstance(tests.checker, Interactor):
+            raise ValueError("only Python programs have files for stdin and stdout, and only alone")
         preamble = with_files(program.preamble, tests.input_file, tests.output_file)
         program = replace(program, preamble=preamble)
+    for name, _ in (*program.headers, *getattr(tests.checker, "headers", ())):
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header, such as 'testlib.h'")
     job.kind = _launcher.JobKind.STDIN
     job.run_for_each_test = True
     job.compares_stdout = tests.checker is None
-    job.request = _request("stdin", program, program.source if tests.keep_output else None)
+    if program.language == "python":
+        job.request = _request("stdin", program, program.source if tests.keep_output else None)
+    else:
+        job.runner = _launcher.Runner.NATIVE
+        job.request = native_request(program)
+        job.line_count, job.libraries = 0, ""
+    if isinstance(tests.checker, Interactor):
+        job.kind = _launcher.JobKind.PAIR
+        files = zip(tests.inputs, tests.outputs, strict=True)
+        contents = [{"input.txt": text, "answer.txt": answer} for text, answer in files]
+        job.tester_request = request_on_files(job, ["interactor", *TESTLIB_FILES], contents)
+        return
     for text, expected in zip(tests.inputs, tests.outputs, strict=True):
         job.add_stdin(_bytes(text), _bytes(expected))
 
@@ -178,6 +209,28 @@ def _request(kind: str, program: Program, payload: Any) -> bytes:
     source = program.source.removeprefix("\ufeff")
     request = (kind, source, program.preamble, program.entry_point, payload)
     return _launcher.encode(request, MAX_REQUEST_BYTES)
+
+
+def native_request(program: Program) -> bytes:
+    """Return the request for a compiled program: argv, whether it reads /dev/stdin, and files."""
+    if program.language not in LANGUAGES:
+        raise ValueError(f"{program.language!r} is none of {', '.join(['python', *LANGUAGES])}")
+    if program.entry_point is not None:
+        raise ValueError(f"a {program.language} program has no entry point; its tests are stdin")
+    no_files: dict[str, bytes] = {}
+    request = (["program"], "/dev/stdin" in program.source, no_files)
+    return _launcher.encode(request, MAX_REQUEST_BYTES)
+
+
+def request_on_files(job: _launcher.Job, argv: list[str], files: list[dict[str, str]]) -> bytes:
+    """Return the request for a compiled program that has these arguments, and files in each test.
+
+    Gives the job the files.
+    """
+    for of_test in files:
+        contents = {name: _bytes(text) for name, text in of_test.items()}
+        job.add_test_request(_launcher.encode(contents, MAX_REQUEST_BYTES))
+    return without_end(_launcher.encode((argv, False, None), MAX_REQUEST_BYTES))
 
 
 def without_end(encoded: bytes) -> bytes:

@@ -83,6 +83,11 @@ class Judge:
         """Close the judge."""
         self.close()
 
+    @property
+    def compiler_runs(self) -> int:
+        """How often C and C++ programs were compiled. Equal ones are compiled once, while kept."""
+        return self._service.builds.compiler_runs
+
     def close(self) -> None:
         """End all workers. Verdicts that are not there yet become infrastructure errors."""
         self._finalizer()

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import compile_asserts
 from stepcoder.sandbox.checker_runs import CHECKER_LIMITS, needs_checker_run, start_checker
 from stepcoder.sandbox.grading import Runs, grade, has_no_value, needs_a_tester
@@ -23,11 +25,15 @@ from stepcoder.sandbox.verdict import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A job in flight: what it runs, and `finish`, which turns its runs into a verdict or a job."""
+    """A job in flight: what it runs, and `finish`, which turns its runs into a verdict or a job.
+
+    `job` is there where it is not the submission's own tests (`native`, `testlib`).
+    """
 
     submission: Submission
     limits: Limits
-    finish: Callable[[Runs], Verdict | Pending]
+    finish: Callable[[Runs], Any]
+    job: _launcher.Job | None = None
     apart: bool = False  # tests that are code have a process of their own
 
 
@@ -50,7 +56,7 @@ def _with_its_tests(submission: Submission, limits: Limits, *, apart: bool = Fal
         if not apart and needs_a_tester(runs):
             return _with_its_tests(submission, limits, apart=True)
         if needs_checker_run(submission.tests) and (run := start_checker(submission, runs)):
-            return Pending(run.checker, CHECKER_LIMITS, run.grade)
+            return Pending(run.checker, CHECKER_LIMITS, run.grade, run.job)
         return grade(submission, runs)
 
-    return Pending(submission, limits, finish, apart)
+    return Pending(submission, limits, finish, apart=apart)

@@ -139,19 +139,36 @@ def test_text(tests: CodeTests, index: int) -> str:
     return tests.names[index] if isinstance(tests, UnittestTests) else tests.asserts[index].strip()
 
 
+# The compiler's language and standard. GNU C++17 compiles most of what was written for older ones.
+LANGUAGES = {
+    "c": ("c", "gnu17"),
+    "cpp": ("c++", "gnu++17"),
+    "cpp11": ("c++", "gnu++11"),
+    "cpp14": ("c++", "gnu++14"),
+    "cpp17": ("c++", "gnu++17"),
+    "cpp20": ("c++", "gnu++20"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Untrusted Python source, and how its tests reach it.
+    """Untrusted source, and how its tests reach it.
 
     `entry_point` is an expression evaluated in the program's namespace after it ran, such as
     `"two_sum"` or `"Solution().twoSum"`; None means the program itself reads stdin. `preamble` runs
     before `source` in the same namespace and has its own line numbers: executed lines and error
     lines always count from the first line of `source`.
+
+    `language` is "python", or one of LANGUAGES, which are compiled. Their programs
+    read stdin: they have stdin tests, no entry point and no executed lines. `headers` are files
+    that the source can include, as pairs of name and text.
     """
 
     source: str
     entry_point: str | None = None
     preamble: str = ""
+    language: str = "python"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import CompiledAsserts
-from stepcoder.sandbox.checkers import Custom, Regex, same_answer
+from stepcoder.sandbox.checkers import IN_SANDBOX, Interactor, same_answer
 from stepcoder.sandbox.compare import same_value
 from stepcoder.sandbox.messages import shown_value
 from stepcoder.sandbox.program import CallTests
@@ -36,7 +36,7 @@ def judged(
 ) -> tuple[bool | TestVerdict, str]:
     """Return whether the value of a test is right, and its repr. Raises ValueError: no value."""
     expected = tests.outputs[index]
-    in_sandbox = isinstance(tests.checker, (Regex, Custom))
+    in_sandbox = isinstance(tests.checker, IN_SANDBOX)
     compiled = isinstance(tests, CompiledAsserts)
     if in_sandbox or (compiled and expected.code is not None):
         got = _launcher.decode(payload, None, LARGEST)
@@ -57,7 +57,7 @@ def judged(
         return expected.holds(got), shown_value(got)
     if tests.checker is None:
         return same_value(got, expected, tests.float_tolerance), shown_value(got)
-    assert not isinstance(tests.checker, (Regex, Custom))
+    assert not isinstance(tests.checker, (*IN_SANDBOX, Interactor))
     return same_answer(tests.checker, got, expected), shown_value(got)
 
 

@@ -17,14 +17,18 @@ import threading
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.admission import FairSemaphore
+from stepcoder.sandbox.checkers import Interactor
 from stepcoder.sandbox.grading import Runs
 from stepcoder.sandbox.jobs import MAX_SOURCE_BYTES, build_job, source_too_large
 from stepcoder.sandbox.libraries import Libraries
+from stepcoder.sandbox.native import Builds, Built, not_built
 from stepcoder.sandbox.pending import Pending, first_job
-from stepcoder.sandbox.program import Limits, Submission
+from stepcoder.sandbox.program import Limits, Program, StdinTests, Submission
+from stepcoder.sandbox.testlib import checker_program
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 _logger = logging.getLogger("stepcoder.sandbox")
@@ -67,9 +71,16 @@ class Service:
     ) -> None:
         """Start the event loop and the grading thread."""
         self._libraries = libraries
-        self._loop = _launcher.EventLoop(worker_command(hash_seed), _arena_preload(), workers)
+        self._loop = _launcher.EventLoop(
+            worker_command(hash_seed),
+            native_command("native"),
+            native_command("compiler"),
+            _arena_preload(),
+            workers,
+        )
+        self.builds = Builds()
         self._lock = threading.Lock()
-        self._in_flight: dict[int, tuple[Pending, Future[Verdict]]] = {}
+        self._in_flight: dict[int, tuple[Pending, Future[Any]]] = {}
         self._admission = FairSemaphore(max_queued)
         self._ids = itertools.count()
         self._closed = False
@@ -121,9 +132,52 @@ class Service:
         test = TestVerdict(status, message=message)
         return Verdict(status, (test,) * len(submission.tests), message) if message else None
 
-    def _start(self, pending: Pending, future: Future[Verdict]) -> None:
-        """Hand a job to the event loop."""
-        job = build_job(pending.submission, pending.limits, self._libraries, apart=pending.apart)
+    def _start(self, pending: Pending, future: Future[Any]) -> None:
+        """Hand a job to the event loop, once its programs are compiled."""
+        tests = pending.submission.tests
+        missing = {}
+        if pending.job:
+            job = pending.job
+        else:
+            job = build_job(
+                pending.submission, pending.limits, self._libraries, apart=pending.apart
+            )
+            if isinstance(tests, StdinTests) and isinstance(tests.checker, Interactor):
+                missing["tester_binary"] = checker_program(tests.checker)
+        if job.runner == _launcher.Runner.NATIVE:
+            missing["binary"] = pending.submission.program
+        self._build(missing, job, pending, future)
+
+    def _build(
+        self,
+        missing: dict[str, Program],
+        job: _launcher.Job,
+        pending: Pending,
+        future: Future[Any],
+    ) -> None:
+        """Compile the next of the programs that a job needs; then go on."""
+        if not missing:
+            self._hand_over(job, pending, future)
+            return
+        name, program = missing.popitem()
+
+        def go_on(build: Future[Built | Verdict]) -> None:
+            built = build.result()
+            fits = isinstance(built, Built) and built.memory_bytes <= pending.limits.memory_bytes
+            if isinstance(built, Built) and (fits or program is not pending.submission.program):
+                setattr(job, name, built.binary)
+                try:
+                    self._build(missing, job, pending, future)
+                    return
+                except Exception as error:  # the judge was closed
+                    built = Verdict(Status.INFRASTRUCTURE_ERROR, message=str(error))
+            is_checker = pending.job is not None or name == "tester_binary"
+            verdict = not_built(built, pending.submission, is_checker=is_checker)
+            self._settle_with(future, verdict)
+
+        self.builds.of(program, self._start).add_done_callback(go_on)
+
+    def _hand_over(self, job: _launcher.Job, pending: Pending, future: Future[Any]) -> None:
         job.id = next(self._ids)
         with self._lock:
             if self._closed:
@@ -150,8 +204,16 @@ class Service:
                     pending, future = self._in_flight.pop(result.id)
                 self._finish(pending, result.runs, future)
 
-    def _finish(self, pending: Pending, runs: Runs, future: Future[Verdict]) -> None:
+    def _finish(self, pending: Pending, runs: Runs, future: Future[Any]) -> None:
         """Settle the future of a finished job, or start the submission's next job."""
+        if pending.job and pending.job.runner == _launcher.Runner.COMPILER:
+            try:
+                built = pending.finish(runs)
+            except Exception as error:
+                _logger.exception("the judge failed on a compiled program")
+                built = Verdict(Status.INFRASTRUCTURE_ERROR, message=repr(error))
+            _settle(future, built)  # tells the submissions that wait for it
+            return
         if future.cancelled():
             self._admission.release()
             return
@@ -168,6 +230,10 @@ class Service:
         if self._full_isolation and (missing := self.missing_layers()):
             error_text = str(IsolationError(missing))
             verdict = Verdict(Status.INFRASTRUCTURE_ERROR, message=error_text)
+        self._settle_with(future, verdict)
+
+    def _settle_with(self, future: Future[Verdict], verdict: Verdict) -> None:
+        """Give an admitted submission its verdict."""
         self._admission.release()
         _settle(future, verdict)
 
@@ -179,6 +245,7 @@ class Service:
             self._closed = True
         self._admission.close()
         self._loop.close()
+        self.builds.forget()
         if threading.current_thread() is not self._thread:
             self._thread.join()
         with self._lock:
@@ -203,7 +270,7 @@ class Service:
             _logger.warning("the sandbox runs without %s, which this machine refuses", layers)
 
 
-def _settle(future: Future[Verdict], verdict: Verdict) -> None:
+def _settle(future: Future[Any], verdict: Any) -> None:
     """Give a future its verdict, unless it was cancelled."""
     if future.set_running_or_notify_cancel():
         future.set_result(verdict)
@@ -220,6 +287,15 @@ def worker_command(hash_seed: int) -> list[str]:
     command = [sys.executable, *flags, worker, extension]
     # The launcher sets hash seed 0. posix_spawn takes a path, so that of env is written out.
     return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
+
+
+def native_command(kind: str) -> list[str]:
+    """Return the command that starts a worker for C and C++ programs, or for their compiler."""
+    worker = str(Path(__file__).resolve().parent / "guest" / "native_worker.py")
+    extension = str(Path(_launcher.__file__).resolve())
+    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
+    path = os.environ.get("PATH", os.defpath)
+    return [sys.executable, *flags, worker, extension, kind, path]
 
 
 def _arena_preload() -> str:

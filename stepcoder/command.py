@@ -22,7 +22,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -40,7 +40,15 @@ from stepcoder.problems.problem import (
     program_of,
     with_tolerance,
 )
-from stepcoder.sandbox import IsolationError, Judge, LibraryError, Limits, Submission
+from stepcoder.sandbox import (
+    LANGUAGES,
+    IsolationError,
+    Judge,
+    LibraryError,
+    Limits,
+    StdinTests,
+    Submission,
+)
 
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
@@ -221,11 +229,15 @@ class Sample:
     number: int
     program: str
     line: int = 0
+    language: str = "python"
 
     @property
     def submission(self) -> Submission:
         """The program with the tests of its problem."""
-        return Submission(program_of(self.problem, self.program), self.problem.tests)
+        program = program_of(self.problem, self.program)
+        if self.language != "python":
+            program = replace(program, language=self.language, preamble="")  # it is Python's
+        return Submission(program, self.problem.tests)
 
 
 def read_samples(
@@ -257,7 +269,9 @@ def read_samples(
                     record = _sample_record(text, where, problems, fields, missing)
                     problem = problems[record["task_id"]]
                     number = next(numbers[problem.task_id])
-                    found.append(Sample(problem, number, program(record, problem), line))
+                    language = _language(record, where, problem)
+                    source = program(record, problem)
+                    found.append(Sample(problem, number, source, line, language))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
     if not found:
@@ -290,6 +304,20 @@ def _sample_record(
     if not isinstance(record.get(field), str):
         raise InputError(f'{where}: field "{field}" is missing or no text; {expected}')
     return record
+
+
+def _language(record: Record, where: str, problem: Problem) -> str:
+    """Return the judge's name of a sample's language."""
+    given = record.get("language", "python")
+    language = str(given).lower().replace("c++", "cpp")
+    language = "python" if language.startswith("py") else language
+    if language != "python" and language not in LANGUAGES:
+        names = ", ".join(["python", *LANGUAGES])
+        raise InputError(f'{where}: field "language": {given!r} is none of {names}')
+    if language != "python" and (problem.entry_point or not isinstance(problem.tests, StdinTests)):
+        why = f"{problem.task_id!r} has no stdin tests, and a {language} program reads stdin"
+        raise InputError(f'{where}: field "language": {why}; leave the sample out')
+    return language
 
 
 class StepProgress(progress.Progress):

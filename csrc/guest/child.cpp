@@ -29,8 +29,7 @@ namespace stepcoder::child {
 namespace {
 
 std::byte* g_board = nullptr;
-
-BoardHeader& header() { return *reinterpret_cast<BoardHeader*>(g_board); }
+ControlMessage g_limits;
 
 // The record of the current phase; nullptr where it has none.
 Record* current_record() {
@@ -80,16 +79,20 @@ void confine() {
 }
 
 // The steps that depend on the request.
-void confine_to(const Shared& shared, const ControlMessage& message, int channel) {
+void confine_to(const Shared& shared, const Received& received) {
+  const ControlMessage& message = g_limits = received.message;
   // The program gets neither the request nor the board nor the socket to the worker.
-  if (channel >= 0) checked(dup2(channel, kChannelFd), "dup2");
-  checked(syscall(SYS_close_range, channel >= 0 ? kChannelFd + 1 : kChannelFd, ~0U, 0),
-          "close descriptors");
+  int kept = kChannelFd - 1;
+  for (const auto& [from, to] : {std::pair{received.channel.get(), kChannelFd},
+                                 {shared.violations_fd, kViolationsFd},
+                                 {received.binary.get(), kBinaryFd}})
+    if (from >= 0) kept = from == to ? to : checked(dup3(from, to, O_CLOEXEC), "dup3");
+  checked(syscall(SYS_close_range, kept + 1, ~0U, 0), "close descriptors");
   // A kernel limit behind the worker's clock. Soft equals hard, so that it cannot be caught.
   const uint64_t phases = uint64_t{message.test_count} + 2;
   set_limit(RLIMIT_CPU, static_cast<uint64_t>(message.cpu_ns) * phases / 1'000'000'000 + 2);
   set_limit(RLIMIT_AS, shared.address_space_bytes + message.memory_bytes);
-  set_limit(RLIMIT_FSIZE, message.output_bytes + 1);
+  if (!shared.native) set_limit(RLIMIT_FSIZE, message.output_bytes + 1);
   thread_stacks::limit(message.memory_bytes / 2);
   if (!shared.filter.empty()) install_filter(shared.filter);
 }
@@ -122,6 +125,10 @@ void take_secret(uint64_t line_count) {
 
 }  // namespace
 
+const ControlMessage& limits() { return g_limits; }
+
+BoardHeader& header() { return *reinterpret_cast<BoardHeader*>(g_board); }
+
 void run(const Shared& shared, int control, PyObject* run) {
   prctl(PR_SET_NAME, "sc-ready");
   g_board = static_cast<std::byte*>(shared.board);
@@ -135,10 +142,11 @@ void run(const Shared& shared, int control, PyObject* run) {
     prctl(PR_SET_NAME, "sc-child");
     const std::string bytes = read_request();
     request = decode_value(bytes, nullptr, kMaxRequestDepth);
-    // confine_to() moves it to kChannelFd.
+    confine_to(shared, *received);
+    // It lies at kChannelFd now.
     channel = received->channel.release();
-    confine_to(shared, received->message, channel);
-    take_secret(received->message.line_count);
+    received->binary.release();
+    if (!shared.native) take_secret(received->message.line_count);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cannot confine the run: %s\n", error.what());
     std::fflush(stderr);

@@ -17,6 +17,8 @@ struct Shared {
   std::vector<sock_filter> filter;     // empty if the worker's own filter is inherited
   uint64_t address_space_bytes = 0;    // of the worker itself
   std::vector<uintptr_t> dirty_pages;  // pages that every run writes to
+  bool native = false;                 // runs start other programs, which get the limits
+  int violations_fd = -1;              // where those of machine code are read
 };
 
 // Confines this process, waits on the socket `control` for the run to start, calls
@@ -31,6 +33,8 @@ void rehearse(const Shared& shared, PyObject* rehearse);
 void enter_phase(uint32_t phase);
 bool record_value(PyObject* value, PyObject* normalize);
 bool record_error(PyObject* error);
+BoardHeader& header();
+const ControlMessage& limits();  // of this run
 uint32_t first_test();
 
 }  // namespace stepcoder::child

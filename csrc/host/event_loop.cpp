@@ -18,7 +18,7 @@ constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kStartup = 60 * kSecond;  // for a worker to become ready
 constexpr int kAttempts = 2;                // a run whose worker crashed is repeated once
 // Of a slot. Each set of libraries that its jobs need takes a worker, and each of those memory.
-constexpr size_t kMostWorkers = 4;
+constexpr size_t kMostWorkers = 6;
 
 void watch(const UniqueFd& epoll, int fd) {
   epoll_event event{};
@@ -29,9 +29,8 @@ void watch(const UniqueFd& epoll, int fd) {
 
 }  // namespace
 
-EventLoop::EventLoop(std::vector<std::string> command, std::string preload, uint32_t slots)
-    : command_(std::move(command)),
-      preload_(std::move(preload)),
+EventLoop::EventLoop(WorkerCommands commands, uint32_t slots)
+    : commands_(std::move(commands)),
       cgroups_(find_cgroup_parent()),
       slots_(slots),
       epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
@@ -49,7 +48,11 @@ void EventLoop::submit(Job job) {
   bool awaited = false;
   {
     std::lock_guard lock(mutex_);
-    pending_.push_back(std::move(job));
+    // Compiled programs first: of a long queue all would be compiled before any of them runs.
+    if (job.binary || job.tester_binary)
+      pending_.push_front(std::move(job));
+    else
+      pending_.push_back(std::move(job));
     awaited = std::exchange(job_awaited_, false);
   }
   if (awaited) wake();  // otherwise every slot is busy and looks for a job when it is done
@@ -199,22 +202,26 @@ void EventLoop::assign_test(Slot& slot, const std::shared_ptr<ActiveJob>& active
 
 // The program's worker, then the tester's if the job has one.
 std::vector<EventLoop::Worker*> EventLoop::workers_for(Slot& slot, const Job& job) {
-  std::vector<Worker*> workers{worker_for(slot, job.among_testers, job.libraries)};
-  if (job.kind == JobKind::kPair) workers.push_back(worker_for(slot, true, job.tester_libraries));
+  std::vector<Worker*> workers{worker_for(slot, job.runner, job.among_testers, job.libraries)};
+  if (job.kind == JobKind::kPair) {
+    const Runner runner = job.tester_binary ? Runner::kNative : Runner::kPython;
+    workers.push_back(worker_for(slot, runner, true, job.tester_libraries));
+  }
   return workers;
 }
 
 // A worker that is not there yet takes the place of the one that has not been used for longest.
-EventLoop::Worker* EventLoop::worker_for(Slot& slot, bool tester, const std::string& libraries) {
+EventLoop::Worker* EventLoop::worker_for(Slot& slot, Runner runner, bool tester,
+                                         const std::string& libraries) {
   std::list<Worker>& workers = slot.workers;
   const auto found = std::find_if(workers.begin(), workers.end(), [&](const Worker& worker) {
-    return worker.tester == tester && worker.libraries == libraries;
+    return worker.runner == runner && worker.tester == tester && worker.libraries == libraries;
   });
   if (found != workers.end()) {
     workers.splice(workers.begin(), workers, found);
   } else {
     if (workers.size() == kMostWorkers) workers.pop_back();
-    workers.push_front({tester, libraries, nullptr});
+    workers.push_front({runner, tester, libraries, nullptr});
   }
   return &workers.front();
 }
@@ -238,10 +245,14 @@ bool EventLoop::start_workers(Slot& slot, const Job& job) {
   bool ready = true;
   for (Worker* worker : workers_for(slot, job)) {
     if (!worker->process) {
-      std::vector<std::string> argv = command_;
-      argv.insert(argv.end(), {worker->libraries, std::to_string(slot.number),
-                               worker->tester ? "tester" : "program"});
-      worker->process = std::make_unique<WorkerProcess>(argv, preload_, cgroups_);
+      const bool is_python = worker->runner == Runner::kPython;
+      std::vector<std::string> argv = is_python                           ? commands_.python
+                                      : worker->runner == Runner::kNative ? commands_.native
+                                                                          : commands_.compiler;
+      if (is_python) argv.push_back(worker->libraries);
+      argv.insert(argv.end(), {std::to_string(slot.number), worker->tester ? "tester" : "program"});
+      worker->process = std::make_unique<WorkerProcess>(
+          argv, is_python ? commands_.preload : std::string(), cgroups_);
       watch(epoll_, worker->process->control());
     }
     ready = ready && worker->process->ready;
@@ -267,8 +278,9 @@ void EventLoop::start_run(Slot& slot) {
   for (size_t i = workers.size(); i-- > 0;) {  // the tester first, whose board the program's reads
     const Worker& worker = *workers[i];
     const bool as_tester = i != 0;
+    const bool is_served = !as_tester && workers.size() > 1 && !job.tester_binary;
+    const int tester_board = is_served ? workers[1]->process->board() : -1;
     const UniqueFd& channel = as_tester ? tester_end : program_end;
-    const int tester_board = !as_tester && workers.size() > 1 ? workers[1]->process->board() : -1;
     if (!worker.process->begin(job, slot.test, as_tester, channel.get(), tester_board))
       throw std::runtime_error("the worker is gone: " + worker.process->stderr_tail());
   }
@@ -370,7 +382,7 @@ void EventLoop::finish_run(Slot& slot) {
   for (const RunResult& run : slot.reported) {
     if (run.is_tester != (job.kind == JobKind::kPair)) continue;  // only the tester finds anything
     failed = run.report.phase <= kPhaseFirstTest || (job.compares_stdout && !run.output_matches) ||
-             (job.kind != JobKind::kStdin && !run.tests.empty() &&
+             (job.kind != JobKind::kStdin && !job.tester_binary && !run.tests.empty() &&
               run.tests.front().outcome != Outcome::kValue);
   }
   bool again = false;

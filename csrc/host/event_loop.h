@@ -19,11 +19,18 @@
 
 namespace stepcoder {
 
+// How to start the kinds of worker. Python's gets its libraries; to each the slot's number and
+// "program" or "tester" are appended.
+struct WorkerCommands {
+  std::vector<std::string> python;
+  std::vector<std::string> native;  // those of C and C++ programs
+  std::vector<std::string> compiler;
+  std::string preload;  // a library to load before Python's interpreter, or empty
+};
+
 class EventLoop {
  public:
-  // `command` starts a worker: its libraries, the slot's number and "program" or "tester" are
-  // appended. `preload` is a library to load before the interpreter, or empty.
-  EventLoop(std::vector<std::string> command, std::string preload, uint32_t slots);
+  EventLoop(WorkerCommands commands, uint32_t slots);
   ~EventLoop();
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
@@ -59,6 +66,7 @@ class EventLoop {
 
   // A worker for one role with one set of libraries, or the place of one that is to be started.
   struct Worker {
+    Runner runner = Runner::kPython;
     bool tester = false;
     std::string libraries;
     std::unique_ptr<WorkerProcess> process;
@@ -96,12 +104,11 @@ class EventLoop {
   void leave_job(Slot& slot);
   bool start_workers(Slot& slot, const Job& job);
   std::vector<Worker*> workers_for(Slot& slot, const Job& job);
-  Worker* worker_for(Slot& slot, bool tester, const std::string& libraries);
+  Worker* worker_for(Slot& slot, Runner runner, bool tester, const std::string& libraries);
   int timeout_ms();
   void check_deadlines();
 
-  std::vector<std::string> command_;
-  std::string preload_;
+  WorkerCommands commands_;
   CgroupParent cgroups_;
   std::vector<Slot> slots_;
   UniqueFd epoll_;

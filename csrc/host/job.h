@@ -3,9 +3,11 @@
 
 #include <bit>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "wire/fd.h"
 #include "wire/protocol.h"
 
 namespace stepcoder {
@@ -16,9 +18,15 @@ enum class JobKind {
   kPair,   // a program and, in another process, the tester that talks to it
 };
 
+// Whose workers run a job: Python's, those of C and C++ programs, or their compiler's.
+enum class Runner { kPython, kNative, kCompiler };
+
 struct Job {
   uint64_t id = 0;
   JobKind kind = JobKind::kCalls;
+  Runner runner = Runner::kPython;
+  std::shared_ptr<const UniqueFd> binary;         // kNative: the program
+  std::shared_ptr<const UniqueFd> tester_binary;  // kPair: an interactor, instead of a tester
   // What the program's worker and the tester's have loaded beside the standard library: an argument
   // of theirs (libraries.py), which this side only compares. Empty: nothing.
   std::string libraries;
@@ -40,6 +48,11 @@ struct Job {
   uint64_t output_bytes = 0;
   bool stop_at_first_failure = false;
 };
+
+// Whether the run of the program, or of the tester, is one of machine code.
+inline bool is_native(const Job& job, bool as_tester) {
+  return as_tester ? job.tester_binary != nullptr : job.runner != Runner::kPython;
+}
 
 // How many tests one run of the job's program takes.
 inline uint32_t tests_per_run(const Job& job) { return job.run_for_each_test ? 1 : job.test_count; }
@@ -64,6 +77,7 @@ struct RunResult {
   bool infrastructure_error = false;
   std::string infrastructure_message;
   bool is_tester = false;
+  bool is_native = false;
   uint32_t first_test = 0;
   Report report;
   int32_t violation = -1;

@@ -126,6 +126,14 @@ Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t inde
 
 }  // namespace
 
+UniqueFd sealed_file(const char* name, const std::string& content) {
+  UniqueFd file = memory_file(name);
+  write_from_start(file, content);
+  checked(fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL),
+          "seal a memory file");
+  return file;
+}
+
 WorkerProcess::WorkerProcess(const std::vector<std::string>& argv, const std::string& preload,
                              const CgroupParent& cgroups)
     : secret_seed_(uint64_t{std::random_device{}()} << 32 | std::random_device{}()),
@@ -248,7 +256,8 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
     message.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
   }
   cgroup_.allow_memory(message.memory_bytes + 2 * message.output_bytes + kOutsideLimits);
-  return send_control(control_.get(), message, channel, tester_board);
+  const auto& binary = as_tester ? job.tester_binary : job.binary;
+  return send_control(control_.get(), message, channel, tester_board, binary ? binary->get() : -1);
 }
 
 // Clears the whole board, wherever the last run wrote. The first pages, which every run uses, are
@@ -280,6 +289,12 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.report = report;
   BoardHeader header;
   std::memcpy(&header, board_, sizeof header);
+  result.is_native = is_native(job, as_tester);
+  if (result.is_native && header.native_ended != 0) {
+    result.report.wait_status = header.native_wait_status;
+    if (report.killed_for == KilledFor::kNothing)
+      result.report.killed_for = header.native_killed_for;
+  }
   // The secrets tell how far the run has come at least; the rest is what it says.
   if (header.until_set_up == until_set_up_)
     result.report.phase = kPhaseSetup;
@@ -288,7 +303,9 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   else
     result.report.phase =
         std::clamp(report.phase, kPhaseLoad, kPhaseFirstTest + tests_per_run(job));
-  if (WIFEXITED(report.wait_status) && WEXITSTATUS(report.wait_status) == kExitViolation)
+  // No program in machine code has the board; others end with this status.
+  if (result.is_native ||
+      (WIFEXITED(report.wait_status) && WEXITSTATUS(report.wait_status) == kExitViolation))
     result.violation = header.violation;
   uint64_t room = kArenaBytes;
   result.loading = copy_finding(board_, layout, 0, room);
@@ -303,7 +320,8 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.output_exceeded = written > job.output_bytes || size_of(stderr_) > job.output_bytes;
   result.stdout_text = content(stdout_, 0, std::min(written, job.output_bytes));
   result.stderr_tail = tail(stderr_);
-  if (WIFSIGNALED(report.wait_status) && WTERMSIG(report.wait_status) == SIGKILL)
+  const int32_t status = result.report.wait_status;
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
     result.out_of_memory = oom_killed_ || cgroup_.ran_out_of_memory();
   if (job.compares_stdout && first_test < job.expected_stdouts.size())
     result.output_matches = same_tokens(result.stdout_text, job.expected_stdouts[first_test]);

@@ -15,6 +15,9 @@
 
 namespace stepcoder {
 
+// A memory file of this content that nobody can change.
+UniqueFd sealed_file(const char* name, const std::string& content);
+
 class WorkerProcess {
  public:
   // Starts the process without forking this one. Throws std::system_error.

@@ -8,22 +8,31 @@
 
 namespace stepcoder {
 
-bool send_control(int socket, const ControlMessage& message, int channel, int tester_board) {
-  const std::array<int, 2> descriptors{channel, tester_board};
-  const size_t bytes = sizeof(int) * (tester_board >= 0 ? 2 : 1);
-  iovec part{const_cast<ControlMessage*>(&message), sizeof message};
-  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof descriptors)]{};
+bool send_control(int socket, ControlMessage message, int channel, int tester_board, int binary) {
+  std::array<int, 3> sent{};
+  size_t count = 0;
+  message.sent = 0;
+  for (const auto& [fd, bit] : {std::pair{channel, kSentChannel},
+                                {tester_board, kSentTesterBoard},
+                                {binary, kSentBinary}}) {
+    if (fd < 0) continue;
+    message.sent |= bit;
+    sent[count++] = fd;
+  }
+  const size_t bytes = sizeof(int) * count;
+  iovec part{&message, sizeof message};
+  alignas(cmsghdr) char ancillary[CMSG_SPACE(sizeof sent)]{};
   msghdr packet{};
   packet.msg_iov = &part;
   packet.msg_iovlen = 1;
-  if (channel >= 0) {
+  if (count > 0) {
     packet.msg_control = ancillary;
     packet.msg_controllen = CMSG_SPACE(bytes);
     cmsghdr* rights = CMSG_FIRSTHDR(&packet);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(bytes);
-    std::memcpy(CMSG_DATA(rights), descriptors.data(), bytes);
+    std::memcpy(CMSG_DATA(rights), sent.data(), bytes);
   }
   return sendmsg(socket, &packet, MSG_NOSIGNAL) == sizeof message;
 }
@@ -42,10 +51,11 @@ std::optional<Received> receive_control(int socket) {
   for (cmsghdr* header = CMSG_FIRSTHDR(&packet); header != nullptr;
        header = CMSG_NXTHDR(&packet, header))
     if (header->cmsg_type == SCM_RIGHTS) {
-      const int* descriptors = reinterpret_cast<int*>(CMSG_DATA(header));
-      received.channel = UniqueFd(descriptors[0]);
-      if (header->cmsg_len > CMSG_LEN(sizeof(int)))
-        received.tester_board = UniqueFd(descriptors[1]);
+      const int* fd = reinterpret_cast<int*>(CMSG_DATA(header));
+      const uint32_t sent = received.message.sent;
+      if ((sent & kSentChannel) != 0) received.channel = UniqueFd(*fd++);
+      if ((sent & kSentTesterBoard) != 0) received.tester_board = UniqueFd(*fd++);
+      if ((sent & kSentBinary) != 0) received.binary = UniqueFd(*fd);
     }
   return received;
 }

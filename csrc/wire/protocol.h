@@ -22,11 +22,16 @@ constexpr int kBoardFd = 5;
 constexpr int kFirstFreeFd = 6;
 // In a child that talks to another child: its end of the channel.
 constexpr int kChannelFd = 3;
+// In a child that runs machine code: where violations are read, and the program's binary.
+constexpr int kViolationsFd = 4;
+constexpr int kBinaryFd = 5;
 
 // Processes and threads of a worker and its run together.
 constexpr uint64_t kMaxTasks = 256;
 
 enum class Command : uint32_t { kRun = 1, kKill = 2 };
+
+enum Sent : uint32_t { kSentChannel = 1, kSentTesterBoard = 2, kSentBinary = 4 };
 
 // judge -> worker -> child, on SOCK_SEQPACKET pairs. The request itself lies in the request file.
 struct ControlMessage {
@@ -39,7 +44,7 @@ struct ControlMessage {
   uint64_t arena_offset = 0;
   uint64_t line_count = 0;  // lines of the program that are noted
   uint32_t first_test = 0;
-  uint32_t reserved = 0;
+  uint32_t sent = 0;  // the descriptors that come along, in the order of these bits
 };
 
 // worker -> judge, once when the worker is ready.
@@ -127,6 +132,11 @@ struct BoardHeader {
   // keys of the lines from it (line_seal.h), and the second once it has compiled the program.
   uint64_t until_set_up = 0;
   uint64_t until_compiled = 0;
+  // How a C or C++ program ended, written by the child that ran it; the program has no board.
+  uint32_t native_ended = 0;
+  int32_t native_wait_status = 0;
+  KilledFor native_killed_for = KilledFor::kNothing;
+  uint32_t reserved2 = 0;
 };
 
 // Records lie at kRecordsOffset: first that of compiling and loading, then one for each test.

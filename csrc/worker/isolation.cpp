@@ -130,7 +130,11 @@ void change_root(const IsolationConfig& config) {
   // Reading it gives stdin (preload/dev_stdin.cpp); this is for programs that look whether it is
   // there.
   fs::create_directories(root + "/dev");
-  UniqueFd(open((root + "/dev/stdin").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0444));
+  // Machine code finds a copy of it.
+  if (config.guest == Guest::kPython)
+    UniqueFd(open((root + "/dev/stdin").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0444));
+  else
+    fs::create_symlink(config.scratch + "/.stdin", root + "/dev/stdin");
   const std::string scratch = root + config.scratch;
   fs::create_directories(scratch);
   const std::string options =
@@ -273,8 +277,10 @@ Isolation isolate(const IsolationConfig& config) {
   if (!got.mount_namespace) isolate_user(config, got);
   // Without a root of its own the worker sees the machine's files; Landlock then keeps programs
   // from opening them, and in either case from the memory of this user's other processes.
-  const bool landlock = got.mount_namespace ? allow_files(config.readable, {}, config.scratch)
-                                            : allow_files(config.readable, config.hidden, "");
+  const bool executable = config.guest != Guest::kPython;
+  const bool landlock = got.mount_namespace
+                            ? allow_files(config.readable, {}, config.scratch, executable)
+                            : allow_files(config.readable, config.hidden, "", executable);
   const bool pid_namespace = can_make_pid_namespace();
   // Nobody with the same user id may read or trace this process or its children.
   checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable");

@@ -7,12 +7,16 @@
 
 namespace stepcoder {
 
+// What a worker's children run: Python in this process, machine code, or the compiler of that.
+enum class Guest { kPython, kNative, kCompiler };
+
 struct IsolationConfig {
   std::vector<std::string> readable;  // folders and files that programs may read
   std::vector<std::string> hidden;    // files and folders within those that they may not read
   std::string scratch;                // the working folder of a run, the only one it may write to
   uint64_t scratch_bytes = 0;
   uint32_t own_uid = 0;  // the user to become where the judge runs as root
+  Guest guest = Guest::kPython;
 };
 
 struct Isolation {

@@ -40,7 +40,8 @@ void add_rule(const UniqueFd& ruleset, const UniqueFd& file, uint64_t access) {
 
 // A rule covers everything below its path. A folder with something hidden in it is therefore
 // allowed entry by entry, and may itself only be listed.
-void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::path>& hidden) {
+void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::path>& hidden,
+           uint64_t execute) {
   if (std::find(hidden.begin(), hidden.end(), path) != hidden.end()) return;
   const UniqueFd file(open(path.c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));
   struct stat info{};
@@ -50,19 +51,19 @@ void allow(const UniqueFd& ruleset, const fs::path& path, const std::vector<fs::
   });
   add_rule(ruleset, file,
            has_hidden              ? LANDLOCK_ACCESS_FS_READ_DIR
-           : S_ISDIR(info.st_mode) ? kRead
-                                   : LANDLOCK_ACCESS_FS_READ_FILE);
+           : S_ISDIR(info.st_mode) ? kRead | execute
+                                   : LANDLOCK_ACCESS_FS_READ_FILE | execute);
   if (!has_hidden) return;
   std::error_code error;
   for (fs::directory_iterator entry(path, error), end; !error && entry != end;
        entry.increment(error))
-    allow(ruleset, entry->path(), hidden);
+    allow(ruleset, entry->path(), hidden, execute);
 }
 
 }  // namespace
 
 bool allow_files(const std::vector<std::string>& readable, const std::vector<std::string>& hidden,
-                 const std::string& scratch) {
+                 const std::string& scratch, bool executable) {
   const long version = syscall(kCreateRuleset, nullptr, 0, kVersion);
   // Version 1 refuses every rename from one folder to another, in scratch too.
   if (version < (scratch.empty() ? 1 : 2)) return false;
@@ -77,7 +78,7 @@ bool allow_files(const std::vector<std::string>& readable, const std::vector<std
   for (const std::string& path : hidden) hidden_paths.push_back(fs::canonical(path, error));
   for (const std::string& path : readable) {
     const fs::path real = fs::canonical(path, error);
-    if (!error) allow(ruleset, real, hidden_paths);
+    if (!error) allow(ruleset, real, hidden_paths, executable ? LANDLOCK_ACCESS_FS_EXECUTE : 0);
   }
   if (!scratch.empty()) {
     const UniqueFd folder(checked(open(scratch.c_str(), O_PATH | O_CLOEXEC), "open scratch"));

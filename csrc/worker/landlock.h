@@ -11,6 +11,6 @@ namespace stepcoder {
 // `scratch` ("": nowhere). They open nothing else by path and cannot look into other processes.
 // False if the kernel has no Landlock; with a scratch folder, if it is older than Linux 5.19.
 bool allow_files(const std::vector<std::string>& readable, const std::vector<std::string>& hidden,
-                 const std::string& scratch);
+                 const std::string& scratch, bool executable);
 
 }  // namespace stepcoder

@@ -88,7 +88,7 @@ Code deny_bits(int i, uint32_t bits, uint32_t action) {
 
 constexpr uint32_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
 
-Code threads_only(bool own_pid_namespace) {
+Code threads_only(bool own_pid_namespace, uint32_t violation = kTrap) {
   Code code{load_argument(0)};
   if (own_pid_namespace) {
     // The worker starts runs with this call. In a run it fails for want of a capability.
@@ -98,7 +98,7 @@ Code threads_only(bool own_pid_namespace) {
   constexpr uint32_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
                                    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
   code.push_back(jump(BPF_JMP | BPF_JSET | BPF_K, kNamespaces, 0, 1));
-  code.push_back(answer(kTrap));
+  code.push_back(answer(violation));
   code.push_back(statement(BPF_ALU | BPF_AND | BPF_K, kThreadFlags));
   code.push_back(jump(BPF_JMP | BPF_JEQ | BPF_K, kThreadFlags, 0, 1));
   code.push_back(answer(kAllow));
@@ -198,6 +198,52 @@ Code rule_code(Rule rule, bool own_pid_namespace) {
   return {answer(kTrap)};
 }
 
+// Goes on with `code` if argument i is `value`, else with `otherwise`.
+Code if_argument_is(int i, uint64_t value, const Code& code, const Code& otherwise) {
+  const auto size = static_cast<uint8_t>(code.size());
+  Code result{load_argument(i),
+              jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(value), 0,
+                   static_cast<uint8_t>(size + 2)),
+              load_argument_high(i),
+              jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(value >> 32), 0, size)};
+  result.insert(result.end(), code.begin(), code.end());
+  result.insert(result.end(), otherwise.begin(), otherwise.end());
+  return result;
+}
+
+// What a C or C++ program may do: no process, no other program. That it makes memory executable
+// means nothing for machine code.
+Code native_code(const SyscallRule& rule, uint64_t secret, uint32_t violation) {
+  if (rule.name == "clone")
+    return if_argument_is(4, secret, {answer(kAllow)}, threads_only(true, violation));
+  if (rule.name == "execveat")
+    return if_argument_is(5, secret, {answer(kAllow)}, {answer(violation)});
+  switch (rule.rule) {
+    case Rule::kViolation:
+      return {answer(violation)};
+    case Rule::kNoExecMemory:
+    case Rule::kFileCodeOnly:
+    case Rule::kOwnSignals:
+      return {answer(kAllow)};
+    case Rule::kPlainIoctl:
+      return allow_only(1, {TCGETS, FIONREAD, TIOCGWINSZ, SECCOMP_IOCTL_NOTIF_RECV}, ENOTTY);
+    default:
+      return rule_code(rule.rule, true);
+  }
+}
+
+// The compiler's driver starts processes. What only an escape needs is refused, too.
+Code compiler_code(const SyscallRule& rule) {
+  if (rule.name == "execve") return {answer(kAllow)};
+  if (rule.name == "clone") {
+    Code code = threads_only(true, refuse(EPERM));  // any process, but no namespaces
+    code.back() = answer(kAllow);
+    return code;
+  }
+  if (rule.rule == Rule::kViolation) return {answer(refuse(EPERM))};
+  return native_code(rule, 0, refuse(EPERM));
+}
+
 struct Entry {
   uint32_t number;
   Code code;
@@ -224,6 +270,26 @@ Code search_tree(const std::vector<Entry>& entries, size_t first, size_t last) {
   }
   code.insert(code.end(), left.begin(), left.end());
   code.insert(code.end(), right.begin(), right.end());
+  return code;
+}
+
+// The whole filter; a call of another architecture gets `foreign`.
+Code filter_of(std::vector<Entry> entries, uint32_t foreign) {
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.number < b.number; });
+  Code code{
+      statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
+      jump(BPF_JMP | BPF_JEQ | BPF_K, kArchitecture, 1, 0),
+      answer(foreign),
+      statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+  };
+#if defined(__x86_64__)
+  // x32 calls share the architecture and set this bit.
+  code.push_back(jump(BPF_JMP | BPF_JSET | BPF_K, 0x40000000, 0, 1));
+  code.push_back(answer(foreign));
+#endif
+  Code tree = search_tree(entries, 0, entries.size());
+  code.insert(code.end(), tree.begin(), tree.end());
   return code;
 }
 
@@ -268,23 +334,22 @@ Code build_filter(bool own_pid_namespace, bool read_only_files) {
     }
     entries.push_back({static_cast<uint32_t>(rule.number), std::move(code)});
   }
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& a, const Entry& b) { return a.number < b.number; });
+  return filter_of(std::move(entries), kTrap);
+}
 
-  Code code{
-      statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
-      jump(BPF_JMP | BPF_JEQ | BPF_K, kArchitecture, 1, 0),
-      answer(kTrap),
-      statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-  };
+Code build_native_filter(Guest guest, uint64_t secret, bool listened) {
+  const uint32_t violation = listened ? SECCOMP_RET_USER_NOTIF : SECCOMP_RET_KILL_PROCESS;
+  std::vector<Entry> entries;
+  for (const SyscallRule& rule : syscall_rules())
+    entries.push_back(
+        {static_cast<uint32_t>(rule.number),
+         guest == Guest::kCompiler ? compiler_code(rule) : native_code(rule, secret, violation)});
 #if defined(__x86_64__)
-  // x32 calls share the architecture and set this bit.
-  code.push_back(jump(BPF_JMP | BPF_JSET | BPF_K, 0x40000000, 0, 1));
-  code.push_back(answer(kTrap));
+  if (guest == Guest::kCompiler)
+    for (const uint32_t number : {__NR_fork, __NR_vfork})
+      entries.push_back({number, {answer(kAllow)}});
 #endif
-  Code tree = search_tree(entries, 0, entries.size());
-  code.insert(code.end(), tree.begin(), tree.end());
-  return code;
+  return filter_of(std::move(entries), SECCOMP_RET_KILL_PROCESS);
 }
 
 void install_filter(const Code& filter) {
@@ -292,6 +357,14 @@ void install_filter(const Code& filter) {
                      const_cast<sock_filter*>(filter.data())};
   checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
   checked(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program), "install the seccomp filter");
+}
+
+int install_listened_filter(const Code& filter) {
+  sock_fprog program{static_cast<unsigned short>(filter.size()),
+                     const_cast<sock_filter*>(filter.data())};
+  checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+  return static_cast<int>(
+      syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program));
 }
 
 void report_violations_to(int* violation) {

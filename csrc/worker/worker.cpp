@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "guest/child.h"
+#include "native/start.h"
 #include "wire/control.h"
 #include "wire/fd.h"
 #include "wire/protocol.h"
@@ -206,7 +207,7 @@ class Worker {
  public:
   Worker(const IsolationConfig& config, PyObject* run, PyObject* rehearse, PyObject* rehearse_small)
       : config_(config), run_(run) {
-    huge_pages::move_code();
+    if (config.guest == Guest::kPython) huge_pages::move_code();
     void* board = mmap(nullptr, kBoardBytes, PROT_READ | PROT_WRITE, MAP_SHARED, kBoardFd, 0);
     if (board == MAP_FAILED) throw system_error("map the board");
     shared_.board = board;
@@ -215,16 +216,27 @@ class Worker {
     const UniqueFd statm(checked(open("/proc/self/statm", O_RDONLY | O_CLOEXEC), "open statm"));
     isolation_ = isolate(config);
     const bool own_pids = isolation_.has(kPidNamespace);
-    const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
     checked(sigprocmask(SIG_BLOCK, &signals, nullptr), "sigprocmask");
     signals_ = UniqueFd(checked(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd"));
-    report_violations_to(&static_cast<BoardHeader*>(board)->violation);
     struct stat scratch{};
     if (isolation_.has(kMountNamespace) && stat(config.scratch.c_str(), &scratch) == 0)
       empty_scratch_size_ = scratch.st_size;
+    if (config.guest != Guest::kPython) {
+      if (!own_pids || !isolation_.has(kMountNamespace))
+        throw std::runtime_error(
+            "C and C++ programs need a file system and a pid namespace of their own, which this "
+            "machine refuses");
+      violations_ = native::install_filter_of(config.guest);
+      shared_.native = true;
+      shared_.violations_fd = violations_.get();
+      shared_.address_space_bytes = address_space_bytes(statm);
+      return;
+    }
+    const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
+    report_violations_to(&static_cast<BoardHeader*>(board)->violation);
     if (own_pids)
       install_filter(filter);  // once; children inherit it
     else
@@ -246,7 +258,7 @@ class Worker {
     make_child_ready();
     while (auto received = receive_control(kControlFd)) {
       if (received->message.command != Command::kRun) continue;  // a kill that came too late
-      if (!run_one(received->message, received->channel, received->tester_board)) break;
+      if (!run_one(*received)) break;
     }
     if (ready_child_ < 0) return;
     kill(ready_child_, SIGKILL);
@@ -275,9 +287,9 @@ class Worker {
     shared_.dirty_pages.assign(dirty->pages, dirty->pages + dirty->count);
   }
 
-  // Forks the child of the next run ahead of time, so that no run waits for a fork. `channel` is
-  // that of the current run, which the new child must not hold open.
-  void make_child_ready(UniqueFd* channel = nullptr) {
+  // Forks the child of the next run ahead of time, so that no run waits for a fork. `current` is
+  // the current run, whose descriptors the new child must not hold open.
+  void make_child_ready(Received* current = nullptr) {
     std::array<int, 2> pair{};
     checked(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()), "socketpair");
     to_child_ = UniqueFd(pair[0]);
@@ -285,7 +297,7 @@ class Worker {
     const long pid = fork_child();
     if (pid == 0) {
       to_child_.reset();  // the worker's end alone: the child sees the worker go
-      if (channel != nullptr) channel->reset();
+      if (current != nullptr) *current = {};
       child::run(shared_, from_worker.get(), run_);
     }
     ready_child_ = static_cast<pid_t>(pid);
@@ -293,8 +305,9 @@ class Worker {
 
   // The channel stays open here until the child has ended, so that the process at its other end
   // does not see it close before the judge has a report of why.
-  bool run_one(const ControlMessage& message, UniqueFd& channel, UniqueFd& tester_board) {
-    const TesterHeader tester(std::move(tester_board));
+  bool run_one(Received& current) {
+    const ControlMessage& message = current.message;
+    const TesterHeader tester(std::move(current.tester_board));
     // There may have been no room for the child, or something has ended it while it waited.
     if (ready_child_ < 0 || waitpid(ready_child_, nullptr, WNOHANG) != 0) make_child_ready();
     const pid_t pid = ready_child_;
@@ -302,11 +315,11 @@ class Worker {
     checked(-clock_getcpuclockid(pid, &cpu_clock), "the child's clock");
     const int64_t start = now_ns();
     PhaseClock clock(static_cast<std::byte*>(shared_.board), tester.get(), message, cpu_clock);
-    if (!send_control(to_child_.get(), message, channel.get()))
+    if (!send_control(to_child_.get(), message, current.channel.get(), -1, current.binary.get()))
       throw system_error("tell a child to run");
     ready_child_ = -1;
     try {
-      make_child_ready(&channel);
+      make_child_ready(&current);
     } catch (const std::system_error&) {
       // The program may already have taken all the processes or memory that there are.
     }
@@ -393,6 +406,7 @@ class Worker {
   child::Shared shared_;
   Isolation isolation_;
   UniqueFd signals_;
+  UniqueFd violations_;
   UniqueFd to_child_;
   pid_t ready_child_ = -1;
   off_t empty_scratch_size_ = -1;

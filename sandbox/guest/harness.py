@@ -14,6 +14,7 @@ import collections
 import datetime
 import enum
 import gc
+import os
 import random
 import sys
 import threading
@@ -185,13 +186,17 @@ def run_stdin(
     module: types.ModuleType,
     entry_point: str | None,
     shown_source: str | None,
-    _channel: int,
+    channel: int,
 ) -> None:
     """Run the program, or its zero-argument entry point, on the stdin that the judge prepared.
 
     With `shown_source` what it has printed is there as soon as a line is complete, and its
-    traceback goes to stderr, as where people look at both.
+    traceback goes to stderr, as where people look at both. With a channel an interactor is at the
+    other end of stdin and stdout.
     """
+    if channel >= 0:
+        for fd in (0, 1):
+            os.dup2(channel, fd)
     if isinstance(shown_source, str):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if entry_point is None:

@@ -29,6 +29,8 @@ MISSING = " in the --problems file; give the file that the samples were made for
 
 def program_of_sample(record: Record, problem: Problem) -> str:
     """Return the program of a sample; a completion goes on from the starter code."""
+    if not str(record.get("language", "python")).lower().startswith("py"):
+        return str(record["solution"] if "solution" in record else record["completion"])
     if "solution" in record:
         return mended_sample(str(record["solution"]), problem)
     return mended_sample(problem.starter_code + record["completion"], problem)
@@ -148,6 +150,6 @@ def _explain(arguments: argparse.Namespace, samples: Sequence[Sample], judge: Ju
     sample = next(chosen, None)
     if sample is None:
         raise InputError(f"{arguments.samples} has no sample of {arguments.explain!r}")
-    verdict = judge.run(sample.submission.program, sample.problem.tests)
+    verdict = judge.submit_all(sample.submission).result()
     command.say(explain(sample, verdict), sys.stdout)
     return str(verdict.status)

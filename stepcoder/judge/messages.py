@@ -42,6 +42,7 @@ class ProgramMessage(Schema):
     id: str | int | None = None
     entry_point: str | None = None
     preamble: str = ""
+    language: str = "python"
     limits: LimitsMessage | None = None
     stop_at_first_failure: bool = False
 
@@ -51,7 +52,7 @@ class ProgramMessage(Schema):
         if len(tests) > MAX_TESTS_A_REQUEST:
             raise ValueError(f"{len(tests)} tests; at most {MAX_TESTS_A_REQUEST} a program")
         submission = Submission(
-            Program(self.source, self.entry_point, self.preamble),
+            Program(self.source, self.entry_point, self.preamble, self.language),
             tests,
             self.limits.over(default) if self.limits else default,
             self.stop_at_first_failure,

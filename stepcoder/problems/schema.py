@@ -20,7 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from stepcoder.problems.asserts import split_asserts
 from stepcoder.sandbox.checker_programs import Convention, program_checker
-from stepcoder.sandbox.checkers import Custom, Exact, Regex, Tolerance, Unordered
+from stepcoder.sandbox.checkers import (
+    Custom,
+    Exact,
+    Interactor,
+    Regex,
+    Testlib,
+    Tolerance,
+    Unordered,
+)
 from stepcoder.sandbox.compare import FLOAT_TOLERANCE
 from stepcoder.sandbox.points import Subtask
 from stepcoder.sandbox.program import AssertTests, CallTests, StdinTests, Tests, UnittestTests
@@ -137,8 +145,38 @@ class ProgramSchema(_Buildable):
     convention: Convention = "testlib"
 
 
+class _CheckerProgramSchema(_Buildable):
+    source: str
+    headers: dict[str, str] = {}
+
+    def build(self) -> Any:
+        """Return the checker, whose headers are pairs."""
+        return self.builds(self.source, tuple(self.headers.items()))
+
+
+class TestlibSchema(_CheckerProgramSchema):
+    """Compare stdout by a C++ program with testlib's convention, in a sandbox too."""
+
+    builds = Testlib
+    kind: Literal["testlib"]
+
+
+class InteractorSchema(_CheckerProgramSchema):
+    """Let the program talk to a C++ program with testlib's convention."""
+
+    builds = Interactor
+    kind: Literal["interactor"]
+
+
 CheckerSchema = Annotated[
-    ExactSchema | ToleranceSchema | UnorderedSchema | RegexSchema | CustomSchema | ProgramSchema,
+    ExactSchema
+    | ToleranceSchema
+    | UnorderedSchema
+    | RegexSchema
+    | CustomSchema
+    | ProgramSchema
+    | TestlibSchema
+    | InteractorSchema,
     Field(discriminator="kind"),
 ]
 

@@ -88,7 +88,7 @@ class _Judge:
 
     def __init__(self) -> None:
         command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("fake_worker.py"))]
-        self.loop = _launcher.EventLoop(command, "", 1)
+        self.loop = _launcher.EventLoop(command, [], [], "", 1)
 
     def runs(self, submission: Submission, script: bytes) -> Runs:
         job = build_job(submission, LIMITS, Libraries(()))

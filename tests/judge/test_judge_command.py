@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,31 @@ def test_completions_and_solutions_are_judged_in_order(files: Path) -> None:
     assert found == [(1, "t/2", "accepted"), (2, "t/0", "accepted"), (3, "t/0", "wrong answer")]
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="no compiler (install g++)")
+def test_samples_in_other_languages(files: Path) -> None:
+    stdin = {
+        "task_id": "s/0",
+        "prompt": "Print the number and one more.",
+        "starter_code": "# Python",
+        "preamble": "import os",
+        "canonical_solution": "x = int(input())\nprint(x, x + 1)\n",
+        "tests": {"kind": "stdin", "inputs": ["1\n", "5\n"], "outputs": ["1 2\n", "5 6\n"]},
+    }
+    (files / "problems.jsonl").write_text(json.dumps(stdin))
+    source = '#include <cstdio>\nint main() { int x; scanf("%d", &x); printf("%d %d", x, x + 1); }'
+    samples = [
+        {"task_id": "s/0", "solution": source, "language": "C++"},
+        {"task_id": "s/0", "completion": source.replace("cstdio", "stdio.h"), "language": "c"},
+        {"task_id": "s/0", "solution": source.replace("x + 1", "x"), "language": "cpp20"},
+        {"task_id": "s/0", "solution": "int main() { return x; }", "language": "cpp"},
+        {"task_id": "s/0", "solution": "x = int(input())\nprint(x, x + 1)", "language": "Python 3"},
+    ]
+    assert main(command(files, samples)) == 0
+    assert [v["status"] for v in verdicts(files)] == [
+        "accepted", "accepted", "wrong answer", "compile error", "accepted"
+    ]  # fmt: skip
+
+
 def test_a_killed_run_goes_on_where_it_stopped(files: Path) -> None:
     slow = {"task_id": "t/0", "solution": "import time\ntime.sleep(0.1)\ndef f(x): return x + 1"}
     arguments = command(files, [slow] * 40)
@@ -94,6 +120,14 @@ def test_verdicts_of_other_samples_are_not_overwritten(files: Path) -> None:
         ({"completion": ""}, '"task_id" is missing'),
         ({"task_id": "t/9", "completion": ""}, "no problem 't/9'"),
         ({"task_id": "t/0"}, '"completion" is missing'),
+        (
+            {"task_id": "t/0", "solution": "", "language": "rust"},
+            "'rust' is none of python, c, cpp",
+        ),
+        (
+            {"task_id": "t/0", "solution": "", "language": "C++"},
+            "'t/0' has no stdin tests, and a cpp program reads stdin",
+        ),
     ],
 )
 def test_a_bad_line_is_named(

@@ -11,9 +11,11 @@ from stepcoder.sandbox import (
     CallTests,
     Custom,
     Exact,
+    Interactor,
     Limits,
     Regex,
     StdinTests,
+    Testlib,
     Tests,
     Tolerance,
     UnittestTests,
@@ -43,6 +45,23 @@ def test_a_request_may_bring_any_checker(message: dict[str, Any], checker: Any) 
     if checker != Unordered():
         expected = StdinTests(("1",), ("a",), checker=checker)
         assert read_tests(STDIN | {"checker": message}) == expected
+
+
+def test_a_request_may_bring_a_checker_in_cpp() -> None:
+    given = {"source": "x", "headers": {"testlib.h": "y"}}
+    for kind in (Testlib, Interactor):
+        checker = {"kind": kind.__name__.lower(), **given}
+        expected = StdinTests(("1",), ("a",), checker=kind("x", (("testlib.h", "y"),)))
+        assert read_stdin(checker) == expected
+        with pytest.raises(ValueError, match="is for stdin tests"):
+            read_tests(CALL | {"checker": checker})
+
+
+def read_stdin(checker: dict[str, Any]) -> Tests:
+    message = {"source": "", "language": "cpp", "tests": STDIN | {"checker": checker}}
+    submission = ProgramMessage.model_validate(message).submission(Limits())
+    assert submission.program.language == "cpp"
+    return submission.tests
 
 
 @pytest.mark.parametrize(
