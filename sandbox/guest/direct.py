@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import os
 import random
 import sys
@@ -236,18 +237,23 @@ def _hasattr(target: Any, name: Any) -> bool:
 
 def instance_dict(target: Any) -> Any:
     """Return the attributes of an object, but not those of a class, which could be changed."""
-    if isinstance(target, (type, types.ModuleType, types.FunctionType, types.MethodType)):
+    hidden = (type, types.ModuleType, types.FunctionType, types.MethodType)
+    # In a mock's dict lie the methods that a test asks it with.
+    if isinstance(target, hidden) or any(
+        k.__module__ == "unittest.mock" for k in type(target).__mro__
+    ):
         raise AttributeError("__dict__ is not available to the program under these tests")
     return target.__dict__
 
 
 def formatter(target: Any, name: str) -> Any:
     """Return a method "format" or "format_map"; of a text only if it looks into no attribute."""
-    if isinstance(target, str):
-        screen.check_format(str.__str__(target))
-    elif target is str:
+    found = getattr(target, name)
+    if isinstance(found, types.BuiltinMethodType) and isinstance(found.__self__, str):
+        screen.check_format(str.__str__(found.__self__))
+    elif isinstance(found, types.MethodDescriptorType):  # of str, or of a class below
         return lambda text, *arguments, **keywords: formatter(text, name)(*arguments, **keywords)
-    return getattr(target, name)
+    return found
 
 
 _STAND_INS: dict[str, Any] = {
@@ -290,6 +296,7 @@ def prepared(
 ) -> types.CodeType:
     """Return the program's code for this mode. Raises RefusedError."""
     tree = ast.parse(source)
+    guards.patterns = any(isinstance(n, ast.MatchClass) and n.patterns for n in ast.walk(tree))
     needs_guards = screen.screen(tree, entry_point, module.__dict__, numpy=numpy)
     if needs_guards:
         stands = {f"__stand_in_{name}__": function for name, function in _STAND_INS.items()}
@@ -318,12 +325,28 @@ def hold_in() -> None:
         and not k.__flags__ & immutable
         and str(k.__module__).partition(".")[0] in guarded
     )
+    copy._reconstruct = _checked_reconstruct  # type: ignore[attr-defined]
     _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
     _launcher.refuse_introspection(FILENAME)
 
 
 _frozen: set[type] = set()
+_reconstruct = copy._reconstruct  # type: ignore[attr-defined]
+
+
+def _checked_reconstruct(
+    x: Any, memo: Any, function: Any, arguments: Any, state: Any = None, *rest: Any, **keywords: Any
+) -> Any:
+    """Copy an object by what its `__reduce__` says, but give its state to no other object."""
+
+    def make(*given: Any) -> Any:
+        made = function(*given)
+        if state is not None and type(made) is not type(x):
+            raise TypeError("a copy of another class is not available under these tests")
+        return made
+
+    return _reconstruct(x, memo, make, arguments, state, *rest, **keywords)
 
 
 def allow_patches() -> None:
@@ -461,6 +484,9 @@ def run(
     if kind == "unittests":
         prepare_unittest()
     if any("mock" in text for text in (setup, *tests)):
+        if "cached_property" in source:  # it writes into the dict of any object
+            _launcher.record_error(("RefusedError", "cached_property", None, STRICT))
+            return
         allow_patches()
     random_seed = random.getstate()
     hold_in()
@@ -505,6 +531,7 @@ def end_test() -> None:
     The event loop then runs the tests that are left in a process of their own.
     """
     _failures.clear()
+    guards.handed = False
     if guards.asked:
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -516,6 +543,7 @@ def end_test() -> None:
 
 def record(error: BaseException) -> None:
     """Record why a test failed, and whether the program or the test itself raised it."""
+    guards.asked |= guards.handed
     own = raised_by_program(error)
     name, message, line = describe(error)
     for failure, arguments in _failures:

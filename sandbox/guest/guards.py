@@ -39,12 +39,14 @@ _CONVERSIONS = tuple(
         "pos", "len",
     )
 )  # fmt: skip
+_MAGNITUDES = screen.words(
+    "__abs__ __float__ __int__ __round__ __neg__ __pos__ __mul__ __rmul__ __pow__"
+)
 _DESCRIPTORS = ("__get__", "__set__", "__set_name__", "__delete__")
-_C_METHODS = (
-    types.WrapperDescriptorType,
-    types.MethodDescriptorType,
-    types.BuiltinFunctionType,
-    type(None),
+# Modules that call what they are given, `type` for instance, where no frame is the program's.
+_CALLBACKS = screen.words(
+    "asyncio.events asyncio.runners asyncio.tasks threading concurrent.futures.thread weakref"
+    " concurrent.futures._base contextlib functools queue"
 )
 _MOST, _FEWEST = 48, 8  # other values that an object is asked about
 
@@ -52,12 +54,17 @@ _own: set[type] = set()
 _made: set[Any] = set()  # the guards
 _differences: dict[int, Any] = {}  # objects that a test made from another and a plain value, by id
 _bounds: dict[int, tuple[Any, Any, Any]] = {}
+# Objects of whose differences a test got numbers, and those of which it got numbers otherwise.
+_stand: dict[int, Any] = {}
+_converted: dict[int, Any] = {}
 _random = random.SystemRandom()
 _getframe, _type, _isinstance = sys._getframe, type, isinstance
 
 # Whether the program has been asked about a plain value and did not tell it apart: then it may have
 # learnt it, and the process must not see another test.
 asked = False
+patterns = False  # whether the program has patterns that take attributes by __match_args__
+handed = False  # whether a plain value was given to the program in this test
 
 
 def by_program(depth: int = 2) -> bool:
@@ -86,11 +93,30 @@ def _is_object(value: object) -> bool:
     )
 
 
+def _innocent(method: Any) -> bool:
+    """Return whether a class of the tests may have this method: the program did not write it."""
+    return type(method) is types.FunctionType and method.__code__.co_filename in _TESTS
+
+
 def on_class(cls: type) -> None:
     """Check and guard a new class, if the program made it. Raises TypeError."""
-    if not by_program() or _getframe(1).f_globals.get("__name__") == "unittest.mock":
-        return
+    maker = _getframe(1)
+    maker_name = maker.f_globals.get("__name__")
     attributes = _type.__getattribute__(cls, "__dict__")
+    if maker_name == "unittest.mock":
+        return
+    # A test's frame may be one that calls a partial of `type` for the program.
+    innocent = maker.f_code.co_filename not in _TESTS or all(
+        attributes[name] is None or _innocent(attributes[name])
+        for name in _GUARDS
+        if name in attributes
+    )
+    if innocent and not by_program() and maker_name not in _CALLBACKS:
+        return
+    named = (*attributes.get("__match_args__", ()), *attributes.get("__annotations__", ()))
+    for name in named if patterns else ():
+        if _type(name) is not str or not screen.matched_attribute(name):
+            raise TypeError("this name is not available to the program under these tests")
     for name in attributes:
         if name.startswith("__") and name.endswith("__") and name not in screen.CLASS_NAMES:
             raise TypeError(f"{name} is not available to the program under these tests")
@@ -103,7 +129,7 @@ def on_class(cls: type) -> None:
     _own.add(cls)
     for name, make in _GUARDS.items():
         method = attributes.get(name)
-        if method is None or _isinstance(method, _C_METHODS):
+        if method is None or _is_inherited(name, method, cls):
             continue
         if not _isinstance(method, types.FunctionType):
             raise TypeError(f"{name} must be a function under these tests")
@@ -112,6 +138,15 @@ def on_class(cls: type) -> None:
         guard = functools.wraps(method)(make(name, method))
         _made.add(guard)
         _type.__setattr__(cls, name, guard)
+
+
+def _is_inherited(name: str, method: Any, cls: type) -> bool:
+    """Return whether a method is that of a library class above, as in `__lt__ = int.__lt__`."""
+    return (
+        _isinstance(method, (types.WrapperDescriptorType, types.MethodDescriptorType))
+        and method.__name__ == name
+        and method.__objclass__ in cls.__mro__
+    )
 
 
 # The guards. Each calls the method as it is where the program calls it.
@@ -195,6 +230,7 @@ def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     adds = name in _SUMS
 
     def subtract(self: Any, other: Any) -> Any:
+        global handed
         if by_program() or is_own(other):
             answer = method(self, other)
             if id(self) in _differences and not by_program():
@@ -216,8 +252,13 @@ def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             if max(stands) - min(stands) > 1e-6 * (1 + abs(max(stands, key=abs))):
                 _note_asked()
                 return NotImplemented
+            if id(self) in _converted:
+                _note_asked()
+                return NotImplemented
+            _stand[id(self)] = self
             middle = sorted(stands)[len(stands) // 2]
             return middle + other if adds else (middle - other) * linear
+        handed = True
         answer = method(self, other)
         if not _is_object(answer):
             _note_asked()
@@ -237,7 +278,14 @@ def _conversion(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
                 raise TypeError(f"{name} of a difference of the program's own making")
             _differences[id(answer)] = answer
             return answer
-        return method(self, *arguments)
+        answer = method(self, *arguments)
+        if name in _MAGNITUDES and not by_program() and _isinstance(answer, (int, float)):
+            # A bound that it may have made up, as in abs(a - b) <= 1e-9 * abs(a).
+            if id(self) in _stand:
+                _note_asked()
+                raise TypeError(f"{name} of an object that stands for a number in a difference")
+            _converted[id(self)] = self
+        return answer
 
     return convert
 
@@ -269,7 +317,7 @@ _GUARDS: dict[str, Callable[[str, Callable[..., Any]], Callable[..., Any]]] = (
     {"__eq__": _equality, "__ne__": _equality, "__contains__": _containment}
     | dict.fromkeys(_ORDER, _order)
     | dict.fromkeys((*_DIFFERENCES, *_SUMS), _difference)
-    | dict.fromkeys(_CONVERSIONS, _conversion)
+    | dict.fromkeys((*_CONVERSIONS, "__mul__", "__rmul__", "__pow__"), _conversion)
     | dict.fromkeys(_DESCRIPTORS, _descriptor)
     | {"__getattr__": _attribute}
 )
@@ -307,6 +355,8 @@ def _ask(
     for real, value in values:
         try:
             found = method(self, _rebuilt(value))
+            # Now, as for the others: an answer that is asked later knows that it is the real one.
+            found = found if found is NotImplemented else bool(found)
         except Exception as raised:
             found, error = NotImplemented, raised if real else error
         if real:
@@ -356,22 +406,65 @@ def _rebuilt(value: Any) -> Any:
 
 
 def _others(value: Any) -> list[Any]:
-    """Return values of the same kind and a similar size, none of them equal to this one."""
+    """Return values of the same kind and a similar size, none of them equal to this one.
+
+    They are the steps of a random walk that passes through the value at any of its steps, so that
+    the value is not in the middle of them.
+    """
     count = max(_FEWEST, min(_MOST, 100_000 // _size(value)))
-    found = [_other(value) for _ in range(count)]
+    before = _random.randint(0, count)
+    grain = _grain(value)
+    found = []
+    for steps in (before, count - before):
+        at = value
+        for _ in range(steps):
+            at = _other(at, grain)
+            found.append(at)
     return [other for other in found if other != value]
 
 
-def _other(value: Any) -> Any:
+def _numbers(value: Any) -> list[Any]:
+    if _isinstance(value, (list, tuple, set, frozenset)):
+        return [number for item in value for number in _numbers(item)]
+    if _isinstance(value, dict):
+        return _numbers(list(value.values()))
+    return [value] if _isinstance(value, (int, float)) and not _isinstance(value, bool) else []
+
+
+def _grain(value: Any) -> tuple[int, float, bool]:
+    """Return how the numbers in a value are rounded, their size, and whether one is negative."""
+    numbers = [n for n in _numbers(value) if n == n and abs(n) < float("inf")]
+    digits = -20
+    for number in numbers:
+        if _isinstance(number, int):
+            text = str(abs(number))
+            zeros = len(text) - len(text.rstrip("0"))
+            digits = max(digits, -zeros if number else -20)
+        else:
+            text = repr(float(number)).partition(".")[2]
+            digits = max(digits, 20 if "e" in text or len(text) > 8 else len(text))
+    if digits == -20:
+        digits = 0
+    return digits, max(map(abs, numbers), default=0), any(n < 0 for n in numbers)
+
+
+def _other(value: Any, grain: tuple[int, float, bool]) -> Any:
     kind = type(value)
+    digits, size, negative = grain
+    sign = _random.choice((1, -1))
     if value is None or kind is bool:
         return _random.choice([v for v in (None, True, False, 7, "", -2, 0.5) if v is not value])
     if _isinstance(value, int):
-        near = _random.randint(1, 9) * _random.choice((1, -1))
-        wide = _random.randint(1, abs(value) + 9) * _random.choice((1, -1))
-        return int(value) + _random.choice((near, wide))
-    if _isinstance(value, (float, complex)):
-        return value + (abs(value) + 0.1) * _random.uniform(0.01, 2) * _random.choice((1, -1))
+        unit = 10 ** max(0, -digits)
+        wide = _random.randint(1, int(size) // unit + 9)
+        new = int(value) + sign * unit * _random.choice((_random.randint(1, 9), wide))
+        return new if negative else abs(new)
+    if _isinstance(value, float):
+        new = float(value) + sign * (size + 0.1) * _random.choice((0.05, 1)) * _random.random()
+        new = new if digits == 20 else round(new, max(1, digits))
+        return kind(new if negative else abs(new))
+    if _isinstance(value, complex):
+        return value + (abs(value) + 0.1) * _random.uniform(0.01, 2) * sign
     if _isinstance(value, (str, bytes)):
         if not value:
             return value.__class__(b"a") if kind is bytes else _random.choice("abc xyz01")
@@ -380,31 +473,38 @@ def _other(value: Any) -> Any:
         new = _random.choice(letters)
         return value[:at] + (new.encode() if kind is bytes else new) + value[at + 1 :]
     if _isinstance(value, date):
-        return value + timedelta(days=_random.randint(1, 99) * _random.choice((1, -1)))
+        return value + timedelta(days=_random.randint(1, 99) * sign)
     if _isinstance(value, timedelta):
-        return value + timedelta(seconds=_random.randint(1, 9999) * _random.choice((1, -1)))
+        return value + timedelta(seconds=_random.randint(1, 9999) * sign)
     if _isinstance(value, (list, tuple)):
         items = list(value)
         if items and _random.random() < 0.8:
             at = _random.randrange(len(items))
-            items[at] = _other(items[at])
+            bit = type(items[at]) is bool
+            items[at] = not items[at] if bit else _other(items[at], grain)
+        elif items and _random.random() < 0.5:
+            items.pop()
         else:
-            items.append(_other(items[-1]) if items else _random.randint(0, 9))
+            items.append(_other(items[-1], grain) if items else _random.randint(0, 9))
         return tuple(items) if _isinstance(value, tuple) else items
     if _isinstance(value, dict):
         copy = dict(value)
         if copy:
             key = _random.choice(list(copy))
-            copy[key] = _other(copy[key])
+            copy[key] = _other(copy[key], grain)
         else:
             copy[_random.randint(0, 9)] = 0
         return copy
     if _isinstance(value, (set, frozenset)):
         items = list(value)
-        items.append(_other(items[0]) if items else 0)
+        items.append(_other(items[0], grain) if items else 0)
+        if len(items) > 2:
+            items.pop(_random.randrange(len(items)))
         return kind(items)
-    if kind.__name__ in ("Decimal", "Fraction"):
-        return value + _random.randint(1, 99)
+    if kind.__name__ == "Decimal":
+        return value + kind(_random.randint(1, 99) * sign).scaleb(value.as_tuple().exponent)
+    if kind.__name__ == "Fraction":
+        return value + kind(_random.randint(1, 99) * sign, value.denominator)
     return _random.choice((0, None, "", ()))
 
 

@@ -73,6 +73,7 @@ _MODULES: dict[str, frozenset[str]] = dict.fromkeys(
 
 _DENIED = {
     "calendar": "mdays month_name day_name",
+    "collections": "UserString",
     "contextlib": "redirect_stdout redirect_stderr",
     "dataclasses": "make_dataclass fields Field",
     "enum": "EnumMeta EnumType global_enum global_enum_repr global_flag_repr global_str",
@@ -182,6 +183,15 @@ def allowed_attribute(name: str, *, store: bool = False) -> bool:
     if name.startswith("__") and name.endswith("__"):
         return name in _READABLE and not store
     return True
+
+
+def matched_attribute(name: str) -> bool:
+    """Return whether a pattern may take this attribute: nothing checks its object."""
+    return (
+        allowed_attribute(name)
+        and not (name.startswith("__") and name.endswith("__"))
+        and name not in ("format", "format_map")
+    )
 
 
 class RefusedError(Exception):
@@ -341,7 +351,9 @@ class _Screen(ast.NodeVisitor):
                 self.refuse("__dict__ with numpy")
         if name == "resize" and self.numpy:
             self.refuse("resize with numpy")
-        if name in ("format", "format_map") and not isinstance(node.value, ast.Constant):
+        if name in ("format", "format_map"):
+            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                check_format(node.value.value)
             self.guards = True
         if name in ("__setattr__", "__delattr__"):
             self.refuse(f"the attribute {name}, which is not called")
@@ -380,8 +392,6 @@ class _Screen(ast.NodeVisitor):
                     self.visit(argument)
                 self.visit(value)
                 return
-            case ast.Attribute(attr="format" | "format_map", value=ast.Constant(value=str(text))):
-                check_format(text)
             case ast.Attribute(attr="register") if len(node.args) == 1 and self.numpy:
                 self.refuse("register with numpy")
             case ast.Name(id="SimpleNamespace") | ast.Attribute(attr="SimpleNamespace"):
@@ -457,7 +467,7 @@ class _Screen(ast.NodeVisitor):
 
     def visit_MatchClass(self, node: ast.MatchClass) -> None:
         for name in node.kwd_attrs:
-            if not allowed_attribute(name) or name == "__dict__":
+            if not matched_attribute(name):
                 self.refuse(f"the attribute {name}")
         self.generic_visit(node)
 
@@ -555,7 +565,7 @@ def _assigned(node: ast.stmt) -> Iterable[str]:
 def _plain_names(node: ast.stmt) -> bool:
     value = getattr(node, "value", None)
     return isinstance(value, ast.Tuple) and all(
-        isinstance(item, ast.Constant) and allowed_attribute(str(item.value)) for item in value.elts
+        isinstance(item, ast.Constant) and matched_attribute(str(item.value)) for item in value.elts
     )
 
 
