@@ -48,6 +48,71 @@ int on_audit(const char* event, PyObject* /*arguments*/, void* /*data*/) {
   return 0;
 }
 
+// What lends memory that is freed, or takes the address of an object from bytes.
+
+constexpr std::array<const char*, 3> kBuffered{"BufferedReader", "BufferedRandom",
+                                               "BufferedWriter"};
+std::array<PyTypeObject*, 3> g_buffered{};
+std::array<initproc, 3> g_buffered_init{};
+PyTypeObject* g_file = nullptr;
+PyTypeObject* g_bytes = nullptr;
+newfunc g_array_new = nullptr;
+
+// A buffered stream lends the memory of its buffer to the stream below it.
+int init_buffered(PyObject* self, PyObject* arguments, PyObject* keywords) {
+  PyObject* raw = PyTuple_GET_SIZE(arguments) > 0 ? PyTuple_GET_ITEM(arguments, 0) : nullptr;
+  // Exactly these: a class below one of them may keep what it is lent.
+  if (raw == nullptr || (Py_TYPE(raw) != g_file && Py_TYPE(raw) != g_bytes)) {
+    PyErr_SetString(PyExc_TypeError, "a buffered stream over this is not available");
+    return -1;
+  }
+  for (std::size_t i = 0; i < g_buffered.size(); ++i) {
+    if (PyObject_TypeCheck(self, g_buffered[i])) {
+      return g_buffered_init[i](self, arguments, keywords);
+    }
+  }
+  return -1;
+}
+
+PyObject* new_array(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
+  const bool buffer = PyTuple_GET_SIZE(arguments) > 2 ||
+                      (keywords != nullptr && PyDict_GetItemString(keywords, "buffer") != nullptr);
+  if (buffer) {
+    PyErr_SetString(PyExc_TypeError, "an array over a buffer is not available");
+    return nullptr;
+  }
+  return g_array_new(type, arguments, keywords);
+}
+
+bool keep_memory() {
+  PyObject* io = PyImport_ImportModule("_io");
+  if (io == nullptr) return false;
+  g_file = reinterpret_cast<PyTypeObject*>(PyObject_GetAttrString(io, "FileIO"));
+  g_bytes = reinterpret_cast<PyTypeObject*>(PyObject_GetAttrString(io, "BytesIO"));
+  if (g_file == nullptr || g_bytes == nullptr) return false;
+  for (std::size_t i = 0; i < kBuffered.size(); ++i) {
+    PyObject* found = PyObject_GetAttrString(io, kBuffered[i]);
+    PyObject* init = found == nullptr ? nullptr : PyObject_GetAttrString(found, "__init__");
+    if (init == nullptr) return false;
+    g_buffered[i] = reinterpret_cast<PyTypeObject*>(found);
+    g_buffered_init[i] = g_buffered[i]->tp_init;
+    g_buffered[i]->tp_init = init_buffered;
+    // What `__init__` calls if it is called by its name.
+    reinterpret_cast<PyWrapperDescrObject*>(init)->d_wrapped =
+        reinterpret_cast<void*>(init_buffered);
+  }
+  PyObject* numpy = PyDict_GetItemString(PyImport_GetModuleDict(), "numpy");
+  PyObject* array = numpy == nullptr ? nullptr : PyObject_GetAttrString(numpy, "ndarray");
+  if (array == nullptr) {
+    PyErr_Clear();
+    return true;
+  }
+  PyTypeObject* type = reinterpret_cast<PyTypeObject*>(array);
+  g_array_new = type->tp_new;
+  type->tp_new = new_array;
+  return true;
+}
+
 PyObject* new_class(PyTypeObject* meta, PyObject* arguments, PyObject* keywords) {
   PyObject* made = g_type_new(meta, arguments, keywords);
   if (made == nullptr) return nullptr;
@@ -64,7 +129,7 @@ PyObject* new_class(PyTypeObject* meta, PyObject* arguments, PyObject* keywords)
 
 bool refuse_introspection(PyObject* filename) {
   g_filename = Py_NewRef(filename);
-  return PySys_AddAuditHook(on_audit, nullptr) == 0;
+  return keep_memory() && PySys_AddAuditHook(on_audit, nullptr) == 0;
 }
 
 bool watch_classes(PyObject* on_class) {

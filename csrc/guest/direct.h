@@ -7,7 +7,8 @@
 namespace stepcoder::direct {
 
 // Makes the interpreter refuse frames, code objects, tracing, new code and the collector's view of
-// memory to code from the file `filename`. Code of other files may use them.
+// memory to code from the file `filename`. Code of other files may use them. Neither can make
+// arrays over buffers, or buffered streams over what is no file: they would open all memory.
 bool refuse_introspection(PyObject* filename);
 
 // Calls on_class(class) for each new class before its maker gets it; an exception ends its making.

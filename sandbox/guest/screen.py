@@ -79,6 +79,7 @@ _DENIED = {
     "enum": "EnumMeta EnumType global_enum global_enum_repr global_flag_repr global_str",
     "abc": "update_abstractmethods",
     "functools": "singledispatch singledispatchmethod",
+    "io": "RawIOBase BufferedReader BufferedWriter BufferedRandom BufferedRWPair",
     "numpy": (
         "lib core ctypeslib f2py testing typing load save savez savez_compressed memmap fromfile"
         " frombuffer loadtxt genfromtxt fromregex setbufsize seterrcall seterr errstate lookfor"

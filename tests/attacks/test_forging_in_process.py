@@ -61,6 +61,56 @@ class T(unittest.TestCase):
 """
 
 FORGERIES = {
+    "a C function that is true of all numbers": """
+import math
+class L:
+    __eq__ = math.isfinite
+    __hash__ = None
+def f(x): return L()
+""",
+    "an answer that is asked later": """
+class Y:
+    def __init__(s): s.n=L.n
+    def __bool__(s): return L.n > s.n
+class L:
+    n=0
+    def __eq__(s,o):
+        L.n+=1
+        return Y()
+    __hash__=None
+def f(x): return L()
+""",
+    "a copy that sets an attribute of a class": """
+import copy
+class L: pass
+def yes(s,o): return True
+class A:
+    def __reduce__(self): return (lambda: L, (), (None, {"__e"+"q__": yes}))
+copy.copy(A())
+def f(x): return L()
+""",
+    "a copy's state that goes to another object": """
+import copy
+class L: pass
+def yes(s,o): return True
+class A:
+    def __new__(cls, *a): return L if cls.go else object.__new__(cls)
+    go=False
+    def __getstate__(self): return (None, {"__e"+"q__": yes})
+a=A()
+A.go=True
+copy.copy(a)
+def f(x): return L()
+""",
+    "a class made where no frame is the program's": """
+import threading
+class A: pass
+def yes(s,o): return True
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor() as p:
+    L = p.submit(type(A), "L", (), {"__e"+"q__": yes, "__hash__": id}).result()
+def f(x): return L()
+""",
     "says that it is guarded": """
 def yes(self, o): return True
 yes._guarded = True
@@ -486,3 +536,165 @@ def test_no_forgery_in_the_tests_process_is_accepted(judge: Judge, name: str) ->
         passed = [i for i, test in enumerate(verdict.tests) if test.status == "accepted"]
         assert not passed, [ASSERTS[i] if isinstance(tests, AssertTests) else i for i in passed]
         assert verdict.status != "infrastructure error", verdict.message
+
+
+# Forgeries that need a test of their own kind. Each was accepted once.
+CALLBACK = f"want = {SECRET}\nassert f(lambda x: want + x) == want"
+MOCK = f"from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with({SECRET})"
+ITS_OWN_TEST = {
+    "globals by the names of a dataclass": (
+        """
+from abc import ABCMeta
+from dataclasses import dataclass
+class Z: pass
+D = dataclass(type(Z)("D", (), {"__annot"+"ations__": {"__glob"+"als__": object}}))
+class M(D, metaclass=ABCMeta): pass
+M.register(type(lambda: 1))
+def f(x):
+    match x:
+        case M(g):
+            return g["want"]
+""",
+        CALLBACK,
+    ),
+    "frames by the names of a tuple, through an alias": (
+        """
+import typing
+from abc import ABCMeta
+from collections import namedtuple
+class M(namedtuple("P", "gi" + "_frame"), metaclass=ABCMeta): pass
+class N(namedtuple("P", "f" + "_back"), metaclass=ABCMeta): pass
+class G(namedtuple("P", "f" + "_globals"), metaclass=ABCMeta): pass
+GA = type(typing.List[int])
+M.register(GA); N.register(GA); G.register(GA)
+out=[]
+def gen():
+    match GA(g, (int,)):
+        case M(fr): out.append(fr)
+    yield 1
+def get(x, P):
+    match GA(x, (int,)):
+        case P(v): return v
+def gen2():
+    yield get(get(get(get(g2, M),N),N),G)
+def f(x):
+    global g2
+    g2 = gen2()
+    return next(g2)["want"]
+""",
+        CALLBACK,
+    ),
+    "a constant's format as a value": (
+        """
+import re
+def f(x):
+    fmt = "{0.__globals__}".format
+    return int(re.search("want.*?(74[0-9]{8})", fmt(x))[1])
+""",
+        CALLBACK,
+    ),
+    "format of a class below str": (
+        """
+import re
+class S(str): pass
+def f(x):
+    return int(re.search("want.*?(74[0-9]{8})", S.format("{0.__globals__}", x))[1])
+""",
+        CALLBACK,
+    ),
+    "format of super()": (
+        """
+import re
+class S(str):
+    def g(self, x): return super().format(x)
+def f(x):
+    return int(re.search("want.*?(74[0-9]{8})", S("{0.__globals__}").g(x))[1])
+""",
+        CALLBACK,
+    ),
+    "format by a pattern": (
+        """
+import re
+def f(x):
+    match "{0.__globals__}":
+        case str(format=fmt):
+            return int(re.search("want.*?(74[0-9]{8})", fmt(x))[1])
+""",
+        CALLBACK,
+    ),
+    "format of a UserString": (
+        """
+import re
+from collections import UserString
+def f(x):
+    return int(re.search("want.*?(74[0-9]{8})", str(UserString("{0.__globals__}").format(x)))[1])
+""",
+        CALLBACK,
+    ),
+    "the dict of a mock": (
+        """
+def f(cb):
+    vars(cb)["assert_called_once_with"] = lambda *a: None
+""",
+        MOCK,
+    ),
+    "equals floats that are short": (
+        """
+class L:
+    def __eq__(s,o): return len(repr(o)) < 9
+    __hash__=None
+def f(x): return L()
+""",
+        "x = f(2)\nassert x == 12.375",
+    ),
+    "equals numbers that are round": (
+        """
+class L:
+    def __eq__(s,o): return o % 100 == 0
+    __hash__=None
+def f(x): return L()
+""",
+        "x = f(2)\nassert x == 1300",
+    ),
+    "a bound that it makes up": (
+        """
+class L:
+    def __sub__(s,o): return 3-o
+    __rsub__ = lambda s,o: o-3
+    def __abs__(s): return 1e99
+def f(x): return L()
+""",
+        f"x = f(2)\nassert abs(x - {SECRET}) <= 1e-9 * max(abs(x), 1)",
+    ),
+    "memory by a buffered stream": (
+        """
+import io
+class Stream:
+    closed = False
+    def readinto(self, b):
+        global lent
+        lent = b
+        return 0
+    def readable(self): return True
+open("a", "w").close()
+r = open("a", "rb")
+r.__init__(Stream())
+r.read(1)
+def f(x): return len(lent)
+""",
+        "x = f(2)\nassert x > 1",
+    ),
+    "an object at an address": (
+        """
+import numpy as np
+def f(x): return type(np.zeros(1))((1,), "O", np.array([id(f)]))[0] is f
+""",
+        "x = f(2)\nassert x + 0 == 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ITS_OWN_TEST)
+def test_no_forgery_is_accepted_by_the_test_that_it_is_for(judge: Judge, name: str) -> None:
+    program, test = ITS_OWN_TEST[name]
+    assert judge.run(Program(program, "f"), AssertTests((test,)), LIMITS).status != "accepted"
