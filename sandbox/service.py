@@ -278,24 +278,24 @@ def _settle(future: Future[Any], verdict: Any) -> None:
 
 def worker_command(hash_seed: int) -> list[str]:
     """Return what starts a worker; the event loop appends its libraries, its slot and its role."""
-    if not sys.executable:
-        raise RuntimeError("sys.executable is empty: the sandbox needs an interpreter to start")
-    worker = str(Path(__file__).resolve().parent / "guest" / "worker.py")
-    extension = str(Path(_launcher.__file__).resolve())
-    # The launcher sets the environment. -I would ignore the hash seed in it.
-    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-    command = [sys.executable, *flags, worker, extension]
+    command = _guest_command("worker.py")
     # The launcher sets hash seed 0. posix_spawn takes a path, so that of env is written out.
     return ["/usr/bin/env", f"PYTHONHASHSEED={hash_seed}", *command] if hash_seed else command
 
 
 def native_command(kind: str) -> list[str]:
     """Return the command that starts a worker for C and C++ programs, or for their compiler."""
-    worker = str(Path(__file__).resolve().parent / "guest" / "native_worker.py")
+    return [*_guest_command("native_worker.py"), kind, os.environ.get("PATH", os.defpath)]
+
+
+def _guest_command(script: str) -> list[str]:
+    """Return what runs a script of `guest` with the extension as its first argument."""
+    if not sys.executable:
+        raise RuntimeError("sys.executable is empty: the sandbox needs an interpreter to start")
+    worker = str(Path(__file__).resolve().parent / "guest" / script)
     extension = str(Path(_launcher.__file__).resolve())
-    flags = ["-s", "-S", "-P", "-B", "-X", "utf8"]
-    path = os.environ.get("PATH", os.defpath)
-    return [sys.executable, *flags, worker, extension, kind, path]
+    # The launcher sets the environment. -I would ignore the hash seed in it.
+    return [sys.executable, "-s", "-S", "-P", "-B", "-X", "utf8", worker, extension]
 
 
 def _arena_preload() -> str:

@@ -273,17 +273,12 @@ def update(
                         states = hidden_states(learner.policy, piece)
                 if trains and states is not None:
                     head = lm_head(learner.policy)
-                    if piece.old_logprobs is None or loss.ratio == "sequence":
-                        with torch.no_grad():
-                            found = response_logprobs(learner.policy, piece, temperature, states)
-                        own, entropy = map(piece.scatter_responses, found)
-                    if piece.old_logprobs is None:
-                        piece = with_policy(piece, own, entropy, config)
+                    unscored = piece.old_logprobs is None
+                    piece = with_own_pass(piece, states, learner.policy, config, temperature, loss)
+                    if unscored:
                         for name, mean in policy_figures(piece).items():
                             figures[name] += mean * len(piece.response_positions)
                         scored += len(piece.response_positions)
-                    if loss.ratio == "sequence":
-                        piece = with_sequence_ratio(piece, own)
                     value, statistics = policy_loss(
                         states, head, piece, config, temperature, normalizer, loss
                     )
@@ -308,6 +303,25 @@ def update(
     }
     means |= {name: total / scored for name, total in figures.items()}
     return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+def with_own_pass(
+    piece: Batch,
+    states: Tensor,
+    policy: PreTrainedModel,
+    config: PPOConfig,
+    temperature: float,
+    loss: PolicyLoss,
+) -> Batch:
+    """Fill in what is computed from the present policy: unknown old figures, a program's ratio."""
+    if piece.old_logprobs is not None and loss.ratio == "token":
+        return piece
+    with torch.no_grad():
+        found = response_logprobs(policy, piece, temperature, states)
+    own, entropy = map(piece.scatter_responses, found)
+    if piece.old_logprobs is None:
+        piece = with_policy(piece, own, entropy, config)
+    return with_sequence_ratio(piece, own) if loss.ratio == "sequence" else piece
 
 
 def with_sequence_ratio(piece: Batch, logprobs: Tensor) -> Batch:

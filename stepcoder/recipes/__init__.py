@@ -14,7 +14,7 @@ from stepcoder.config import RecipeName
 from stepcoder.recipes import coderl, dapo, grpo, gspo, ppocoder, rlcf, rloo, rltf, stepcoder
 from stepcoder.recipes.recipe import Recipe
 
-RECIPES: Mapping[RecipeName | str, Recipe] = MappingProxyType(
+RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
     {
         "stepcoder": stepcoder.RECIPE,
         # StepCoder without its two ideas, which are off unless asked for: vanilla PPO (Schulman et

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
-from stepcoder.config import Config
+from stepcoder.config import Config, RecipeName
 from stepcoder.errors import RunError
 from stepcoder.method.rewards import Reward
 from stepcoder.problems.problem import Problem
@@ -28,7 +29,7 @@ def recipe_of(config: Config) -> Recipe:
         if not isinstance(recipe, Recipe):
             raise RunError(f"recipe: {config.recipe} is no Recipe (stepcoder/recipes/recipe.py)")
     else:
-        recipe = RECIPES[config.recipe]
+        recipe = RECIPES[cast(RecipeName, config.recipe)]
     name = config.reward.function
     if name is None:
         return recipe

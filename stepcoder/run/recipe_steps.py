@@ -111,7 +111,7 @@ def imitate(run: Run, step: int) -> float:
         run.policy,
         run.learner.policy_optimizer,
         pack(rows).to(run.device),
-        config.ppo.policy_lr,
+        run.ppo.policy_lr,
         config.ppo.tokens_per_microbatch,
     )
 
