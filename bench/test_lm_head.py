@@ -16,7 +16,7 @@ from torch import Tensor
 from stepcoder.kernels import reference
 from stepcoder.kernels.lm_head_backward import DEFAULT_WORKSPACE, gradient_chunks
 from stepcoder.kernels.logprob import logprob_entropy
-from stepcoder.kernels.ppo_head import LOW_MEMORY, ppo_head
+from stepcoder.kernels.policy_head import LOW_MEMORY, ppo_head
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.gae import gae, gae_with_statistics
-from stepcoder.kernels.ppo_loss import ppo_loss
+from stepcoder.kernels.packed_gae import gae, gae_with_statistics
+from stepcoder.kernels.token_loss import ppo_loss
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -18,7 +18,7 @@ import measure
 import torch
 from test_tokens import gae_inputs, loss_inputs, loss_run
 
-from stepcoder.kernels import gae, lm_head, lm_head_backward, ppo_loss
+from stepcoder.kernels import lm_head, lm_head_backward, packed_gae, token_loss
 from stepcoder.kernels.lm_head import Tile, launch_tiles
 from stepcoder.kernels.lm_head_backward import RowTerms, Workspace, overwrite_with_gradient
 
@@ -78,20 +78,20 @@ def gradient_columns() -> Iterator[dict[str, object]]:
 def token_blocks() -> Iterator[dict[str, object]]:
     """GAE's and the PPO losses' blocks, at a small and a large number of tokens."""
     device = torch.device("cuda")
-    shipped = gae.BLOCK, gae.WARPS, ppo_loss.BLOCK
+    shipped = packed_gae.BLOCK, packed_gae.WARPS, token_loss.BLOCK
     for lengths in ([512] * 32, [2048] * 8192):
         inputs = gae_inputs(lengths, device)
         for block, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 8), (2048, 16)):
-            gae.BLOCK, gae.WARPS = block, warps
-            ms = measure.graph_milliseconds(partial(gae.gae, *inputs))
+            packed_gae.BLOCK, packed_gae.WARPS = block, warps
+            ms = measure.graph_milliseconds(partial(packed_gae.gae, *inputs))
             yield {"kernel": "gae", "T": sum(lengths), "block": block, "warps": warps, "ms": ms}
     for tokens in (2**14, 2**24):
-        run = loss_run(ppo_loss.ppo_loss, loss_inputs(tokens, device))
+        run = loss_run(token_loss.ppo_loss, loss_inputs(tokens, device))
         for block in (256, 512, 1024, 2048):
-            ppo_loss.BLOCK = block
+            token_loss.BLOCK = block
             ms = measure.graph_milliseconds(run)
             yield {"kernel": "ppo_loss", "T": tokens, "block": block, "ms": ms}
-    gae.BLOCK, gae.WARPS, ppo_loss.BLOCK = shipped
+    packed_gae.BLOCK, packed_gae.WARPS, token_loss.BLOCK = shipped
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import dispatch, reference
-from stepcoder.kernels.gae import BLOCK, gae, gae_with_statistics
-from stepcoder.kernels.ppo_loss import ppo_loss, ppo_policy_loss, value_loss
+from stepcoder.kernels.packed_gae import BLOCK, gae, gae_with_statistics
+from stepcoder.kernels.token_loss import ppo_loss, ppo_policy_loss, value_loss
 
 # numpy's, at the interpreter
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
