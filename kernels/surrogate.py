@@ -136,7 +136,8 @@ def finish(
         tl.store(policy_loss, loss * inverse_policy_normalizer)
         smallest = tl.sum(tl.where(is_min, total, 0.0))
         largest = tl.sum(tl.where(slot == 7, total, 0.0))
-        total = tl.where((largest < smallest) & (slot >= 6), 1.0, total)  # of no tokens
+        of_none = tl.where(slot < 6, total, 1.0)
+        total = tl.where(largest < smallest, of_none, total)
         place = tl.where(slot < 5, slot - 2, tl.where(slot == 5, 5, slot - 3))
         tl.store(statistics + place, total, mask=slot >= 2)
     if VALUE:

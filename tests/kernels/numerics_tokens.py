@@ -153,7 +153,7 @@ def run(function, tokens: dict, estimator: str | None, factors=(1.0, 1.0)):
         *[tokens[name] for name in NAMES[:-1]],
         *(100.0, 200.0, CLIPS[estimator], 0.25, 0.01),
         ref,
-        0.3,
+        0.3 if estimator else 0.0,
         estimator or "k3",
     )
     (factors[0] * policy + factors[1] * value).backward()
