@@ -7,10 +7,15 @@ operations shorter than their launch, from replays of a CUDA graph.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
+
+DRY = os.environ.get("STEPCODER_BENCH_DRY") == "1"  # see conftest.py
+DEVICE = torch.device("cpu" if DRY else "cuda")
 
 L2_FLUSH = 256 << 20  # bytes written between cold runs: several times the L2 cache
 
@@ -22,6 +27,10 @@ def _flush() -> torch.Tensor:
 
 def milliseconds(run: Callable[[], object], cold: bool = False, budget_ms: float = 400) -> float:
     """Median time of a run over about `budget_ms`, at least 5 runs after 2 to warm up."""
+    if DRY:
+        began = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - began)
     for _ in range(2):
         run()
     once = _events(run, 1, cold)[0]
@@ -44,6 +53,8 @@ def _events(run: Callable[[], object], count: int, cold: bool) -> list[float]:
 
 def graph_milliseconds(run: Callable[[], object], copies: int = 20) -> float:
     """Time of one run inside a graph of `copies`: without the gaps between launches."""
+    if DRY:
+        return milliseconds(run)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -59,6 +70,8 @@ def graph_milliseconds(run: Callable[[], object], copies: int = 20) -> float:
 def extra_bytes(run: Callable[[], object]) -> int:
     """Peak memory of a run beyond what was there before it and what is left after it."""
     run()
+    if DRY:
+        return 0
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -74,7 +87,7 @@ def machine() -> dict[str, str]:
     import triton
 
     return {
-        "gpu": torch.cuda.get_device_name(),
+        "gpu": "dry" if DRY else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cuda": str(torch.version.cuda),

@@ -16,7 +16,7 @@ from torch import Tensor
 from stepcoder.kernels import reference
 from stepcoder.kernels.lm_head_backward import DEFAULT_WORKSPACE, gradient_chunks
 from stepcoder.kernels.logprob import logprob_entropy
-from stepcoder.kernels.ppo_head import LOW_MEMORY, ppo_head
+from stepcoder.kernels.policy_head import LOW_MEMORY, ppo_head
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -25,6 +25,9 @@ SHAPES = [(t, h, v) for t in TOKENS for v in VOCABS for h in WIDTHS]
 QUICK = {(16_384, h, v) for v in VOCABS for h in (4096, 2048, 1536)}
 COMPARISON = (4096, 4096, 131_072)  # the shape that Liger publishes
 PEER_SHAPES = (COMPARISON, (16_384, 2048, 32_256))
+if measure.DRY:
+    COMPARISON, SHAPES = (64, 32, 200), [(70, 32, 100)]
+    QUICK, PEER_SHAPES = set(SHAPES), (COMPARISON,)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def make_inputs(shape: tuple[int, int, int], device: torch.device, dtype: torch.
 
 @functools.lru_cache(maxsize=1)
 def cuda_inputs(shape: tuple[int, int, int]) -> Inputs:
-    return make_inputs(shape, torch.device("cuda"), torch.bfloat16)
+    return make_inputs(shape, measure.DEVICE, torch.bfloat16)
 
 
 @functools.lru_cache(maxsize=4)
@@ -84,7 +87,7 @@ def cublas_ms(shape: tuple[int, int, int]) -> tuple[float, float]:
     hidden, weight, _ = cuda_inputs(shape).head
     hidden, weight = hidden.detach(), weight.detach()
     chunk = gradient_chunks(rows, vocab, hidden.device, DEFAULT_WORKSPACE)[0].stop
-    logits = torch.randn(chunk, vocab, device="cuda", dtype=torch.bfloat16)
+    logits = hidden.new_empty(chunk, vocab).normal_()
     part = hidden[:chunk]
     hidden_grad, weight_grad = torch.empty_like(part), torch.empty_like(weight)
     first = measure.milliseconds(lambda: torch.mm(part, weight.T, out=logits))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.gae import gae, gae_with_statistics
-from stepcoder.kernels.ppo_loss import ppo_loss
+from stepcoder.kernels.packed_gae import gae, gae_with_statistics
+from stepcoder.kernels.token_loss import ppo_loss
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -22,7 +22,12 @@ ROWS = {
     "1M tokens, one row": [2**20],
     "16.8M tokens, rows of 2048": [2048] * 8192,
 }
+if measure.DRY:
+    ROWS = {"5 rows of 3": [3] * 5}
 TOKENS = {"16k tokens": 2**14, "1M tokens": 2**20, "16.8M tokens": 2**24}
+
+if measure.DRY:
+    TOKENS = {"16 tokens": 16}
 
 
 def gae_inputs(lengths: list[int], device: torch.device) -> tuple[Any, ...]:

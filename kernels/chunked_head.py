@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from stepcoder.kernels import reference
 from stepcoder.kernels.lm_head import chunks
-from stepcoder.kernels.reference import ClipRange, HeadStatistics, KLEstimator
+from stepcoder.kernels.reference import ClipRange, HeadStatistics, HeadTokens, KLEstimator
 
 WORKSPACE = 64 << 20  # bytes of a chunk's logits: enough rows for products at full speed
 STRIP = 2 << 20  # bytes of the rows that a CPU handles between two products: they stay in its cache
@@ -160,11 +160,13 @@ class _Loss(torch.autograd.Function):
         head = _Head(hidden, weight, temperature, softcap)
         gradients = _Gradients(hidden, weight, wanted)
         parts: list[tuple[Tensor, ...]] = []
+        tokens: list[tuple[Tensor, ...]] = []
         for rows in head.chunks:
             terms = head.load(hidden[rows], targets[rows])
             with torch.enable_grad():
                 loss, statistics = loss_of(rows, *(t.requires_grad_() for t in terms))
             parts.append((loss.detach(), *statistics))
+            tokens.append(tuple(t.detach() for t in terms))
             if any(wanted):
                 head.differentiate(*torch.autograd.grad(loss, terms, allow_unused=True))
                 gradients.add(rows, head, hidden[rows])
@@ -172,7 +174,8 @@ class _Loss(torch.autograd.Function):
             torch.stack(column) for column in zip(*parts, strict=True)
         )
         sums = (t.sum() for t in (loss, clipped, approx_kl, entropy))
-        outputs = (*sums, ratio_min.amin(), ratio_max.amax(), reference_kl.sum())
+        by_token = (torch.cat(column) for column in zip(*tokens, strict=True))
+        outputs = (*sums, ratio_min.amin(), ratio_max.amax(), reference_kl.sum(), *by_token)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.save_for_backward(*gradients.finish(weight))
         return outputs
@@ -191,7 +194,7 @@ def ppo_head(
     old_logprobs: Tensor,
     advantages: Tensor,
     importance: Tensor,
-    normalizer: float,
+    normalizer: float | Tensor,
     clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
@@ -199,7 +202,7 @@ def ppo_head(
     ref_logprobs: Tensor | None = None,
     kl_beta: float = 0.0,
     kl_estimator: KLEstimator = "k3",
-) -> tuple[Tensor, HeadStatistics]:
+) -> tuple[Tensor, HeadStatistics, HeadTokens]:
     """`reference.ppo_head`, with its gradients computed in the forward pass."""
 
     def loss_of(rows: slice, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, HeadStatistics]:
@@ -212,5 +215,5 @@ def ppo_head(
 
     wanted = tuple(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight))
     inputs = (hidden, weight, targets, temperature, softcap, loss_of, wanted)
-    loss, *statistics = _Loss.apply(*inputs)  # type: ignore[no-untyped-call]
-    return loss, HeadStatistics(*statistics)
+    loss, *statistics, logprobs, entropy = _Loss.apply(*inputs)  # type: ignore[no-untyped-call]
+    return loss, HeadStatistics(*statistics), HeadTokens(logprobs, entropy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -23,12 +24,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
+def use_triton(operation: str, tensor: Tensor, dtype: torch.dtype) -> bool:
     """Return whether an operation on this tensor runs as a Triton kernel.
 
+    On CUDA an operation that PyTorch runs for want of Triton, or because the kernel does not take
+    the tensor's dtype, says so in a warning, once.
+
     Args:
+        operation: its name, for messages.
         tensor: the operation's main input.
-        dtypes: the dtypes that the kernel takes; on CUDA, other dtypes run the reference.
+        dtype: what the kernel takes.
 
     Raises:
         ValueError: STEPCODER_KERNELS is neither `reference` nor `triton`.
@@ -51,7 +56,21 @@ def use_triton(tensor: Tensor, *dtypes: torch.dtype) -> bool:
                 "or TRITON_INTERPRET=1 set before the start"
             )
         return True
-    return HAS_TRITON and tensor.is_cuda and tensor.dtype in dtypes
+    if not tensor.is_cuda:
+        return False
+    if not HAS_TRITON:
+        _warn_once(f"{operation} runs in PyTorch, slower: pip install triton for its kernel")
+    elif tensor.dtype != dtype:
+        _warn_once(
+            f"{operation} runs in PyTorch, slower: its kernel takes {_name(dtype)}, and this is "
+            f"{_name(tensor.dtype)}"
+        )
+    return HAS_TRITON and tensor.dtype == dtype
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def in_pytorch(definition: Callable[P, R], chunked: Callable[P, R]) -> Callable[P, R]:
@@ -75,15 +94,21 @@ def check_tokens(
 
 
 def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    """Check the inputs of the LM head's kernels: hidden (N, H), weight (V, H), targets (N,).
+    """Check the LM head's inputs: hidden (N, H), contiguous; weight (V, H); targets (N,).
 
     Raises:
         TypeError: hidden or weight is not bfloat16, or targets is not int64.
-        ValueError: shapes or devices do not match, H is not a multiple of 16, or hidden or weight
-            is not contiguous.
+        ValueError: shapes or devices do not match, H is not a multiple of 16, or weight is not
+            contiguous.
     """
-    _check_dtype(operation, "hidden", hidden, torch.bfloat16)
-    _check_dtype(operation, "weight", weight, torch.bfloat16)
+    for name, tensor in (("hidden", hidden), ("weight", weight)):
+        # Sharded tensors have no rule for these operations, and PyTorch's own error names neither.
+        if type(tensor).__name__ == "DTensor":
+            raise TypeError(
+                f"{operation}: {name} is a DTensor; call .full_tensor() on it, or .to_local() "
+                "where each rank holds all of it"
+            )
+        _check_dtype(operation, name, tensor, torch.bfloat16)
     _check_dtype(operation, "targets", targets, torch.int64)
     if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -94,11 +119,33 @@ def check_head(operation: str, hidden: Tensor, weight: Tensor, targets: Tensor) 
         raise ValueError(f"{operation}: H is {hidden.shape[1]}; it must be a multiple of 16")
     _check_place(operation, "targets", targets, hidden.device, hidden.shape[:1])
     _check_place(operation, "weight", weight, hidden.device, weight.shape)
-    for name, tensor in (("hidden", hidden), ("weight", weight)):
-        if not tensor.is_contiguous():
+    if not weight.is_contiguous():
+        raise ValueError(
+            f"{operation}: weight has strides {weight.stride()}; call .contiguous() on it"
+        )
+
+
+def check_normalizer(operation: str, normalizer: float | Tensor) -> None:
+    """Check what a loss is divided by: a positive number, or a () float32 tensor, left unread.
+
+    Raises:
+        ValueError: it is a number that is not positive, or a tensor of another shape or dtype.
+    """
+    if isinstance(normalizer, Tensor):
+        if normalizer.shape or normalizer.dtype != torch.float32:
             raise ValueError(
-                f"{operation}: {name} has strides {tensor.stride()}; call .contiguous() on it"
+                f"{operation}: normalizer is {_name(normalizer.dtype)} {_shape(normalizer)}; "
+                "it must be a number or a () float32 tensor"
             )
+    elif not normalizer > 0:
+        raise ValueError(f"{operation}: normalizer is {normalizer}; it must be positive")
+
+
+def as_scalar(number: float | Tensor, device: torch.device) -> Tensor:
+    """Return a () float32 tensor on a device, where a kernel reads it without a host's wait."""
+    if isinstance(number, Tensor):
+        return number.to(device)
+    return torch.full((), number, dtype=torch.float32, device=device)
 
 
 def check_alignment(**tensors: Tensor) -> None:
@@ -174,6 +221,8 @@ def arrival_counter(device: torch.device) -> Tensor:
     counter, since launches of one stream run one after the other. A CUDA graph gets its own, since
     it may be replayed beside other work of the stream that it was captured on.
     """
+    if str(device) == "cuda":  # no index: the current one
+        device = torch.device("cuda", torch.cuda.current_device())
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return torch.zeros((), dtype=torch.int32, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     Scalar = Any  # a number argument of a kernel
     Block = Any  # a value inside a kernel
 
-    def jit(function: Callable[..., Any]) -> Any:
-        """Compile a function as a Triton kernel."""
+    def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Return what compiles a function as a Triton kernel."""
 else:
     try:
         import triton
@@ -39,9 +39,9 @@ else:
         triton = tl = TensorDescriptor = None
         constexpr = Pointer = Descriptor = Scalar = Block = None
 
-        def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-            """Return the function unchanged: without Triton nothing calls it."""
-            return function
+        def jit(**_: Any) -> Callable[[Callable[..., Any]], Any]:
+            """Return what changes nothing: without Triton nothing calls the function."""
+            return lambda function: function
 
 
 # Whether Triton's interpreter runs the kernels on the CPU, with numpy. It silently does bfloat16

@@ -63,7 +63,7 @@ def tile_for(device: torch.device) -> Tile:
     return HOPPER if properties.shared_memory_per_multiprocessor > 190_000 else SMALL
 
 
-@jit
+@jit(do_not_specialize=["N"])  # the number of rows differs from call to call
 def lm_head_tiles(
     hidden_desc: Descriptor,  # (N, H) bfloat16, blocks (ROWS, HIDDEN)
     weight_desc: Descriptor,  # (V, H) bfloat16, blocks (VOCAB, HIDDEN)
@@ -80,20 +80,20 @@ def lm_head_tiles(
     VOCAB: constexpr,
     HIDDEN: constexpr,
     GROUP: constexpr,
-    PROGRAMS: constexpr,
     STORE: constexpr,
     SOFTCAP: constexpr,
     FLATTEN: constexpr,
     UPCAST: constexpr,
 ) -> None:
-    """Compute all tiles of z: each of PROGRAMS persistent programs takes every PROGRAMS-th tile.
+    """Compute all tiles of z: each of n persistent programs takes every n-th tile.
 
     Tiles are numbered in groups of GROUP row blocks, which read the same tiles of W.
     """
     row_blocks = tl.cdiv(N, ROWS)
     vocab_blocks = tl.cdiv(V, VOCAB)
     steps = tl.cdiv(H, HIDDEN)
-    for tile in tl.range(tl.program_id(0), row_blocks * vocab_blocks, PROGRAMS, flatten=FLATTEN):
+    tiles = row_blocks * vocab_blocks
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
         first_row_block = tile // (GROUP * vocab_blocks) * GROUP
         group = min(row_blocks - first_row_block, GROUP)
         within = tile % (GROUP * vocab_blocks)
@@ -135,7 +135,7 @@ def lm_head_tiles(
             exp_logits_desc.store([row0, column0 + VOCAB // 2], right.to(tl.bfloat16))
 
 
-@jit
+@jit()
 def row_statistics(
     partials: Pointer,
     target_logits: Pointer,
@@ -245,7 +245,6 @@ def launch_tiles(
         VOCAB=tile.vocab,
         HIDDEN=tile.hidden,
         GROUP=tile.group,
-        PROGRAMS=programs,
         STORE=exp_logits is not None,
         SOFTCAP=bool(softcap),
         FLATTEN=tile.flatten,

@@ -22,7 +22,7 @@ DEFAULT_WORKSPACE = 1280 << 20  # bytes
 COLUMNS = 4096  # columns that a program of logits_gradient computes
 
 
-@jit
+@jit(do_not_specialize=["N"])
 def logits_gradient(
     exp_logits: Pointer,  # (N, V) bfloat16: 2^(z-m) in, d(logits) out
     tile_maxima: Pointer,  # (tiles of V, N) float32: m
@@ -81,30 +81,49 @@ class RowTerms:
 
 @dataclass
 class HeadGradients:
-    """dX and dW of an LM head, accumulated chunk by chunk; one that is not wanted is empty."""
+    """dX and dW of an LM head, computed chunk by chunk; one that is not wanted is empty."""
 
     hidden: Tensor  # (N, H) or (0,)
-    weight: Tensor  # (V, H) or (0,)
+    weight: Tensor  # (V, H) or (0,); float32 where it is summed over chunks
+    dtype: torch.dtype  # of dW in the end
 
-    @classmethod
-    def empty(cls, hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> HeadGradients:
-        """Allocate the gradients that are wanted (of hidden, of weight)."""
-        gradients = [
+    @staticmethod
+    def like(hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+        """Allocate the gradients that are wanted (of hidden, of weight), as they are returned."""
+        dx, dw = (
             torch.empty_like(like) if wants else like.new_empty(0)
             for like, wants in zip((hidden, weight), wanted, strict=True)
-        ]
-        if wanted[1] and not len(hidden):
-            gradients[1].zero_()
-        return cls(*gradients)
+        )
+        return dx, dw
+
+    @classmethod
+    def empty(
+        cls, hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool], chunks: int
+    ) -> HeadGradients:
+        """Allocate what is wanted. A dW that several chunks add up to has room for its sum.
+
+        Summed in bfloat16, 64 chunks would have twice the error of a single product.
+        """
+        dx, dw = cls.like(hidden, weight, wanted)
+        if wanted[1] and chunks != 1:
+            dw = torch.zeros_like(weight, dtype=torch.float32)
+        return cls(dx, dw, weight.dtype)
 
     def add(self, rows: slice, logits_grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
         """Add a chunk's share, from its d(logits) (n, V) and hidden states (n, H)."""
         if self.hidden.numel():
             torch.mm(logits_grad, weight, out=self.hidden[rows])
-        if self.weight.numel() and rows.start == 0:
+        if self.weight.dtype == self.dtype and self.weight.numel():
             torch.mm(logits_grad.T, hidden, out=self.weight)
+        elif self.weight.is_cuda:
+            product = (logits_grad.T, hidden, torch.float32)
+            torch.addmm(self.weight, *product, out=self.weight)
         elif self.weight.numel():
-            self.weight.addmm_(logits_grad.T, hidden)
+            self.weight.addmm_(logits_grad.T.float(), hidden.float())
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Return both, dW rounded once."""
+        return self.hidden, self.weight.to(self.dtype)
 
 
 @dataclass

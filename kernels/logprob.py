@@ -33,12 +33,13 @@ from stepcoder.kernels.lm_head_backward import (
     gradient_chunks,
     overwrite_with_gradient,
 )
+from stepcoder.kernels.reference import IGNORED
 
 PARTIALS_WORKSPACE = 28 << 20  # bytes of tile statistics at a time, without gradient
 ROWS, TILES = 32, 32  # block shape of finish_rows
 
 
-@jit
+@jit(do_not_specialize=["N"])
 def finish_rows(
     partials: Pointer,
     target_logits: Pointer,
@@ -49,6 +50,7 @@ def finish_rows(
     N: Scalar,
     V: Scalar,
     vocab_blocks: Scalar,
+    IGNORED: constexpr,
     ROWS: constexpr,
     TILES: constexpr,
 ) -> None:
@@ -57,8 +59,9 @@ def finish_rows(
     logprob, row_entropy, normalizer = row_statistics(
         partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
     )
-    tl.store(logprobs + rows, logprob, mask=rows < N)
-    tl.store(entropy + rows, row_entropy, mask=rows < N)
+    kept = tl.load(targets + rows, mask=rows < N, other=0) != IGNORED
+    tl.store(logprobs + rows, tl.where(kept, logprob, 0.0), mask=rows < N)
+    tl.store(entropy + rows, tl.where(kept, row_entropy, 0.0), mask=rows < N)
     tl.store(log_normalizer + rows, normalizer, mask=rows < N)
 
 
@@ -73,16 +76,17 @@ def logprob_entropy(
     """Log-probability of each target and entropy of each row under softmax(logits / temperature).
 
     Args:
-        hidden: (N, H) final hidden states; row i is the state that predicts `targets[i]`. For the
-            kernel, bfloat16 and H a multiple of 16.
+        hidden: (..., H) final hidden states, such as (N, H) packed rows or (B, T, H); that at a
+            place predicts the target there. For the kernel, bfloat16 and H a multiple of 16.
         weight: (V, H) LM head, of the same dtype.
-        targets: (N,) int64 token ids; the kernel returns NaN for one outside [0, V).
+        targets: (...) int64 token ids. Where one is -100, both results are 0, without gradient; the
+            kernel returns NaN for another one outside [0, V).
         temperature: the sampling temperature: the results are the sampler's own probabilities.
         softcap: c > 0 replaces each logit z of hidden W^T by c tanh(z / c); 0 means no cap.
         workspace_bytes: memory that the kernel's backward may use besides the gradients.
 
     Returns:
-        logprobs (N,) and entropy (N,) in nats, float32 (float64 for float64 inputs), both
+        logprobs (...) and entropy (...) in nats, float32 (float64 for float64 inputs), both
         differentiable.
 
     Raises:
@@ -91,15 +95,17 @@ def logprob_entropy(
     """
     if not temperature > 0:
         raise ValueError(f"logprob_entropy: temperature is {temperature}; it must be positive")
-    if not use_triton(hidden, torch.bfloat16):
-        return in_pytorch(reference.logprob_entropy, chunked_head.logprob_entropy)(
-            hidden, weight, targets, temperature, softcap
-        )
-    check_head("logprob_entropy", hidden, weight, targets)
-    outputs: tuple[Tensor, Tensor] = _forward(
-        hidden, weight, targets.contiguous(), temperature, softcap, workspace_bytes
-    )
-    return outputs
+    rows, ids = hidden.flatten(0, -2), targets.flatten()  # (N, H), (N,)
+    if use_triton("logprob_entropy", hidden, torch.bfloat16):
+        rows, ids = rows.contiguous(), ids.contiguous()
+        check_head("logprob_entropy", rows, weight, ids)
+        logprobs, entropy = _forward(rows, weight, ids, temperature, softcap, workspace_bytes)
+    else:
+        compute = in_pytorch(reference.logprob_entropy, chunked_head.logprob_entropy)
+        kept = ids != IGNORED
+        outputs = compute(rows, weight, torch.where(kept, ids, 0), temperature, softcap)
+        logprobs, entropy = (torch.where(kept, output, 0.0) for output in outputs)
+    return logprobs.view(targets.shape), entropy.view(targets.shape)
 
 
 @torch.library.custom_op("stepcoder::logprob_entropy", mutates_args=())
@@ -147,6 +153,7 @@ def fold(
         len(targets),
         vocab,
         partials.tiles.shape[1],
+        IGNORED=IGNORED,
         ROWS=ROWS,
         TILES=TILES,
     )
@@ -166,8 +173,8 @@ def _backward(
     hidden_wanted: bool,
     weight_wanted: bool,
 ) -> tuple[Tensor, Tensor]:
-    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
     pieces = gradient_chunks(len(hidden), len(weight), hidden.device, workspace_bytes)
+    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted), len(pieces))
     workspace = Workspace.create(pieces, weight)
     for rows in pieces:
         exp_logits = workspace.view(rows)
@@ -176,23 +183,23 @@ def _backward(
         )
         terms = hidden.new_zeros(5, len(exp_logits), dtype=torch.float32)
         fold(partials, targets[rows], len(weight), terms[2], terms[4], terms[0])
+        kept = targets[rows] != IGNORED
         if grad_logprobs is not None:
-            terms[1] = grad_logprobs[rows]
+            terms[1] = torch.where(kept, grad_logprobs[rows], 0.0)
         if grad_entropy is not None:
-            terms[3] = grad_entropy[rows]
+            terms[3] = torch.where(kept, grad_entropy[rows], 0.0)
         row_terms = RowTerms(terms, with_entropy=grad_entropy is not None)
         logits_grad = overwrite_with_gradient(
             exp_logits, partials, row_terms, targets[rows], temperature, softcap
         )
         gradients.add(rows, logits_grad, hidden[rows], weight)
-    return gradients.hidden, gradients.weight
+    return gradients.finish()
 
 
 @_backward.register_fake
 def _(*inputs: Any) -> tuple[Tensor, Tensor]:
     _, _, hidden, weight, *_, hidden_wanted, weight_wanted = inputs
-    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
-    return gradients.hidden, gradients.weight
+    return HeadGradients.like(hidden, weight, (hidden_wanted, weight_wanted))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001

@@ -18,6 +18,9 @@ from torch import Tensor
 KLEstimator = Literal["k1", "k2", "k3"]
 
 
+IGNORED = -100  # as a target: its row is masked, as in PyTorch's cross_entropy
+
+
 class ClipRange(NamedTuple):
     """Where the ratio of new to old probability stops to be trained; a bare epsilon is both."""
 
@@ -40,6 +43,13 @@ class HeadStatistics(NamedTuple):
     ratio_min: Tensor  # smallest ratio (1 if N is 0)
     ratio_max: Tensor  # largest ratio (1 if N is 0)
     reference_kl: Tensor  # sum of the KL estimates against the reference policy, 0 without one
+
+
+class HeadTokens(NamedTuple):
+    """What a policy loss was computed from; float32, detached, 0 where the target is IGNORED."""
+
+    logprobs: Tensor  # of the targets, in the targets' shape
+    entropy: Tensor  # in nats, in the same shape
 
 
 class AdvantageStatistics(NamedTuple):
@@ -153,7 +163,7 @@ def ppo_policy_loss(
     old_logprobs: Tensor,
     advantages: Tensor,
     importance: Tensor,
-    normalizer: float,
+    normalizer: float | Tensor,
     clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     ref_logprobs: Tensor | None = None,
@@ -179,7 +189,8 @@ def ppo_policy_loss(
         advantages: (N,).
         importance: (N,) truncated importance weights that correct for the mismatch between
             inference engine and trainer, 1 for none.
-        normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
+        normalizer: the number of trained tokens of the whole minibatch (not of this microbatch),
+            also as a () float32 tensor.
         clip: PPO's epsilon, which is low and high, or a range with each.
         entropy_bonus: coefficient of the entropy term.
         ref_logprobs: (N,) under the reference policy; None means no KL term.
@@ -229,7 +240,7 @@ def ppo_head(
     old_logprobs: Tensor,
     advantages: Tensor,
     importance: Tensor,
-    normalizer: float,
+    normalizer: float | Tensor,
     clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
@@ -237,22 +248,23 @@ def ppo_head(
     ref_logprobs: Tensor | None = None,
     kl_beta: float = 0.0,
     kl_estimator: KLEstimator = "k3",
-) -> tuple[Tensor, HeadStatistics]:
+) -> tuple[Tensor, HeadStatistics, HeadTokens]:
     """PPO policy loss from hidden states: `logprob_entropy`, then `ppo_policy_loss`.
 
     `hidden` (N, H) holds the trained tokens only: FGO (fine-grained optimization, arXiv 2402.01391)
     masks tokens by dropping their rows before the head.
     """
     logprobs, entropy = logprob_entropy(hidden, weight, targets, temperature, softcap)
-    return ppo_policy_loss(
+    loss, statistics = ppo_policy_loss(
         *(logprobs, entropy, old_logprobs, advantages, importance),
         *(normalizer, clip, entropy_bonus),
         *(ref_logprobs, kl_beta, kl_estimator),
     )
+    return loss, statistics, HeadTokens(logprobs.detach(), entropy.detach())
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, normalizer: float, clip: float
+    values: Tensor, old_values: Tensor, returns: Tensor, normalizer: float | Tensor, clip: float
 ) -> Tensor:
     """Clipped value loss: sum_i max((v_i-R_i)^2, (clip(v_i, old_i+-clip)-R_i)^2) / 2 / normalizer.
 
@@ -279,8 +291,8 @@ def ppo_loss(
     old_values: Tensor,
     returns: Tensor,
     response_mask: Tensor,
-    policy_normalizer: float,
-    value_normalizer: float,
+    policy_normalizer: float | Tensor,
+    value_normalizer: float | Tensor,
     clip: float | ClipRange,
     value_clip: float,
     entropy_bonus: float = 0.0,

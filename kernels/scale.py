@@ -15,7 +15,7 @@ from stepcoder.kernels.language import INTERPRETED, Pointer, Scalar, constexpr, 
 BLOCK = 4096
 
 
-@jit
+@jit()
 def scale_in_place(
     gradient: Pointer,
     first_factor: Pointer,  # () float32, of the elements before `split`

@@ -22,14 +22,14 @@ SLOTS = (
 )
 
 
-@jit
+@jit()
 def exp_excess(x: Block) -> Block:
     """exp(x) - 1 - x, by its series where x is small and the subtraction would cancel."""
     series = x * x * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120))))
     return tl.where(tl.abs(x) < 0.125, series, tl.exp(x) - 1 - x)
 
 
-@jit
+@jit()
 def policy_terms(
     logprob: Block,
     old_logprob: Block,
@@ -74,7 +74,7 @@ def policy_terms(
     return loss, derivative, ratio, is_clipped, exp_excess(log_ratio), reference_kl
 
 
-@jit
+@jit()
 def store_sums(
     sums: Pointer,  # (8, programs) float32
     program: Scalar,
@@ -98,52 +98,48 @@ def store_sums(
     tl.store(here + 7 * programs, tl.max(tl.where(valid, ratio, float("-inf"))))
 
 
-@jit
-def reduce_slot(
-    sums: Pointer, slot: constexpr, programs: Scalar, BLOCK: constexpr, CACHE: constexpr
-) -> Block:
-    """Reduce one slot over all programs, always in the same order: results repeat bit for bit."""
-    lanes = tl.arange(0, BLOCK)
-    start: tl.constexpr = 0.0 if slot < 6 else (float("inf") if slot == 6 else float("-inf"))
-    folded = tl.full((BLOCK,), start, tl.float32)
-    for first in range(0, programs, BLOCK):
-        inside = first + lanes < programs
-        pointers = sums + slot * programs + first + lanes
-        part = tl.load(pointers, mask=inside, other=start, cache_modifier=CACHE)
-        if slot < 6:
-            folded += part
-        elif slot == 6:
-            folded = tl.minimum(folded, part)
-        else:
-            folded = tl.maximum(folded, part)
-    if slot < 6:
-        return tl.sum(folded)
-    if slot == 6:
-        return tl.min(folded)
-    return tl.max(folded)
-
-
-@jit
-def finish_policy(
+@jit()
+def finish(
     sums: Pointer,  # (8, programs) float32
     programs: Scalar,
-    policy_loss: Pointer,  # () float32
-    statistics: Pointer,  # (6,) float32, in HeadStatistics' order
-    inverse_normalizer: Scalar,
+    policy_loss: Pointer,  # () float32, unused unless POLICY
+    statistics: Pointer,  # (6,) float32, in HeadStatistics' order, unused unless POLICY
+    value_loss: Pointer,  # () float32, unused unless VALUE
+    inverse_policy_normalizer: Scalar,
+    inverse_value_normalizer: Scalar,
+    POLICY: constexpr,
+    VALUE: constexpr,
     BLOCK: constexpr,
     CACHE: constexpr,
 ) -> None:
-    """Reduce the slots of all programs to the policy loss and its statistics.
+    """Reduce the slots of all programs to losses and statistics, in one pass over them.
 
-    CACHE is the loads' cache modifier: ".cg" where the same launch wrote the sums.
+    Always in the same order: results repeat bit for bit. CACHE is the loads' cache modifier: ".cg"
+    where the same launch wrote the sums.
     """
-    tl.store(policy_loss, reduce_slot(sums, 0, programs, BLOCK, CACHE) * inverse_normalizer)
-    tl.store(statistics, reduce_slot(sums, 2, programs, BLOCK, CACHE))
-    tl.store(statistics + 1, reduce_slot(sums, 3, programs, BLOCK, CACHE))
-    tl.store(statistics + 2, reduce_slot(sums, 4, programs, BLOCK, CACHE))
-    smallest = reduce_slot(sums, 6, programs, BLOCK, CACHE)
-    largest = reduce_slot(sums, 7, programs, BLOCK, CACHE)
-    empty = largest < smallest
-    tl.store(statistics + 3, tl.where(empty, 1.0, smallest))
-    tl.store(statistics + 4, tl.where(empty, 1.0, largest))
-    tl.store(statistics + 5, reduce_slot(sums, 5, programs, BLOCK, CACHE))
+    slot = tl.arange(0, 8)[:, None]
+    is_sum, is_min = slot < 6, slot == 6
+    start = tl.where(is_sum, 0.0, tl.where(is_min, float("inf"), float("-inf")))
+    folded = tl.zeros((8, BLOCK), tl.float32) + start
+    for first in range(0, programs, BLOCK):
+        column = first + tl.arange(0, BLOCK)[None, :]
+        pointers = sums + slot * programs + column
+        part = tl.load(pointers, mask=(column < programs) & (slot >= 0), cache_modifier=CACHE)
+        part = tl.where(column < programs, part, start)
+        extreme = tl.where(is_min, tl.minimum(folded, part), tl.maximum(folded, part))
+        folded = tl.where(is_sum, folded + part, extreme)
+    slot, is_sum, is_min = tl.arange(0, 8), tl.arange(0, 8) < 6, tl.arange(0, 8) == 6
+    extremes = tl.where(is_min, tl.min(folded, 1), tl.max(folded, 1))
+    total = tl.where(is_sum, tl.sum(folded, 1), extremes)  # (8,)
+    if POLICY:
+        loss = tl.sum(tl.where(slot == 0, total, 0.0))
+        tl.store(policy_loss, loss * inverse_policy_normalizer)
+        smallest = tl.sum(tl.where(is_min, total, 0.0))
+        largest = tl.sum(tl.where(slot == 7, total, 0.0))
+        of_none = tl.where(slot < 6, total, 1.0)
+        total = tl.where(largest < smallest, of_none, total)
+        place = tl.where(slot < 5, slot - 2, tl.where(slot == 5, 5, slot - 3))
+        tl.store(statistics + place, total, mask=slot >= 2)
+    if VALUE:
+        loss = tl.sum(tl.where(slot == 1, total, 0.0))
+        tl.store(value_loss, loss * inverse_value_normalizer)

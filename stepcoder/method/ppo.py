@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stepcoder.config import PPOConfig
-from stepcoder.kernels.gae import gae
-from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.kernels.packed_gae import gae
+from stepcoder.kernels.policy_head import ppo_head
 from stepcoder.kernels.reference import ClipRange, HeadStatistics
 from stepcoder.method.rewards import Reward
 from stepcoder.models.batch import Batch, microbatches, minibatches
@@ -357,7 +357,7 @@ def policy_loss(
     ref_logprobs = piece.ref_logprobs if kind.has_kl and config.kl_beta else None
     positions = piece.executed_positions
     clip = ClipRange(config.clip, config.clip_high or config.clip, config.dual_clip or math.inf)
-    return ppo_head(
+    loss, statistics, _ = ppo_head(
         states[piece.predictor_index[positions]],
         head.weight,
         piece.tokens[positions],
@@ -372,6 +372,7 @@ def policy_loss(
         kl_beta=config.kl_beta if kind.has_kl else 0.0,
         kl_estimator=config.kl_estimator,
     )
+    return loss, statistics
 
 
 @dataclass

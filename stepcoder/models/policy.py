@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stepcoder.errors import RunError
 from stepcoder.kernels.logprob import logprob_entropy
-from stepcoder.kernels.ppo_loss import value_loss
+from stepcoder.kernels.token_loss import value_loss
 from stepcoder.models.attention import PACKED
 from stepcoder.models.batch import Batch
 from stepcoder.models.lora import copy_of

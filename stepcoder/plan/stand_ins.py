@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 
 from stepcoder.kernels import chunked_head
-from stepcoder.kernels.lm_head_backward import DEFAULT_WORKSPACE
+from stepcoder.kernels.lm_head_backward import DEFAULT_WORKSPACE, gradient_chunks
 from stepcoder.models.attention import packed_attention, ragged_attention
 
 
@@ -59,7 +59,11 @@ class Head(torch.autograd.Function):
                 torch.empty_like(weight) if of_weight else None,
             )
             if of_hidden or of_weight:
-                hidden.new_empty(DEFAULT_WORKSPACE, dtype=torch.uint8)
+                chunks = gradient_chunks(len(hidden), len(weight), hidden.device, DEFAULT_WORKSPACE)
+                several = of_weight and len(chunks) > 1
+                sum_of_chunks = torch.empty_like(weight, dtype=torch.float32) if several else None
+                workspace = hidden.new_empty(DEFAULT_WORKSPACE, dtype=torch.uint8)
+                del sum_of_chunks, workspace
         else:
             buffers = chunked_head._Head(hidden, weight, 1.0, 0.0)
             gradients = chunked_head._Gradients(hidden, weight, (of_hidden, of_weight)).finish(

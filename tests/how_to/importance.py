@@ -19,7 +19,7 @@ def reference(
     return mismatch.exp().clamp(max=cap)
 
 
-@jit
+@jit()
 def importance_kernel(
     old: Pointer,  # (T,) float32
     engine: Pointer,  # (T,) float32
@@ -47,7 +47,7 @@ def importance(
         TypeError: a tensor has another dtype.
         ValueError: a tensor has another shape or lies on another device.
     """
-    if not use_triton(old_logprobs, torch.float32):
+    if not use_triton("importance_weights", old_logprobs, torch.float32):
         return reference(old_logprobs, engine_logprobs, response_mask, cap)
     tensors = {"old_logprobs": old_logprobs, "engine_logprobs": engine_logprobs}
     check_tokens(

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcoder.kernels import lm_head, logprob, reference
+from stepcoder.kernels import lm_head, logprob, logprob_entropy, ppo_head, reference
 from stepcoder.kernels.lm_head_backward import gradient_chunks
-from stepcoder.kernels.logprob import logprob_entropy
-from stepcoder.kernels.ppo_head import LOW_MEMORY, ppo_head
+from stepcoder.kernels.policy_head import LOW_MEMORY
 
 # numpy's, at the interpreter
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
@@ -173,10 +172,52 @@ def test_per_token_inputs_may_be_views_with_strides(device):
 
 def test_a_target_outside_the_vocabulary_gives_nan_and_no_other_row_does(device):
     head = make_head(device, 4, 100, 16)
-    head.targets[1], head.targets[2] = 100, -1
+    head.targets[1], head.targets[2] = 100, -1  # -100 would mask its row
     logprobs, entropy = logprob_entropy(*head.inputs)
     assert logprobs.isnan().tolist() == [False, True, True, False]
     assert entropy.isfinite().all()
+
+
+def test_an_ignored_target_masks_its_row_and_the_others_are_those_without_it(device):
+    head, part = make_head(device, 60, 300, 32), make_head(device, 60, 300, 32)
+    tokens = case_tokens(head, CASES[3])
+    kept = torch.arange(60, device=device) % 3 > 0
+    head.targets[~kept] = -100
+    rows = kept.nonzero().squeeze(1)
+    (loss, statistics), (expected, few) = (
+        run_head(ppo_head, head, tokens, CASES[3]),
+        run_head(ppo_head, part, tokens, CASES[3], rows),
+    )
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.stack(statistics), torch.stack(few))
+    torch.testing.assert_close(head.hidden.grad, part.hidden.grad)
+    assert (head.hidden.grad[~kept] == 0).all()
+    torch.testing.assert_close(head.weight.grad, part.weight.grad, atol=1e-4, rtol=0.02)
+    head.hidden.grad = None
+    logprobs, entropy = logprob_entropy(*head.inputs)
+    (logprobs + entropy).sum().backward()
+    assert not torch.stack((logprobs, entropy))[:, ~kept].any()
+    assert not head.hidden.grad[~kept].any()
+    assert head.hidden.grad[kept].any(1).all()
+
+
+def test_sequences_of_a_batch_are_taken_as_they_are(device):
+    head = make_head(device, 60, 300, 32)
+    tokens = make_tokens(head)
+    sizes = torch.tensor(60.0, device=device)
+    flat_tokens = (tokens.old_logprobs, tokens.advantages, tokens.importance)
+    loss, _, found = ppo_head(*head.inputs, *flat_tokens, sizes, 0.2)
+    states, targets = head.hidden.view(4, 15, 32), head.targets.view(4, 15)
+    shaped, _, by_token = ppo_head(
+        states, head.weight, targets, *(t.view(4, 15) for t in flat_tokens), 60.0, 0.2
+    )
+    assert torch.equal(loss, shaped)
+    assert by_token.logprobs.shape == by_token.entropy.shape == (4, 15)
+    with torch.no_grad():
+        expected = logprob_entropy(states, head.weight, targets)
+    for ours, its, rows in zip(by_token, expected, found, strict=True):
+        assert torch.equal(ours, its)
+        assert torch.equal(ours.flatten(), rows)
 
 
 def test_no_rows_give_nothing_and_zero_gradients(device):
@@ -261,7 +302,7 @@ def run_head(function, head: Head, tokens: Tokens, case: dict, rows=slice(None),
         getattr(tokens, name)[rows].to(torch.float64 if wide else torch.float32)
         for name in ("old_logprobs", "advantages", "importance", "ref_logprobs")
     )
-    loss, statistics = function(
+    loss, statistics, *_ = function(
         head.hidden[rows],
         head.weight,
         head.targets[rows],
@@ -274,7 +315,7 @@ def run_head(function, head: Head, tokens: Tokens, case: dict, rows=slice(None),
         case["temperature"],
         case["softcap"],
         ref if estimator else None,
-        0.3,
+        0.3 if estimator else 0.0,
         estimator or "k3",
         **settings,
     )
@@ -318,7 +359,7 @@ def test_the_ratio_is_one_where_the_policy_has_not_moved(device):
     with torch.no_grad():
         old, _ = logprob_entropy(*head.inputs, 0.8)
     ones = torch.ones_like(old)
-    _, statistics = ppo_head(*head.inputs, old, ones, ones, 200.0, 0.2, temperature=0.8)
+    _, statistics, _ = ppo_head(*head.inputs, old, ones, ones, 200.0, 0.2, temperature=0.8)
     assert statistics.ratio_min.item() == pytest.approx(1, abs=1e-5)
     assert statistics.ratio_max.item() == pytest.approx(1, abs=1e-5)
     assert statistics.clipped.item() == 0
@@ -377,7 +418,9 @@ def test_a_frozen_side_gets_no_gradient_and_the_other_side_the_same(device):
     assert only_weight.hidden.grad is None
     with torch.no_grad():
         ones = torch.ones_like(tokens.advantages)
-        frozen, _ = ppo_head(*none.inputs, tokens.old_logprobs, tokens.advantages, ones, 60.0, 0.2)
+        frozen, _, _ = ppo_head(
+            *none.inputs, tokens.old_logprobs, tokens.advantages, ones, 60.0, 0.2
+        )
     assert frozen.requires_grad is False
     assert loss.isfinite()
 

@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from stepcoder.kernels import gae as gae_file
-from stepcoder.kernels import logprob, ppo_head, ppo_loss, scale
-from stepcoder.kernels.ppo_head import ppo_head as head_loss
+from stepcoder.kernels import logprob, packed_gae, policy_head, ppo_head, scale, token_loss
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),  # numpy's
@@ -37,24 +35,24 @@ def test_operators_keep_their_promises_to_pytorch(device):
     hidden, weight, targets, old, advantages, importance = head_inputs(device)
     cu_seqlens = torch.tensor([0, 5, 20], dtype=torch.int32, device=device)
     mask = torch.arange(20, device=device) % 3 > 0
-    size = 1 << 20
+    size, count = 1 << 20, torch.tensor(20.0, device=device)
     calls = [
         (logprob._forward, (hidden, weight, targets, 0.9, 0.0, size)),
         (logprob._backward, (old, None, hidden, weight, targets, 0.9, 0.0, size, True, False)),
         (
-            ppo_head._forward,
+            policy_head._forward,
             (
-                *(hidden, weight, targets, old, advantages, importance, None),
-                *(20.0, 0.2, 0.3, 2.0, 0.0, 1.0, 0.0, 0.0, 0, size, True, True),
+                *(hidden, weight, targets, old, advantages, importance, None, count),
+                *(0.2, 0.3, 2.0, 0.0, 1.0, 0.0, 0.0, 0, size, True, True),
             ),
         ),
-        (gae_file._forward, (old, advantages, cu_seqlens, mask, None, 0.9, 0.8, True)),
+        (packed_gae._forward, (old, advantages, cu_seqlens, mask, None, 0.9, 0.8, True)),
         (
-            ppo_loss._forward,
+            token_loss._forward,
             (
                 *(old.clone().requires_grad_(), importance, old, advantages, importance, None),
                 *(mask, advantages, old, importance, mask),
-                *(9.0, 9.0, 0.2, 0.3, 2.0, 0.2, 0.0, 0.0, 0),
+                *(count, count, 0.2, 0.3, 2.0, 0.2, 0.0, 0.0, 0),
             ),
         ),
         (scale.scale_, (old.clone(), advantages[0], advantages[1], 7)),
@@ -67,7 +65,7 @@ def test_a_compiled_graph_gives_what_eager_gives(device):
     *_, targets, old, advantages, importance = head_inputs(device)
 
     def step(hidden, weight):
-        loss, statistics = head_loss(
+        loss, statistics, _ = ppo_head(
             hidden * 2, weight, targets, old, advantages, importance, 20.0, 0.2
         )
         return loss * 3, statistics.entropy
@@ -87,7 +85,7 @@ def test_a_checkpointed_head_gives_the_same_gradients(device):
         hidden, weight, *rest = head_inputs(device)
 
         def loss(hidden, weight, rest=rest):
-            return head_loss(hidden.tanh(), weight, *rest, 20.0, 0.2)[0]
+            return ppo_head(hidden.tanh(), weight, *rest, 20.0, 0.2)[0]
 
         value = (
             checkpoint(loss, hidden, weight, use_reentrant=False)
@@ -101,7 +99,7 @@ def test_a_checkpointed_head_gives_the_same_gradients(device):
 
 def test_a_second_backward_through_scaled_gradients_is_refused(device):
     hidden, weight, *rest = head_inputs(device)
-    loss = 3 * head_loss(hidden, weight, *rest, 20.0, 0.2)[0]
+    loss = 3 * ppo_head(hidden, weight, *rest, 20.0, 0.2)[0]
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -110,11 +108,11 @@ def test_a_second_backward_through_scaled_gradients_is_refused(device):
 def test_a_tied_head_adds_both_gradients(device):
     _, weight, targets, *rest = head_inputs(device)
     table = weight.detach().clone().requires_grad_()
-    loss = head_loss(table[targets].tanh(), table, targets, *rest, 20.0, 0.2)[0]
+    loss = ppo_head(table[targets].tanh(), table, targets, *rest, 20.0, 0.2)[0]
     loss.backward()
     embedded = table.detach()[targets].tanh().requires_grad_()
     untied = table.detach().clone().requires_grad_()
-    head_loss(embedded, untied, targets, *rest, 20.0, 0.2)[0].backward()
+    ppo_head(embedded, untied, targets, *rest, 20.0, 0.2)[0].backward()
     through_rows = torch.zeros_like(table).index_add_(
         0, targets, embedded.grad * (1 - embedded.detach() ** 2)
     )

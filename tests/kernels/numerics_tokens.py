@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import dispatch, reference
-from stepcoder.kernels.gae import BLOCK, gae, gae_with_statistics
-from stepcoder.kernels.ppo_loss import ppo_loss, ppo_policy_loss, value_loss
+from stepcoder.kernels.packed_gae import BLOCK, gae, gae_with_statistics
+from stepcoder.kernels.token_loss import ppo_loss, ppo_policy_loss, value_loss
 
 # numpy's, at the interpreter
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
@@ -153,7 +153,7 @@ def run(function, tokens: dict, estimator: str | None, factors=(1.0, 1.0)):
         *[tokens[name] for name in NAMES[:-1]],
         *(100.0, 200.0, CLIPS[estimator], 0.25, 0.01),
         ref,
-        0.3,
+        0.3 if estimator else 0.0,
         estimator or "k3",
     )
     (factors[0] * policy + factors[1] * value).backward()

@@ -16,11 +16,20 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from stepcoder.kernels import gae, lm_head, lm_head_backward, logprob, ppo_head, ppo_loss, scale
+from stepcoder.kernels import (
+    lm_head,
+    lm_head_backward,
+    logprob,
+    packed_gae,
+    policy_head,
+    scale,
+    token_loss,
+)
+from stepcoder.kernels.reference import IGNORED
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin")
 FLOAT64 = ("DADD", "DMUL", "DFMA", "DSETP")
-COUNTED = ("HGMMA", "UTMALDG", "UTMASTG", "LDL", "STL", *FLOAT64)
+COUNTED = ("HGMMA", "UTMALDG", "UTMASTG", "LDL", "STL", "LDG.E.128", *FLOAT64)
 
 
 def configurations() -> Iterator[dict[str, Any]]:
@@ -57,35 +66,29 @@ def configurations() -> Iterator[dict[str, Any]]:
         "name": "finish_rows",
         "kernel": logprob.finish_rows,
         "types": rows | dict.fromkeys(("logprobs", "entropy", "log_normalizer"), "*fp32"),
-        "constants": {"ROWS": logprob.ROWS, "TILES": logprob.TILES},
+        "constants": {"IGNORED": IGNORED, "ROWS": logprob.ROWS, "TILES": logprob.TILES},
     }
-    pointers = ("old_logprobs", "advantages", "importance", "ref_logprobs", "row_terms", "sums")
-    numbers = (
-        "inverse_normalizer",
-        "clip_low",
-        "clip_high",
-        "dual_clip",
-        "entropy_bonus",
-        "kl_beta",
-    )
+    pointers = ("old_logprobs", "advantages", "importance", "ref_logprobs")
+    pointers += ("normalizer", "row_terms", "sums")
+    numbers = ("clip_low", "clip_high", "dual_clip", "entropy_bonus", "kl_beta")
     for estimator in range(4):
         yield {
             "name": f"ppo_rows estimator={estimator}",
-            "kernel": ppo_head.ppo_rows,
+            "kernel": policy_head.ppo_rows,
             "types": rows | dict.fromkeys(pointers, "*fp32") | dict.fromkeys(numbers, "fp32"),
             "constants": {
                 "ESTIMATOR": estimator,
-                "ROWS": ppo_head.ROWS,
-                "TILES": ppo_head.TILES,
+                "IGNORED": IGNORED,
+                "ROWS": policy_head.ROWS,
+                "TILES": policy_head.TILES,
             },
         }
     yield {
         "name": "finish_head",
-        "kernel": ppo_head.finish_head,
+        "kernel": policy_head.finish_head,
         "types": {
-            **dict.fromkeys(("sums", "policy_loss", "statistics"), "*fp32"),
+            **dict.fromkeys(("sums", "policy_loss", "statistics", "normalizer"), "*fp32"),
             "programs": "i32",
-            "inverse_normalizer": "fp32",
         },
         "constants": {"BLOCK": 1024},
     }
@@ -97,6 +100,9 @@ def _head_tiles() -> Iterator[dict[str, Any]]:
         for store in (False, True):
             for softcap in (False, True):
                 yield head_tile(f"{name} store={store} softcap={softcap}", tile, store, softcap)
+    # Other generations, with the tile that `lm_head.tile_for` gives them.
+    for arch, tile in ((80, lm_head.SMALL), (100, lm_head.HOPPER), (120, lm_head.SMALL)):
+        yield head_tile(f"sm_{arch}", tile, True, False) | {"arch": arch}
 
 
 def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict[str, Any]:
@@ -118,7 +124,6 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
             "VOCAB": tile.vocab,
             "HIDDEN": tile.hidden,
             "GROUP": tile.group,
-            "PROGRAMS": 132,
             "STORE": store,
             "SOFTCAP": softcap,
             "FLATTEN": tile.flatten,
@@ -145,10 +150,10 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
             "aligned": ("gradient",),
             "warps": 8,
         }
-    floats = [name for name in ppo_loss.TENSORS if not name.endswith("_mask")]
+    floats = [name for name in token_loss.TENSORS if not name.endswith("_mask")]
+    floats += ["policy_normalizer", "value_normalizer"]
     floats += ["gradients", "policy_loss", "value_loss", "statistics", "sums"]
-    numbers = ["inverse_policy_normalizer", "inverse_value_normalizer", "clip_low"]
-    numbers += ["clip_high", "dual_clip", "value_clip"]
+    numbers = ["clip_low", "clip_high", "dual_clip", "value_clip"]
     numbers += ["entropy_bonus", "kl_beta"]
     for policy, value, masked, estimator in (
         (True, False, False, 0),
@@ -161,7 +166,7 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
     ):
         yield {
             "name": f"ppo_loss policy={policy} value={value} estimator={estimator}",
-            "kernel": ppo_loss.ppo_loss_tokens,
+            "kernel": token_loss.ppo_loss_tokens,
             "types": {
                 **dict.fromkeys(floats, "*fp32"),
                 **dict.fromkeys(("executed_mask", "response_mask"), "*i1"),
@@ -174,7 +179,7 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
                 "VALUE": value,
                 "MASKED": masked,
                 "ESTIMATOR": estimator,
-                "BLOCK": ppo_loss.BLOCK,
+                "BLOCK": token_loss.BLOCK,
                 "FOLD": 1024,
             },
             "aligned": (*floats, "executed_mask", "response_mask"),
@@ -184,7 +189,7 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
         for statistics in (False, True):
             yield {
                 "name": f"gae bootstrap={bootstrap} statistics={statistics}",
-                "kernel": gae.gae_rows,
+                "kernel": packed_gae.gae_rows,
                 "types": {
                     **dict.fromkeys(floats, "*fp32"),
                     **dict.fromkeys(("cu_seqlens", "arrivals"), "*i32"),
@@ -195,12 +200,12 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
                 "constants": {
                     "BOOTSTRAP": bootstrap,
                     "STATISTICS": statistics,
-                    "BLOCK": gae.BLOCK,
-                    "PROBES": gae.PROBES,
+                    "BLOCK": packed_gae.BLOCK,
+                    "PROBES": packed_gae.PROBES,
                     "FOLD": 1024,
                 },
                 "aligned": (*floats, "cu_seqlens", "response_mask"),
-                "warps": gae.WARPS,
+                "warps": packed_gae.WARPS,
             }
 
 
@@ -208,8 +213,13 @@ def variants() -> Iterator[dict[str, Any]]:
     """All configurations, as Triton specializes them for integers: any, multiples of 16, and 1."""
     seen = set()
     for configuration in configurations():
+        if "arch" in configuration:
+            yield configuration
+            continue
         types = configuration["types"]
+        plain = {p.name for p in configuration["kernel"].params if p.do_not_specialize}
         integers = [n for n in configuration["kernel"].arg_names if types.get(n) == "i32"]
+        integers = [n for n in integers if n not in plain]
         aligned = (*configuration.get("aligned", ()), *integers)
         yield configuration
         yield configuration | {"name": f"{configuration['name']} (16)", "aligned": aligned}
@@ -238,7 +248,8 @@ def compiled(configuration: dict[str, Any]) -> dict[str, Any]:
         "num_warps": configuration.get("warps", 4),
         "num_stages": configuration.get("stages", 3),
     }
-    result = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    target = GPUTarget("cuda", configuration.get("arch", 90), 32)
+    result = triton.compile(source, target=target, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(result.asm["cubin"])
         file.flush()
@@ -250,7 +261,8 @@ def compiled(configuration: dict[str, Any]) -> dict[str, Any]:
         "registers": int(usage[1]),
         "stack": int(usage[2]),
         "shared": result.metadata.shared,
-        "instructions": {op: len(re.findall(rf"\b{op}\b", sass)) for op in COUNTED},
+        "instructions": {op: len(re.findall(rf"\b{re.escape(op)}\b", sass)) for op in COUNTED}
+        | {"all": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", sass, re.MULTILINE))},
     }
 
 

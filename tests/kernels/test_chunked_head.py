@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stepcoder.kernels import chunked_head, dispatch, reference
 from stepcoder.kernels.logprob import logprob_entropy
-from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.kernels.policy_head import ppo_head
 
 N, V, H = 300, 50, 16
 
@@ -76,12 +76,12 @@ def test_the_loss_is_the_references_with_its_statistics_and_gradients(
     old, advantages, importance, ref = tokens(logprobs)
     results = []
     for definition in (ppo_head, reference.ppo_head):
-        loss, statistics = definition(
+        loss, statistics, found = definition(
             *(hidden, weight, targets, old, advantages, importance, 250.0, clip, *settings),
             *(ref if kl_beta else None, kl_beta, estimator),
         )
         gradients = torch.autograd.grad(-3 * loss, (hidden, weight))
-        results.append((loss, *statistics, *gradients))
+        results.append((loss, *statistics, *found, *gradients))
     for ours, exact in zip(*results, strict=True):
         torch.testing.assert_close(ours, exact)
     assert results[0][1] > 0  # some tokens are clipped
@@ -114,7 +114,7 @@ def test_large_logits_in_bfloat16_keep_the_digits_of_likely_tokens():
     settings = (old, advantages, importance, float(N), 10.0)
 
     def errors(definition: Any) -> list[float]:
-        loss, _ = definition.ppo_head(hidden, weight, targets, *settings)
+        loss, *_ = definition.ppo_head(hidden, weight, targets, *settings)
         with torch.no_grad():
             logprobs, _ = definition.logprob_entropy(hidden, weight, targets)
         found = (logprobs, *torch.autograd.grad(loss, (hidden, weight)))
@@ -123,7 +123,7 @@ def test_large_logits_in_bfloat16_keep_the_digits_of_likely_tokens():
         ]
 
     wide = [t.requires_grad_() for t in exact]
-    loss, _ = reference.ppo_head(*wide, targets, *settings)
+    loss, *_ = reference.ppo_head(*wide, targets, *settings)
     logprobs, _ = reference.logprob_entropy(*wide, targets)
     truth = (logprobs.detach(), *torch.autograd.grad(loss, wide))
     ours, plain = errors(chunked_head), errors(reference)
@@ -149,7 +149,7 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_has_the_size_of_all_logits(dtype):
     hidden, weight, targets = make_head(dtype)
     with Largest() as largest:
-        loss, _ = ppo_head(hidden, weight, targets, *tokens(torch.zeros(N))[:3], float(N), 0.2)
+        loss, *_ = ppo_head(hidden, weight, targets, *tokens(torch.zeros(N))[:3], float(N), 0.2)
         logprobs, entropy = logprob_entropy(hidden, weight, targets)
         torch.autograd.grad(loss + logprobs.sum() + entropy.sum(), (hidden, weight))
     assert largest.elements <= max(128 * V, N * H)

@@ -6,18 +6,20 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from stepcoder import kernels
 from stepcoder.kernels import dispatch, reference
 from stepcoder.kernels.dispatch import check_head, check_tokens, use_triton
-from stepcoder.kernels.gae import gae
 from stepcoder.kernels.lm_head import launch_tiles
 from stepcoder.kernels.logprob import logprob_entropy
-from stepcoder.kernels.ppo_head import ppo_head
+from stepcoder.kernels.packed_gae import gae
+from stepcoder.kernels.policy_head import ppo_head
 from stepcoder.method import ppo
 from stepcoder.models import policy
 
@@ -60,16 +62,22 @@ def test_on_cuda_the_switch_and_other_dtypes_bring_the_reference(monkeypatch):
     monkeypatch.setattr(dispatch, "HAS_TRITON", True)
     with FakeTensorMode():
         tensor = torch.empty(3, device="cuda", dtype=torch.bfloat16)
-    assert use_triton(tensor, torch.bfloat16)
-    assert not use_triton(tensor, torch.float32)
+    assert use_triton("ppo_head", tensor, torch.bfloat16)
+    with pytest.warns(match="an_operation runs in PyTorch, slower: its kernel takes float32, and"):
+        assert not use_triton("an_operation", tensor, torch.float32)
+    with warnings.catch_warnings(action="error"):  # it has been said
+        assert not use_triton("an_operation", tensor, torch.float32)
+    monkeypatch.setattr(dispatch, "HAS_TRITON", False)
+    with pytest.warns(match="an_operation runs in PyTorch, slower: pip install triton"):
+        assert not use_triton("an_operation", tensor, torch.bfloat16)
     monkeypatch.setenv(dispatch.VARIABLE, "reference")
-    assert not use_triton(tensor, torch.bfloat16)
+    assert not use_triton("ppo_head", tensor, torch.bfloat16)
 
 
 def test_a_misspelt_switch_is_refused(monkeypatch):
     monkeypatch.setenv("STEPCODER_KERNELS", "cuda")
     with pytest.raises(ValueError, match="STEPCODER_KERNELS is 'cuda'; it takes"):
-        use_triton(torch.zeros(1), torch.float32)
+        use_triton("gae", torch.zeros(1), torch.float32)
 
 
 def test_asking_for_triton_without_a_gpu_says_what_is_missing(monkeypatch):
@@ -84,7 +92,7 @@ def test_the_kernels_import_and_run_where_triton_is_not_installed():
 import sys
 sys.modules["triton"] = None
 import torch
-from stepcoder.kernels import gae, logprob, ppo_head, ppo_loss, scale
+from stepcoder.kernels import lm_head, logprob, packed_gae, policy_head, scale, token_loss
 found = logprob.logprob_entropy(torch.zeros(2, 8), torch.zeros(5, 8), torch.tensor([1, 2]))
 print(found[0].exp().tolist())
 """
@@ -146,3 +154,63 @@ def test_a_temperature_must_be_positive():
     per_token = torch.zeros(3)
     with pytest.raises(ValueError, match="temperature is -1"):
         ppo_head(HIDDEN, WEIGHT, TARGETS, *[per_token] * 3, 1.0, 0.2, temperature=-1.0)
+
+
+def test_a_normalizer_is_a_positive_number_or_a_scalar_tensor():
+    per_token = [torch.zeros(3)] * 3
+    with pytest.raises(ValueError, match=r"normalizer is 0\.0; it must be positive"):
+        ppo_head(HIDDEN, WEIGHT, TARGETS, *per_token, 0.0, 0.2)
+    with pytest.raises(
+        ValueError, match=r"normalizer is int64 \(\); it must be a number or a \(\)"
+    ):
+        ppo_head(HIDDEN, WEIGHT, TARGETS, *per_token, torch.tensor(3), 0.2)
+    number, tensor = (
+        ppo_head(HIDDEN, WEIGHT, TARGETS, *per_token, n, 0.2, 0.1)[0]
+        for n in (4.0, torch.tensor(4.0))
+    )
+    assert torch.equal(number, tensor)
+
+
+def test_a_kl_coefficient_without_a_reference_is_refused():
+    with pytest.raises(ValueError, match=r"kl_beta is 0\.1; it needs ref_logprobs"):
+        ppo_head(HIDDEN, WEIGHT, TARGETS, *[torch.zeros(3)] * 3, 1.0, 0.2, kl_beta=0.1)
+
+
+def test_a_sharded_head_is_named():
+    class DTensor(torch.Tensor):
+        """As torch.distributed's, by its name; the real one needs a process group."""
+
+    sharded = torch.zeros(7, 32, dtype=torch.bfloat16).as_subclass(DTensor)
+    with pytest.raises(TypeError, match=r"weight is a DTensor; call \.full_tensor\(\)"):
+        check_head("ppo_head", HIDDEN, sharded, TARGETS)
+
+
+def test_the_package_gives_functions():
+    for name in kernels.__all__:
+        assert callable(getattr(kernels, name)), name
+
+
+@pytest.mark.parametrize("definition", ["reference", ""])
+def test_an_ignored_target_masks_its_row(monkeypatch, definition):
+    monkeypatch.setenv(dispatch.VARIABLE, definition)
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 3, 8, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(5, 8, dtype=torch.float64).requires_grad_()
+    targets = torch.tensor([[1, -100, 2], [-100, 4, 0]])
+    old, advantages = torch.randn(2, 2, 3, dtype=torch.float64)
+    inputs, kept = (old, advantages, advantages.abs()), targets != -100
+    loss, statistics, found = kernels.ppo_head(hidden, weight, targets, *inputs, 4.0, 0.2, 0.1)
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    part = (t[kept] for t in (targets, *inputs))
+    alone, few, rows = kernels.ppo_head(hidden[kept], weight, *part, 4.0, 0.2, 0.1)
+    assert torch.equal(loss, alone)
+    assert all(torch.equal(a, b) for a, b in zip(statistics, few, strict=True))
+    for ours, its in zip(gradients, torch.autograd.grad(alone, (hidden, weight)), strict=True):
+        torch.testing.assert_close(ours, its)
+    assert torch.equal(found.logprobs[kept], rows.logprobs)
+    assert not found.entropy[~kept].any()
+    logprobs, entropy = kernels.logprob_entropy(hidden, weight, targets)
+    assert torch.equal(logprobs.detach(), found.logprobs)
+    (by_hidden,) = torch.autograd.grad((logprobs + entropy).sum(), hidden)
+    assert by_hidden[kept].any(1).all()
+    assert not by_hidden[~kept].any()

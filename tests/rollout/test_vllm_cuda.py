@@ -53,13 +53,15 @@ def test_a_server_does_not_inherit_the_trainers_allocator(monkeypatch):
 
 
 SCRIPT = """
-import inspect, json, sys
+import inspect, json, sys, time
 from types import SimpleNamespace
+import torch
 from torch import nn
 from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from stepcoder.rollout.vllm import weights
 from stepcoder.rollout.vllm.weights import NativeTransfer
 
 parser = make_arg_parser(FlexibleArgumentParser())
@@ -69,6 +71,9 @@ parsed = [parser.parse_args(command) for command in json.loads(sys.stdin.read())
 class Sender(TrainerWeightTransferEngine):
     trainer_init = None
 
+    def shutdown(self):
+        closed.append(self)
+
     def send_weights(self):
         self.client.start_weight_update()
         self.client.update_weights({"names": [name for name, _ in self.source]})
@@ -77,11 +82,13 @@ class Sender(TrainerWeightTransferEngine):
 
 TrainerWeightTransferEngine.__abstractmethods__ = Sender.__abstractmethods__ = frozenset()
 real, told = inspect.signature(WeightTransferTrainerFactory.trainer_init), []
+buffers, closed = [], []
 
 
 def trainer_init(*given, **named):
     info = real.bind(*given, **named).arguments["init_info"]
     told.append([info.backend, info.packed, info.is_sender])
+    buffers.append(info.packed_buffer_size_bytes)
     return Sender(client=named["client"], source=named["source"])
 
 
@@ -101,10 +108,28 @@ for backend in ("ipc", "nccl"):
         transfer.publish(module)
         transfer.deliver(server, version, 18.0)
     transfer.close()
+told, said = [], told
+with torch.device("meta"):
+    large = nn.Embedding(152_064, 3584, dtype=torch.bfloat16)
+closed.clear()
+transfer.publish(large)
+transfer.deliver(server, "3", 18.0)
+server.process.pid = 8  # it was restarted
+transfer.deliver(server, "4", 18.0)
+told, restarts = said, len(closed)
+Sender.send_weights = lambda self: time.sleep(1000)
+weights.MIN_BYTES_PER_S = 1e12
+try:
+    transfer.deliver(server, "5", 0.2)
+except TimeoutError as error:
+    hung = str(error)
 print(json.dumps({
     "parsed": [[p.weight_transfer_config.backend, p.enable_sleep_mode, p.gpu_memory_utilization,
                 p.middleware, bool(p.enable_lora), p.max_lora_rank] for p in parsed],
     "told": [entry[:2] for entry in told],
+    "buffers": buffers,
+    "closed_at_the_restart": restarts,
+    "hung": hung,
     "patient": all(18 <= entry[2] < 19 for entry in told if entry[0].startswith("/")),
 }))
 """
@@ -153,3 +178,12 @@ def test_native_weights_go_by_our_client_over_one_channel_a_server(answer):
     both = [*update(["weight", "bias"], "1"), *update(["weight"], "2")]
     assert answer["told"] == [["ipc", True], *both, ["nccl", True], *both]
     assert answer["patient"]
+
+
+def test_the_buffer_holds_the_largest_tensor_and_a_restart_closes_the_old_channel(answer):
+    assert answer["buffers"] == [2**30, 2**30, *[152_064 * 3584 * 2] * 2]
+    assert answer["closed_at_the_restart"] == 1
+
+
+def test_a_transfer_that_hangs_ends_with_a_line(answer):
+    assert answer["hung"] == "the transfer of weights took over 0 s"

@@ -244,6 +244,8 @@ class VLLMEngine(Engine):
         for server, reason in failures.items():
             self.on_recovered_failure(f"{reason}; restarting it")
             server.stop()
+            if server.options.can_sleep:  # it shares the trainer's GPU, and checks what is free
+                torch.cuda.empty_cache()
         with ThreadPoolExecutor(len(self.servers)) as pool:
             starts = {server: pool.submit(server.start) for server in failures}
         for server, reason in failures.items():

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -100,12 +102,16 @@ class NativeTransfer:
         limit_s = timeout_s + max_transfer_s(self._policy)
         pid, channel = self._channels.get(server, (0, None))
         if pid != server.process.pid:
-            channel = self._open(server, limit_s)
+            if channel is not None:
+                del self._channels[server]
+                within(limit_s, channel.shutdown)
+            channel = within(limit_s, lambda: self._open(server, limit_s))
             self._channels[server] = server.process.pid, channel
         assert channel is not None
         channel.source = ModuleSource(self._policy)
         channel.client.timeout = limit_s
-        channel.send_weights()
+        # The client's time limit is that of its calls; the copies beside them have none.
+        within(limit_s, channel.send_weights)
         set_version(server, version, timeout_s)
 
     def _open(self, server: VLLMServer, limit_s: float) -> Any:
@@ -117,11 +123,15 @@ class NativeTransfer:
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
+        assert self._policy is not None
+        # Tensors go through a buffer that must hold the largest: at 7B that is over vLLM's 1 GiB.
+        largest = max(p.nbytes for p in self._policy.parameters())
         info: Any = IPCTrainerInitInfo(rank=0, packed=True)
         if self._backend == "nccl":
             info = NCCLTrainerInitInfo(
                 master_address="127.0.0.1", master_port=free_port(), world_size=2, rank=0
             )
+        info.packed_buffer_size_bytes = max(info.packed_buffer_size_bytes, largest)
 
         class KeyedClient(HTTPVLLMWeightSyncClient):  # type: ignore[misc]  # vllm may be absent
             """Makes vLLM's calls by our client, which sends the server's key."""
@@ -188,6 +198,29 @@ class Adapters:
     def close(self) -> None:
         """Free what sending weights needs."""
         self._base.close()
+
+
+def within(limit_s: float, action: Callable[[], Any]) -> Any:
+    """Return what a function returns. NCCL and CUDA wait for ever for a peer that has died.
+
+    Raises:
+        TimeoutError: it has not returned in time; its thread is left behind.
+    """
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(action())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return done.result(limit_s)
+    except TimeoutError:
+        if done.done():
+            raise
+        raise TimeoutError(f"the transfer of weights took over {limit_s:.0f} s") from None
 
 
 def max_transfer_s(policy: PreTrainedModel) -> float:

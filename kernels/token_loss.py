@@ -14,16 +14,23 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import arrival_counter, check_tokens, on_its_device, use_triton
+from stepcoder.kernels.dispatch import (
+    arrival_counter,
+    as_scalar,
+    check_normalizer,
+    check_tokens,
+    on_its_device,
+    use_triton,
+)
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.reference import ClipRange, HeadStatistics, KLEstimator, clip_range
 from stepcoder.kernels.scale import scale_
-from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, reduce_slot, store_sums
+from stepcoder.kernels.surrogate import SLOTS, finish, policy_terms, store_sums
 
 BLOCK = 1024  # tokens that a program computes
 
 
-@jit
+@jit()
 def ppo_loss_tokens(
     logprobs: Pointer,
     entropy: Pointer,
@@ -36,6 +43,8 @@ def ppo_loss_tokens(
     old_values: Pointer,
     returns: Pointer,
     response_mask: Pointer,
+    policy_normalizer: Pointer,  # () float32
+    value_normalizer: Pointer,  # () float32
     gradients: Pointer,  # (3, T) float32: by logprobs, by entropy, by values
     policy_loss: Pointer,  # () float32
     value_loss: Pointer,  # () float32
@@ -43,8 +52,6 @@ def ppo_loss_tokens(
     sums: Pointer,  # (8, programs) float32
     arrivals: Pointer,  # () int32, zero before and after
     T: Scalar,
-    inverse_policy_normalizer: Scalar,
-    inverse_value_normalizer: Scalar,
     clip_low: Scalar,
     clip_high: Scalar,
     dual_clip: Scalar,
@@ -60,24 +67,27 @@ def ppo_loss_tokens(
 ) -> None:
     """Compute the losses that POLICY and VALUE ask for; one program for each BLOCK tokens.
 
-    The pointers of a loss that is not asked for are unused.
+    The pointers of a loss that is not asked for are unused. Tokens outside the masks are loaded and
+    then left out: loads that depend on a mask in memory would not be vectorized.
     """
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     tokens = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = tokens < T
+    inverse_policy_normalizer = 1 / tl.load(policy_normalizer)
+    inverse_value_normalizer = 1 / tl.load(value_normalizer)
     if POLICY:
         valid = inside
         if MASKED:
             valid = inside & (tl.load(executed_mask + tokens, mask=inside, other=0) != 0)
-        logprob = tl.load(logprobs + tokens, mask=valid, other=0.0)
-        row_entropy = tl.load(entropy + tokens, mask=valid, other=0.0)
-        old = tl.load(old_logprobs + tokens, mask=valid, other=0.0)
-        advantage = tl.load(advantages + tokens, mask=valid, other=0.0)
-        weight = tl.load(importance + tokens, mask=valid, other=0.0)
+        logprob = tl.load(logprobs + tokens, mask=inside, other=0.0)
+        row_entropy = tl.load(entropy + tokens, mask=inside, other=0.0)
+        old = tl.load(old_logprobs + tokens, mask=inside, other=0.0)
+        advantage = tl.load(advantages + tokens, mask=inside, other=0.0)
+        weight = tl.load(importance + tokens, mask=inside, other=0.0)
         ref = logprob
         if ESTIMATOR:
-            ref = tl.load(ref_logprobs + tokens, mask=valid, other=0.0)
+            ref = tl.load(ref_logprobs + tokens, mask=inside, other=0.0)
         loss, derivative, ratio, is_clipped, approx_kl, reference_kl = policy_terms(
             logprob, old, advantage, weight, ref, clip_low, clip_high, dual_clip, kl_beta, ESTIMATOR
         )
@@ -102,9 +112,9 @@ def ppo_loss_tokens(
         valid = inside
         if MASKED:
             valid = inside & (tl.load(response_mask + tokens, mask=inside, other=0) != 0)
-        value = tl.load(values + tokens, mask=valid, other=0.0)
-        old = tl.load(old_values + tokens, mask=valid, other=0.0)
-        wanted = tl.load(returns + tokens, mask=valid, other=0.0)
+        value = tl.load(values + tokens, mask=inside, other=0.0)
+        old = tl.load(old_values + tokens, mask=inside, other=0.0)
+        wanted = tl.load(returns + tokens, mask=inside, other=0.0)
         clipped_value = old + tl.minimum(tl.maximum(value - old, -value_clip), value_clip)
         unclipped_error = value - wanted
         clipped_error = clipped_value - wanted
@@ -118,13 +128,19 @@ def ppo_loss_tokens(
 
     tl.debug_barrier()  # all threads have written their sums before the counter is incremented
     if tl.atomic_add(arrivals, 1, sem="acq_rel") == programs - 1:
-        if POLICY:
-            finish_policy(
-                sums, programs, policy_loss, statistics, inverse_policy_normalizer, FOLD, ".cg"
-            )
-        if VALUE:
-            total = reduce_slot(sums, 1, programs, FOLD, ".cg")
-            tl.store(value_loss, total * inverse_value_normalizer)
+        finish(
+            sums,
+            programs,
+            policy_loss,
+            statistics,
+            value_loss,
+            inverse_policy_normalizer,
+            inverse_value_normalizer,
+            POLICY,
+            VALUE,
+            FOLD,
+            ".cg",
+        )
         tl.store(arrivals, 0)
 
 
@@ -134,7 +150,7 @@ def ppo_policy_loss(
     old_logprobs: Tensor,
     advantages: Tensor,
     importance: Tensor,
-    normalizer: float,
+    normalizer: float | Tensor,
     clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     ref_logprobs: Tensor | None = None,
@@ -149,20 +165,21 @@ def ppo_policy_loss(
         TypeError: the kernel does not take a dtype.
         ValueError: shapes or devices do not match, or the estimator is unknown.
     """
-    if not use_triton(logprobs, torch.float32):
+    if not use_triton("ppo_loss", logprobs, torch.float32):
         return reference.ppo_policy_loss(
             *(logprobs, entropy, old_logprobs, advantages, importance),
             *(normalizer, clip, entropy_bonus),
             *(ref_logprobs, kl_beta, kl_estimator),
         )
     policy = _policy(logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs)
-    settings = (normalizer, 1.0, *clip_range(clip), 0.0, entropy_bonus, kl_beta)
-    loss, _, statistics = _launch(policy, None, None, settings, kl_estimator)
+    settings = (*clip_range(clip), 0.0, entropy_bonus, kl_beta)
+    normalizers = (normalizer, normalizer)
+    loss, _, statistics = _launch(policy, None, None, normalizers, settings, kl_estimator)
     return loss, statistics
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, normalizer: float, clip: float
+    values: Tensor, old_values: Tensor, returns: Tensor, normalizer: float | Tensor, clip: float
 ) -> Tensor:
     """Clipped value loss over N tokens; see `reference.value_loss`.
 
@@ -172,10 +189,11 @@ def value_loss(
         TypeError: the kernel does not take a dtype.
         ValueError: shapes or devices do not match.
     """
-    if not use_triton(values, torch.float32):
+    if not use_triton("value_loss", values, torch.float32):
         return reference.value_loss(values, old_values, returns, normalizer, clip)
     value = {"values": values, "old_values": old_values, "returns": returns}
-    return _launch(None, value, None, (1.0, normalizer, *clip_range(0.0), clip, 0.0, 0.0), "k3")[1]
+    settings = (*clip_range(0.0), clip, 0.0, 0.0)
+    return _launch(None, value, None, (normalizer, normalizer), settings, "k3")[1]
 
 
 def ppo_loss(
@@ -189,8 +207,8 @@ def ppo_loss(
     old_values: Tensor,
     returns: Tensor,
     response_mask: Tensor,
-    policy_normalizer: float,
-    value_normalizer: float,
+    policy_normalizer: float | Tensor,
+    value_normalizer: float | Tensor,
     clip: float | ClipRange,
     value_clip: float,
     entropy_bonus: float = 0.0,
@@ -207,7 +225,7 @@ def ppo_loss(
         TypeError: the kernel does not take a dtype.
         ValueError: shapes or devices do not match, or the estimator is unknown.
     """
-    if not use_triton(logprobs, torch.float32):
+    if not use_triton("ppo_loss", logprobs, torch.float32):
         return reference.ppo_loss(
             *(logprobs, entropy, old_logprobs, advantages, importance, executed_mask),
             *(values, old_values, returns, response_mask),
@@ -224,14 +242,8 @@ def ppo_loss(
         _policy(logprobs, entropy, old_logprobs, advantages, importance, ref_logprobs),
         {"values": values, "old_values": old_values, "returns": returns},
         {"executed_mask": executed_mask, "response_mask": response_mask},
-        (
-            policy_normalizer,
-            value_normalizer,
-            *clip_range(clip),
-            value_clip,
-            entropy_bonus,
-            kl_beta,
-        ),
+        (policy_normalizer, value_normalizer),
+        (*clip_range(clip), value_clip, entropy_bonus, kl_beta),
         kl_estimator,
     )
 
@@ -250,6 +262,7 @@ def _launch(
     policy: dict[str, Tensor] | None,
     value: dict[str, Tensor] | None,
     masks: dict[str, Tensor] | None,
+    normalizers: tuple[float | Tensor, float | Tensor],
     settings: tuple[float, ...],
     kl_estimator: str,
 ) -> tuple[Tensor, Tensor, HeadStatistics]:
@@ -260,8 +273,13 @@ def _launch(
     like = next(iter(tensors.values()))
     check_tokens("ppo_loss", like.device, like.shape, **tensors)
     estimator = int(kl_estimator[1]) if "ref_logprobs" in tensors else 0
+    if settings[-1] and not estimator:
+        raise ValueError(f"ppo_loss: kl_beta is {settings[-1]}; it needs ref_logprobs")
+    for normalizer in normalizers:
+        check_normalizer("ppo_loss", normalizer)
     contiguous = [tensors[n].contiguous() if n in tensors else None for n in TENSORS]
-    policy_loss, value_loss_, statistics, _ = _forward(*contiguous, *settings, estimator)
+    scalars = (as_scalar(normalizer, like.device) for normalizer in normalizers)
+    policy_loss, value_loss_, statistics, _ = _forward(*contiguous, *scalars, *settings, estimator)
     return policy_loss, value_loss_, HeadStatistics(*statistics.unbind())
 
 
@@ -279,8 +297,8 @@ def _forward(
     old_values: Tensor | None,
     returns: Tensor | None,
     response_mask: Tensor | None,
-    policy_normalizer: float,
-    value_normalizer: float,
+    policy_normalizer: Tensor,
+    value_normalizer: Tensor,
     clip_low: float,
     clip_high: float,
     dual_clip: float,
@@ -300,6 +318,8 @@ def _forward(
     value = (values, old_values, returns, response_mask)
     ppo_loss_tokens[(programs,)](
         *[like if tensor is None else tensor for tensor in (*policy, executed_mask, *value)],
+        policy_normalizer,
+        value_normalizer,
         gradients,
         policy_loss,
         value_loss_,
@@ -307,8 +327,6 @@ def _forward(
         sums,
         arrival_counter(like.device),
         len(like),
-        1 / policy_normalizer,
-        1 / value_normalizer,
         clip_low,
         clip_high,
         dual_clip,

@@ -26,13 +26,13 @@ BLOCK, WARPS = 1024, 8  # tokens of a program's tile, and of each block that it 
 PROBES = 1024  # row bounds that one step of the search compares
 
 
-@jit
+@jit()
 def _after(a: Block, b: Block, a_left: Block, b_left: Block) -> Block:
     """Compose the map S -> a S + b with that of the token to its left, which is applied second."""
     return a_left * a, a_left * b + b_left
 
 
-@jit
+@jit()
 def _first_row_ending_after(
     cu_seqlens: Pointer, B: Scalar, token: Scalar, PROBES: constexpr
 ) -> Block:
@@ -51,7 +51,7 @@ def _first_row_ending_after(
     return low
 
 
-@jit
+@jit()
 def _row_of(cu_seqlens: Pointer, tokens: Block, first_row: Scalar, past_row: Scalar) -> Block:
     """Return each token's row by binary search: the last row that starts at or before the token."""
     row = tl.zeros_like(tokens) + first_row
@@ -63,7 +63,7 @@ def _row_of(cu_seqlens: Pointer, tokens: Block, first_row: Scalar, past_row: Sca
     return row
 
 
-@jit
+@jit()
 def _neighbor_maps(
     rewards: Pointer,
     values: Pointer,
@@ -85,7 +85,7 @@ def _neighbor_maps(
     return tl.where(last, 0.0, a), tl.where(last, ending, b)
 
 
-@jit
+@jit()
 def gae_rows(
     rewards: Pointer,
     values: Pointer,
@@ -157,7 +157,7 @@ def gae_rows(
             tl.store(arrivals, 0)
 
 
-@jit
+@jit()
 def _fold_statistics(sums: Pointer, statistics: Pointer, programs: Scalar, FOLD: constexpr) -> None:
     """Combine counts, means and squared distances of all programs, always in the same order."""
     lanes = tl.arange(0, FOLD)
@@ -215,7 +215,7 @@ def gae(
         TypeError: the kernel does not take a dtype.
         ValueError: shapes or devices do not match.
     """
-    if not use_triton(rewards, torch.float32):
+    if not use_triton("gae", rewards, torch.float32):
         return reference.gae(rewards, values, cu_seqlens, response_mask, gamma, lam, bootstraps)
     inputs = _checked(rewards, values, cu_seqlens, response_mask, bootstraps)
     advantages, returns, _ = _forward(*inputs, gamma, lam, False)
@@ -232,7 +232,7 @@ def gae_with_statistics(
     bootstraps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, AdvantageStatistics]:
     """`gae`, with the count, mean and variance of its advantages from the same launch."""
-    if not use_triton(rewards, torch.float32):
+    if not use_triton("gae", rewards, torch.float32):
         return reference.gae_with_statistics(
             rewards, values, cu_seqlens, response_mask, gamma, lam, bootstraps
         )

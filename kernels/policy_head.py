@@ -17,7 +17,9 @@ from torch import Tensor
 
 from stepcoder.kernels import chunked_head, reference
 from stepcoder.kernels.dispatch import (
+    as_scalar,
     check_head,
+    check_normalizer,
     check_tokens,
     in_pytorch,
     on_its_device,
@@ -34,15 +36,22 @@ from stepcoder.kernels.lm_head_backward import (
     overwrite_with_gradient,
 )
 from stepcoder.kernels.logprob import PARTIALS_WORKSPACE
-from stepcoder.kernels.reference import ClipRange, HeadStatistics, KLEstimator, clip_range
+from stepcoder.kernels.reference import (
+    IGNORED,
+    ClipRange,
+    HeadStatistics,
+    HeadTokens,
+    KLEstimator,
+    clip_range,
+)
 from stepcoder.kernels.scale import scale_
-from stepcoder.kernels.surrogate import SLOTS, finish_policy, policy_terms, store_sums
+from stepcoder.kernels.surrogate import SLOTS, finish, policy_terms, store_sums
 
 LOW_MEMORY = 320 << 20  # bytes: the smallest workspace with which large heads still run well
 ROWS, TILES = 32, 32  # block shape of ppo_rows
 
 
-@jit
+@jit(do_not_specialize=["N", "programs"])
 def ppo_rows(
     partials: Pointer,
     target_logits: Pointer,
@@ -51,19 +60,20 @@ def ppo_rows(
     advantages: Pointer,
     importance: Pointer,
     ref_logprobs: Pointer,  # unused unless ESTIMATOR
+    normalizer: Pointer,  # () float32
     row_terms: Pointer,  # (5, N) float32: lm_head_backward.RowTerms
     sums: Pointer,  # (8, programs) float32, at this chunk's first program
     programs: Scalar,  # of all chunks
     N: Scalar,
     V: Scalar,
     vocab_blocks: Scalar,
-    inverse_normalizer: Scalar,
     clip_low: Scalar,
     clip_high: Scalar,
     dual_clip: Scalar,
     entropy_bonus: Scalar,
     kl_beta: Scalar,
     ESTIMATOR: constexpr,
+    IGNORED: constexpr,
     ROWS: constexpr,
     TILES: constexpr,
 ) -> None:
@@ -73,6 +83,10 @@ def ppo_rows(
     logprob, entropy, log_normalizer = row_statistics(
         partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
     )
+    kept = valid & (tl.load(targets + rows, mask=valid, other=0) != IGNORED)
+    logprob = tl.where(kept, logprob, 0.0)
+    entropy = tl.where(kept, entropy, 0.0)
+    inverse_normalizer = 1 / tl.load(normalizer)
     old = tl.load(old_logprobs + rows, mask=valid, other=0.0)
     advantage = tl.load(advantages + rows, mask=valid, other=0.0)
     weight = tl.load(importance + rows, mask=valid, other=0.0)
@@ -83,29 +97,34 @@ def ppo_rows(
         logprob, old, advantage, weight, ref, clip_low, clip_high, dual_clip, kl_beta, ESTIMATOR
     )
     loss -= entropy_bonus * entropy
-    entropy_derivative = tl.zeros_like(loss) - entropy_bonus * inverse_normalizer
+    derivative = tl.where(kept, derivative * inverse_normalizer, 0.0)
+    entropy_derivative = tl.where(kept, -entropy_bonus * inverse_normalizer, 0.0)
     tl.store(row_terms + rows, log_normalizer, mask=valid)
-    tl.store(row_terms + N + rows, derivative * inverse_normalizer, mask=valid)
+    tl.store(row_terms + N + rows, derivative, mask=valid)
     tl.store(row_terms + 2 * N + rows, logprob, mask=valid)
     tl.store(row_terms + 3 * N + rows, entropy_derivative, mask=valid)
     tl.store(row_terms + 4 * N + rows, entropy, mask=valid)
     program = tl.program_id(0)
     store_sums(
-        sums, program, programs, valid, loss, ratio, is_clipped, approx_kl, entropy, reference_kl
+        sums, program, programs, kept, loss, ratio, is_clipped, approx_kl, entropy, reference_kl
     )
 
 
-@jit
+@jit(do_not_specialize=["programs"])
 def finish_head(
     sums: Pointer,
     programs: Scalar,
     policy_loss: Pointer,
     statistics: Pointer,
-    inverse_normalizer: Scalar,
+    normalizer: Pointer,
     BLOCK: constexpr,
 ) -> None:
     """Reduce the sums of all chunks to the loss and the statistics, in one program."""
-    finish_policy(sums, programs, policy_loss, statistics, inverse_normalizer, BLOCK, "")
+    inverse = 1 / tl.load(normalizer)
+    finish(
+        *(sums, programs, policy_loss, statistics, policy_loss, inverse, inverse),
+        *(True, False, BLOCK, ""),
+    )
 
 
 def ppo_head(
@@ -115,7 +134,7 @@ def ppo_head(
     old_logprobs: Tensor,
     advantages: Tensor,
     importance: Tensor,
-    normalizer: float,
+    normalizer: float | Tensor,
     clip: float | ClipRange,
     entropy_bonus: float = 0.0,
     temperature: float = 1.0,
@@ -124,69 +143,93 @@ def ppo_head(
     kl_beta: float = 0.0,
     kl_estimator: KLEstimator = "k3",
     workspace_bytes: int = DEFAULT_WORKSPACE,
-) -> tuple[Tensor, HeadStatistics]:
-    """Clipped PPO policy loss of N tokens from their hidden states and the LM head.
+) -> tuple[Tensor, HeadStatistics, HeadTokens]:
+    """Clipped PPO policy loss of tokens from their hidden states and the LM head.
+
+        loss, statistics, tokens = ppo_head(
+            hidden, lm_head.weight, labels, old_logprobs, advantages,
+            importance=torch.ones_like(advantages), normalizer=(labels != -100).sum().float(),
+            clip=0.2,
+        )
 
     The forward pass computes the gradients, and they can be taken once: a second backward through
     the same loss raises PyTorch's error about tensors modified in place, unless the gradient given
     to the first was 1.
 
     Args:
-        hidden: (N, H) states that predict the trained tokens only. Tokens that FGO (fine-grained
-            optimization, arXiv 2402.01391) masks have no row here. For the kernel, bfloat16 and H
-            a multiple of 16.
+        hidden: (..., H) states that predict the targets: (N, H) packed rows, or (B, T, H). Best are
+            rows of the trained tokens alone, as FGO (fine-grained optimization, arXiv 2402.01391)
+            masks tokens here: a row that is there is multiplied, masked or not. For the kernel,
+            bfloat16 and H a multiple of 16.
         weight: (V, H) LM head, of the same dtype.
-        targets: (N,) int64 token ids.
-        old_logprobs: (N,) float32 under the policy that the advantages were computed for.
-        advantages: (N,) float32.
-        importance: (N,) float32 truncated importance weights that correct for the mismatch between
+        targets: (...) int64 token ids; -100 masks its row.
+        old_logprobs: (...) float32 under the policy that the advantages were computed for.
+        advantages: (...) float32.
+        importance: (...) float32 truncated importance weights that correct for the mismatch between
             inference engine and trainer, 1 for none.
-        normalizer: the number of trained tokens of the whole minibatch (not of this microbatch).
+        normalizer: the number of trained tokens of the whole minibatch (not of this microbatch); as
+            a () float32 tensor on the device it costs no wait and no compilation of its own.
         clip: PPO's epsilon, or a range with its further numbers.
         entropy_bonus: coefficient of the entropy term.
         temperature: the sampling temperature.
         softcap: c > 0 replaces each logit z by c tanh(z / c); 0 means no cap.
-        ref_logprobs: (N,) float32 under the reference policy; None means no KL term.
+        ref_logprobs: (...) float32 under the reference policy; None means no KL term.
         kl_beta: coefficient of the KL term.
         kl_estimator: k1, k2 or k3 (see reference.ppo_policy_loss).
         workspace_bytes: memory that the kernel may use besides dX and dW; LOW_MEMORY is the
-            smallest useful value for large vocabularies. dW is rounded to bfloat16 after each chunk
-            of rows: its error is 1.1 times that of plain bfloat16 PyTorch with 16 chunks and twice
-            that with 64 (simulated on a CPU); LOW_MEMORY gives 16 for 16,384 rows and V = 151,936.
+            smallest useful value for large vocabularies. Where it means several chunks of rows, dW
+            is summed over them in float32, which takes twice its own memory besides.
 
     Returns:
-        The scalar loss, differentiable by hidden and weight, and detached statistics.
+        The scalar loss, differentiable by hidden and weight, and detached: statistics, and the
+        tokens' log-probabilities and entropies.
 
     Raises:
         TypeError: the kernel does not take a dtype.
-        ValueError: shapes, devices or strides do not match, the estimator is unknown, or the
-            temperature is not positive.
+        ValueError: shapes, devices or strides do not match, the estimator is unknown, the
+            temperature or normalizer is not positive, or kl_beta has no ref_logprobs.
     """
     if not temperature > 0:
         raise ValueError(f"ppo_head: temperature is {temperature}; it must be positive")
     if kl_estimator not in get_args(KLEstimator):
         raise ValueError(f"ppo_head: kl_estimator is {kl_estimator!r}; it takes k1, k2 or k3")
-    if not use_triton(hidden, torch.bfloat16):
-        return in_pytorch(reference.ppo_head, chunked_head.ppo_head)(
-            *(hidden, weight, targets, old_logprobs, advantages, importance),
-            *(normalizer, clip, entropy_bonus, temperature, softcap),
-            *(ref_logprobs, kl_beta, kl_estimator),
+    if kl_beta and ref_logprobs is None:
+        raise ValueError(f"ppo_head: kl_beta is {kl_beta}; it needs ref_logprobs")
+    check_normalizer("ppo_head", normalizer)
+    ids = targets.flatten()  # (N,)
+    if not use_triton("ppo_head", hidden, torch.bfloat16):
+        kept = ids != IGNORED
+        old, advantage, weights, ref = (
+            None if t is None else t.flatten()[kept]
+            for t in (old_logprobs, advantages, importance, ref_logprobs)
         )
-    check_head("ppo_head", hidden, weight, targets)
-    tokens = {"old_logprobs": old_logprobs, "advantages": advantages, "importance": importance}
-    if ref_logprobs is not None:
-        tokens["ref_logprobs"] = ref_logprobs
-    check_tokens("ppo_head", hidden.device, targets.shape, **tokens)
-    loss, statistics, _, _ = _forward(
-        *(hidden, weight, targets.contiguous()),
-        *(t.contiguous() for t in (old_logprobs, advantages, importance)),
-        None if ref_logprobs is None else ref_logprobs.contiguous(),
-        *(normalizer, *clip_range(clip), entropy_bonus, temperature, softcap, kl_beta),
-        0 if ref_logprobs is None else int(kl_estimator[1]),
-        workspace_bytes,
-        *(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight)),
-    )
-    return loss, HeadStatistics(*statistics.unbind())
+        compute: Any = in_pytorch(reference.ppo_head, chunked_head.ppo_head)
+        loss, statistics, found = compute(
+            *(hidden.flatten(0, -2)[kept], weight, ids[kept], old, advantage, weights),
+            *(normalizer, clip, entropy_bonus, temperature, softcap, ref, kl_beta, kl_estimator),
+        )
+        tokens = [t.new_zeros(len(ids)).masked_scatter(kept, t) for t in found]
+    else:
+        named = {"old_logprobs": old_logprobs, "advantages": advantages, "importance": importance}
+        if ref_logprobs is not None:
+            named["ref_logprobs"] = ref_logprobs
+        states, ids = hidden.flatten(0, -2).contiguous(), ids.contiguous()
+        check_head("ppo_head", states, weight, ids)
+        check_tokens("ppo_head", hidden.device, targets.shape, **named)
+        old, advantage, weights, ref = (
+            None if t is None else t.flatten().contiguous()
+            for t in (old_logprobs, advantages, importance, ref_logprobs)
+        )
+        loss, sums, tokens, _, _ = _forward(
+            *(states, weight, ids, old, advantage, weights, ref),
+            as_scalar(normalizer, hidden.device),
+            *(*clip_range(clip), entropy_bonus, temperature, softcap, kl_beta),
+            0 if ref is None else int(kl_estimator[1]),
+            workspace_bytes,
+            *(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight)),
+        )
+        statistics = HeadStatistics(*sums.unbind())
+    return loss, statistics, HeadTokens(*(t.view(targets.shape) for t in tokens))
 
 
 @torch.library.custom_op("stepcoder::ppo_head", mutates_args=())
@@ -199,7 +242,7 @@ def _forward(
     advantages: Tensor,
     importance: Tensor,
     ref_logprobs: Tensor | None,
-    normalizer: float,
+    normalizer: Tensor,
     clip_low: float,
     clip_high: float,
     dual_clip: float,
@@ -211,9 +254,8 @@ def _forward(
     workspace_bytes: int,
     hidden_wanted: bool,
     weight_wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss (), statistics (6,), dX and dW (empty where not wanted)."""
-    gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted))
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss (), statistics (6,), tokens (2, N), dX and dW (empty where not wanted)."""
     vocab, device = len(weight), hidden.device
     workspace = None
     if hidden_wanted or weight_wanted:
@@ -221,6 +263,9 @@ def _forward(
         workspace = Workspace.create(pieces, weight)
     else:
         pieces = list(chunks(len(hidden), 12 * vocab_tiles(vocab, device), PARTIALS_WORKSPACE))
+    wanted = (hidden_wanted, weight_wanted)
+    gradients = HeadGradients.empty(hidden, weight, wanted, len(pieces))
+    tokens = hidden.new_empty(2, len(hidden), dtype=torch.float32)
     programs = -(-len(hidden) // ROWS)  # of all chunks: each but the last is a multiple of ROWS
     sums = hidden.new_empty(len(SLOTS), max(programs, 1), dtype=torch.float32)
     for rows in pieces:
@@ -238,22 +283,24 @@ def _forward(
             advantages[rows],
             importance[rows],
             (importance if ref_logprobs is None else ref_logprobs)[rows],
+            normalizer,
             terms.tensor,
             sums[:, rows.start // ROWS :],
             programs,
             count,
             vocab,
             partials.tiles.shape[1],
-            1 / normalizer,
             clip_low,
             clip_high,
             dual_clip,
             entropy_bonus,
             kl_beta,
             ESTIMATOR=estimator,
+            IGNORED=IGNORED,
             ROWS=ROWS,
             TILES=TILES,
         )
+        tokens[:, rows] = terms.tensor[2::2]
         if exp_logits is not None:
             logits_grad = overwrite_with_gradient(
                 exp_logits, partials, terms, targets[rows], temperature, softcap
@@ -261,21 +308,20 @@ def _forward(
             gradients.add(rows, logits_grad, hidden[rows], weight)
     loss = hidden.new_empty((), dtype=torch.float32)
     statistics = hidden.new_empty(6, dtype=torch.float32)
-    finish_head[(1,)](sums, programs, loss, statistics, 1 / normalizer, BLOCK=1024)
-    return loss, statistics, gradients.hidden, gradients.weight
+    finish_head[(1,)](sums, programs, loss, statistics, normalizer, BLOCK=1024)
+    return loss, statistics, tokens, *gradients.finish()
 
 
 @_forward.register_fake
-def _(hidden: Tensor, weight: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gradients = HeadGradients.empty(hidden, weight, settings[-2:])
-    loss = hidden.new_empty((), dtype=torch.float32)
-    statistics = hidden.new_empty(6, dtype=torch.float32)
-    return loss, statistics, gradients.hidden, gradients.weight
+def _(hidden: Tensor, weight: Tensor, *settings: Any) -> tuple[Tensor, ...]:
+    shapes = ((), (6,), (2, hidden.shape[0]))
+    outputs = [hidden.new_empty(shape, dtype=torch.float32) for shape in shapes]
+    return *outputs, *HeadGradients.like(hidden, weight, settings[-2:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
-    _, statistics, hidden_grad, weight_grad = output
-    ctx.mark_non_differentiable(statistics, hidden_grad, weight_grad)
+    _, statistics, tokens, hidden_grad, weight_grad = output
+    ctx.mark_non_differentiable(statistics, tokens, hidden_grad, weight_grad)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(hidden_grad, weight_grad)
 
