@@ -32,7 +32,7 @@ SHAPES = [(4096, 4096, 32_256), (4096, 1536, 32_256)]  # rows, H, V: one chunk o
 GRADIENT = (4096, 151_936)  # rows, V
 LENGTHS, TOKENS = ([512] * 32, [2048] * 8192), (2**14, 2**24)
 if measure.DRY:
-    TILES, SHAPES, GRADIENT = TILES[:1], [(16, 32, 100)], (16, 100)
+    TILES, SHAPES, GRADIENT = TILES[:1], [(16, 32, 112)], (16, 112)
     LENGTHS, TOKENS = ([4] * 3,), (16,)
 
 

@@ -259,7 +259,9 @@ class PPOConfig:
     minibatches: Annotated[int, "Optimizer steps per pass.", COUNT] = 4
     tokens_per_microbatch: Annotated[int, "Most tokens in one forward and backward.", COUNT] = 16384
     optimizer: Annotated[OptimizerName, "The policy's; see sft.optimizer."] = "adamw"
-    policy_lr: Annotated[float, "The policy's learning rate.", POSITIVE] = 5e-7
+    policy_lr: Annotated[float, "The policy's learning rate; small models need more.", POSITIVE] = (
+        1e-6
+    )
     critic_lr: Annotated[float, "The critic's learning rate.", POSITIVE] = 1.5e-6
     warmup_steps: Annotated[int, "Steps over which both learning rates rise.", NOT_NEGATIVE] = 0
     schedule: Annotated[

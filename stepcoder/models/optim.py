@@ -1,6 +1,6 @@
 """Optimizers that step float32 weights, whatever dtype the model computes in.
 
-A step of 5e-7 is far below the spacing of bfloat16 numbers near most weights and would be rounded
+A step of 1e-6 is far below the spacing of bfloat16 numbers near most weights and would be rounded
 away. Each trained weight of a narrower model therefore has a float32 master: the gradients of all
 microbatches add up on the master, the optimizer steps it, and the model gets its rounded value
 (Micikevicius et al., arXiv 1710.03740, section 3.1).

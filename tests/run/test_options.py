@@ -125,6 +125,17 @@ def test_the_entropy_bonus_is_in_the_loss(tmp_path, start):
     assert without["entropy"] > 0.1
 
 
+def test_a_rate_that_moves_nothing_is_said_once(tmp_path, start, capfd):
+    for rate in ("1e-9", "1e-2"):
+        options = ("steps=9", "ppo.minibatches=1", "eval.every=9", "ppo.critic_warmup_steps=0")
+        step(tmp_path / rate, start, *options, f"ppo.policy_lr={rate}")
+        told = [line for line in capfd.readouterr().out.splitlines() if "hardly learns" in line]
+        assert len(told) == (rate == "1e-9")
+        if told:
+            assert told[0].startswith("after 8 steps the policy is ")
+            assert told[0].endswith("raise ppo.policy_lr (1e-09)")
+
+
 def test_scaled_rewards_have_a_deviation_of_one(tmp_path, start):
     plain = step(tmp_path / "plain", start, "ppo.scale_rewards=false")
     scaled = step(tmp_path / "scaled", start, "ppo.scale_rewards=true")
