@@ -1,4 +1,4 @@
-"""Which rollouts of a step are worth reading, and what of them is shown."""
+"""Which rollouts of a step are worth reading or naming, and what of them is shown."""
 
 from __future__ import annotations
 
@@ -23,6 +23,31 @@ def worth_reading(rollouts: Sequence[Rollout], count: int = 6) -> list[Rollout]:
         by_status.setdefault(status, []).append(rollout)
     rounds = zip_longest(*by_status.values())
     return [r for same_rank in rounds for r in same_rank if r is not None][:count]
+
+
+def slowest(rollouts: Sequence[Rollout], count: int = 3) -> dict[str, list[list[str | float]]]:
+    """Return the rollouts that took longest: [task_id, tokens, end] and [task_id, seconds, end].
+
+    Engines generate many completions at a time, so what one of them takes is its tokens.
+    """
+
+    def size(rollout: Rollout) -> int:
+        return len(rollout.completion.token_ids)
+
+    def wall_s(rollout: Rollout) -> float:
+        return rollout.verdict.wall_s
+
+    generated = sorted(rollouts, key=size, reverse=True)[:count]
+    judged = sorted(rollouts, key=wall_s, reverse=True)[:count]
+    return {
+        "generate": [
+            [r.task.problem.task_id, size(r), "ended" if r.completion.stopped else "cut off"]
+            for r in generated
+        ],
+        "judge": [
+            [r.task.problem.task_id, round(wall_s(r), 3), r.verdict.status.value] for r in judged
+        ],
+    }
 
 
 def sample_of(rollout: Rollout, step: int, fgo: FGOConfig) -> RolloutSample:

@@ -18,12 +18,13 @@ from stepcoder.errors import RunError
 from stepcoder.journal import Record, replace_file
 from stepcoder.report.charts import charts, evaluations, series_of
 from stepcoder.report.html import page
-from stepcoder.report.progress import clock
+from stepcoder.report.progress import TRIES, clock
 from stepcoder.report.run_dir import CONFIG, read_records, read_rollout_samples
 from stepcoder.report.samples import RolloutSample, to_html
 
 REPORT = "report.html"
 SAMPLES_SHOWN = 4  # of the newest step, and half as many of the first
+NAMED = 10  # rows of each list of what is slow
 SHARE_OF_ENDS = 0.1  # "first" and "last" are means over this share of the steps
 
 
@@ -45,6 +46,7 @@ def write_report(run: Path) -> Path:
         _subtitle(config, records),
         charts(records),
         cards=_key_figures(records),
+        lists=_slow_and_stuck(records),
         samples=[
             (group[0].step, map(to_html, group)) for group in _shown(read_rollout_samples(run))
         ],
@@ -95,6 +97,29 @@ def _key_figures(records: Sequence[Record]) -> list[tuple[str, str, str]]:
         tokens = sum(record.get("tokens") or 0 for record in rl)
         cards.append(("Time", clock(seconds), f"{rollouts:,} rollouts, {_short(tokens)} tokens"))
     return cards
+
+
+def _slow_and_stuck(records: Sequence[Record]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return title, note and rows (task_id, what of it) of what took longest or never passes."""
+    lists = []
+    for key, title, unit in (
+        ("generate", "Longest completions", "tokens"),
+        ("judge", "Slowest to judge", "s"),
+    ):
+        worst: dict[str, tuple[float, str, int]] = {}
+        for record in records:
+            for task_id, value, end in (record.get("slowest") or {}).get(key, []):
+                worst[task_id] = max(worst.get(task_id, (-1, "", 0)), (value, end, record["step"]))
+        first = sorted(worst.items(), key=lambda item: item[1][0], reverse=True)[:NAMED]
+        rows = [(name, f"{value:,g} {unit}, {end}, step {n}") for name, (value, end, n) in first]
+        lists.append((title, "Of all steps, each problem once.", rows))
+    stuck = next((r["never_passed"] for r in reversed(records) if r.get("never_passed")), {})
+    rows = [(task_id, f"{tries} attempts") for task_id, tries in stuck.get("most_tried", [])]
+    note = (
+        f"{stuck.get('problems', 0):,} problems, in {TRIES} attempts or more, whatever was given."
+    )
+    lists.append(("Never passed", note, rows))
+    return [entry for entry in lists if entry[2]]
 
 
 def _short(count: int) -> str:

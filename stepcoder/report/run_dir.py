@@ -39,6 +39,10 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
     verdicts                    {status: rollouts}
     infrastructure_errors       rollouts that the sandbox failed on (not trained)
     slowest_judge_s             wall seconds of the slowest program
+    slowest                     {"generate": [[task_id, tokens, end], ...], "judge": [[task_id, wall
+                                seconds, status], ...]}: the three of the step that took longest
+    never_passed                {"problems": how many no rollout solved in three attempts or more,
+                                "most_tried": [[task_id, attempts], ... up to ten]}
     eval                        {"pass@1": share, "problems": count}, where the step evaluated
     test                        the same of the test problems: at step 0 and the last one
 

@@ -216,6 +216,20 @@ def test_a_run_without_a_step_has_a_page_that_says_so(tmp_path: Path) -> None:
     assert "Sample rollouts" not in page
 
 
+def test_what_took_longest_is_listed_once_a_problem_with_its_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with begun(Config(run_dir=str(run))) as folder:
+        for step in range(1, 9):
+            slow = [["<p>", 0.5 / step, "accepted"], [f"q{step}", 0.01 * step, "wrong answer"]]
+            folder.log(step, {"slowest": {"judge": [*slow, [f"r{step}", 0.1, "accepted"]]}})
+    page = body(run)
+    assert page.count("<tr><th>&lt;p&gt;</th><td>0.5 s, accepted, step 1</td></tr>") == 1
+    assert "<tr><th>q8</th><td>0.08 s, wrong answer, step 8</td></tr>" in page
+    assert "q7" not in page  # the eleventh
+    assert "Longest completions" not in page
+    assert "Never passed" not in page
+
+
 def test_a_series_that_no_step_has_gives_no_plot() -> None:
     records = [{"phase": "rl", "step": 1, "reward_mean": 0.5, "kl": None, "stages": {}}]
     assert [chart.name for chart in charts(records)] == ["reward"]
