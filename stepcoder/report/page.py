@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from stepcoder.command import Parser, exit_status, say
 from stepcoder.errors import RunError
@@ -19,11 +20,12 @@ from stepcoder.journal import Record, replace_file
 from stepcoder.report.charts import charts, evaluations, series_of
 from stepcoder.report.html import page
 from stepcoder.report.progress import TRIES, clock
-from stepcoder.report.run_dir import CONFIG, read_records, read_rollout_samples
-from stepcoder.report.samples import RolloutSample, to_html
+from stepcoder.report.run_dir import CONFIG, read_records, read_rollout_samples, sample_files
+from stepcoder.report.samples import to_html
 
 REPORT = "report.html"
-SAMPLES_SHOWN = 4  # of the newest step, and half as many of the first
+STEPS_SHOWN = 8  # in the viewer of rollouts: the first, the newest, and some between
+ROLLOUTS_SIZE = 150_000  # characters of HTML that the viewer's rollouts take together
 NAMED = 10  # rows of each list of what is slow
 SHARE_OF_ENDS = 0.1  # "first" and "last" are means over this share of the steps
 
@@ -47,10 +49,8 @@ def write_report(run: Path) -> Path:
         charts(records),
         cards=_key_figures(records),
         lists=_slow_and_stuck(records),
-        samples=[
-            (group[0].step, map(to_html, group)) for group in _shown(read_rollout_samples(run))
-        ],
         sections=sections,
+        **_rollouts(run),
     )
     replace_file(run / REPORT, text)
     return run / REPORT
@@ -142,13 +142,31 @@ def _before_after(
     return title, f"{last:+.2f}", f"from {first:+.2f} ({last - first:+.2f})"
 
 
-def _shown(samples: Sequence[Sequence[RolloutSample]]) -> list[Sequence[RolloutSample]]:
-    """Return the newest step's samples, then some of the first step's, to compare."""
-    filled = [step for step in samples if step]
-    newest, first = filled[-1:], filled[:-1][:1]
-    return [step[:SAMPLES_SHOWN] for step in newest] + [
-        step[: SAMPLES_SHOWN // 2] for step in first
+def _rollouts(run: Path) -> dict[str, Any]:
+    """Return the viewer's rollouts as HTML, step by step, and of how many steps they are.
+
+    Each step's first rollout comes before any step's second one, the newest step's before others',
+    as long as there is room.
+    """
+    files, apart = sample_files(run), STEPS_SHOWN - 1
+    places = {round(i * (len(files) - 1) / apart) for i in range(STEPS_SHOWN)} if files else set()
+    steps = [step for step in read_rollout_samples([files[i] for i in sorted(places)]) if step]
+    ranks = [
+        (rank, step is not steps[-1], place)
+        for place, step in enumerate(steps)
+        for rank in range(len(step))
     ]
+    shown: dict[tuple[int, int], Markup] = {}
+    for rank, _, place in sorted(ranks):
+        article = to_html(steps[place][rank], rank + 1)
+        if shown and sum(map(len, shown.values())) + len(article) > ROLLOUTS_SIZE:
+            break
+        shown[place, rank] = article
+    return {
+        "samples": [shown[place] for place in sorted(shown)],
+        "steps_shown": len({step for step, _ in shown}),
+        "steps_sampled": len(files),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

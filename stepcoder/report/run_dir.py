@@ -199,9 +199,13 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def read_rollout_samples(path: Path) -> list[list[RolloutSample]]:
-    """Return the samples of a run folder, step by step."""
-    files = sorted((path / SAMPLES).glob("step-*.json"))
+def sample_files(path: Path) -> list[Path]:
+    """Return the files of a run folder's samples, step by step."""
+    return sorted((path / SAMPLES).glob("step-*.json"))
+
+
+def read_rollout_samples(files: Sequence[Path]) -> list[list[RolloutSample]]:
+    """Return the samples of some steps."""
     return [[from_dict(data) for data in json.loads(file.read_text("utf-8"))] for file in files]
 
 

@@ -252,8 +252,10 @@ class Run:
         if evaluates:
             metrics["eval"] = self.evaluate(self.data.validation)
             self.note_evaluation(metrics["eval"].get("pass@1", -1.0))
-            chosen = [sample_of(r, step, config.fgo) for r in worth_reading(rollouts)]
-            self.run_dir.log_samples(step, chosen)
+        if evaluates or step == 1:
+            chosen = worth_reading(rollouts)
+            samples = [sample_of(r, step, self.tokenizer, batch) for r in chosen]
+            self.run_dir.log_samples(step, samples)
         last = self.is_done
         if last:
             metrics["test"] = self.evaluate(self.data.test)

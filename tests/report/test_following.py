@@ -1,14 +1,26 @@
-"""What a real run tells those who follow it: what is slow, what never passes."""
+"""What a real run tells those who follow it: what is slow, what never passes, single rollouts."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.small_runs import constant_problems, run
 
+from stepcoder.models.batch import Row, pack
+from stepcoder.models.embedded import train_tokenizer
+from stepcoder.problems.problem import Problem
+from stepcoder.problems.prompts import encode_prompt, token_spans
+from stepcoder.report.chosen import sample_of
 from stepcoder.report.page import write_report
-from stepcoder.report.run_dir import read_records
+from stepcoder.report.run_dir import read_records, read_rollout_samples, sample_files
+from stepcoder.report.samples import FailedTest, Piece, Token
+from stepcoder.rollout.engine import Completion
+from stepcoder.rollout.rollout import Rollout, Task
+from stepcoder.sandbox import CallTests, Status, StdinTests, TestVerdict, Verdict
 
 STEPS = 4
 
@@ -37,3 +49,79 @@ def test_a_run_names_what_took_longest_and_what_never_passes(trained: Path) -> N
     page = write_report(trained).read_text(encoding="utf-8")
     assert "2 problems, in 3 attempts or more" in page
     assert "<tr><th>constant/0</th><td>4 attempts</td></tr>" in page
+
+
+def test_the_samples_of_a_run_hold_what_the_model_read_and_how_each_token_was_trained(
+    trained: Path,
+) -> None:
+    assert [f.stem for f in sample_files(trained)] == ["step-000001", "step-000002", "step-000004"]
+    (samples,) = read_rollout_samples(sample_files(trained)[-1:])
+    for sample in samples:
+        prompt = "".join(text for text, _ in sample.prompt)
+        assert "Give a number." in prompt
+        assert prompt.endswith(sample.given)
+        assert 0 < len(sample.tokens) <= 24
+        assert [token.end for token in sample.tokens] == sorted(t.end for t in sample.tokens)
+        assert sample.tokens[-1].end == len(sample.completion)
+        assert all(token.advantage is not None for token in sample.tokens)
+    text = write_report(trained).read_text(encoding="utf-8")
+    assert re.search(r'<u class="[pn][1-4]" title="[+-]', text)
+
+
+def rollout_of(tests: CallTests | StdinTests, verdicts: tuple[TestVerdict, ...]) -> Rollout:
+    """A rollout of three tokens after a prompt of an opening token and text."""
+    tokenizer = train_tokenizer(["x = 1\n", "Say it."], 300)
+    prompt = (tokenizer.eos_token_id, *encode_prompt(tokenizer, "Say it."))
+    ids = (*encode_prompt(tokenizer, "x"), *encode_prompt(tokenizer, "1"), tokenizer.eos_token_id)
+    text, spans = token_spans(tokenizer, prompt, ids)
+    problem = Problem("p", "Say it.", "", "", tests, "f")
+    done = Completion(0, ids, (0.0,) * len(ids), stopped=True)
+    verdict = Verdict(verdicts[-1].status, verdicts, executed_lines=frozenset({1}))
+    return Rollout(Task(problem, 0, "", "Say it.", 0), prompt, done, text, spans, text, verdict)
+
+
+WRONG = TestVerdict(Status.WRONG_ANSWER, "expected 3, got 2", got="2")
+
+
+def test_a_sample_takes_masks_and_advantages_from_its_row_of_the_batch() -> None:
+    tokenizer = train_tokenizer(["x = 1\n", "Say it."], 300)
+    rollout = rollout_of(CallTests(([1, "a"], [9]), (1, 3)), (TestVerdict(Status.ACCEPTED), WRONG))
+    prompt, ids = rollout.prompt_ids, rollout.completion.token_ids
+    assert len(ids) == 3
+    rows = [
+        Row(prompt[1:], ids, (0.0,) * 3, (True,) * 3, 1.0),  # the same response, another prompt
+        Row(prompt, ids[:2], (0.0,) * 2, (True,) * 2, 1.0),
+        Row(prompt, ids, (0.0,) * 3, (True, False, True), 1.0),
+    ]
+    batch = pack(rows)
+    advantages = torch.zeros(len(batch.tokens))
+    advantages[-3:] = torch.tensor([0.12345, -2.0, 0.5])
+    sample = sample_of(rollout, 1, tokenizer, replace(batch, advantages=advantages))
+    assert sample.tokens == (
+        Token(1, True, 0.123),
+        Token(2, False, -2.0),
+        Token(2, True, 0.5, tokenizer.eos_token),
+    )
+    assert sample.masked_share == pytest.approx(1 / 3)
+    assert sample.prompt == (Piece(tokenizer.eos_token, True), Piece("Say it.", False))
+    assert sample.prompt_tokens == len(prompt)
+    assert sample.failed == FailedTest(2, "f(9)", "3")
+    unknown = sample_of(rollout, 1, tokenizer, pack(rows[:2]))
+    assert [(t.trained, t.advantage) for t in unknown.tokens] == [(True, None)] * 3
+
+
+def test_a_sample_tells_what_the_first_failing_test_asked() -> None:
+    tokenizer = train_tokenizer(["x = 1\n", "Say it."], 300)
+
+    def failed(tests: CallTests | StdinTests, *verdicts: TestVerdict) -> FailedTest | None:
+        rollout = rollout_of(tests, verdicts)
+        row = Row(rollout.prompt_ids, rollout.completion.token_ids, (0.0,) * 3, (True,) * 3, 1.0)
+        return sample_of(rollout, 1, tokenizer, pack([row])).failed
+
+    passed = TestVerdict(Status.ACCEPTED)
+    stdin = StdinTests(("1\n2\n", "5" * 999), ("3\n", "4"))
+    assert failed(stdin, WRONG, passed) == FailedTest(1, "1\n2\n", "3\n")
+    assert failed(stdin, passed, WRONG) == FailedTest(2, f"{'5' * 300}...", "4")
+    long = CallTests(([10**9999, "b"],), ([],))
+    assert failed(long, WRONG) == FailedTest(1, "f(<an int of about 10000 digits>, 'b')", "[]")
+    assert failed(stdin, passed, passed) is None
