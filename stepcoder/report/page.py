@@ -1,4 +1,4 @@
-"""The report of a run, and its command: `python -m stepcoder.report RUN_DIR`.
+"""The report of a run: `write_report`.
 
 Takes a run folder (see `run_dir`), writes its report.html: key figures, charts, sample rollouts and
 the configuration, on one self-contained page.
@@ -6,7 +6,7 @@ the configuration, on one self-contained page.
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from stepcoder.command import Parser, exit_status, say
 from stepcoder.errors import RunError
 from stepcoder.journal import Record, replace_file
 from stepcoder.report.charts import charts, evaluations, series_of
@@ -30,15 +29,17 @@ NAMED = 10  # rows of each list of what is slow
 SHARE_OF_ENDS = 0.1  # "first" and "last" are means over this share of the steps
 
 
-def write_report(run: Path) -> Path:
-    """Write the report of a run folder and return its path.
+def write_report(run: Path, name: str = REPORT, reload_s: int = 0) -> Path:
+    """Write the report of a run folder as a file of it, and return its path.
+
+    With `reload_s` the browser loads the page anew every so many seconds.
 
     Raises:
         RunError: the folder holds no run, or a broken metrics.jsonl.
     """
     if not (run / CONFIG).is_file():
         raise RunError(f"{run} holds no run ({CONFIG} is missing)")
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
+    config = read_config(run)
     records = read_records(run)
     sections = {"run": {k: v for k, v in config.items() if not isinstance(v, dict)}}
     sections |= {key: value for key, value in config.items() if isinstance(value, dict)}
@@ -50,10 +51,17 @@ def write_report(run: Path) -> Path:
         cards=_key_figures(records),
         lists=_slow_and_stuck(records),
         sections=sections,
+        reload_s=reload_s,
+        written=time.strftime("%H:%M:%S"),
         **_rollouts(run),
     )
-    replace_file(run / REPORT, text)
-    return run / REPORT
+    replace_file(run / name, text)
+    return run / name
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the configuration of a run as plain data: an older one may have other options."""
+    return yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
 
 
 def _subtitle(config: Mapping[str, Any], records: Sequence[Record]) -> str:
@@ -167,16 +175,3 @@ def _rollouts(run: Path) -> dict[str, Any]:
         "steps_shown": len({step for step, _ in shown}),
         "steps_sampled": len(files),
     }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report of the run folder that is named on the command line, and say where."""
-    parser = Parser("stepcoder.report", "Write RUN_DIR/report.html.")
-    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the folder of a run")
-    folder = parser.parse_args(argv).run
-
-    def work() -> int:
-        say(str(write_report(folder)), sys.stdout)
-        return 0
-
-    return exit_status(work, "stepcoder.report", resumable=False)

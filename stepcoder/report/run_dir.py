@@ -4,7 +4,7 @@
     metrics.jsonl            one JSON record a step, written before the next step begins
     tensorboard/{sft,rl}     the same numbers for TensorBoard; a resume writes them anew
     samples/step-000020.txt  rollouts with the lines that ran marked (.json: the same as data)
-    report.html              everything above on one page
+    report.html              everything above on one page (live.html: while somebody watches)
     .lock                    held by the process that trains here
 
 A record of metrics.jsonl has `phase` ("sft" or "rl") and `step` (from 1 in each phase; RL's step 0

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.begun_run import begun
 from helpers.small_runs import constant_problems, run
 
+from stepcoder.config import Config
 from stepcoder.models.batch import Row, pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.problems.problem import Problem
@@ -23,6 +33,7 @@ from stepcoder.rollout.rollout import Rollout, Task
 from stepcoder.sandbox import CallTests, Status, StdinTests, TestVerdict, Verdict
 
 STEPS = 4
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +136,101 @@ def test_a_sample_tells_what_the_first_failing_test_asked() -> None:
     long = CallTests(([10**9999, "b"],), ([],))
     assert failed(long, WRONG) == FailedTest(1, "f(<an int of about 10000 digits>, 'b')", "[]")
     assert failed(stdin, passed, passed) is None
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that watches a run folder; it is gone when the `with` block ends."""
+    command = [sys.executable, "-m", "stepcoder.report", str(folder), "--watch"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    watcher = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+    try:
+        yield watcher
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def line_with(watcher: subprocess.Popen[str], text: str) -> str:
+    """Wait for a line that says so."""
+    assert watcher.stdout is not None
+    return next(line for line in watcher.stdout if text in line)
+
+
+RELOADS = "location.reload()"
+
+
+def test_a_run_is_followed_from_before_it_begins_to_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with watching(folder) as watcher:
+        assert line_with(watcher, "waiting") == f"{folder} holds no run yet; waiting for it\n"
+        assert not folder.exists()
+        with begun(Config(run_dir=str(folder), steps=2)) as open_run:
+            line_with(watcher, "no step yet")
+            open_run.log(1, {"reward_mean": -0.25, "pass_rate": 0.125})
+            line = line_with(watcher, "RL step 1 of 2  reward -0.25  pass 12.5%")
+            assert line.endswith(f"  {folder / 'live.html'}\n")
+            assert RELOADS in (folder / "live.html").read_text()
+            open_run.log(2, {"reward_mean": 0.5, "eval": {"pass@1": 0.5}, "test": {"pass@1": 0.5}})
+            line_with(watcher, "RL step 2 of 2  reward +0.50  held-out 50.0% (at step 2)")
+        assert line_with(watcher, "no process") == f"no process trains in {folder}\n"
+        assert watcher.communicate() == ("", "")
+        assert watcher.returncode == 0
+    assert "RL step 2 of 2" in (folder / "live.html").read_text()
+    assert RELOADS not in (folder / "live.html").read_text()
+    assert not (folder / "report.html").exists()
+
+
+def test_the_end_of_a_run_that_is_killed_is_told_with_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    program = f"""
+        import signal
+        from stepcoder.config import Config
+        from stepcoder.report.run_dir import RunDir
+        with RunDir.open(Config(run_dir={str(folder)!r})) as run:
+            run.begin()
+            run.log(1, {{"phase": "sft", "loss": 2.5}})
+            signal.pause()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    run = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        with watching(folder) as watcher:
+            line_with(watcher, "supervised step 1 of 500  loss 2.500")
+            run.send_signal(signal.SIGKILL)
+            told = line_with(watcher, "no process")
+            assert told.endswith(f"; to go on: python -m stepcoder.train --resume {folder}\n")
+            assert watcher.wait() == 0
+    finally:
+        run.kill()
+        run.wait()
+    assert RELOADS not in (folder / "live.html").read_text()
+
+
+def test_ctrl_c_ends_the_watching_alone_and_leaves_a_page_that_stands_still(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with watching(folder) as watcher:
+        line_with(watcher, "waiting")
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.communicate() == ("", "")
+        assert watcher.returncode == 130
+    with begun(Config(run_dir=str(folder))) as open_run, watching(folder) as watcher:
+        line_with(watcher, "no step yet")
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.communicate() == ("", "")
+        assert watcher.returncode == 130
+        assert RELOADS not in (folder / "live.html").read_text()
+        open_run.log(1, {"kl": 0.5})
+    assert json.loads((folder / "metrics.jsonl").read_text())["kl"] == 0.5
+
+
+def test_what_a_watcher_cannot_read_is_one_line(tmp_path: Path) -> None:
+    with begun(Config(run_dir=str(tmp_path / "run"))) as open_run:
+        (open_run.path / "metrics.jsonl").write_text("broken\n")
+        with watching(open_run.path) as watcher:
+            told = watcher.communicate()[1]
+            assert watcher.returncode == 2
+    assert told.startswith("stepcoder.report: ")
+    assert told.endswith("metrics.jsonl line 1 is no record of a step; delete it\n")
+    assert told.count("\n") == 1

@@ -18,8 +18,9 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from stepcoder.config import Config, EvalConfig, SFTConfig
 from stepcoder.errors import RunError
+from stepcoder.report.__main__ import main
 from stepcoder.report.charts import charts, evaluations, running_mean, thinned
-from stepcoder.report.page import main, write_report
+from stepcoder.report.page import write_report
 from stepcoder.report.samples import RolloutSample
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
