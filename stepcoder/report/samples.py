@@ -178,7 +178,7 @@ def from_dict(data: Mapping[str, Any]) -> RolloutSample:
     new = {
         "executed_lines": frozenset(data["executed_lines"]),
         "verdict": Verdict(**verdict),
-        "code": data["code"] and tuple(data["code"]),
+        "code": tuple(data["code"]) if data.get("code") else None,
         "prompt": tuple(Piece(*piece) for piece in data.get("prompt", ())),
         "tokens": tuple(Token(*token) for token in data.get("tokens", ())),
         "failed": FailedTest(*data["failed"]) if data.get("failed") else None,

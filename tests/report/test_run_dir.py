@@ -324,7 +324,7 @@ def test_a_page_shows_each_tokens_advantage_and_the_special_tokens_of_the_prompt
 
 def test_samples_of_runs_from_before_tokens_were_kept_are_still_shown(tmp_path: Path) -> None:
     old = to_dict(SAMPLE)
-    for name in ("prompt", "prompt_tokens", "tokens", "failed"):
+    for name in ("code", "prompt", "prompt_tokens", "tokens", "failed"):
         del old[name]
     with begun(config_for(tmp_path)) as run:
         run.log_samples(1, [])
