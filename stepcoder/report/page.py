@@ -121,7 +121,9 @@ def _slow_and_stuck(records: Sequence[Record]) -> list[tuple[str, str, list[tupl
         first = sorted(worst.items(), key=lambda item: item[1][0], reverse=True)[:NAMED]
         rows = [(name, f"{value:,g} {unit}, {end}, step {n}") for name, (value, end, n) in first]
         lists.append((title, "Of all steps, each problem once.", rows))
-    stuck = next((r["never_passed"] for r in reversed(records) if r.get("never_passed")), {})
+    stuck: Record = next(
+        (r["never_passed"] for r in reversed(records) if r.get("never_passed")), {}
+    )
     rows = [(task_id, f"{tries} attempts") for task_id, tries in stuck.get("most_tried", [])]
     note = (
         f"{stuck.get('problems', 0):,} problems, in {TRIES} attempts or more, whatever was given."

@@ -36,6 +36,7 @@ def watch(run: Path, say: Callable[[str], None]) -> None:
     try:
         while True:
             try:
+                (run / CONFIG).stat()  # before that a run may be about to take its lock
                 trains = is_locked(run)  # asked first: what is read then is the last there was
                 state = [(file, file.stat().st_mtime_ns) for file in _files(run)]
                 if state == seen and trains:
