@@ -145,7 +145,9 @@ def watching(folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "stepcoder.report", str(folder), "--watch"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
     watcher = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+    signal.signal(signal.SIGINT, before)
     hangs = threading.Timer(600, watcher.kill)
     hangs.start()
     try:
