@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from browser import console_errors, needs_browser, open_browser, requested, screenshot
 from helpers.begun_run import begun
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -249,6 +250,12 @@ def test_a_person_goes_through_the_rollouts_by_choice_button_key_and_address(
         see("2", 3, "runtime error")
         overflow = "return document.documentElement.scrollWidth - window.innerWidth"
         assert browser.execute_script(overflow) <= 0
+        browser.get(f"{write_report(page.parent, 'live.html', reload_s=3).as_uri()}#step-10-3")
+        browser.execute_script("document.body.dataset.old = 'yes'")
+        visible = "[...document.querySelectorAll('.sample:not([hidden])')].map((a) => a.id)"
+        script = f"return !document.body.dataset.old && document.body.dataset.drawn && {visible}"
+        wait = WebDriverWait(browser, 120, ignored_exceptions=(WebDriverException,))
+        assert wait.until(lambda b: b.execute_script(script)) == ["step-10-3"]  # loaded anew
         assert console_errors(browser) == []
 
 
