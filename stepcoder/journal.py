@@ -51,6 +51,17 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder. Raises OSError if it cannot be asked."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with locked(folder, ""):
+            return False
+    except RunError:
+        return True
+
+
 def read_lines(path: Path) -> list[Any]:
     """Return the records of a JSONL file, without a last one that was not written whole.
 

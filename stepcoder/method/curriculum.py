@@ -137,6 +137,7 @@ class Curriculum:
         }
         self._stages = {task_id: len(parts) - 1 for task_id, parts in self._given_parts.items()}
         self._rhos = dict.fromkeys(self._stages, 0.0)
+        self._tries = dict.fromkeys(self._stages, 0)  # attempts at what has not passed yet
         self._epoch = 0
         self._position = 0
         self._moves = 0
@@ -158,10 +159,13 @@ class Curriculum:
         """Learn how the rollouts of an attempt ended: `passes` has 1 for each that passed, else 0.
 
         Only reward 1 counts as a pass. An attempt at another stage than the problem's present one
-        (from `rollout.ahead` or `full_prompt_share`) changes nothing, nor does one without
-        rollouts.
+        (from `rollout.ahead` or `full_prompt_share`) moves nothing, nor does one without rollouts.
         """
         task_id = task.problem.task_id
+        if any(passes):
+            self._tries.pop(task_id, None)
+        elif passes and task_id in self._tries:
+            self._tries[task_id] += 1
         if task.stage != self._stages[task_id] or not passes:
             return
         passed = sum(passes) / len(passes)
@@ -193,6 +197,14 @@ class Curriculum:
         """Return where one problem stands."""
         return ProblemProgress(self._stages[task_id], self._rhos[task_id])
 
+    def never_passed(self, tries: int) -> dict[str, int]:
+        """Return the problems that no rollout solved in so many attempts or more, at any stage.
+
+        The values are their attempts; those with the most come first.
+        """
+        stuck = [(task_id, n) for task_id, n in self._tries.items() if n >= tries]
+        return dict(sorted(stuck, key=lambda item: (-item[1], item[0])))
+
     def stage_histogram(self) -> dict[int, int]:
         """Return the number of problems at each stage, from stage 0 on."""
         return dict(sorted(Counter(self._stages.values()).items()))
@@ -205,6 +217,7 @@ class Curriculum:
             "moves": self._moves,
             "stages": dict(self._stages),
             "rhos": dict(self._rhos),
+            "tries": dict(self._tries),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,6 +231,7 @@ class Curriculum:
         self._position = state["position"]
         self._moves = state["moves"]
         self._stages, self._rhos = dict(state["stages"]), dict(state["rhos"])
+        self._tries = dict(state.get("tries", self._tries))  # older checkpoints did not count
 
     def _order(self, epoch: int) -> list[str]:
         order = sorted(self._problems)

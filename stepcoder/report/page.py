@@ -1,4 +1,4 @@
-"""The report of a run, and its command: `python -m stepcoder.report RUN_DIR`.
+"""The report of a run: `write_report`.
 
 Takes a run folder (see `run_dir`), writes its report.html: key figures, charts, sample rollouts and
 the configuration, on one self-contained page.
@@ -6,36 +6,40 @@ the configuration, on one self-contained page.
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
-from stepcoder.command import Parser, exit_status, say
 from stepcoder.errors import RunError
 from stepcoder.journal import Record, replace_file
 from stepcoder.report.charts import charts, evaluations, series_of
 from stepcoder.report.html import page
-from stepcoder.report.progress import clock
-from stepcoder.report.run_dir import CONFIG, read_records, read_rollout_samples
-from stepcoder.report.samples import RolloutSample, to_html
+from stepcoder.report.progress import TRIES, clock
+from stepcoder.report.run_dir import CONFIG, read_records, read_rollout_samples, sample_files
+from stepcoder.report.samples import to_html
 
 REPORT = "report.html"
-SAMPLES_SHOWN = 4  # of the newest step, and half as many of the first
+STEPS_SHOWN = 8  # in the viewer of rollouts: the first, the newest, and some between
+ROLLOUTS_SIZE = 150_000  # characters of HTML that the viewer's rollouts take together
+NAMED = 10  # rows of each list of what is slow
 SHARE_OF_ENDS = 0.1  # "first" and "last" are means over this share of the steps
 
 
-def write_report(run: Path) -> Path:
-    """Write the report of a run folder and return its path.
+def write_report(run: Path, name: str = REPORT, reload_s: int = 0) -> Path:
+    """Write the report of a run folder as a file of it, and return its path.
+
+    With `reload_s` the browser loads the page anew every so many seconds.
 
     Raises:
         RunError: the folder holds no run, or a broken metrics.jsonl.
     """
     if not (run / CONFIG).is_file():
         raise RunError(f"{run} holds no run ({CONFIG} is missing)")
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
+    config = read_config(run)
     records = read_records(run)
     sections = {"run": {k: v for k, v in config.items() if not isinstance(v, dict)}}
     sections |= {key: value for key, value in config.items() if isinstance(value, dict)}
@@ -45,13 +49,19 @@ def write_report(run: Path) -> Path:
         _subtitle(config, records),
         charts(records),
         cards=_key_figures(records),
-        samples=[
-            (group[0].step, map(to_html, group)) for group in _shown(read_rollout_samples(run))
-        ],
+        lists=_slow_and_stuck(records),
         sections=sections,
+        reload_s=reload_s,
+        written=time.strftime("%H:%M:%S"),
+        **_rollouts(run),
     )
-    replace_file(run / REPORT, text)
-    return run / REPORT
+    replace_file(run / name, text)
+    return run / name
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the configuration of a run as plain data: an older one may have other options."""
+    return yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")) or {}
 
 
 def _subtitle(config: Mapping[str, Any], records: Sequence[Record]) -> str:
@@ -97,6 +107,31 @@ def _key_figures(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     return cards
 
 
+def _slow_and_stuck(records: Sequence[Record]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return title, note and rows (task_id, what of it) of what took longest or never passes."""
+    lists = []
+    for key, title, unit in (
+        ("generate", "Longest completions", "tokens"),
+        ("judge", "Slowest to judge", "s"),
+    ):
+        worst: dict[str, tuple[float, str, int]] = {}
+        for record in records:
+            for task_id, value, end in (record.get("slowest") or {}).get(key, []):
+                worst[task_id] = max(worst.get(task_id, (-1, "", 0)), (value, end, record["step"]))
+        first = sorted(worst.items(), key=lambda item: item[1][0], reverse=True)[:NAMED]
+        rows = [(name, f"{value:,g} {unit}, {end}, step {n}") for name, (value, end, n) in first]
+        lists.append((title, "Of all steps, each problem once.", rows))
+    stuck: Record = next(
+        (r["never_passed"] for r in reversed(records) if r.get("never_passed")), {}
+    )
+    rows = [(task_id, f"{tries} attempts") for task_id, tries in stuck.get("most_tried", [])]
+    note = (
+        f"{stuck.get('problems', 0):,} problems, in {TRIES} attempts or more, whatever was given."
+    )
+    lists.append(("Never passed", note, rows))
+    return [entry for entry in lists if entry[2]]
+
+
 def _short(count: int) -> str:
     """Return a count in short: 950, 21k, 2.6M."""
     if count >= 1_000_000:
@@ -117,23 +152,28 @@ def _before_after(
     return title, f"{last:+.2f}", f"from {first:+.2f} ({last - first:+.2f})"
 
 
-def _shown(samples: Sequence[Sequence[RolloutSample]]) -> list[Sequence[RolloutSample]]:
-    """Return the newest step's samples, then some of the first step's, to compare."""
-    filled = [step for step in samples if step]
-    newest, first = filled[-1:], filled[:-1][:1]
-    return [step[:SAMPLES_SHOWN] for step in newest] + [
-        step[: SAMPLES_SHOWN // 2] for step in first
+def _rollouts(run: Path) -> dict[str, Any]:
+    """Return the viewer's rollouts as HTML, step by step, and of how many steps they are.
+
+    Each step's first rollout comes before any step's second one, the newest step's before others',
+    as long as there is room.
+    """
+    files, apart = sample_files(run), STEPS_SHOWN - 1
+    places = {round(i * (len(files) - 1) / apart) for i in range(STEPS_SHOWN)} if files else set()
+    steps = [step for step in read_rollout_samples([files[i] for i in sorted(places)]) if step]
+    ranks = [
+        (rank, step is not steps[-1], place)
+        for place, step in enumerate(steps)
+        for rank in range(len(step))
     ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report of the run folder that is named on the command line, and say where."""
-    parser = Parser("stepcoder.report", "Write RUN_DIR/report.html.")
-    parser.add_argument("run", metavar="RUN_DIR", type=Path, help="the folder of a run")
-    folder = parser.parse_args(argv).run
-
-    def work() -> int:
-        say(str(write_report(folder)), sys.stdout)
-        return 0
-
-    return exit_status(work, "stepcoder.report", resumable=False)
+    shown: dict[tuple[int, int], Markup] = {}
+    for rank, _, place in sorted(ranks):
+        article = to_html(steps[place][rank], rank + 1)
+        if shown and sum(map(len, shown.values())) + len(article) > ROLLOUTS_SIZE:
+            break
+        shown[place, rank] = article
+    return {
+        "samples": [shown[place] for place in sorted(shown)],
+        "steps_shown": len({step for step, _ in shown}),
+        "steps_sampled": len(files),
+    }

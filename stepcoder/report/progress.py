@@ -26,6 +26,8 @@ TREND = "▁▂▃▄▅▆▇█"
 TREND_STEPS = 32
 LABEL_WIDTH = 10
 SPEED_STEPS = 20  # the time left is judged by so many last steps
+TRIES = 3  # attempts without a pass from which on a problem is named
+NAMED = 3  # such problems in a line
 
 
 class Progress:
@@ -73,6 +75,8 @@ class Progress:
             self._rewards.append(metrics["reward_mean"])
         if self._live is None:
             self.note("  ".join(part for part in self._plain() if part))
+        if "eval" in metrics and (remark := remark_of(metrics)):
+            self.note(remark)
 
     def note(self, message: str) -> None:
         """Print a line that stays, above what is drawn."""
@@ -149,6 +153,21 @@ class Progress:
         if not self._durations or left <= 0:
             return ""
         return f"{clock(left * sum(self._durations) / len(self._durations))} left"
+
+
+def remark_of(record: Mapping[str, Any]) -> str:
+    """Return what took longest in a step and what never passes, in a line; empty if unknown."""
+    slowest, stuck = record.get("slowest") or {}, record.get("never_passed") or {}
+    parts = [
+        f"slowest to {what}: {task_id} ({value:g} {unit}, {end})"
+        for what, unit in (("judge", "s"), ("generate", "tokens"))
+        for task_id, value, end in slowest.get(what, [])[:1]
+    ]
+    if stuck.get("problems"):
+        names = [f"{task_id} ({tries})" for task_id, tries in stuck["most_tried"][:NAMED]]
+        more = [f"{stuck['problems'] - NAMED} more"] if stuck["problems"] > NAMED else []
+        parts.append(f"never passed in {TRIES} attempts or more: {', '.join([*names, *more])}")
+    return "   " + ";  ".join(parts) if parts else ""
 
 
 def clock(seconds: float) -> str:

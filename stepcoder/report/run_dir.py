@@ -4,7 +4,7 @@
     metrics.jsonl            one JSON record a step, written before the next step begins
     tensorboard/{sft,rl}     the same numbers for TensorBoard; a resume writes them anew
     samples/step-000020.txt  rollouts with the lines that ran marked (.json: the same as data)
-    report.html              everything above on one page
+    report.html              everything above on one page (live.html: while somebody watches)
     .lock                    held by the process that trains here
 
 A record of metrics.jsonl has `phase` ("sft" or "rl") and `step` (from 1 in each phase; RL's step 0
@@ -39,6 +39,10 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
     verdicts                    {status: rollouts}
     infrastructure_errors       rollouts that the sandbox failed on (not trained)
     slowest_judge_s             wall seconds of the slowest program
+    slowest                     {"generate": [[task_id, tokens, end], ...], "judge": [[task_id, wall
+                                seconds, status], ...]}: the three of the step that took longest
+    never_passed                {"problems": how many no rollout solved in three attempts or more,
+                                "most_tried": [[task_id, attempts], ... up to ten]}
     eval                        {"pass@1": share, "problems": count}, where the step evaluated
     test                        the same of the test problems: at step 0 and the last one
 
@@ -195,9 +199,13 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def read_rollout_samples(path: Path) -> list[list[RolloutSample]]:
-    """Return the samples of a run folder, step by step."""
-    files = sorted((path / SAMPLES).glob("step-*.json"))
+def sample_files(path: Path) -> list[Path]:
+    """Return the files of a run folder's samples, step by step."""
+    return sorted((path / SAMPLES).glob("step-*.json"))
+
+
+def read_rollout_samples(files: Sequence[Path]) -> list[list[RolloutSample]]:
+    """Return the samples of some steps."""
     return [[from_dict(data) for data in json.loads(file.read_text("utf-8"))] for file in files]
 
 

@@ -7,10 +7,11 @@ report, and JSON data and back. The policy loss trains on the tokens of the line
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup
 
@@ -20,6 +21,37 @@ from stepcoder.report.html import fragment, plain_text
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 LONGEST_VALUE = 400  # characters that are kept of a message or a returned value
+TESTS_SHOWN = 8  # on a page, tests alike counting once
+SHADES = (0.05, 0.3, 0.75, 1.5)  # absolute advantages from which on a color is darker
+
+
+class Piece(NamedTuple):
+    """A part of a prompt: one special token, or the text between two of them."""
+
+    text: str
+    special: bool
+
+
+class Token(NamedTuple):
+    """One token of a completion: how the update took it.
+
+    `end` is where its characters end in the completion; `name` is the text of a token without any,
+    such as the end of the sequence. `trained` is False where the policy loss leaves it out (FGO,
+    gates), `advantage` None where the update did not see the rollout.
+    """
+
+    end: int
+    trained: bool
+    advantage: float | None
+    name: str = ""
+
+
+class FailedTest(NamedTuple):
+    """What the first failing test asked (a call, stdin, code), and what it expected, if known."""
+
+    number: int  # from 1
+    asked: str
+    expected: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +60,8 @@ class RolloutSample:
 
     `given` + `completion` is the program followed by whatever the policy wrote after its closing
     fence; `executed_lines` are 1-based lines of it. `masked_share` is the share of the response's
-    tokens that the policy loss leaves out. `reward` is None where the judge itself failed.
+    tokens that the policy loss leaves out. `reward` is None where the judge itself failed. Older
+    runs have no `prompt`, which is what the model saw, `tokens` or `failed`.
     """
 
     task_id: str
@@ -44,6 +77,10 @@ class RolloutSample:
     # Where the code lies in the completion, if words are around it; its lines are then numbered
     # from the beginning of the completion.
     code: tuple[int, int] | None = None
+    prompt: tuple[Piece, ...] = ()
+    prompt_tokens: int = 0
+    tokens: tuple[Token, ...] = ()
+    failed: FailedTest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +128,18 @@ def to_text(sample: RolloutSample) -> str:
     return plain_text("sample.txt", **_values(sample))
 
 
-def to_html(sample: RolloutSample) -> Markup:
-    """Return a sample as an HTML <article>, for the report's page."""
-    return fragment("sample.html", **_values(sample))
+def to_html(sample: RolloutSample, number: int = 1) -> Markup:
+    """Return a sample, the `number`-th of its step, as an HTML <article> of the report's page."""
+    tests = _tests(sample)
+    failed = sample.failed
+    return fragment(
+        "sample.html",
+        **{**_values(sample), "tests": tests[:TESTS_SHOWN]},
+        number=number,
+        more_tests=len(tests[TESTS_SHOWN:]),
+        parts=_parts(sample),
+        got=failed and sample.verdict.tests[failed.number - 1].got,
+    )
 
 
 def _values(sample: RolloutSample) -> dict[str, Any]:
@@ -129,8 +175,15 @@ def from_dict(data: Mapping[str, Any]) -> RolloutSample:
     verdict = restored(data["verdict"])
     verdict["tests"] = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
     del verdict["got"]  # only tests have one
-    lines = frozenset(data["executed_lines"])
-    return RolloutSample(**{**data, "executed_lines": lines, "verdict": Verdict(**verdict)})
+    new = {
+        "executed_lines": frozenset(data["executed_lines"]),
+        "verdict": Verdict(**verdict),
+        "code": tuple(data["code"]) if data.get("code") else None,
+        "prompt": tuple(Piece(*piece) for piece in data.get("prompt", ())),
+        "tokens": tuple(Token(*token) for token in data.get("tokens", ())),
+        "failed": FailedTest(*data["failed"]) if data.get("failed") else None,
+    }
+    return RolloutSample(**{**data, **new})
 
 
 def _facts(sample: RolloutSample) -> list[str]:
@@ -149,6 +202,44 @@ def _marked(sample: RolloutSample) -> list[tuple[Line, Literal["ran", "skipped",
         for line in lines
         for told in [anything_ran and line.part != "outside"]
     ]
+
+
+def _parts(sample: RolloutSample) -> list[list[tuple[str, str, str]]]:
+    """Return what each line shows, if the tokens are known: text, class and title of its parts.
+
+    A token has the shade of its advantage, its part of a line end is a mark of its own ("end"), and
+    one without characters is shown by its name ("name").
+    """
+    if not sample.tokens:
+        return []
+    whole, given = sample.given + sample.completion, len(sample.given)
+    lines = lines_of(sample)
+    starts = line_starts(whole)[: len(lines)]
+    parts = [[(line.text[: line.given], "given", "")] if line.given else [] for line in lines]
+    begin = 0
+    for token in sample.tokens:
+        shade, title = _shade(token)
+        first = bisect_right(starts, given + begin) - 1
+        if token.name:
+            parts[first].append((repr(token.name)[1:-1], f"name {shade}", title))
+        for below, text in enumerate(split_lines(whole[given + begin : given + token.end])):
+            if below:  # its line end is shown on the line before
+                parts[min(first + below, len(parts)) - 1].append(("", f"end {shade}", title))
+            if text:
+                parts[min(first + below, len(parts) - 1)].append((text, shade, title))
+        begin = max(begin, token.end)
+    return parts
+
+
+def _shade(token: Token) -> tuple[str, str]:
+    """Return class and title of a token: "p4" to "p1", "zero", "n1" to "n4", or "masked"."""
+    value = token.advantage
+    if not token.trained:
+        return "masked", "masked" if value is None else f"masked ({value:+.2f})"
+    if value is None:
+        return "zero", ""
+    level = bisect_right(SHADES, abs(value))
+    return (f"{'p' if value > 0 else 'n'}{level}" if level else "zero"), f"{value:+.2f}"
 
 
 def _tests(sample: RolloutSample) -> list[tuple[str, Status, str]]:

@@ -13,9 +13,13 @@ from stepcoder.method.curriculum import Curriculum
 from stepcoder.method.ppo import policy_figures
 from stepcoder.method.rewards import reward
 from stepcoder.models.batch import Batch
+from stepcoder.report.chosen import slowest
+from stepcoder.report.progress import TRIES
 from stepcoder.rollout.pipeline import Generated
 from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox import Status
+
+NAMED = 10  # problems that never passed, in a record
 
 
 @dataclass(slots=True)
@@ -107,6 +111,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> d
         "verdicts": {status.value: count for status, count in sorted(statuses.items())},
         "infrastructure_errors": statuses[Status.INFRASTRUCTURE_ERROR],
         "slowest_judge_s": max((r.verdict.wall_s for r in rollouts), default=0.0),
+        "slowest": slowest(rollouts),
     }
 
 
@@ -128,8 +133,10 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
 
 def curriculum_metrics(curriculum: Curriculum) -> dict[str, Any]:
     """Return where the curriculum stands."""
+    stuck = curriculum.never_passed(TRIES)
     return {
         "stages": {str(stage): count for stage, count in curriculum.stage_histogram().items()},
         "stage_moves": curriculum.moves,
         "epoch": curriculum.epoch,
+        "never_passed": {"problems": len(stuck), "most_tried": list(stuck.items())[:NAMED]},
     }

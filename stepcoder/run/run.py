@@ -268,15 +268,18 @@ class Run:
         if evaluates:
             metrics["eval"] = self.evaluate(self.data.validation)
             self.note_evaluation(metrics["eval"].get("pass@1", -1.0))
-            chosen = [sample_of(r, step, config.fgo) for r in worth_reading(rollouts)]
-            self.run_dir.log_samples(step, chosen)
+        shows = evaluates or step == 1
+        if shows:
+            chosen = worth_reading(rollouts)
+            samples = [sample_of(r, step, self.tokenizer, batch) for r in chosen]
+            self.run_dir.log_samples(step, samples)
         last = self.is_done
         if last:
             metrics["test"] = self.evaluate(self.data.test)
         self.log(step, metrics)
         if last or step % config.checkpoint.every == 0:
             self.checkpoint(step)
-        if evaluates:
+        if shows:
             write_report(self.run_dir.path)
 
     def note_evaluation(self, pass_rate: float) -> None:

@@ -37,6 +37,6 @@ def states_equal(one: Path, two: Path) -> list[str]:
 
 def untimed(folder: Path) -> list[dict]:
     """The records of a run without what depends on the clock."""
-    timed = {"time", "timeline", "hidden_judge_share", "tokens_per_s", "slowest_judge_s"}
+    timed = {"time", "timeline", "hidden_judge_share", "tokens_per_s", "slowest_judge_s", "slowest"}
     timed.add("logged_at")
     return [{k: v for k, v in r.items() if k not in timed} for r in read_records(folder)]

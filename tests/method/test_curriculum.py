@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,30 @@ def test_a_visit_at_a_stage_that_was_left_changes_nothing() -> None:
     before = curriculum.progress("p")
     curriculum.observe(old, [1])
     assert curriculum.progress("p") == before
+
+
+def test_a_problem_never_passed_until_one_rollout_does_whatever_its_stage() -> None:
+    curriculum = curriculum_of([problem("easy"), problem("hard", 0), problem("new", 0)], seed=0)
+    tasks = {task.problem.task_id: task for task in curriculum.sample(3)}
+    for _ in range(3):
+        curriculum.observe(tasks["easy"], [0, 0])
+        curriculum.observe(tasks["hard"], [0, 0])
+    curriculum.observe(tasks["easy"], [0])
+    curriculum.observe(tasks["new"], [])
+    assert curriculum.never_passed(3) == {"easy": 4, "hard": 3}
+    assert curriculum.never_passed(4) == {"easy": 4}
+    curriculum.observe(replace(tasks["easy"], stage=99), [0, 1])
+    curriculum.observe(tasks["easy"], [0])
+    assert curriculum.never_passed(1) == {"hard": 3}
+
+
+def test_a_checkpoint_from_before_attempts_were_counted_loads() -> None:
+    curriculum = curriculum_of([problem("p")], seed=0)
+    state = curriculum.state_dict()
+    del state["tries"]
+    curriculum.load_state_dict(state)
+    curriculum.observe(curriculum.sample(1)[0], [0])
+    assert curriculum.never_passed(1) == {"p": 1}
 
 
 def test_full_prompts_give_the_starter_alone_and_move_no_stage() -> None:

@@ -76,6 +76,29 @@ def test_the_test_problems_are_shown_where_they_were_evaluated() -> None:
     assert "test 25.0% (at step 2, 10.0% at 0)" in end
 
 
+def test_an_evaluation_is_followed_by_what_was_slow_and_what_never_passes() -> None:
+    stuck = [["p/1", 9], ["p/2", 8], ["p/3", 5], ["p/4", 3]]
+    record = {
+        "phase": "rl",
+        "slowest": {
+            "generate": [["long", 160, "cut off"], ["short", 9, "ended"]],
+            "judge": [["slow", 2.913, "wall time limit"]],
+        },
+        "never_passed": {"problems": 12, "most_tried": stuck},
+    }
+    console = log()
+    with Progress(CONFIG, console) as progress:
+        progress.update(1, record)
+        progress.update(2, {**record, "eval": {"pass@1": 0.25}})
+        progress.update(3, {"phase": "rl", "eval": {"pass@1": 0.25}, "never_passed": None})
+    first, second, remark, third = shown(console).splitlines()
+    assert [line[:4] for line in (first, second, third)] == ["rl 1", "rl 2", "rl 3"]
+    assert remark.strip() == (
+        "slowest to judge: slow (2.913 s, wall time limit);  slowest to generate: long (160 "
+        "tokens, cut off);  never passed in 3 attempts or more: p/1 (9), p/2 (8), p/3 (5), 9 more"
+    )
+
+
 def test_a_step_without_figures_is_still_a_line() -> None:
     console = log()
     with Progress(CONFIG, console) as progress:

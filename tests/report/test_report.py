@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import console_errors, needs_browser, open_browser, requested, screenshot
 from helpers.begun_run import begun
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from stepcoder.config import Config, EvalConfig, SFTConfig
 from stepcoder.errors import RunError
+from stepcoder.report.__main__ import main
 from stepcoder.report.charts import charts, evaluations, running_mean, thinned
-from stepcoder.report.page import main, write_report
+from stepcoder.report.page import write_report
 from stepcoder.report.samples import RolloutSample
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
@@ -182,6 +186,77 @@ def test_the_pointer_shows_values_the_legend_hides_traces_and_dark_is_dark(tmp_p
 def test_the_page_of_a_long_run_stays_small(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path / "run", 3000, every=100))
     assert page.stat().st_size < 400_000
+    assert "Shown: 24 of the rollouts in samples/, from 8 of its\n30 steps" in page.read_text()
+
+
+def test_of_rollouts_too_long_for_the_page_the_newest_steps_first_one_is_shown(
+    tmp_path: Path,
+) -> None:
+    long = "x = 1\n" * 9000
+    with begun(Config(run_dir=str(tmp_path / "run"))) as run:
+        for step in (1, 2, 3):
+            two = [sample(step, 0), sample(step, 1)]
+            run.log_samples(step, [replace(s, completion=long) for s in two])
+    page = body(run.path)
+    assert re.findall(r'<article class="sample" id="([^"]+)"', page) == ["step-3-1"]
+    assert "Shown: 1 of the rollouts in samples/, from 1 of its\n3 steps" in page
+
+
+@needs_browser
+def test_a_person_goes_through_the_rollouts_by_choice_button_key_and_address(
+    tmp_path: Path,
+) -> None:
+    page = write_report(write_run(tmp_path / "run", 15))
+    with open_browser(420) as browser:
+
+        def shown() -> tuple[list[str], str, str, str]:
+            """What is visible, what the two choices and the address say."""
+            articles = browser.find_elements("css selector", ".sample")
+            steps, rollouts = browser.find_elements("css selector", ".choice select")
+            fragment = browser.execute_script("return location.hash")
+            visible = [a.get_attribute("id") for a in articles if a.is_displayed()]
+            chosen = Select(rollouts).first_selected_option.text
+            return visible, Select(steps).first_selected_option.text, chosen, fragment
+
+        def see(name: str, number: int, status: str) -> None:
+            chosen = f"{number}: strings/count-vowels/{name}, {status}"
+            visible, step, rollout, fragment = shown()
+            assert len(visible) == 1
+            assert visible == [f"step-{step}-{number}"]
+            assert rollout == chosen
+            assert fragment in ("", f"#{visible[0]}")
+
+        browser.get(page.as_uri())
+        see("1", 1, "wrong answer")
+        assert shown()[1] == "15"
+        previous, following = browser.find_elements("css selector", ".choice button")
+        following.click()
+        see("0", 2, "accepted")
+        following.send_keys(Keys.ARROW_RIGHT)
+        see("2", 3, "runtime error")
+        assert not following.is_enabled()  # the last of the newest step
+        steps, rollouts = browser.find_elements("css selector", ".choice select")
+        Select(steps).select_by_visible_text("5")
+        see("1", 1, "wrong answer")
+        assert not previous.is_enabled()  # the first of all
+        Select(rollouts).select_by_index(1)
+        see("0", 2, "accepted")
+        assert shown()[3] == "#step-5-2"
+        browser.refresh()
+        see("0", 2, "accepted")
+        browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
+        assert shown()[3] == "#step-5-1"
+        browser.get(f"{page.as_uri()}#step-10-3")
+        see("2", 3, "runtime error")
+        overflow = "return document.documentElement.scrollWidth - window.innerWidth"
+        assert browser.execute_script(overflow) <= 0
+        browser.get(f"{write_report(page.parent, 'live.html', reload_s=3).as_uri()}#step-10-3")
+        browser.execute_script("document.body.dataset.old = 'yes'")
+        visible = "[...document.querySelectorAll('.sample:not([hidden])')].map((a) => a.id)"
+        script = f"return !document.body.dataset.old && document.body.dataset.drawn && {visible}"
+        wait = WebDriverWait(browser, 120, ignored_exceptions=(WebDriverException,))
+        assert wait.until(lambda b: b.execute_script(script)) == ["step-10-3"]  # loaded anew
+        assert console_errors(browser) == []
 
 
 def test_of_a_long_series_evenly_spaced_points_are_shown_and_the_last_one() -> None:
@@ -213,7 +288,21 @@ def test_the_page_names_no_file_of_its_own_and_forbids_the_network(tmp_path: Pat
 def test_a_run_without_a_step_has_a_page_that_says_so(tmp_path: Path) -> None:
     page = body(write_run(tmp_path / "run", 0))
     assert "No step has been logged yet." in page
-    assert "Sample rollouts" not in page
+    assert "Rollouts" not in page
+
+
+def test_what_took_longest_is_listed_once_a_problem_with_its_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with begun(Config(run_dir=str(run))) as folder:
+        for step in range(1, 9):
+            slow = [["<p>", 0.5 / step, "accepted"], [f"q{step}", 0.01 * step, "wrong answer"]]
+            folder.log(step, {"slowest": {"judge": [*slow, [f"r{step}", 0.1, "accepted"]]}})
+    page = body(run)
+    assert page.count("<tr><th>&lt;p&gt;</th><td>0.5 s, accepted, step 1</td></tr>") == 1
+    assert "<tr><th>q8</th><td>0.08 s, wrong answer, step 8</td></tr>" in page
+    assert "q7" not in page  # the eleventh
+    assert "Longest completions" not in page
+    assert "Never passed" not in page
 
 
 def test_a_series_that_no_step_has_gives_no_plot() -> None:

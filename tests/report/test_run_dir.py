@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +21,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stepcoder.config import Config, load_config
 from stepcoder.errors import RunError
 from stepcoder.report.page import write_report
-from stepcoder.report.run_dir import Phase, RunDir, read_records, read_rollout_samples
-from stepcoder.report.samples import RolloutSample, lines_of, to_dict, to_html, to_text
+from stepcoder.report.run_dir import Phase, RunDir, read_records, read_rollout_samples, sample_files
+from stepcoder.report.samples import (
+    FailedTest,
+    Piece,
+    RolloutSample,
+    Token,
+    lines_of,
+    to_dict,
+    to_html,
+    to_text,
+)
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 SAMPLE = RolloutSample(
@@ -42,6 +52,24 @@ SAMPLE = RolloutSample(
         executed_lines=frozenset({1, 2, 4}),
     ),
     reward=-0.3,
+)
+SCORED = replace(
+    SAMPLE,
+    completion="        return a\n    return a - b\n```\n",
+    prompt=(Piece("<|user|>", special=True), Piece("Add\n\ttwo <b>.", special=False)),
+    prompt_tokens=7,
+    tokens=(
+        Token(0, True, 0.2, "\n"),  # the end of the prompt's line, which the policy wrote
+        Token(15, True, -0.31),
+        Token(17, False, 1.75),
+        Token(25, True, 2.0),  # over the end of a line
+        Token(34, True, None),
+        Token(35, True, 0.04),
+        Token(38, True, -0.75),
+        Token(38, True, 2.0),  # of the same character as the one before
+        Token(38, True, 0.5, "<|end|>"),
+    ),
+    failed=FailedTest(2, "add(1,\n 2)", "3"),
 )
 
 
@@ -233,8 +261,8 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path) -> None:
 def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
     with begun(config_for(tmp_path)) as run:
         run.log_samples(20, [SAMPLE, SAMPLE])
-        run.log_samples(3, [SAMPLE])
-    assert read_rollout_samples(run.path) == [[SAMPLE], [SAMPLE, SAMPLE]]
+        run.log_samples(3, [SCORED])
+    assert read_rollout_samples(sample_files(run.path)) == [[SCORED], [SAMPLE, SAMPLE]]
     text = (run.path / "samples" / "step-000020.txt").read_text(encoding="utf-8")
     assert text.count("sums/add/1") == 2
 
@@ -244,7 +272,7 @@ def test_a_sample_with_broken_text_is_still_written(tmp_path: Path) -> None:
     with begun(config_for(tmp_path)) as run:
         run.log_samples(1, [broken])
         page = write_report(run.path)
-    assert read_rollout_samples(run.path) == [[broken]]
+    assert read_rollout_samples(sample_files(run.path)) == [[broken]]
     assert "return" in page.read_text(encoding="utf-8")
 
 
@@ -270,6 +298,43 @@ def test_a_line_that_was_given_in_part_was_written() -> None:
     (line,) = lines_of(sample)
     assert (line.text, line.part, line.given) == ("x = 1", "written", 4)
     assert '<span class="given">x = </span>1' in to_html(sample)
+
+
+def test_a_page_shows_each_tokens_advantage_and_the_special_tokens_of_the_prompt() -> None:
+    page = to_html(SCORED)
+    codes = re.findall(r"<code>(.*?)</code>", page)
+    assert codes == [
+        '<u class="given">def add(a, b):</u>',
+        '<u class="given">    if not b:</u>',
+        '<u class="name p1" title="+0.20">\\n</u><u class="n2" title="-0.31">        return </u>'
+        '<u class="masked" title="masked (+1.75)">a</u>'
+        '<u class="end masked" title="masked (+1.75)"></u>',
+        '<u class="p4" title="+2.00">    retu</u><u class="zero">rn a - b</u>'
+        '<u class="end zero"></u>',
+        '<u class="zero" title="+0.04">`</u><u class="n3" title="-0.75">``</u>'
+        '<u class="end n3" title="-0.75"></u><u class="name p2" title="+0.50">&lt;|end|&gt;</u>',
+    ]
+    (prompt,) = re.findall(r'<pre class="prompt" tabindex="0">(.*?)</pre>', page, re.DOTALL)
+    assert prompt == "<mark>&lt;|user|&gt;</mark>Add\n\ttwo &lt;b&gt;."
+    assert "7 tokens" in page
+    assert "Add two numbers." not in page
+    assert "<dt>test 2</dt><dd>add(1,\n 2)</dd>" in page
+    assert "<dt>expected</dt><dd>3</dd>" in page
+
+
+def test_samples_of_runs_from_before_tokens_were_kept_are_still_shown(tmp_path: Path) -> None:
+    old = to_dict(SAMPLE)
+    for name in ("code", "prompt", "prompt_tokens", "tokens", "failed"):
+        del old[name]
+    with begun(config_for(tmp_path)) as run:
+        run.log_samples(1, [])
+    (file,) = sample_files(run.path)
+    file.write_text(json.dumps([old], default=sorted))
+    assert read_rollout_samples([file]) == [[SAMPLE]]
+    page = write_report(run.path).read_text(encoding="utf-8")
+    assert "Add two numbers." in page
+    assert 'class="line written ran"' in page
+    assert "<u class=" not in page[page.index("<article") : page.index("</article>")]
 
 
 def test_an_empty_completion_has_no_lines_of_its_own() -> None:

@@ -15,7 +15,10 @@ from stepcoder import suite
 from stepcoder.config import FGOConfig
 from stepcoder.errors import RunError
 from stepcoder.method.curriculum import given_parts
-from stepcoder.method.fgo import executed_mask
+from stepcoder.method.fgo import executed_mask, executed_masks
+from stepcoder.method.rewards import Reward
+from stepcoder.method.rows import rows_of
+from stepcoder.models.batch import pack
 from stepcoder.models.embedded import train_tokenizer
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem
@@ -113,7 +116,10 @@ def test_the_program_of_an_answer_in_words_is_its_block(name: str) -> None:
     end = words.index("```\nreturn")
     last_code = [i for i, (a, b) in enumerate(rollout.spans) if a < min(b, end)][-1]
     assert last_token_of_line(rollout, 4) == last_code
-    sample = sample_of(rollout, 1, FGOConfig())
+    masks = executed_masks([rollout], FGOConfig())
+    sample = sample_of(rollout, 1, backend, pack(rows_of([rollout], [Reward(1.0)], masks)))
+    assert len(sample.tokens) == len(ids)
+    assert "".join(p.text for p in sample.prompt if not p.special) == task.prompt_text
     ran = [line.text for line in lines_of(sample) if line.ran]
     assert set(ran) <= set(SOLUTION.splitlines())
     assert ran[0] == "def f(x):"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from stepcoder.config import load_config
 from stepcoder.errors import RunError
 from stepcoder.method.rewards import REWARDS
-from stepcoder.report.run_dir import read_records, read_rollout_samples
+from stepcoder.report.run_dir import read_records, read_rollout_samples, sample_files
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
 from stepcoder.run.open_run import open_judge
 from stepcoder.sandbox import Status
@@ -63,7 +63,9 @@ def step(folder: Path, start: list[str], *overrides: str) -> dict[str, Any]:
 
 def stages(folder: Path) -> set[int]:
     """The stages of a run's samples."""
-    return {sample.stage for samples in read_rollout_samples(folder) for sample in samples}
+    return {
+        sample.stage for samples in read_rollout_samples(sample_files(folder)) for sample in samples
+    }
 
 
 def test_problems_held_out_come_from_a_file_of_their_own(tmp_path, start):
