@@ -6,7 +6,9 @@
 Each canonical solution, and mutants of it (one fault each), with and without `import numpy` before
 it, is judged in our sandbox and run with the set's own tests by plain CPython: test code after the
 program; calls whose values are compared with ==, tuples as lists; or a process for each stdin,
-whose output is compared by tokens. A line of the output is one program; the same command goes on
+whose output is compared by tokens. Sets that DATA does not hold are left out; of three it may hold
+their repositories' own files: ClassEval_data.json, exercism/ (exercises/practice) and kodcode/
+(the .json files of its demo, pytest functions without fixtures). A line of the output is one program; the same command goes on
 where it stopped. Where they differ, both run once more, alone, with 20 times the time. Each
 difference that is left has an explanation, or "unexplained". Exit status 1: some have none.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -32,7 +35,16 @@ from typing import Any, TextIO
 
 from stepcoder.clean.mutants import mutants
 from stepcoder.problems.problem import Problem, load_problems, program_of
-from stepcoder.sandbox import CallTests, Judge, Limits, Status, StdinTests, Verdict
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Judge,
+    Limits,
+    Status,
+    StdinTests,
+    UnittestTests,
+    Verdict,
+)
 from stepcoder.sandbox.program import test_code
 
 SETS = {
@@ -45,12 +57,16 @@ SETS = {
     "LeetCode": "leetcode_train.jsonl.gz",
     "QuixBugs": "quixbugs.jsonl",
     "TheAlgorithms": "thealgorithms.jsonl.gz",
+    "ClassEval": "ClassEval_data.json",
+    "Exercism": "exercism",
+    "KodCode": "kodcode",
 }
 # Both sides allow a test the same CPU time; the plain process runs all tests, and has to start.
 CPU_S, WALL_S, PLAIN_CPU_S, PLAIN_WALL_S = 4.0, 30.0, 8, 60.0
 PLAIN_MEMORY_BYTES = 2 << 30
 PATIENCE = 20
 NUMPY = "import numpy\n"
+UNITTEST = "\nimport unittest\nunittest.main()\n"
 CALLS = """
 def _listed(value):
     if isinstance(value, (list, tuple)):
@@ -83,18 +99,78 @@ class Case:
 def cases(folder: Path, count: int, limit: int | None) -> Iterator[Case]:
     """Yield each problem's canonical solution and `count` mutants, drawn by its task id."""
     for data_set, name in SETS.items():
-        path = folder / name
-        loaded = load_problems(path, strict=True).problems
-        pairs = list(zip(loaded, raw_records(path), strict=True))
-        for problem, record in pairs[:: max(1, len(pairs) // limit) if limit else 1]:
-            assert problem.task_id.endswith(str(record.get("task_id", "")))
+        if not (folder / name).exists():
+            continue
+        tested = list(READERS.get(data_set, loaded)(folder / name))
+        for problem, plain, stdins in tested[:: max(1, len(tested) // limit) if limit else 1]:
             source = problem.canonical_solution
             found = sorted({text: kind for kind, text in mutants(source)}.items())
             random.Random(problem.task_id).shuffle(found)
-            plain, stdins = own_tests(problem, record)
             for number, (text, kind) in enumerate([(source, "canonical"), *found[:count]]):
                 for start in ("", NUMPY) if "from __future__" not in text else ("",):
                     yield Case(data_set, problem, kind, number, start + text, plain, stdins)
+
+
+Tested = tuple[Problem, str, tuple[tuple[str, str | None], ...]]  # with what Case says of it
+
+
+def loaded(path: Path) -> Iterator[Tested]:
+    """Yield the problems of a file that stepcoder reads, each with its set's own tests."""
+    problems = load_problems(path, strict=True).problems
+    for problem, record in zip(problems, raw_records(path), strict=True):
+        assert problem.task_id.endswith(str(record.get("task_id", "")))
+        yield problem, *own_tests(problem, record)
+
+
+def classeval(path: Path) -> Iterator[Tested]:
+    """Yield ClassEval's classes, as its own harness puts them together."""
+    for row in json.loads(path.read_bytes()):
+        source = "\n".join([*row["import_statement"], row["solution_code"], ""])
+        tests = UnittestTests(row["test"])
+        problem = Problem(row["task_id"], "", "", source, tests)
+        yield problem, f"\n{row['test']}{UNITTEST}", (("", None),)
+
+
+def exercism(folder: Path) -> Iterator[Tested]:
+    """Yield Exercism's exercises, but for those whose tests use the module and not its names."""
+    for path in sorted(folder.glob("*/*_test.py")):
+        code = without_imports(path.read_text(), path.stem.removesuffix("_test"))
+        source = (path.parent / ".meta" / "example.py").read_text()
+        if code is not None:
+            problem = Problem(path.parent.name, "", "", source, UnittestTests(code))
+            yield problem, f"\n{code}{UNITTEST}", (("", None),)
+
+
+def kodcode(folder: Path) -> Iterator[Tested]:
+    """Yield KodCode's verified rows: functions named test_..., which pytest would call."""
+    for row in (row for path in sorted(folder.glob("*.json")) for row in raw_records(path)):
+        code = without_imports(row["test_code"], "solution")
+        functions = [x for x in ast.parse(code or "").body if isinstance(x, ast.FunctionDef)]
+        tests = [x for x in functions if x.name.startswith("test")]
+        if code is None or not tests or any(x.args.args or x.decorator_list for x in tests):
+            continue
+        calls = tuple(f"{x.name}()" for x in tests)
+        problem = Problem(row["question_id"], "", "", row["solution"], AssertTests(calls, code))
+        yield problem, "\n".join(["", code, *calls, ""]), (("", None),)
+
+
+READERS = {"ClassEval": classeval, "Exercism": exercism, "KodCode": kodcode}
+
+
+def without_imports(code: str, module: str) -> str | None:
+    """Return tests without their imports of names of the program; None if they import it whole."""
+    nodes = list(ast.walk(ast.parse(code)))
+    if any(isinstance(x, ast.Import) and x.names[0].name == module for x in nodes):
+        return None
+    lines = code.splitlines()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module == module:
+            assert node.end_lineno is not None
+            if any(alias.asname for alias in node.names):
+                return None
+            rest = [" " * node.col_offset + "pass", *[""] * (node.end_lineno - node.lineno)]
+            lines[node.lineno - 1 : node.end_lineno] = rest
+    return "\n".join(lines)
 
 
 def raw_records(path: Path) -> list[dict[str, Any]]:
@@ -173,8 +249,9 @@ def main() -> int:
     ]
     random.Random(0).shuffle(todo)  # so that a part of it says something of all
     limits = Limits(cpu_s=CPU_S, wall_s=WALL_S)
+    libraries = [name for name in ("numpy", "pytest") if importlib.util.find_spec(name)]
     with (
-        Judge(arguments.workers, limits) as judge,
+        Judge(arguments.workers, limits, libraries=libraries) as judge,
         ThreadPoolExecutor(arguments.workers) as pool,
         arguments.output.open("a") as file,
     ):
