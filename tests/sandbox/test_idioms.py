@@ -466,9 +466,7 @@ def test_everyday_idioms_have_cpython_s_verdict(judge: Judge, tmp_path: Path) ->
     verdicts = [future.result() for future in futures]
     count = len(cases)
     bad = [
-        (*case, v.message)
-        for case, v in zip(cases, verdicts[:count], strict=True)
-        if not v.passed
+        (*case, v.message) for case, v in zip(cases, verdicts[:count], strict=True) if not v.passed
     ]
     assert not bad
     assert not [c for c, v in zip(changed, verdicts[count:], strict=True) if v.passed]
