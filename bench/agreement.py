@@ -69,7 +69,8 @@ SETS = {
 CPU_S, WALL_S, PLAIN_CPU_S, PLAIN_WALL_S = 2.0, 15.0, 4, 30.0
 PLAIN_MEMORY_BYTES = 2 << 30
 PATIENCE = 20
-NOBODY = 65_534  # root could write what a test has made read-only
+# Root could write what a test has made read-only.
+AS_A_USER = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
 # Of those that the sets use, the judge gets the ones that are installed.
 LIBRARIES = ("numpy", "scipy", "pandas", "PIL", "pytest")
 NUMPY = "import numpy\n"
@@ -214,21 +215,19 @@ def passes_plainly(case: Case, patience: int = 1) -> tuple[bool, str]:
         resource.setrlimit(resource.RLIMIT_AS, (PLAIN_MEMORY_BYTES, PLAIN_MEMORY_BYTES))
 
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
         path = Path(folder) / "program.py"
         program = f"{case.problem.preamble}\n{case.source}\n{case.plain}"
         path.write_text(program, encoding="utf-8", errors="surrogatepass")
         for stdin, expected in case.stdins:
             try:
                 done = subprocess.run(
-                    [sys.executable, "-s", "-P", str(path)],
+                    [*AS_A_USER, sys.executable, "-s", "-P", str(path)],
                     cwd=folder,
                     env=os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
                     input=stdin.encode(),
                     capture_output=True,
                     timeout=patience * PLAIN_WALL_S,
                     preexec_fn=limits,
-                    user=NOBODY if os.geteuid() == 0 else None,
                 )
             except subprocess.TimeoutExpired:
                 return False, "timeout"
