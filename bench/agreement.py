@@ -24,10 +24,10 @@ import importlib.util
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +66,7 @@ SETS = {
     "KodCode": "kodcode",
 }
 # Both sides allow a test the same CPU time; the plain process runs all tests, and has to start.
-CPU_S, WALL_S, PLAIN_CPU_S, PLAIN_WALL_S = 2.0, 15.0, 4, 30.0
+CPU_S, WALL_S, PLAIN_CPU_S, PLAIN_WALL_S = 2.0, 15.0, 4, 30
 PLAIN_MEMORY_BYTES = 2 << 30
 PATIENCE = 20
 # Root could write what a test has made read-only.
@@ -207,35 +207,61 @@ def own_tests(
     return plain, (("", None),)
 
 
+# A plain interpreter that forks for each line of its stdin, so that no program waits for its start.
+PLAIN = """
+import importlib.util, json, os, resource, runpy, signal, sys, unittest
+if importlib.util.find_spec("numpy"):
+    import numpy
+for line in sys.stdin:
+    folder, cpu_s, wall_s, memory = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+os.setsid()
+os.chdir(folder)
+for number, name, mode in ((0, "stdin", os.O_RDONLY), (1, "out", 577), (2, "err", 577)):
+    os.dup2(os.open("../" + name, mode), number)
+sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+sys.argv[:] = ["program.py"]
+resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+signal.alarm(wall_s)
+runpy.run_path("../program.py", run_name="__main__")
+"""
+_plain = threading.local()  # .server, one for each thread
+
+
 def passes_plainly(case: Case, patience: int = 1) -> tuple[bool, str]:
     """Run a case in processes of its own: whether all ended well, and the last words."""
-
-    def limits() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (patience * PLAIN_CPU_S, patience * PLAIN_CPU_S))
-        resource.setrlimit(resource.RLIMIT_AS, (PLAIN_MEMORY_BYTES, PLAIN_MEMORY_BYTES))
-
+    if not hasattr(_plain, "server"):
+        _plain.server = subprocess.Popen(
+            [*AS_A_USER, sys.executable, "-s", "-P", "-c", PLAIN],
+            env=os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    ask, answer = _plain.server.stdin, _plain.server.stdout
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.py"
+        place = Path(folder)
         program = f"{case.problem.preamble}\n{case.source}\n{case.plain}"
-        path.write_text(program, encoding="utf-8", errors="surrogatepass")
-        for stdin, expected in case.stdins:
-            try:
-                done = subprocess.run(
-                    [*AS_A_USER, sys.executable, "-s", "-P", str(path)],
-                    cwd=folder,
-                    env=os.environ | {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"},
-                    input=stdin.encode(),
-                    capture_output=True,
-                    timeout=patience * PLAIN_WALL_S,
-                    preexec_fn=limits,
-                )
-            except subprocess.TimeoutExpired:
-                return False, "timeout"
-            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            if done.returncode != 0:
-                return False, words[-1][:200] if words else f"status {done.returncode}"
-            if expected is not None and done.stdout.split() != expected.encode().split():
-                return False, f"printed {done.stdout[:200]!r}"
+        (place / "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
+        for number, (stdin, expected) in enumerate(case.stdins):
+            (place / "stdin").write_text(stdin)
+            own = place / str(number)
+            own.mkdir()
+            limits = (patience * PLAIN_CPU_S, patience * PLAIN_WALL_S, PLAIN_MEMORY_BYTES)
+            print(json.dumps([str(own), *limits]), file=ask, flush=True)
+            status = int(answer.readline())
+            words = (place / "err").read_bytes().decode("utf-8", "replace").strip().splitlines()
+            if status != 0:
+                return False, words[-1][:200] if words and status > 0 else f"status {status}"
+            out = (place / "out").read_bytes()
+            if expected is not None and out.split() != expected.encode().split():
+                return False, f"printed {out[:200]!r}"
     return True, "passed"
 
 
@@ -307,7 +333,12 @@ def compare(judge: Judge, case: Case, patience: int = 1) -> dict[str, Any]:
 def explanation(case: Case, verdict: Verdict, words: str) -> str:
     """Return the class of a difference. What is in none of them is unexplained."""
     limits = (Status.CPU_TIME_LIMIT, Status.WALL_TIME_LIMIT, Status.MEMORY_LIMIT)
-    if verdict.status in limits or words in ("timeout", "MemoryError", "status -9", "status -24"):
+    if verdict.status in limits or words in (
+        "MemoryError",
+        "status -9",
+        "status -14",
+        "status -24",
+    ):
         return "a limit that one side reached and the other did not"
     tests = case.problem.tests
     if verdict.passed and isinstance(tests, CallTests) and "AssertionError" in words:
