@@ -131,6 +131,8 @@ def run(data: bytes) -> None:
     # The tester and the checker are the judge's own: their word counts.
     trusted = isinstance(tests, (AssertTests, UnittestTests)) or answer != b""
     assert trusted or not verdict.passed or b"never" in data, verdict
+    # No line that the board claims has its seal.
+    assert not verdict.executed_lines, verdict
     assert len(verdict.tests) == len(tests) or verdict.status is Status.INFRASTRUCTURE_ERROR
     str(verdict)
 
@@ -259,8 +261,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "conversation": conversation,
     "problems": problems,
     "samples": samples,
-    "requests": requests,
     "answers": answers,
     "layouts": layouts,
     "json_text": json_text,
+    "requests": requests,
 }
