@@ -104,19 +104,27 @@ class Case:
         return f"{self.data_set} {self.problem.task_id} {self.number}{numpy}"
 
 
-def cases(folder: Path, count: int, limit: int | None) -> Iterator[Case]:
-    """Yield each problem's canonical solution and `count` mutants, drawn by its task id."""
+def cases(folder: Path, count: int, limit: int | None, done: set[str]) -> Iterator[Case]:
+    """Yield each problem's canonical solution and `count` mutants, drawn by its task id.
+
+    Left out are those whose keys are in `done`.
+    """
     for data_set, name in SETS.items():
         if not (folder / name).exists():
             continue
         tested = list(READERS.get(data_set, loaded)(folder / name))
         for problem, plain, stdins in tested[:: max(1, len(tested) // limit) if limit else 1]:
+            names = {f"{data_set} {problem.task_id} {n}" for n in range(count + 1)}
+            if names | {f"{name} numpy" for name in names} <= done:
+                continue  # making mutants takes long
             source = problem.canonical_solution
             found = sorted({text: kind for kind, text in mutants(source)}.items())
             random.Random(problem.task_id).shuffle(found)
             for number, (text, kind) in enumerate([(source, "canonical"), *found[:count]]):
                 for start in ("", NUMPY) if "from __future__" not in text else ("",):
-                    yield Case(data_set, problem, kind, number, start + text, plain, stdins)
+                    case = Case(data_set, problem, kind, number, start + text, plain, stdins)
+                    if case.key not in done:
+                        yield case
 
 
 Tested = tuple[Problem, str, tuple[tuple[str, str | None], ...]]  # with what Case says of it
@@ -276,11 +284,7 @@ def main() -> int:
     done: set[str] = set()
     if arguments.output.exists():
         done = {json.loads(x)["key"] for x in arguments.output.read_text().splitlines()}
-    todo = [
-        case
-        for case in cases(arguments.folder, arguments.mutants, arguments.limit)
-        if case.key not in done
-    ]
+    todo = list(cases(arguments.folder, arguments.mutants, arguments.limit, done))
     random.Random(0).shuffle(todo)  # so that a part of it says something of all
     limits = Limits(cpu_s=CPU_S, wall_s=WALL_S)
     libraries = [name for name in LIBRARIES if importlib.util.find_spec(name)]
