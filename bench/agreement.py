@@ -281,9 +281,12 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="problems of each data set, evenly spaced")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    done: set[str] = set()
-    if arguments.output.exists():
-        done = {json.loads(x)["key"] for x in arguments.output.read_text().splitlines()}
+    # Where two differed in haste, they are asked again.
+    done = {
+        r["key"]
+        for r in written(arguments.output)
+        if r["passed"] == r["plain_passed"] or r["patience"] > 1
+    }
     todo = list(cases(arguments.folder, arguments.mutants, arguments.limit, done))
     random.Random(0).shuffle(todo)  # so that a part of it says something of all
     limits = Limits(cpu_s=CPU_S, wall_s=WALL_S)
@@ -296,16 +299,15 @@ def main() -> int:
         records = pool.map(lambda case: (case, compare(judge, case)), todo)
         different = []
         for count, (case, record) in enumerate(records, 1):
-            if record["passed"] == record["plain_passed"]:
-                write(file, record)
-            else:
+            write(file, record)
+            if record["passed"] != record["plain_passed"]:
                 different.append(case)
             if count % 100 == 0:
                 print(f"{count} of {len(todo)}", file=sys.stderr)
         for case in different:
             print(f"once more, alone: {case.key}", file=sys.stderr)
             write(file, compare(judge, case, PATIENCE))
-    return summary([json.loads(line) for line in arguments.output.read_text().splitlines()])
+    return summary(written(arguments.output))
 
 
 def compare(judge: Judge, case: Case, patience: int = 1) -> dict[str, Any]:
@@ -367,6 +369,12 @@ def defined(source: str) -> set[str]:
         return {node.name for node in ast.parse(source).body if hasattr(node, "name")}
     except SyntaxError:
         return set()
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    """Return the last record of each key."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list({r["key"]: r for r in map(json.loads, lines)}.values())
 
 
 def write(file: TextIO, record: dict[str, Any]) -> None:
