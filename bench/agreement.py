@@ -5,10 +5,10 @@
 
 Each canonical solution, and mutants of it (one fault each), with and without `import numpy` before
 it, is judged in our sandbox and run with the set's own tests by plain CPython: test code after the
-program; calls whose values are compared with ==, tuples as lists; or a process for each stdin,
-whose output is compared by tokens. Sets that DATA does not hold are left out; of three it may hold
-their repositories' own files: ClassEval_data.json, exercism/ (exercises/practice) and kodcode/ (the
-.json files of its demo, pytest functions without fixtures).
+program; calls whose values are compared with ==, tuples and generators as lists; or a process for
+each stdin, whose output is compared by tokens. Sets that DATA does not hold are left out; of three
+it may hold their repositories' own files: ClassEval_data.json, exercism/ (exercises/practice) and
+kodcode/ (the .json files of its demo, pytest functions without fixtures).
 
 A line of the output is one program; the same command goes on where it stopped. Where they differ,
 both run once more, alone, with 20 times the time. Each difference that is left has an explanation,
@@ -77,7 +77,7 @@ NUMPY = "import numpy\n"
 UNITTEST = "\nimport unittest\nunittest.main(failfast=True)\n"
 CALLS = """
 def _listed(value):
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, type(x for x in ""))):  # generators: so does QuixBugs
         return [_listed(item) for item in value]
     return {{k: _listed(v) for k, v in value.items()}} if isinstance(value, dict) else value
 for _inputs, _expected in {tests!r}:
