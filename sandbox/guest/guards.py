@@ -8,6 +8,7 @@ object is asked about other values as well, in random order, and counts only if 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import random
 import sys
@@ -240,7 +241,11 @@ def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         if adds and not (numbers and other < 0):  # adding -7 is subtracting 7
             return method(self, other)
         values = [_rebuilt(value) for value in _others(other)[:5]] if numbers else []
-        trial = [(value, _quietly(method, self, value)) for value in values]
+        trial = []
+        for value in values:
+            trial.append((value, _quietly(method, _twin(self), value)))
+            if _type(trial[-1][1]) not in (int, float):
+                break
         if trial and all(_type(answer) in (int, float) for _, answer in trial):
             # The answers for other values say what the object stands for; this one is computed.
             if linear is None and not adds:
@@ -267,6 +272,14 @@ def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         return answer
 
     return subtract
+
+
+def _twin(value: Any) -> Any:
+    """Return a copy of an object, for operators that change what they are asked: `account -= 5`."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value
 
 
 def _conversion(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -488,13 +501,13 @@ def _other(value: Any, grain: tuple[int, float, bool]) -> Any:
             items.append(_other(items[-1], grain) if items else _random.randint(0, 9))
         return tuple(items) if _isinstance(value, tuple) else items
     if _isinstance(value, dict):
-        copy = dict(value)
-        if copy:
-            key = _random.choice(list(copy))
-            copy[key] = _other(copy[key], grain)
+        new = dict(value)
+        if new:
+            key = _random.choice(list(new))
+            new[key] = _other(new[key], grain)
         else:
-            copy[_random.randint(0, 9)] = 0
-        return copy
+            new[_random.randint(0, 9)] = 0
+        return new
     if _isinstance(value, (set, frozenset)):
         items = list(value)
         items.append(_other(items[0], grain) if items else 0)

@@ -50,6 +50,7 @@ HIDDEN_MODULES = (
 # fmt: on
 
 SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/dev/null")
+TIME_ZONES = "/usr/share/zoneinfo"  # where the module zoneinfo looks first
 # The folders within those that the C library itself reads.
 LIBRARY_FOLDERS = ("locale", "gconv")
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
@@ -137,7 +138,7 @@ def give_up(why: str) -> NoReturn:
 
 def readable_paths(libraries: list[str]) -> list[str]:
     """Return what a program may read: the standard library, system libraries and its judge's."""
-    folders = [*SYSTEM_LIBRARIES, *(path for path in sys.path if os.path.exists(path))]
+    folders = [*SYSTEM_LIBRARIES, TIME_ZONES, *(path for path in sys.path if os.path.exists(path))]
     folders += [path for path in libraries if module_name(path) not in HIDDEN_MODULES]
     # Parents come first, since they are mounted before what lies in them.
     return sorted(folders, key=len)

@@ -95,7 +95,7 @@ def _parsed(text: str) -> Any:
     for read in (loads, _unpacked, _literal):
         try:
             data = read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, zlib.error):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, zlib.error):
             continue
         return data
     raise BrokenRecordError(f"tests are no JSON: {text[:40]!r}")

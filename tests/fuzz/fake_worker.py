@@ -42,6 +42,8 @@ def main() -> None:
         if report[PHASE] != bytes(4):
             os.pwrite(BOARD_FD, bytes(SECRETS_BYTES), HEADER_BYTES)
         os.pwrite(BOARD_FD, records, RECORDS_OFFSET)
+        if how == b"\xfc":  # the seals and the lines that ran lie behind the records
+            os.pwrite(BOARD_FD, rest[1:], RECORDS_OFFSET + RECORDS_BYTES)
         os.pwrite(1, rest[1 : 1 + length], 0)
         os.pwrite(2, rest[1 : 1 + length], 0)
         os.pwrite(BOARD_FD, rest[1 + length :], arena_offset)

@@ -7,6 +7,7 @@ them with new inputs, tests/sandbox/test_sanitizers.py with the corpus.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -20,7 +21,11 @@ from stepcoder.errors import InputError
 from stepcoder.judge.command import program_of_sample
 from stepcoder.judge.fusion import RunCodeRequest, submission_of
 from stepcoder.judge.messages import BatchMessage
+from stepcoder.problems.answers import code_span, extract_completion, mended_sample
+from stepcoder.problems.json_text import loads
+from stepcoder.problems.layouts import read_layout
 from stepcoder.problems.problem import Problem, ProblemError, load_problems
+from stepcoder.problems.schema import BrokenRecordError, read_tests
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,
@@ -42,6 +47,7 @@ from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.guest import rpc
 from stepcoder.sandbox.jobs import build_job
 from stepcoder.sandbox.libraries import Libraries
+from stepcoder.sandbox.program import PYTHONS_INT_DIGITS
 
 LIMITS = Limits(cpu_s=1.0, wall_s=30.0, output_bytes=1 << 10)
 
@@ -125,6 +131,8 @@ def run(data: bytes) -> None:
     # The tester and the checker are the judge's own: their word counts.
     trusted = isinstance(tests, (AssertTests, UnittestTests)) or answer != b""
     assert trusted or not verdict.passed or b"never" in data, verdict
+    # No line that the board claims has its seal.
+    assert not verdict.executed_lines, verdict
     assert len(verdict.tests) == len(tests) or verdict.status is Status.INFRASTRUCTURE_ERROR
     str(verdict)
 
@@ -197,11 +205,64 @@ def requests(data: bytes) -> None:
         _ask(submission_of(RunCodeRequest.model_validate_json(data), LIMITS))
 
 
+# What an answer is for, by its first byte: an entry point and what the program begins with.
+_ASKED = (
+    (None, ""),
+    ("f", "def f(x):\n"),
+    ("Solution().f", "class Solution:\n    def f(self, x: int) -> int:\n        "),
+)
+
+
+def answers(data: bytes) -> None:
+    """A model's answer: where its code is, and the program that it gives."""
+    text = data[1:].decode("utf-8", "surrogateescape")
+    entry_point, starter = _ASKED[(data or b"\0")[0] % len(_ASKED)]
+    begin, end = code_span(text, entry_point)
+    assert 0 <= begin <= end <= len(text)
+    assert text.startswith(extract_completion(text))
+    problem = Problem("x", "", starter, "", StdinTests(("",), ("",)), entry_point)
+    program = mended_sample(text, problem)
+    # What compiles as it stands is not touched again.
+    assert mended_sample(program, problem) == program
+
+
+def layouts(data: bytes) -> None:
+    """Tests in the layouts of other data sets, after a line that is the problem's statement."""
+    prompt, _, text = data.decode("utf-8", "replace").partition("\n")
+    with contextlib.suppress(BrokenRecordError):
+        layout = read_layout(text, prompt)
+        tests = read_tests(layout.tests)
+        with contextlib.suppress(ValueError, TypeError):
+            _ask(Submission(Program("", layout.called), tests))
+
+
+def json_text(data: bytes) -> None:
+    """JSON text: refused, or the data that Python's own reader gives."""
+    try:
+        found = loads(data)
+    except ValueError:
+        found = _NOTHING
+    sys.set_int_max_str_digits(0)
+    try:
+        plain = json.loads(data.decode("utf-8").removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        plain = _NOTHING
+    same = repr(found) == repr(plain)
+    sys.set_int_max_str_digits(PYTHONS_INT_DIGITS)
+    assert same or found is _NOTHING
+
+
+_NOTHING = object()
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "value": value,
     "run": run,
     "conversation": conversation,
     "problems": problems,
     "samples": samples,
+    "answers": answers,
+    "layouts": layouts,
+    "json_text": json_text,
     "requests": requests,
 }

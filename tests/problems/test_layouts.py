@@ -87,6 +87,7 @@ def test_a_pickle_of_more_than_a_text_is_refused_and_calls_nothing(
         ([], "no known layout"),
         ([1], "no known layout"),
         ({"input": 1}, "no known layout"),
+        ("[{[1]: 2}, {[3]}]", "no JSON"),
         (None, "no known layout"),
         ({"public_test_cases": "[]", "private_test_cases": ""}, "private_test_cases"),
     ],

@@ -152,3 +152,37 @@ def test_a_library_that_starts_threads_is_named(
         assert "importing threaded starts threads; leave it out" in verdict.message
         quiet = Program("import quiet\ndef f(): return quiet.value", "f")
         assert judge.run(quiet, CallTests(([],), (7,))).passed
+
+
+def test_tests_that_were_written_for_pytest_use_its_helpers() -> None:
+    setup = """
+import pytest
+from pytest import approx, raises
+def test_raises():
+    with pytest.raises(ValueError, match="neg") as caught:
+        half(-1)
+    assert str(caught.value) == "negative"
+def test_values():
+    assert half(3) == approx(1.5) and [half(1)] == pytest.approx([0.5])
+    with raises((TypeError, KeyError)):
+        half("a")
+"""
+    source = """
+def half(x):
+    if not isinstance(x, str) and x < 0:
+        raise ValueError("negative")
+    return x / 2
+"""
+    tests = AssertTests(("test_raises()", "test_values()"), setup)
+    with Judge(workers=1, limits=Limits(cpu_s=5.0, wall_s=60.0), libraries=("pytest",)) as judge:
+        for start in ("", "import inspect"):  # in the program's process, and in one of their own
+            assert judge.run(Program(start + source, "half"), tests).passed
+            for right, wrong in (
+                ("raise ValueError", "raise KeyError"),
+                ("raise ValueError", "return ValueError"),
+                ('"negative"', '"below 0"'),
+                ("x / 2", "x / 2 + 1e-3"),
+                ("x / 2", "0.5"),
+            ):
+                changed = source.replace(right, wrong)
+                assert not judge.run(Program(start + changed, "half"), tests).passed, wrong

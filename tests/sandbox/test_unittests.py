@@ -2,7 +2,7 @@
 
 import pytest
 
-from stepcoder.sandbox import Judge, Program, Status, Submission, UnittestTests
+from stepcoder.sandbox import AssertTests, Judge, Program, Status, Submission, UnittestTests
 from stepcoder.sandbox.unittests import test_names as names_of
 
 A, W, R = Status.ACCEPTED, Status.WRONG_ANSWER, Status.RUNTIME_ERROR
@@ -214,6 +214,64 @@ class TestEnd(unittest.TestCase):
     found = statuses(judge, code, options, program)
     after = Status.NOT_RUN if options == {} else A
     assert found == {"a": A, "b": R, "c": after, "d": Status.NOT_RUN if options == {} else R}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        "import unittest\nStop = unittest.case._ShouldStop",
+        "class _ShouldStop(Exception): pass\nStop = _ShouldStop\nStop.__module__ = 'unittest.case'",
+        "class Stop(BaseException): pass",
+        "import unittest\nStop = unittest.SkipTest",
+    ],
+    ids=["unittest's own", "a namesake", "no error", "a skip"],
+)
+def test_a_test_that_the_program_stops_has_not_passed(judge: Judge, stop: str, alone: bool) -> None:
+    code = """
+import unittest
+class T(unittest.TestCase):
+    def test_call(self):
+        self.assertEqual(half(2), 7426119205)
+    def test_turned(self):
+        self.assertEqual(7426119205, half(2))
+class U(unittest.TestCase):
+    def setUp(self):
+        half(2)
+    def test_after_a_fixture(self):
+        self.assertEqual(half(2), 7426119205)
+class V(unittest.TestCase):
+    def test_subtest(self):
+        with self.subTest():
+            self.assertEqual(half(2), 7426119205)
+    def test_made_in_the_test(self):
+        self.assertEqual(Stack().push(1), 7426119205)
+"""
+    program = Program(
+        f"{stop}\ndef half(x): raise Stop()\nclass Stack:\n    def __init__(self): raise Stop()\n",
+        "half",
+    )
+    verdict = judge.run(program, UnittestTests(code, process_per_test=alone))
+    assert {test.status for test in verdict.tests} <= {W, R}, verdict
+    assert verdict.status in (W, R)
+
+
+def test_a_builtin_that_a_test_hands_over_opens_nothing(judge: Judge) -> None:
+    walk = """
+def f(function, *arguments):
+    walk = "[c for c in __import__('sys')._getframe(%d).f_code.co_consts if c == 7426119205]"
+    for depth in range(12):
+        for how in (lambda: function(walk % depth),
+                    lambda: function(object, "__subclasses__")()[0].__init__.__globals__):
+            try:
+                if found := how():
+                    return found[0]
+            except Exception:
+                pass
+"""
+    for function in ("eval", "getattr", "vars", "exec", "type", "compile", "print", "map"):
+        tests = AssertTests((f"x = 1\nassert f({function}, '2 + 3') == 7426119205",))
+        assert not judge.run(Program(walk, "f"), tests).passed, function
 
 
 def test_names_that_the_module_lacks_are_the_judge_s_failure(judge: Judge) -> None:
