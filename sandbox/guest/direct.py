@@ -21,11 +21,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import _launcher
-from . import guards, screen, unittests
+from . import guards, screen, stand_ins, unittests
 from .describe import FILENAME, describe
-from .guards import TEST_FILENAME
+from .guards import STRICT, TEST_FILENAME, leave
 
-STRICT = "strict"  # the mark of a run that needs a process of its own for the tests
 TESTS_MODULE = "tests"
 
 # Functions whose C code takes a StopIteration of the function they are given for their own end.
@@ -56,10 +55,20 @@ _failures: list[tuple[BaseException, tuple[Any, ...]]] = []
 def forget(error: BaseException | None) -> None:
     """Forget a failed assertion, which the test itself has caught."""
     for failure in _failures:
-        if failure[0] is error:
+        if failure[0] is error and not _through_program(error):
             error.args = failure[1]
             _failures.remove(failure)
             return
+
+
+def _through_program(error: BaseException) -> bool:
+    """Return whether the program has had a failed assertion, and may have raised it again."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == FILENAME:
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 def caught() -> None:
@@ -204,105 +213,16 @@ def _is_tests_own(function: ast.expr) -> bool:
     return False
 
 
-# What stands in for builtins that take the names of attributes.
-
-
-def _checked(name: Any, *, store: bool = False) -> Any:
-    if type(name) is not str or not screen.allowed_attribute(name, store=store):
-        raise AttributeError(f"{name!r} is not available to the program under these tests")
-    return name
-
-
-def _getattr(target: Any, name: Any, *default: Any) -> Any:
-    if name == "__dict__":
-        return instance_dict(target)
-    if name in ("format", "format_map"):
-        return formatter(target, name)
-    return getattr(target, _checked(name), *default)
-
-
-def _setattr(target: Any, name: Any, value: Any) -> None:
-    if isinstance(target, types.ModuleType):
-        raise AttributeError(name)
-    setattr(target, _checked(name, store=True), value)
-
-
-def _delattr(target: Any, name: Any) -> None:
-    delattr(target, _checked(name, store=True))
-
-
-def _hasattr(target: Any, name: Any) -> bool:
-    return hasattr(target, name)
-
-
-def instance_dict(target: Any) -> Any:
-    """Return the attributes of an object, but not those of a class, which could be changed."""
-    hidden = (type, types.ModuleType, types.FunctionType, types.MethodType)
-    # In a mock's dict lie the methods that a test asks it with.
-    if isinstance(target, hidden) or any(
-        k.__module__ == "unittest.mock" for k in type(target).__mro__
-    ):
-        raise AttributeError("__dict__ is not available to the program under these tests")
-    return target.__dict__
-
-
-def formatter(target: Any, name: str) -> Any:
-    """Return a method "format" or "format_map"; of a text only if it looks into no attribute."""
-    found = getattr(target, name)
-    if isinstance(found, types.BuiltinMethodType) and isinstance(found.__self__, str):
-        screen.check_format(str.__str__(found.__self__))
-    elif isinstance(found, types.MethodDescriptorType):  # of str, or of a class below
-        return lambda text, *arguments, **keywords: formatter(text, name)(*arguments, **keywords)
-    return found
-
-
-_STAND_INS: dict[str, Any] = {
-    "getattr": _getattr,
-    "setattr": _setattr,
-    "delattr": _delattr,
-    "hasattr": _hasattr,
-    "vars": instance_dict,
-}
-_DICT, _FORMAT = "__instance_dict__", "__formatter__"
-
-
-class _StandIns(ast.NodeTransformer):
-    """Puts the stand-ins into the program. Lines stay as they are."""
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        if isinstance(node.ctx, ast.Load) and node.id in _STAND_INS:
-            node.id = f"__stand_in_{node.id}__"
-        return node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.ctx, ast.Load):
-            return node
-        if node.attr == "__dict__":
-            call = ast.Call(ast.Name(_DICT, ast.Load()), [node.value], [])
-        elif node.attr in ("format", "format_map") and not isinstance(node.value, ast.Constant):
-            name = ast.Constant(node.attr)
-            call = ast.Call(ast.Name(_FORMAT, ast.Load()), [node.value, name], [])
-        else:
-            return node
-        for inner in ast.walk(call):
-            if not hasattr(inner, "lineno"):
-                ast.copy_location(inner, node)
-        return call
-
-
 def prepared(
     source: str, module: types.ModuleType, entry_point: str | None, *, numpy: bool
 ) -> types.CodeType:
     """Return the program's code for this mode. Raises RefusedError."""
     tree = ast.parse(source)
     guards.patterns = any(isinstance(n, ast.MatchClass) and n.patterns for n in ast.walk(tree))
-    needs_guards = screen.screen(tree, entry_point, module.__dict__, numpy=numpy)
-    if needs_guards:
-        stands = {f"__stand_in_{name}__": function for name, function in _STAND_INS.items()}
-        module.__dict__.update(stands)
-        module.__dict__.update({_DICT: instance_dict, _FORMAT: formatter})
-        tree = _StandIns().visit(tree)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    guards.statements = {(node.end_lineno or 0, node.end_col_offset or 0) for node in classes}
+    if screen.screen(tree, entry_point, module.__dict__, numpy=numpy):
+        tree = stand_ins.put_in(tree, module)
     return compile(tree, FILENAME, "exec", dont_inherit=True)
 
 
@@ -325,6 +245,7 @@ def hold_in() -> None:
         and not k.__flags__ & immutable
         and str(k.__module__).partition(".")[0] in guarded
     )
+    guards.guard_sets()
     copy._reconstruct = _checked_reconstruct  # type: ignore[attr-defined]
     _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
@@ -343,10 +264,19 @@ def _checked_reconstruct(
     def make(*given: Any) -> Any:
         made = function(*given)
         if state is not None and type(made) is not type(x):
-            raise TypeError("a copy of another class is not available under these tests")
+            leave("a copy of another class")
         return made
 
+    for names in state if type(state) is tuple else (state,):
+        plain = type(names) is dict and all(map(_may_be_set, names))
+        if isinstance(names, dict) and not plain and not hasattr(type(x), "__setstate__"):
+            leave("a copy with other attributes")
+
     return _reconstruct(x, memo, make, arguments, state, *rest, **keywords)
+
+
+def _may_be_set(name: Any) -> bool:
+    return type(name) is str and screen.allowed_attribute(name, store=True)
 
 
 def allow_patches() -> None:
