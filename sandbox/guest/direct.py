@@ -17,6 +17,7 @@ import random
 import sys
 import types
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ _CALLERS = screen.words(
     "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
 )
 _FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
+_UNDER_TEST = "__under_test__"
 
 # Names that a test must not hand to a program, which could look into the test with them.
 _HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
@@ -101,7 +103,35 @@ def called(function: Any) -> Any:
 
 
 class _Instrument(ast.NodeTransformer):
-    """Notes failed assertions of test code."""
+    """Notes failed assertions of test code, and which objects it has made by their class."""
+
+    def __init__(self, *trees: ast.Module) -> None:
+        """Find the names that are only ever bound to objects made by their class, T()."""
+        bound: Counter[str] = Counter()
+        made: Counter[str] = Counter()
+        for node in (inner for tree in trees for inner in ast.walk(tree)):
+            match node:
+                case ast.Name(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
+                    bound[ast.unparse(node)] += 1
+                case ast.arg(arg=name):
+                    bound[name] += 1
+                case ast.Assign(targets=[target], value=value) if _makes(value):
+                    made[ast.unparse(target)] += 1
+        self.made = {name for name, times in made.items() if times == bound[name]}
+
+    def _asked(self, node: ast.expr) -> ast.expr:
+        """Let an object of a class under test say what it equals, as by any other method."""
+        if not _makes(node) and ast.unparse(node) not in self.made:
+            return node
+        return ast.copy_location(ast.Call(ast.Name(_UNDER_TEST, ast.Load()), [node], []), node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            node.comparators[0] = self._asked(node.comparators[0])
+        elif isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+            node.left = self._asked(node.left)
+        self.generic_visit(node)
+        return ast.fix_missing_locations(node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         self.generic_visit(node)
@@ -131,8 +161,13 @@ class _Instrument(ast.NodeTransformer):
     visit_AsyncWith = visit_With
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
         name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        at = {"assertIn": 1, "assertNotIn": 1, "assertEqual": 0, "assertNotEqual": 0}.get(
+            str(name), 9
+        )
+        if len(node.args) > max(1, at):
+            node.args[at] = ast.fix_missing_locations(self._asked(node.args[at]))
+        self.generic_visit(node)
         if name in _CALLERS:
             node.args = [
                 argument
@@ -146,6 +181,15 @@ class _Instrument(ast.NodeTransformer):
         return node
 
 
+def _makes(node: ast.expr) -> bool:
+    """Return whether an expression makes an object by its class, to judge by the name."""
+    if not isinstance(node, ast.Call):
+        return False
+    maker = node.func.value if isinstance(node.func, ast.Subscript) else node.func
+    name = getattr(maker, "id", None) or getattr(maker, "attr", None) or "_"
+    return bool(name[0].isupper())
+
+
 def _statement(text: str, at: ast.AST) -> ast.stmt:
     statement = ast.parse(text).body[0]
     for node in ast.walk(statement):
@@ -153,11 +197,12 @@ def _statement(text: str, at: ast.AST) -> ast.stmt:
     return statement
 
 
-def compile_test(text: str) -> types.CodeType:
+def compile_test(text: str, *setup: ast.Module) -> types.CodeType:
     """Compile a piece of test code. Raises RefusedError if it opens itself to the program."""
     tree = ast.parse(text)
     _check_test(tree)
-    return compile(_Instrument().visit(tree), TEST_FILENAME, "exec", dont_inherit=True)
+    instrument = _Instrument(tree, *setup)
+    return compile(instrument.visit(tree), TEST_FILENAME, "exec", dont_inherit=True)
 
 
 def _check_test(tree: ast.Module) -> None:
@@ -373,7 +418,15 @@ def namespace_of_tests(
             namespace[name] = value
     if root in module.__dict__:
         namespace[root] = module.__dict__[root]
-    namespace.update({_FAILURE: Failure, _CAUGHT: caught, _NOTED: noted, _CALLED: called})
+    namespace.update(
+        {
+            _FAILURE: Failure,
+            _CAUGHT: caught,
+            _NOTED: noted,
+            _CALLED: called,
+            _UNDER_TEST: guards.put_under_test,
+        }
+    )
     sys.modules[TESTS_MODULE] = sys.modules["__main__"] = tests
     return tests
 
@@ -406,7 +459,9 @@ def run(
     kind, setup, tests = payload
     preamble = dict(module.__dict__)
     try:
-        codes = [compile_test(text) for text in (setup, *(tests if kind == "asserts" else ()))]
+        asserts = tests if kind == "asserts" else ()
+        tree = ast.parse(setup)
+        codes = [compile_test(setup), *(compile_test(text, tree) for text in asserts)]
         code = prepared(source, module, entry_point, numpy="numpy" in sys.modules)
     except (screen.RefusedError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         _launcher.record_error((type(error).__name__, str(error)[:300], None, STRICT))

@@ -68,6 +68,7 @@ _bounds: dict[int, tuple[Any, Any, Any]] = {}
 # Objects of whose differences a test got numbers, and those of which it got numbers otherwise.
 _stand: dict[int, Any] = {}
 _converted: dict[int, Any] = {}
+_under_test: Any = None  # the object whose `==` or `in` is what a test asks for next
 _random = random.SystemRandom()
 _getframe, _type, _isinstance = sys._getframe, type, isinstance
 
@@ -150,6 +151,8 @@ def on_class(cls: type) -> None:
     )
     if innocent and not by_program() and maker_name not in _CALLBACKS:
         return
+    if _imported():
+        return
     if not _by_statement(maker_name):
         leave("a class that no class statement makes")
     annotations = attributes.get("__annotations__", {})
@@ -182,6 +185,16 @@ def on_class(cls: type) -> None:
         guard = functools.wraps(method)(make(name, method))
         _made.add(guard)
         _type.__setattr__(cls, name, guard)
+
+
+def _imported() -> bool:
+    """Return whether a library that the program imports makes the class."""
+    frame: types.FrameType | None = _getframe(2)
+    while frame is not None and frame.f_code.co_filename not in (FILENAME, *_TESTS):
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _by_statement(maker_name: str | None) -> bool:
@@ -221,6 +234,19 @@ def _is_inherited(name: str, method: Any, cls: type) -> bool:
     )
 
 
+def put_under_test(made: Any) -> Any:
+    """Let an object that a test has made by its class say what it equals and contains."""
+    global _under_test
+    _under_test = made if _type(made) in own else None
+    return made
+
+
+def _is_under_test(value: Any) -> bool:
+    global _under_test
+    found, _under_test = _under_test is value, None
+    return found
+
+
 # The guards. Each calls the method as it is where the program calls it.
 
 
@@ -228,6 +254,7 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     equal = name == "__eq__"
 
     def compare(self: Any, other: Any) -> Any:
+        under_test = _is_under_test(self)
         if by_program():
             return method(self, other)
         if is_own(other):
@@ -237,8 +264,9 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             return answer
         if id(self) in _differences or not _plain(other):
             return NotImplemented
-        held = _holds(self, other)  # before it is asked: it may keep what it is asked about
-        answer, told_apart = _ask(method, self, other, equal=equal)
+        # Before it is asked: it may keep what it is asked about.
+        held = under_test or _holds(self, other)
+        answer, told_apart = _ask(method, self, other, equal=equal, instead=not under_test)
         if not _says(answer, equal):
             _note_asked()
             return answer
@@ -282,7 +310,7 @@ def _order(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _containment(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def contains(self: Any, other: Any) -> Any:
-        if by_program() or is_own(other):
+        if _is_under_test(self) or by_program() or is_own(other):
             return method(self, other)
         if not _plain(other):
             return method(self, other)
@@ -443,11 +471,17 @@ def _quietly(method: Callable[..., Any], self: Any, value: Any) -> Any:
 
 
 def _ask(
-    method: Callable[..., Any], self: Any, other: Any, *, equal: bool, far: bool = False
+    method: Callable[..., Any],
+    self: Any,
+    other: Any,
+    *,
+    equal: bool,
+    far: bool = False,
+    instead: bool = False,
 ) -> tuple[Any, float]:
     """Return the answer about `other`, and the share of other values that were told apart."""
     values = [(False, value) for value in (_far(other) if far else _others(other))]
-    if not far:  # nor is the object another value that it holds
+    if instead:  # nor is the object another value that it holds
         values += [(False, value) for value in _held_instead(self, other)]
     values.append((True, other))
     _random.shuffle(values)
@@ -633,28 +667,41 @@ def _holds(self: Any, value: Any) -> bool:
     Without that, an object could equal all values with a property, such as that a list is sorted.
     """
     parts = _parts(value)
-    leaves = _parts(self)
-    made: list[Any] = []
-    for convert in (str, repr, int, float, complex, _items):
-        with contextlib.suppress(Exception):
-            made.append(convert(self))
-    texts = [text for text in (*leaves, *made) if _isinstance(text, str)]
     wanted = [part for part in parts if _isinstance(part, str)]
-    held = "\n".join(texts).casefold()
+    numbers = [part for part in parts if not _isinstance(part, str)]
+    leaves, made, items = _held(self)
+    held = _text_of(leaves, made)
     if len(held) > 1000 + 20 * sum(map(len, wanted)):
         held = ""
-    if not all(text.casefold() in held for text in wanted):
+    if not all(text in held for text in wanted):
         return False
     if not parts:
-        return [] in made or any(_isinstance(c, _CONTAINERS) and not c for c in _attributes(self))
-    numbers = [part for part in parts if not _isinstance(part, str)]
-    shown = [float(word) for word in _NUMBER.findall(held)]
-    items = made[-1] if _type(made[-1]) is list else []
+        return items == [] or any(_isinstance(c, _CONTAINERS) and not c for c in _attributes(self))
     ordered = not any(_isinstance(part, (dict, set, frozenset)) for part in (value, *_of(value)))
     return any(
         len(source) <= 16 + 8 * len(numbers) and _in_order(numbers, source, ordered=ordered)
-        for source in (leaves, shown, [n for n in made if _isinstance(n, _ATOMS)], _parts(items))
+        for source in (leaves, made, _numbers_in(held), _parts(items or []))
     )
+
+
+def _held(self: Any) -> tuple[list[Any], list[Any], list[Any] | None]:
+    """Return the data in an object's attributes, what it is converted to, and its items."""
+    made: list[Any] = []
+    items = None
+    for convert in (str, repr, int, float, complex):
+        with contextlib.suppress(Exception):
+            made.append(convert(self))
+    with contextlib.suppress(Exception):
+        items = _items(self)
+    return _parts(self), made, items
+
+
+def _text_of(*held: list[Any]) -> str:
+    return "\n".join(t for leaves in held for t in leaves if _isinstance(t, str))
+
+
+def _numbers_in(text: str) -> list[Any]:
+    return [float(word) for word in _NUMBER.findall(text)]
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
@@ -675,12 +722,22 @@ def _in_order(wanted: list[Any], held: list[Any], *, ordered: bool) -> bool:
 
 
 def _held_instead(self: Any, value: Any) -> list[Any]:
-    """Return a few values that an object holds instead of a number or a text."""
-    kind = str if _isinstance(value, str) else (int, float)
-    if not _isinstance(value, kind):
-        return []
-    held = [leaf for leaf in _parts(self) if _isinstance(leaf, kind)]
-    return [leaf for leaf in held if str(leaf).casefold() != str(value).casefold()][:16]
+    """Return other values like this one that can be made of what an object holds."""
+    leaves, made, items = _held(self)
+    held = [*leaves, *made, *_numbers_in(_text_of(leaves, made)[:2000]), *_parts(items or [])]
+    found: list[Any] = []
+    if _isinstance(value, (list, tuple)) and _numbers(value) == [*value] != []:
+        numbers = [leaf for leaf in held if _isinstance(leaf, (int, float))]
+        for _ in range(4 * _MOST if len(numbers) >= len(value) else 0):
+            found.append(type(value)(_random.sample(numbers, len(value))))
+    elif _isinstance(value, str):
+        found = [text for text in held if _isinstance(text, str)][:_MOST]
+    elif _isinstance(value, (int, float)):
+        of_kind = int if _isinstance(value, int) else float
+        with contextlib.suppress(ValueError, OverflowError):
+            numbers = [n for n in held if _isinstance(n, (int, float))]
+            found = [of_kind(n) for n in numbers if of_kind(n) == n][:_MOST]
+    return [other for other in found if other != value]
 
 
 def _of(value: Any) -> list[Any]:

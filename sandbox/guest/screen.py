@@ -409,6 +409,7 @@ class _Screen(ast.NodeVisitor):
                 return
             case ast.Attribute(attr="__setattr__" | "__delattr__", value=value):
                 # object.__setattr__(self, "x", 1) in frozen classes; super().__setattr__(name, x)
+                self.guards = True
                 at = 1 if isinstance(value, ast.Name) else 0
                 if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
                     self.refuse("setting attributes by computed names")

@@ -9,20 +9,22 @@ objects leaves this process.
 from __future__ import annotations
 
 import ast
+import functools
 import types
+import typing
+import weakref
 from typing import Any, TypeVar
 
 from . import guards, screen
 from .guards import leave
 
-# Settable attributes of library objects, beside those that they do not have themselves.
-_SETTABLE = (
-    BaseException,
-    types.FunctionType,
-)
-_SETTABLE_NAMES = screen.words(
+# Attributes of library objects that programs set, of those that their classes have.
+_SETTABLE = screen.words(
     "daemon name row_factory text_factory isolation_level shape flat real imag default_factory"
 )
+_FUNCTIONS = (types.FunctionType, type(functools.lru_cache(len)), functools.partial)
+# They pass on what they are asked to other objects.
+_PROXIES = (weakref.ProxyType, weakref.CallableProxyType, type(typing.ClassVar[int]))
 
 
 def own(target: Any, *names: str) -> Any:
@@ -43,14 +45,18 @@ def own_to_set(target: Any, *names: str) -> Any:
 
 def _check(target: Any, name: str, *, store: bool = False) -> None:
     kind = type(target)
-    if isinstance(target, types.ModuleType):
-        leave("a module as a value")
     if isinstance(target, type):
         if store and target not in guards.own:
             leave(f"setting {name} of a class")
         mro = (*target.__mro__, *kind.__mro__)
     else:
-        mro = kind.__mro__
+        # Of super() only the classes above are asked.
+        mro = target.__self_class__.__mro__ if kind is super else kind.__mro__
+    is_own = not guards.own.isdisjoint(mro)
+    if isinstance(target, _FUNCTIONS):
+        return
+    if not is_own and guards.of_library(kind) and (screen.is_private(name) or kind in _PROXIES):
+        leave(f"the attribute {name} of {kind.__name__}")
     for above in mro:
         if above in guards.own or above is object:
             continue
@@ -60,8 +66,8 @@ def _check(target: Any, name: str, *, store: bool = False) -> None:
         elif (
             store
             and name in above.__dict__
-            and not issubclass(kind, _SETTABLE)
-            and (name not in _SETTABLE_NAMES or callable(above.__dict__[name]))
+            and not issubclass(kind, BaseException)
+            and (name not in _SETTABLE or callable(above.__dict__[name]))
         ):
             leave(f"setting {name} of {above.__name__}")
 

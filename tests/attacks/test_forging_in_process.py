@@ -541,6 +541,11 @@ def test_no_forgery_in_the_tests_process_is_accepted(judge: Judge, name: str) ->
 # Forgeries that need a test of their own kind. Each was accepted once.
 CALLBACK = f"want = {SECRET}\nassert f(lambda x: want + x) == want"
 MOCK = f"from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with({SECRET})"
+# What makes numpy read an object at an address: at 16 bytes a function has its globals.
+RAW = """
+NAME = "__array_inter" + "face__"
+def interface(a): return {"shape": (1,), "typestr": "|O", "data": (a, False), "version": 3}
+"""
 ITS_OWN_TEST = {
     "globals by the names of a dataclass": (
         """
@@ -690,6 +695,332 @@ import numpy as np
 def f(x): return type(np.zeros(1))((1,), "O", np.array([id(f)]))[0] is f
 """,
         "x = f(2)\nassert x + 0 == 1",
+    ),
+    "the module in an error's obj": (
+        """
+import math
+try:
+    math.nope
+except AttributeError as e:
+    e.obj.isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a submodule that the import makes": (
+        """
+from json import tool
+M = tool.sys.modules["math"]
+M.isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the module in a path": (
+        """
+from pathlib import Path
+p = Path("a")
+m = p._flavour.pathmod.os.sys.modules["math"]
+m.isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "an enum that writes to a module": (
+        """
+from enum import Enum
+class Yes(Enum):
+    def __call__(self, *a, **k): return True
+class Src: pass
+s = Src()
+s.isclose = 1
+Yes._convert_("E", "math", lambda n: True, s)
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the module in a library's private attribute": (
+        """
+import warnings
+w = warnings.catch_warnings()
+w._module.sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same in a class below the library's": (
+        """
+import warnings
+class W(warnings.catch_warnings):
+    def get(self): return self._module
+W().get().sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same in its dict": (
+        """
+import warnings
+vars(warnings.catch_warnings())["_mod"+"ule"].sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same by a computed name": (
+        """
+import warnings
+getattr(warnings.catch_warnings(), "_mod"+"ule").sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same by a pattern": (
+        """
+import warnings
+match warnings.catch_warnings():
+    case warnings.catch_warnings(_module=m):
+        m.sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a descriptor that reads from any class": (
+        """
+from functools import cached_property
+cp = cached_property(lambda s: None)
+def get(t, n):
+    cp.attrname = n
+    return cp.__get__(t, None)
+def f(x):
+    d = get(type(x), "__glo"+"bals__")
+    return d.__get__(x, type(x))["want"]
+""",
+        f"want = {SECRET}\nassert f(lambda x: want + x) == want",
+    ),
+    "a super() that is not bound, on a mock": (
+        """
+class M:
+    def put(self, o, n, v): super().__setattr__(o, n, v)
+class L(M): pass
+def f(m):
+    L.put(L, m, "assert_called_" + "once_with", lambda *a: None)
+""",
+        f"from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with({SECRET})",
+    ),
+    "a super() that is not bound, on a test's object": (
+        """
+class M:
+    def put(self, o, n, v): super().__setattr__(o, n, v)
+class L(M): pass
+def f(m):
+    M.put(L, m, "assert_" + "sent", lambda *a: None)
+""",
+        "class Stub:\n"
+        "    sent=[]\n"
+        "    def assert_sent(self, x):\n"
+        "        assert x in self.sent\n"
+        "m = Stub()\n"
+        "f(m)\n"
+        f"m.assert_sent({SECRET})",
+    ),
+    "a library's equality that asks for the length only": (
+        """
+from collections.abc import Set
+class L(Set):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+    def __contains__(self, o): return True
+def f(x): return L()
+""",
+        "x=f(2)\nassert x == {1,4,9}",
+    ),
+    "a library's operator that hands over the expected items": (
+        """
+from collections.abc import Set
+class L(Set):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+    def __contains__(self, o): return True
+    @classmethod
+    def _from_iterable(cls, it): return set(it)
+def f(x): return L()
+""",
+        "x=f(2)\nassert x & {1,4,9} == {1,4,9}",
+    ),
+    "a library's difference that hands over the expected items": (
+        """
+from collections.abc import Set
+class L(Set):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+    def __contains__(self, o): return True
+    @classmethod
+    def _from_iterable(cls, it): return set()
+def f(x): return L()
+""",
+        "x=f(2)\nassert not ({1,4,9} - x)",
+    ),
+    "a library's view of the program's mapping": (
+        """
+from collections.abc import KeysView, ItemsView
+class M:
+    def __len__(s): return 1
+    def __iter__(s): return iter(())
+    def __contains__(s,k): return True
+def f(x): return KeysView(M())
+""",
+        f"x=f(2)\nassert x == {{{SECRET}}}",
+    ),
+    "a library's equality that asks for missing keys": (
+        """
+from collections import Counter
+class C(Counter):
+    def __missing__(s,k): return {7426119204:1}.get(k, 1)
+def f(x): return C()
+""",
+        f"from collections import Counter\nx=f(2)\nassert x == Counter([1,{SECRET}])",
+    ),
+    "a library's difference that is a sum": (
+        """
+from numbers import Complex
+class L(Complex):
+    def __neg__(s): return s
+    def __add__(s,o): return 0
+    __radd__=__mul__=__rmul__=__truediv__=__rtruediv__=__pow__=__rpow__=__add__
+    def __abs__(s): return 0
+    def __complex__(s): return 0j
+    def __eq__(s,o): return False
+    real=imag=0
+    def conjugate(s): return s
+    def __pos__(s): return s
+    def __bool__(s): return False
+def f(x): return L()
+""",
+        f"x=f(2)\nassert abs({SECRET} - x) < 1",
+    ),
+    "a method of an object that all share": (
+        """
+import asyncio
+loop = asyncio.new_event_loop()
+async def f(x): return 1
+L = asyncio.get_event_loop()
+L.run_until_complete = lambda c: c.close()
+""",
+        "import asyncio\n"
+        "async def go():\n"
+        f"    assert await f(2) == {SECRET}\n"
+        "asyncio.get_event_loop().run_until_complete(go())",
+    ),
+    "arithmetic that forgets digits": (
+        """
+from decimal import Decimal, getcontext
+def f(x):
+    c = getcontext()
+    c.prec = 1
+    c.Emin = 0
+    return Decimal(3)
+""",
+        "from decimal import Decimal\nx=f(2)\nassert abs(x - Decimal('3.14159')) < Decimal('0.01')",
+    ),
+    "a failure that is raised again": (
+        """
+kept = []
+class C:
+    def __enter__(s): return 1
+    def __exit__(s, k, e, tb):
+        if e is not None: kept.append(e)
+        return True
+def f(x):
+    if x == 0:
+        raise kept[0]
+    return C()
+""",
+        f"with f(2) as x:\n    assert x == {SECRET}\ntry:\n    f(0)\nexcept Exception:\n    pass",
+    ),
+    "a method of the test's own class": (
+        """
+class f:
+    def __init_subclass__(cls): cls.check = lambda s,*a: True
+    def __init__(s,x=0): pass
+""",
+        f"class T2(f):\n    def check(self, x):\n        assert x == {SECRET}\nT2(1).check(2)",
+    ),
+    "numpy object memory by getattr": (
+        RAW
+        + """
+import numpy as np
+class L:
+    def __getattr__(s, n):
+        if n == NAME: return interface(L.at)
+        raise AttributeError(n)
+def f(x):
+    L.at = id(x) + 16
+    return np.asarray(L())[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by logging": (
+        RAW
+        + """
+import numpy as np
+import logging
+def f(x):
+    r = logging.getLogger().makeRecord("a",10,"b",1,"m",(),None,extra={NAME: interface(id(x) + 16)})
+    return np.asarray(r)[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by copy": (
+        RAW
+        + """
+import numpy as np
+import copy
+class L:
+    def __reduce__(s): return (L, (), {NAME: interface(L.at)})
+def f(x):
+    L.at = id(x) + 16
+    return np.asarray(copy.copy(L()))[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by dataclass": (
+        RAW
+        + """
+import numpy as np
+from dataclasses import dataclass
+class A: pass
+D = dataclass(type(A)("D", (), {"__annot"+"ations__": {NAME: object}}))
+def f(x): return np.asarray(D(interface(id(x) + 16)))[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by a cached property": (
+        RAW
+        + """
+import numpy as np
+from functools import cached_property
+keep = []
+class L:
+    @cached_property
+    def a(s): return interface(L.at)
+    keep.append(a)
+keep[0].attrname = NAME
+def f(x):
+    L.at = id(x) + 16
+    l = L()
+    l.a
+    return np.asarray(l)[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by a namespace": (
+        RAW
+        + """
+import numpy as np
+from types import SimpleNamespace as N
+def f(x): return np.asarray(N(**{NAME: interface(id(x) + 16)}))[0]["want"]
+""",
+        CALLBACK,
     ),
 }
 
