@@ -18,8 +18,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
-from attacks.test_bulk import HOSTILE  # noqa: E402
-from attacks.test_forging import FORGERIES  # noqa: E402
+from attacks.test_bulk import FORGERIES, HOSTILE  # noqa: E402
 from helpers import bulk  # noqa: E402
 
 from stepcoder.sandbox import Judge  # noqa: E402
