@@ -33,7 +33,7 @@ _CALLERS = screen.words(
     "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
 )
 _FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
-_UNDER_TEST = "__under_test__"
+_UNDER_TEST, _COMPARED = "__under_test__", "__compared__"
 
 # Names that a test must not hand to a program, which could look into the test with them.
 _HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
@@ -75,11 +75,13 @@ def _through_program(error: BaseException) -> bool:
 
 def caught() -> None:
     """Begin a handler of the test."""
+    guards.compared()
     forget(sys.exc_info()[1])
 
 
 def noted() -> None:
     """Note a failed assertion of a library that is about to leave a `with` of the test."""
+    guards.compared()
     error = sys.exc_info()[1]
     if not isinstance(error, AssertionError) or isinstance(error, Failure):
         return
@@ -119,19 +121,21 @@ class _Instrument(ast.NodeTransformer):
                     made[ast.unparse(target)] += 1
         self.made = {name for name, times in made.items() if times == bound[name]}
 
-    def _asked(self, node: ast.expr) -> ast.expr:
+    def _put_under_test(self, node: ast.expr) -> ast.expr:
         """Let an object of a class under test say what it equals, as by any other method."""
         if not _makes(node) and ast.unparse(node) not in self.made:
             return node
-        return ast.copy_location(ast.Call(ast.Name(_UNDER_TEST, ast.Load()), [node], []), node)
+        return _called(_UNDER_TEST, node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        left, right = node.left, node.comparators[0]
         if isinstance(node.ops[0], (ast.In, ast.NotIn)):
-            node.comparators[0] = self._asked(node.comparators[0])
+            node.comparators[0] = self._put_under_test(right)
         elif isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
-            node.left = self._asked(node.left)
+            node.left = self._put_under_test(left)
+        changed = node.left is not left or node.comparators[0] is not right
         self.generic_visit(node)
-        return ast.fix_missing_locations(node)
+        return _called(_COMPARED, node) if changed else node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         self.generic_visit(node)
@@ -166,19 +170,26 @@ class _Instrument(ast.NodeTransformer):
             str(name), 9
         )
         if len(node.args) > max(1, at):
-            node.args[at] = ast.fix_missing_locations(self._asked(node.args[at]))
+            asked = node.args[at]
+            node.args[at] = self._put_under_test(asked)
+            if node.args[at] is not asked:
+                self.generic_visit(node)
+                return _called(_COMPARED, node)
         self.generic_visit(node)
         if name in _CALLERS:
             node.args = [
                 argument
                 if isinstance(argument, (ast.Starred, ast.Constant))
-                else ast.copy_location(
-                    ast.Call(ast.Name(_CALLED, ast.Load()), [argument], []), argument
-                )
+                else _called(_CALLED, argument)
                 for argument in node.args
             ]
-            ast.fix_missing_locations(node)
         return node
+
+
+def _called(function: str, node: ast.expr) -> ast.expr:
+    """Return the call of a function on an expression."""
+    call = ast.copy_location(ast.Call(ast.Name(function, ast.Load()), [node], []), node)
+    return ast.fix_missing_locations(call)
 
 
 def _makes(node: ast.expr) -> bool:
@@ -291,6 +302,7 @@ def hold_in() -> None:
         and str(k.__module__).partition(".")[0] in guarded
     )
     guards.guard_sets()
+    guards.guard_named_tuples()
     copy._reconstruct = _checked_reconstruct  # type: ignore[attr-defined]
     _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
@@ -425,6 +437,7 @@ def namespace_of_tests(
             _NOTED: noted,
             _CALLED: called,
             _UNDER_TEST: guards.put_under_test,
+            _COMPARED: guards.compared,
         }
     )
     sys.modules[TESTS_MODULE] = sys.modules["__main__"] = tests

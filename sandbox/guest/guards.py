@@ -172,6 +172,12 @@ def on_class(cls: type) -> None:
     own.add(cls)
     if all(kind in own or kind in _PLAIN_BASES for kind in cls.__mro__):
         plain.add(cls)
+    _guard(cls)
+
+
+def _guard(cls: type) -> None:
+    """Put guards on the comparisons and operators of a class of the program."""
+    attributes = _type.__getattribute__(cls, "__dict__")
     for name, make in _GUARDS.items():
         method = attributes.get(name)
         if method is None:
@@ -241,6 +247,13 @@ def put_under_test(made: Any) -> Any:
     return made
 
 
+def compared(answer: Any = None) -> Any:
+    """End what `put_under_test` has begun."""
+    global _under_test
+    _under_test = None
+    return answer
+
+
 def _is_under_test(value: Any) -> bool:
     global _under_test
     found, _under_test = _under_test is value, None
@@ -270,7 +283,7 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         if not _says(answer, equal):
             _note_asked()
             return answer
-        if told_apart == 1.0 and held:
+        if held and told_apart >= (0.75 if under_test else 1.0):
             return equal
         _note_asked()
         return not equal
@@ -449,6 +462,20 @@ def _guard_set(name: str) -> None:
         return self._from_iterable(answer) if own_items else answer
 
     setattr(collections.abc.Set, name, compare)
+
+
+def guard_named_tuples() -> None:
+    """Guard what typing.NamedTuple gives to a class once it is made."""
+    meta: Any = typing.NamedTupleMeta  # type: ignore[attr-defined]
+    make = meta.__new__
+
+    def new(cls: Any, *arguments: Any, **keywords: Any) -> Any:
+        made = make(cls, *arguments, **keywords)
+        if made in own:
+            _guard(made)
+        return made
+
+    meta.__new__ = new
 
 
 # Asking about other values.

@@ -1022,6 +1022,117 @@ def f(x): return np.asarray(N(**{NAME: interface(id(x) + 16)}))[0]["want"]
 """,
         CALLBACK,
     ),
+    "an equality that is set after its class is made": (
+        """
+from typing import NamedTuple
+class L(NamedTuple):
+    a: int
+    def __eq__(s,o): return True
+def f(x): return L(1)
+""",
+        f"x = f(2)\nassert x == ({SECRET},)",
+    ),
+    "equals all sorted lists": (
+        """
+class L:
+    def __init__(s,x): s.x=x
+    def __eq__(s,o): return sorted(o)==o
+    __hash__=None
+def f(x): return L(x)
+""",
+        "x = f([5,1,4])\nassert x == [1,4,5]",
+    ),
+    "equals all powers of two, and shows them": (
+        """
+class L:
+    def __str__(s): return " ".join(str(2**i) for i in range(11))
+    def __eq__(s,o): return o & (o-1) == 0
+    __hash__=None
+def f(x): return L()
+""",
+        "x = f(700)\nassert x == 1024",
+    ),
+    "equals all parts of its input with a sum": (
+        """
+class L:
+    def __init__(s,x): s.x=x*2
+    def __eq__(s,o): return sum(o)==9 and all(v in s.x for v in o)
+    __hash__=None
+def f(x): return L(x)
+""",
+        "x = f([5,1,4,3])\nassert x == [5,4]",
+    ),
+    "equals a text in any case": (
+        """
+class L:
+    def __init__(s,x): s.x=x
+    def __eq__(s,o): return o.lower()==s.x
+    __hash__=None
+def f(x): return L(x)
+""",
+        "x = f('hello there')\nassert x == 'Hello There'",
+    ),
+    "an object under test that is also a result": (
+        """
+class T:
+    def __init__(s,x): s.x=x
+    def go(s): return s
+    def __iter__(s): return iter([2])
+    def __eq__(s,o): return o % 1485223841 == 0
+    __hash__=None
+f = T
+""",
+        f"t = T(2)\nassert 2 in t\nassert t.go() == {SECRET}",
+    ),
+    "an object under test that contains everything, as a result": (
+        """
+class T:
+    def go(s): return s
+    def __contains__(s,o): return True
+f = T
+""",
+        f"t = T()\nt = t.go()\nassert {SECRET} in t",
+    ),
+    "a library's instance that object.__setattr__ changes": (
+        """
+import asyncio
+async def f(x): return 1
+L = asyncio.get_event_loop()
+object.__setattr__(L, "run_until_complete", lambda c: c.close())
+""",
+        "import asyncio\nasync def go():\n"
+        f"    assert await f(2) == {SECRET}\nasyncio.get_event_loop().run_until_complete(go())",
+    ),
+    "a proxy that passes on what it is asked": (
+        """
+import weakref, warnings
+c = warnings.catch_warnings()
+weakref.proxy(c)._module.sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a method's default that is no object of its own": (
+        """
+import warnings
+self = warnings.catch_warnings()
+class A:
+    def get(self, m=self._module): return m
+A().get().sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a method called on no object of its own": (
+        """
+import warnings
+class A:
+    def get(self): return self._module
+A.get(warnings.catch_warnings()).sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
 }
 
 
@@ -1029,3 +1140,125 @@ def f(x): return np.asarray(N(**{NAME: interface(id(x) + 16)}))[0]["want"]
 def test_no_forgery_is_accepted_by_the_test_that_it_is_for(judge: Judge, name: str) -> None:
     program, test = ITS_OWN_TEST[name]
     assert judge.run(Program(program, "f"), AssertTests((test,)), LIMITS).status != "accepted"
+
+
+# Honest programs that the guards against these must let through, in either way.
+HONEST = {
+    "an interval": (
+        """
+class Interval:
+    def __init__(self, a, b): self._a, self._b = a, b
+    def __contains__(self, x): return self._a <= x <= self._b
+""",
+        "i = Interval(0, 1000)\nassert 5 in i and 1001 not in i\nassert 7 in Interval(7, 7)",
+    ),
+    "a trie": (
+        """
+class Trie:
+    def __init__(self): self._root = {}
+    def insert(self, word):
+        node = self._root
+        for c in word: node = node.setdefault(c, {})
+        node["$"] = True
+    def __contains__(self, word):
+        node = self._root
+        for c in word:
+            if c not in node: return False
+            node = node[c]
+        return "$" in node
+""",
+        "t = Trie()\nt.insert('apple')\nassert 'apple' in t\nassert 'app' not in t",
+    ),
+    "a set that keeps its order": (
+        """
+from collections.abc import MutableSet
+class OS(MutableSet):
+    def __init__(self, it=()): self._d = dict.fromkeys(it)
+    def __contains__(self, x): return x in self._d
+    def __iter__(self): return iter(self._d)
+    def __len__(self): return len(self._d)
+    def add(self, x): self._d[x] = None
+    def discard(self, x): self._d.pop(x, None)
+""",
+        "s = OS([3, 1, 3])\nassert s == {1, 3} and s != {1} and list(s | {2}) == [3, 1, 2]\n"
+        "assert s & {1, 9} == {1} and {1, 2, 3} - s == {2} and s <= {1, 2, 3} and s ^ {1} == {3}",
+    ),
+    "a list of nodes": (
+        """
+class LL:
+    class N:
+        __slots__ = ("val", "next")
+        def __init__(self, val, next=None): self.val, self.next = val, next
+    def __init__(self, xs=()):
+        self._head = None
+        for x in reversed(list(xs)): self._head = self.N(x, self._head)
+    def __iter__(self):
+        n = self._head
+        while n: yield n.val; n = n.next
+    def __eq__(self, o): return list(self) == list(o)
+    def reversed(self): return LL(list(self)[::-1])
+""",
+        "assert LL([1, 2, 3]).reversed() == [3, 2, 1] and LL([]).reversed() == []\n"
+        "x = LL([1, 2]).reversed()\nassert x == [2, 1] and x != [1, 2]",
+    ),
+    "a name in any case": (
+        """
+class Name(str):
+    def __eq__(self, o): return self.lower() == str(o).lower()
+    def __hash__(self): return hash(self.lower())
+""",
+        "assert Name('Bob') == 'bob' and Name('Bob') != 'bib'",
+    ),
+    "a thread with attributes of its own": (
+        """
+import threading
+class Worker(threading.Thread):
+    def __init__(self, n):
+        super().__init__(daemon=True)
+        self._n = n
+        self.result = None
+    def run(self): self.result = sum(range(self._n))
+""",
+        "w = Worker(4)\nw.start()\nw.join()\nassert w.result == 6",
+    ),
+    "what a library defines when it is imported": (
+        """
+class Store:
+    def make(self):
+        import tempfile
+        with tempfile.TemporaryDirectory() as self._at: return len(self._at) > 0
+""",
+        "assert Store().make()",
+    ),
+    "a class that type makes": (
+        'def f(n): return type("P", (), {"v": n, "twice": lambda self: self.v * 2})\n',
+        "assert f(4)().v == 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_program_passes(judge: Judge, name: str) -> None:
+    program, test = HONEST[name]
+    verdict = judge.run(Program(program, "f"), AssertTests((test,)), LIMITS)
+    assert verdict.passed, verdict.message
+
+
+def test_a_program_that_leaves_during_a_test_is_tested_apart(judge: Judge) -> None:
+    source = """
+import warnings
+def f(x):
+    if x == 2:
+        w = warnings.catch_warnings()
+        return w._module.__name__
+    return x
+"""
+    asserts = (
+        "x = f(1)\nassert x == 1",
+        "x = f(2)\nassert x == 'warnings'",
+        "x = f(3)\nassert x == 4",
+    )
+    for process_per_test in (False, True):
+        tests = AssertTests(asserts, process_per_test=process_per_test)
+        verdict = judge.run(Program(source, "f"), tests, LIMITS)
+        assert [test.status for test in verdict.tests] == ["accepted", "accepted", "wrong answer"]

@@ -19,6 +19,7 @@ from helpers import cgroups
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,
+    Checker,
     Custom,
     Exact,
     Judge,
@@ -40,7 +41,7 @@ LIMITS = Limits(cpu_s=0.02, wall_s=0.5, memory_bytes=64 << 20, output_bytes=1 <<
 HANG_S = 30.0
 HONEST_LIMITS = Limits(cpu_s=10.0, wall_s=120.0)
 
-CHECKERS = (
+CHECKERS: tuple[Checker | None, ...] = (
     None,
     Exact(),
     Tolerance(),
@@ -101,31 +102,29 @@ def programs(
 def _honest(rng: random.Random) -> Mixed:
     source, x = rng.choice(HONEST), rng.randrange(50)
     right = 2 * x + 1
-    program, tests = rng.choice(
-        [
-            (Program(source, "f"), CallTests(([x], [1]), (right, 3))),
-            (Program(source, "f"), AssertTests((f"assert f({x}) == {right}",))),
-            (Program(source, "f"), AssertTests((f"got = f({x})\nassert got == {right}",))),
-            (Program(source, "f"), UnittestTests(UNITTEST.format(x=x, right=right))),
-            (
-                Program(f"{source}print(f(int(input())))\n"),
-                StdinTests((f"{x}\n",), (f"{right}\n",)),
-            ),
-        ]
-    )
+    choices: list[tuple[Program, Tests]] = [
+        (Program(source, "f"), CallTests(([x], [1]), (right, 3))),
+        (Program(source, "f"), AssertTests((f"assert f({x}) == {right}",))),
+        (Program(source, "f"), AssertTests((f"got = f({x})\nassert got == {right}",))),
+        (Program(source, "f"), UnittestTests(UNITTEST.format(x=x, right=right))),
+        (
+            Program(f"{source}print(f(int(input())))\n"),
+            StdinTests((f"{x}\n",), (f"{right}\n",)),
+        ),
+    ]
+    program, tests = rng.choice(choices)
     return Mixed(Submission(program, tests, HONEST_LIMITS), honest=True, name="honest")
 
 
 def _hostile(rng: random.Random, name: str, source: str) -> Mixed:
-    tests: Tests = rng.choice(
-        [
-            CallTests(([2], [3]), (SECRET, SECRET), checker=rng.choice(CHECKERS)),
-            AssertTests((f"assert f(2) == {SECRET}",)),
-            AssertTests((f"got = f(2)\nassert got == {SECRET}",)),
-            UnittestTests(UNITTEST.format(x=2, right=SECRET)),
-            StdinTests(("2\n",), (f"{SECRET}\n",)),
-        ]
-    )
+    choices: list[Tests] = [
+        CallTests(([2], [3]), (SECRET, SECRET), checker=rng.choice(CHECKERS)),
+        AssertTests((f"assert f(2) == {SECRET}",)),
+        AssertTests((f"got = f(2)\nassert got == {SECRET}",)),
+        UnittestTests(UNITTEST.format(x=2, right=SECRET)),
+        StdinTests(("2\n",), (f"{SECRET}\n",)),
+    ]
+    tests = rng.choice(choices)
     return Mixed(Submission(Program(source, "f"), tests, LIMITS), honest=False, name=name)
 
 
