@@ -109,21 +109,36 @@ class _Instrument(ast.NodeTransformer):
 
     def __init__(self, *trees: ast.Module) -> None:
         """Find the names that are only ever bound to objects made by their class, T()."""
-        bound: Counter[str] = Counter()
-        made: Counter[str] = Counter()
-        for node in (inner for tree in trees for inner in ast.walk(tree)):
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        self.bound: Counter[str] = Counter()
+        self.imported: set[str] = set()
+        for node in nodes:
             match node:
                 case ast.Name(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
-                    bound[ast.unparse(node)] += 1
+                    self.bound[ast.unparse(node)] += 1
                 case ast.arg(arg=name):
-                    bound[name] += 1
-                case ast.Assign(targets=[target], value=value) if _makes(value):
-                    made[ast.unparse(target)] += 1
-        self.made = {name for name, times in made.items() if times == bound[name]}
+                    self.bound[name] += 1
+                case ast.Import(names=aliases):
+                    self.imported |= {alias.asname or alias.name for alias in aliases}
+        made: Counter[str] = Counter(
+            ast.unparse(node.targets[0])
+            for node in nodes
+            if isinstance(node, ast.Assign) and len(node.targets) == 1 and self._makes(node.value)
+        )
+        self.made = {name for name, times in made.items() if times == self.bound[name]}
+
+    def _makes(self, node: ast.expr) -> bool:
+        """Return whether an expression makes an object by its class, to judge by the name."""
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name))):
+                return name[0].isupper() and not self.bound[name]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)):
+                return name[0].isupper() and module in self.imported
+        return False
 
     def _put_under_test(self, node: ast.expr) -> ast.expr:
         """Let an object of a class under test say what it equals, as by any other method."""
-        if not _makes(node) and ast.unparse(node) not in self.made:
+        if not self._makes(node) and ast.unparse(node) not in self.made:
             return node
         return _called(_UNDER_TEST, node)
 
@@ -190,15 +205,6 @@ def _called(function: str, node: ast.expr) -> ast.expr:
     """Return the call of a function on an expression."""
     call = ast.copy_location(ast.Call(ast.Name(function, ast.Load()), [node], []), node)
     return ast.fix_missing_locations(call)
-
-
-def _makes(node: ast.expr) -> bool:
-    """Return whether an expression makes an object by its class, to judge by the name."""
-    if not isinstance(node, ast.Call):
-        return False
-    maker = node.func.value if isinstance(node.func, ast.Subscript) else node.func
-    name = getattr(maker, "id", None) or getattr(maker, "attr", None) or "_"
-    return bool(name[0].isupper())
 
 
 def _statement(text: str, at: ast.AST) -> ast.stmt:
@@ -276,7 +282,9 @@ def prepared(
     tree = ast.parse(source)
     guards.patterns = any(isinstance(n, ast.MatchClass) and n.patterns for n in ast.walk(tree))
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    guards.statements = {(node.end_lineno or 0, node.end_col_offset or 0) for node in classes}
+    guards.statements = {
+        (node.col_offset, node.end_lineno or 0, node.end_col_offset or 0) for node in classes
+    }
     if screen.screen(tree, entry_point, module.__dict__, numpy=numpy):
         tree = stand_ins.put_in(tree, module)
     return compile(tree, FILENAME, "exec", dont_inherit=True)

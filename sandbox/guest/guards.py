@@ -77,7 +77,8 @@ _getframe, _type, _isinstance = sys._getframe, type, isinstance
 asked = False
 patterns = False  # whether the program has patterns that take attributes by __match_args__
 handed = False  # whether a plain value was given to the program in this test
-statements: set[tuple[int, int]] = set()  # where the program's class statements end
+# Where the program's class statements stand: their column, their last line and its column.
+statements: set[tuple[int, int, int]] = set()
 STRICT = "strict"  # the mark of a run that needs a process of its own for the tests
 
 
@@ -215,8 +216,8 @@ def _by_statement(maker_name: str | None) -> bool:
         frame = frame.f_back
     if frame is None:
         return False
-    _, end, _, column = list(frame.f_code.co_positions())[frame.f_lasti // 2]
-    return (end, column) in statements
+    _, end, column, end_column = list(frame.f_code.co_positions())[frame.f_lasti // 2]
+    return (column, end, end_column) in statements
 
 
 def _from_library(name: str, cls: type) -> Any:
