@@ -198,24 +198,25 @@ class _StandIns(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
-        names = {inner.arg for inner in ast.walk(node) if isinstance(inner, ast.arg)}
         first = node.args.args[0].arg if node.args.args and hasattr(node, "of_class") else ""
-        bound = _bound(node)
-        outer, self.checked = self.checked, self.checked - names - bound
-        if first and first not in bound and _uses(node, first) == 1:
+        parameters, bound, reads, sets = _survey(node, first)
+        outer, self.checked = self.checked, self.checked.difference(parameters, bound)
+        if first and first not in bound and parameters.count(first) == 1:
             self.checked |= {first}
-        reads, sets = _attributes(node, first) if first in self.checked else ([], [])
-        inner, self.checked = self.checked, outer
+        else:
+            reads, sets = set(), set()
+        inner = self.checked
+        self.checked = outer
         node.args = self.visit(node.args)  # defaults and decorators belong outside
         node.decorator_list = [self.visit(decorator) for decorator in node.decorator_list]
         node.returns = node.returns and self.visit(node.returns)
         self.checked = inner
         node.body = [self.visit(statement) for statement in node.body]
         at = 1 if ast.get_docstring(node, clean=False) is not None and len(node.body) > 1 else 0
-        for name, attributes in ((_OWN, reads), (_OWN_TO_SET, sets)):
+        for name, attributes in ((_OWN, reads - sets), (_OWN_TO_SET, sets)):
             if attributes:
                 arguments: list[ast.expr] = [ast.Name(first, ast.Load())]
-                arguments += [ast.Constant(attribute) for attribute in attributes]
+                arguments += [ast.Constant(attribute) for attribute in sorted(attributes)]
                 call = ast.Expr(ast.Call(ast.Name(name, ast.Load()), arguments, []))
                 node.body.insert(at, _placed(call, node.body[at]))
         self.checked = outer
@@ -271,45 +272,42 @@ def _placed(made: _Node, at: ast.AST) -> _Node:
     return made
 
 
-def _bound(node: ast.AST) -> set[str]:
-    """Return the names that something below a function binds, but for parameters."""
-    names: set[str] = set()
-    for inner in ast.walk(node):
-        match inner:
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-                names.add(name)
-            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
-                names.add(name)
-            case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
-                names.add(name)
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                names.add(name)
-            case ast.ClassDef(name=name):
-                names.add(name)
-            case ast.Global(names=several) | ast.Nonlocal(names=several):
-                names.update(several)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                names.update(alias.asname or alias.name.partition(".")[0] for alias in aliases)
-    return names
+def _survey(node: ast.AST, first: str) -> tuple[list[str], set[str], set[str], set[str]]:
+    """Return what lies below a function: its parameters, and the other names that are bound.
 
-
-def _uses(node: ast.AST, name: str) -> int:
-    """Return how many parameters below a function have this name."""
-    return sum(isinstance(inner, ast.arg) and inner.arg == name for inner in ast.walk(node))
-
-
-def _attributes(node: ast.AST, first: str) -> tuple[list[str], list[str]]:
-    """Return the private attributes that a method reads of its object, and all that it sets."""
+    And of the object `first` the private attributes that are read, and all that are set.
+    """
+    parameters: list[str] = []
+    bound: set[str] = set()
     reads: set[str] = set()
     sets: set[str] = set()
     for inner in ast.walk(node):
-        match inner:
-            case ast.Attribute(value=ast.Name(id=name), attr=attr, ctx=context) if name == first:
-                if not isinstance(context, ast.Load):
-                    sets.add(attr)
-                elif screen.is_private(attr):
-                    reads.add(attr)
-    return sorted(reads - sets), sorted(sets)
+        kind = type(inner)
+        if kind is ast.Name:
+            if type(inner.ctx) is not ast.Load:  # type: ignore[attr-defined]
+                bound.add(inner.id)  # type: ignore[attr-defined]
+        elif kind is ast.arg:
+            parameters.append(inner.arg)  # type: ignore[attr-defined]
+        elif kind is ast.Attribute:
+            match inner:
+                case ast.Attribute(value=ast.Name(id=name), attr=attr, ctx=context):
+                    if name == first and not isinstance(context, ast.Load):
+                        sets.add(attr)
+                    elif name == first and screen.is_private(attr):
+                        reads.add(attr)
+        elif kind in _BINDERS:
+            for field in ("name", "rest", "names"):
+                names = getattr(inner, field, None) or ()
+                for name in [names] if isinstance(names, str) else names:
+                    alias = getattr(name, "asname", None) or getattr(name, "name", name)
+                    bound.add(str(alias).partition(".")[0])
+    return parameters, bound, reads, sets
+
+
+_BINDERS = {
+    ast.ExceptHandler, ast.MatchAs, ast.MatchStar, ast.MatchMapping, ast.FunctionDef,
+    ast.AsyncFunctionDef, ast.ClassDef, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom,
+}  # fmt: skip
 
 
 def put_in(tree: ast.Module, module: types.ModuleType) -> ast.Module:
