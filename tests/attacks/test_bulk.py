@@ -88,13 +88,8 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
     others = bulk.footprint()  # judges of other tests
     awake = {name: source for name, source in HOSTILE.items() if name not in SLEEPERS}
     with Judge(workers=2) as judge:
-        for seed in range(
-            1, 9
-        ):  # until all kinds of workers are up: with and without numpy or tests
-            bulk.run(judge, bulk.programs(seed, 400, FORGERIES, awake))
-            before = bulk.footprint()
-            if before.processes >= others.processes + 2 * 4 * 2:  # each with a child that waits
-                break
+        # Four kinds of two workers, each with a child that waits.
+        before = bulk.warm_up(judge, others.processes + 4 * 2 * 2, FORGERIES, awake)
         found = bulk.run(judge, bulk.programs(0, 2000, FORGERIES, awake))
         after = bulk.footprint_since(before, LEAK_BYTES)
     assert not found.broken, found.broken[:5]

@@ -192,6 +192,18 @@ def run(judge: Judge, mix: Iterator[Mixed]) -> Found:
     return Found(statuses, broken, longest_s)
 
 
+def warm_up(
+    judge: Judge, processes: int, forgeries: Mapping[str, str], attacks: Mapping[str, str]
+) -> Footprint:
+    """Run mixes until all kinds of workers are up: with and without numpy or tests."""
+    for seed in range(1, 9):
+        run(judge, programs(f"warm-up {seed}", 400, forgeries, attacks))
+        found = footprint()
+        if found.processes >= processes:
+            break
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """What this process holds: its descendants, descriptors, memory, scratch files, cgroups."""
