@@ -18,8 +18,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
-from attacks.test_bulk import HOSTILE  # noqa: E402
-from attacks.test_forging import FORGERIES  # noqa: E402
+from attacks.test_bulk import FORGERIES, HOSTILE  # noqa: E402
 from helpers import bulk  # noqa: E402
 
 from stepcoder.sandbox import Judge  # noqa: E402
@@ -55,8 +54,9 @@ def main() -> int:
     until = time.monotonic() + 60 * arguments.minutes
     closed_before = bulk.footprint()
     with Judge(arguments.workers) as judge:
-        bulk.run(judge, bulk.programs("warm-up", 200, FORGERIES, HOSTILE))
-        before = bulk.footprint()
+        # Four kinds of workers, each with a child that waits.
+        processes = closed_before.processes + 4 * 2 * arguments.workers
+        before = bulk.warm_up(judge, processes, FORGERIES, HOSTILE)
         while state["done"] < arguments.count and time.monotonic() < until:
             _slice(judge, state, min(SLICE, arguments.count - state["done"]))
             state["leaks"] += _leaks(before)

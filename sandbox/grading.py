@@ -7,6 +7,7 @@ a claim of untrusted code. So values are compared here, and limits are judged by
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -96,11 +97,16 @@ def has_no_value(runs: Runs) -> bool:
 
 
 def needs_a_tester(runs: Runs) -> bool:
-    """Return whether the tests did not run, since they need a process of their own."""
-    return any(
-        run.loading.outcome == _launcher.OUTCOME_ERROR and recorded_by(run.loading) == "strict"
-        for run in runs
-    )
+    """Return whether the tests need a process of their own: the program may not share theirs."""
+    return any(recorded_by(_last_finding(run)) == "strict" for run in runs)
+
+
+def _last_finding(run: _launcher.RunResult) -> _launcher.Finding:
+    """Return the finding of the phase that a run ended in."""
+    if run.phase >= _launcher.PHASE_FIRST_TEST:
+        with contextlib.suppress(IndexError):  # it came to its end
+            return run.test(run.phase - _launcher.PHASE_FIRST_TEST)
+    return run.loading
 
 
 def _is_skipped(test: TestVerdict) -> bool:

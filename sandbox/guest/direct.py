@@ -17,15 +17,15 @@ import random
 import sys
 import types
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from .. import _launcher
-from . import guards, screen, unittests
+from . import guards, screen, stand_ins, unittests
 from .describe import FILENAME, describe
-from .guards import TEST_FILENAME
+from .guards import STRICT, TEST_FILENAME, leave
 
-STRICT = "strict"  # the mark of a run that needs a process of its own for the tests
 TESTS_MODULE = "tests"
 
 # Functions whose C code takes a StopIteration of the function they are given for their own end.
@@ -33,6 +33,7 @@ _CALLERS = screen.words(
     "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
 )
 _FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
+_UNDER_TEST, _COMPARED = "__under_test__", "__compared__"
 
 # Names that a test must not hand to a program, which could look into the test with them.
 _HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
@@ -56,19 +57,31 @@ _failures: list[tuple[BaseException, tuple[Any, ...]]] = []
 def forget(error: BaseException | None) -> None:
     """Forget a failed assertion, which the test itself has caught."""
     for failure in _failures:
-        if failure[0] is error:
+        if failure[0] is error and not _through_program(error):
             error.args = failure[1]
             _failures.remove(failure)
             return
 
 
+def _through_program(error: BaseException) -> bool:
+    """Return whether the program has had a failed assertion, and may have raised it again."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == FILENAME:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
 def caught() -> None:
     """Begin a handler of the test."""
+    guards.compared()
     forget(sys.exc_info()[1])
 
 
 def noted() -> None:
     """Note a failed assertion of a library that is about to leave a `with` of the test."""
+    guards.compared()
     error = sys.exc_info()[1]
     if not isinstance(error, AssertionError) or isinstance(error, Failure):
         return
@@ -92,7 +105,52 @@ def called(function: Any) -> Any:
 
 
 class _Instrument(ast.NodeTransformer):
-    """Notes failed assertions of test code."""
+    """Notes failed assertions of test code, and which objects it has made by their class."""
+
+    def __init__(self, *trees: ast.Module) -> None:
+        """Find the names that are only ever bound to objects made by their class, T()."""
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        self.bound: Counter[str] = Counter()
+        self.imported: set[str] = set()
+        for node in nodes:
+            match node:
+                case ast.Name(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
+                    self.bound[ast.unparse(node)] += 1
+                case ast.arg(arg=name):
+                    self.bound[name] += 1
+                case ast.Import(names=aliases):
+                    self.imported |= {alias.asname or alias.name for alias in aliases}
+        made: Counter[str] = Counter(
+            ast.unparse(node.targets[0])
+            for node in nodes
+            if isinstance(node, ast.Assign) and len(node.targets) == 1 and self._makes(node.value)
+        )
+        self.made = {name for name, times in made.items() if times == self.bound[name]}
+
+    def _makes(self, node: ast.expr) -> bool:
+        """Return whether an expression makes an object by its class, to judge by the name."""
+        match node:
+            case ast.Call(func=ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name))):
+                return name[0].isupper() and not self.bound[name]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)):
+                return name[0].isupper() and module in self.imported
+        return False
+
+    def _put_under_test(self, node: ast.expr) -> ast.expr:
+        """Let an object of a class under test say what it equals, as by any other method."""
+        if not self._makes(node) and ast.unparse(node) not in self.made:
+            return node
+        return _called(_UNDER_TEST, node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        left, right = node.left, node.comparators[0]
+        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            node.comparators[0] = self._put_under_test(right)
+        elif isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+            node.left = self._put_under_test(left)
+        changed = node.left is not left or node.comparators[0] is not right
+        self.generic_visit(node)
+        return _called(_COMPARED, node) if changed else node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         self.generic_visit(node)
@@ -122,19 +180,31 @@ class _Instrument(ast.NodeTransformer):
     visit_AsyncWith = visit_With
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
         name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+        at = {"assertIn": 1, "assertNotIn": 1, "assertEqual": 0, "assertNotEqual": 0}.get(
+            str(name), 9
+        )
+        if len(node.args) > max(1, at):
+            asked = node.args[at]
+            node.args[at] = self._put_under_test(asked)
+            if node.args[at] is not asked:
+                self.generic_visit(node)
+                return _called(_COMPARED, node)
+        self.generic_visit(node)
         if name in _CALLERS:
             node.args = [
                 argument
                 if isinstance(argument, (ast.Starred, ast.Constant))
-                else ast.copy_location(
-                    ast.Call(ast.Name(_CALLED, ast.Load()), [argument], []), argument
-                )
+                else _called(_CALLED, argument)
                 for argument in node.args
             ]
-            ast.fix_missing_locations(node)
         return node
+
+
+def _called(function: str, node: ast.expr) -> ast.expr:
+    """Return the call of a function on an expression."""
+    call = ast.copy_location(ast.Call(ast.Name(function, ast.Load()), [node], []), node)
+    return ast.fix_missing_locations(call)
 
 
 def _statement(text: str, at: ast.AST) -> ast.stmt:
@@ -144,11 +214,12 @@ def _statement(text: str, at: ast.AST) -> ast.stmt:
     return statement
 
 
-def compile_test(text: str) -> types.CodeType:
+def compile_test(text: str, *setup: ast.Module) -> types.CodeType:
     """Compile a piece of test code. Raises RefusedError if it opens itself to the program."""
     tree = ast.parse(text)
     _check_test(tree)
-    return compile(_Instrument().visit(tree), TEST_FILENAME, "exec", dont_inherit=True)
+    instrument = _Instrument(tree, *setup)
+    return compile(instrument.visit(tree), TEST_FILENAME, "exec", dont_inherit=True)
 
 
 def _check_test(tree: ast.Module) -> None:
@@ -204,105 +275,18 @@ def _is_tests_own(function: ast.expr) -> bool:
     return False
 
 
-# What stands in for builtins that take the names of attributes.
-
-
-def _checked(name: Any, *, store: bool = False) -> Any:
-    if type(name) is not str or not screen.allowed_attribute(name, store=store):
-        raise AttributeError(f"{name!r} is not available to the program under these tests")
-    return name
-
-
-def _getattr(target: Any, name: Any, *default: Any) -> Any:
-    if name == "__dict__":
-        return instance_dict(target)
-    if name in ("format", "format_map"):
-        return formatter(target, name)
-    return getattr(target, _checked(name), *default)
-
-
-def _setattr(target: Any, name: Any, value: Any) -> None:
-    if isinstance(target, types.ModuleType):
-        raise AttributeError(name)
-    setattr(target, _checked(name, store=True), value)
-
-
-def _delattr(target: Any, name: Any) -> None:
-    delattr(target, _checked(name, store=True))
-
-
-def _hasattr(target: Any, name: Any) -> bool:
-    return hasattr(target, name)
-
-
-def instance_dict(target: Any) -> Any:
-    """Return the attributes of an object, but not those of a class, which could be changed."""
-    hidden = (type, types.ModuleType, types.FunctionType, types.MethodType)
-    # In a mock's dict lie the methods that a test asks it with.
-    if isinstance(target, hidden) or any(
-        k.__module__ == "unittest.mock" for k in type(target).__mro__
-    ):
-        raise AttributeError("__dict__ is not available to the program under these tests")
-    return target.__dict__
-
-
-def formatter(target: Any, name: str) -> Any:
-    """Return a method "format" or "format_map"; of a text only if it looks into no attribute."""
-    found = getattr(target, name)
-    if isinstance(found, types.BuiltinMethodType) and isinstance(found.__self__, str):
-        screen.check_format(str.__str__(found.__self__))
-    elif isinstance(found, types.MethodDescriptorType):  # of str, or of a class below
-        return lambda text, *arguments, **keywords: formatter(text, name)(*arguments, **keywords)
-    return found
-
-
-_STAND_INS: dict[str, Any] = {
-    "getattr": _getattr,
-    "setattr": _setattr,
-    "delattr": _delattr,
-    "hasattr": _hasattr,
-    "vars": instance_dict,
-}
-_DICT, _FORMAT = "__instance_dict__", "__formatter__"
-
-
-class _StandIns(ast.NodeTransformer):
-    """Puts the stand-ins into the program. Lines stay as they are."""
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        if isinstance(node.ctx, ast.Load) and node.id in _STAND_INS:
-            node.id = f"__stand_in_{node.id}__"
-        return node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.ctx, ast.Load):
-            return node
-        if node.attr == "__dict__":
-            call = ast.Call(ast.Name(_DICT, ast.Load()), [node.value], [])
-        elif node.attr in ("format", "format_map") and not isinstance(node.value, ast.Constant):
-            name = ast.Constant(node.attr)
-            call = ast.Call(ast.Name(_FORMAT, ast.Load()), [node.value, name], [])
-        else:
-            return node
-        for inner in ast.walk(call):
-            if not hasattr(inner, "lineno"):
-                ast.copy_location(inner, node)
-        return call
-
-
 def prepared(
     source: str, module: types.ModuleType, entry_point: str | None, *, numpy: bool
 ) -> types.CodeType:
     """Return the program's code for this mode. Raises RefusedError."""
     tree = ast.parse(source)
     guards.patterns = any(isinstance(n, ast.MatchClass) and n.patterns for n in ast.walk(tree))
-    needs_guards = screen.screen(tree, entry_point, module.__dict__, numpy=numpy)
-    if needs_guards:
-        stands = {f"__stand_in_{name}__": function for name, function in _STAND_INS.items()}
-        module.__dict__.update(stands)
-        module.__dict__.update({_DICT: instance_dict, _FORMAT: formatter})
-        tree = _StandIns().visit(tree)
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    guards.statements = {
+        (node.col_offset, node.end_lineno or 0, node.end_col_offset or 0) for node in classes
+    }
+    if screen.screen(tree, entry_point, module.__dict__, numpy=numpy):
+        tree = stand_ins.put_in(tree, module)
     return compile(tree, FILENAME, "exec", dont_inherit=True)
 
 
@@ -325,6 +309,8 @@ def hold_in() -> None:
         and not k.__flags__ & immutable
         and str(k.__module__).partition(".")[0] in guarded
     )
+    guards.guard_sets()
+    guards.guard_named_tuples()
     copy._reconstruct = _checked_reconstruct  # type: ignore[attr-defined]
     _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
@@ -343,10 +329,19 @@ def _checked_reconstruct(
     def make(*given: Any) -> Any:
         made = function(*given)
         if state is not None and type(made) is not type(x):
-            raise TypeError("a copy of another class is not available under these tests")
+            leave("a copy of another class")
         return made
 
+    for names in state if type(state) is tuple else (state,):
+        plain = type(names) is dict and all(map(_may_be_set, names))
+        if isinstance(names, dict) and not plain and not hasattr(type(x), "__setstate__"):
+            leave("a copy with other attributes")
+
     return _reconstruct(x, memo, make, arguments, state, *rest, **keywords)
+
+
+def _may_be_set(name: Any) -> bool:
+    return type(name) is str and screen.allowed_attribute(name, store=True)
 
 
 def allow_patches() -> None:
@@ -443,7 +438,16 @@ def namespace_of_tests(
             namespace[name] = value
     if root in module.__dict__:
         namespace[root] = module.__dict__[root]
-    namespace.update({_FAILURE: Failure, _CAUGHT: caught, _NOTED: noted, _CALLED: called})
+    namespace.update(
+        {
+            _FAILURE: Failure,
+            _CAUGHT: caught,
+            _NOTED: noted,
+            _CALLED: called,
+            _UNDER_TEST: guards.put_under_test,
+            _COMPARED: guards.compared,
+        }
+    )
     sys.modules[TESTS_MODULE] = sys.modules["__main__"] = tests
     return tests
 
@@ -476,7 +480,9 @@ def run(
     kind, setup, tests = payload
     preamble = dict(module.__dict__)
     try:
-        codes = [compile_test(text) for text in (setup, *(tests if kind == "asserts" else ()))]
+        asserts = tests if kind == "asserts" else ()
+        tree = ast.parse(setup)
+        codes = [compile_test(setup), *(compile_test(text, tree) for text in asserts)]
         code = prepared(source, module, entry_point, numpy="numpy" in sys.modules)
     except (screen.RefusedError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         _launcher.record_error((type(error).__name__, str(error)[:300], None, STRICT))

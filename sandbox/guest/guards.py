@@ -7,16 +7,26 @@ object is asked about other values as well, in random order, and counts only if 
 
 from __future__ import annotations
 
+import abc
+import builtins
+import collections
+import collections.abc
 import contextlib
 import copy
 import functools
+import itertools
+import numbers
+import os
 import random
+import re
 import sys
 import types
+import typing
 from collections.abc import Callable
-from datetime import date, timedelta
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import Any, NoReturn
 
+from .. import _launcher
 from . import screen
 from .describe import FILENAME
 
@@ -51,13 +61,15 @@ _CALLBACKS = screen.words(
 )
 _MOST, _FEWEST = 48, 8  # other values that an object is asked about
 
-_own: set[type] = set()
+own: set[type] = set()  # the program's classes
+plain: set[type] = set()  # those of them that have only the bases below
 _made: set[Any] = set()  # the guards
 _differences: dict[int, Any] = {}  # objects that a test made from another and a plain value, by id
 _bounds: dict[int, tuple[Any, Any, Any]] = {}
 # Objects of whose differences a test got numbers, and those of which it got numbers otherwise.
 _stand: dict[int, Any] = {}
 _converted: dict[int, Any] = {}
+_under_test: Any = None  # the object whose `==` or `in` is what a test asks for next
 _random = random.SystemRandom()
 _getframe, _type, _isinstance = sys._getframe, type, isinstance
 
@@ -66,6 +78,33 @@ _getframe, _type, _isinstance = sys._getframe, type, isinstance
 asked = False
 patterns = False  # whether the program has patterns that take attributes by __match_args__
 handed = False  # whether a plain value was given to the program in this test
+# Where the program's class statements stand: their column, their last line and its column.
+statements: set[tuple[int, int, int]] = set()
+STRICT = "strict"  # the mark of a run that needs a process of its own for the tests
+
+
+def leave(what: str) -> NoReturn:
+    """End this process: the program needs one that it does not share with its tests."""
+    _launcher.record_error(("RefusedError", what[:300], None, STRICT))
+    os._exit(0)
+
+
+# Bases in whose objects a library keeps nothing.
+_PLAIN_BASES = {
+    kind
+    for module in (builtins, numbers, collections.abc)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and kind not in (type, super, property, classmethod, staticmethod)
+} | {
+    abc.ABC, typing.Generic, typing.Protocol, collections.OrderedDict, collections.defaultdict,
+    collections.deque, collections.Counter, collections.UserDict, collections.UserList,
+}  # fmt: skip
+
+
+def of_library(kind: type) -> bool:
+    """Return whether a class is one of Python's or numpy's."""
+    root = str(kind.__module__).partition(".")[0]
+    return root in sys.stdlib_module_names or root in ("numpy", "_sandbox")
 
 
 def by_program(depth: int = 2) -> bool:
@@ -83,14 +122,14 @@ def by_program(depth: int = 2) -> bool:
 
 def is_own(value: object) -> bool:
     """Return whether a value's class, or a base of it, is the program's."""
-    return not _own.isdisjoint(_type(value).__mro__)
+    return not own.isdisjoint(_type(value).__mro__)
 
 
 def _is_object(value: object) -> bool:
     """Return whether a value is an object of the program's, and no number or other data as well."""
     mro = _type(value).__mro__
     return is_own(value) and all(
-        kind in _own or kind is object or kind.__module__ in ("abc", "typing") for kind in mro
+        kind in own or kind is object or kind.__module__ in ("abc", "typing") for kind in mro
     )
 
 
@@ -114,31 +153,84 @@ def on_class(cls: type) -> None:
     )
     if innocent and not by_program() and maker_name not in _CALLBACKS:
         return
-    named = (*attributes.get("__match_args__", ()), *attributes.get("__annotations__", ()))
+    if _imported():
+        return
+    if not _by_statement(maker_name):
+        leave("a class that no class statement makes")
+    annotations = attributes.get("__annotations__", {})
+    named = (*attributes.get("__match_args__", ()), *annotations)
     for name in named if patterns else ():
         if _type(name) is not str or not screen.matched_attribute(name):
-            raise TypeError("this name is not available to the program under these tests")
+            leave(f"a pattern of {name!r:.99}")
     for name in attributes:
         if name.startswith("__") and name.endswith("__") and name not in screen.CLASS_NAMES:
-            raise TypeError(f"{name} is not available to the program under these tests")
+            leave(f"a class with {name}")
     # dataclasses makes code of them.
-    if not all(type(n) is str and n.isidentifier() for n in attributes.get("__annotations__", ())):
-        raise TypeError("these annotations are not available to the program under these tests")
+    if not all(_type(n) is str and n.isidentifier() for n in annotations):
+        leave("annotations that are no names")
     for base in cls.__mro__[1:]:
         if base is _type or base.__module__.partition(".")[0] in ("numpy", "unittest"):
-            raise TypeError(f"no class below {base.__name__} under these tests")
-    _own.add(cls)
+            leave(f"a class below {base.__name__}")
+    own.add(cls)
+    if all(kind in own or kind in _PLAIN_BASES for kind in cls.__mro__):
+        plain.add(cls)
+    _guard(cls)
+
+
+def _guard(cls: type) -> None:
+    """Put guards on the comparisons and operators of a class of the program."""
+    attributes = _type.__getattribute__(cls, "__dict__")
     for name, make in _GUARDS.items():
         method = attributes.get(name)
+        if method is None:
+            method = _from_library(name, cls)
         if method is None or _is_inherited(name, method, cls):
             continue
         if not _isinstance(method, types.FunctionType):
-            raise TypeError(f"{name} must be a function under these tests")
+            leave(f"{name} that is no function")
         if method in _made:
             continue
         guard = functools.wraps(method)(make(name, method))
         _made.add(guard)
         _type.__setattr__(cls, name, guard)
+
+
+def _imported() -> bool:
+    """Return whether a library that the program imports makes the class."""
+    frame: types.FrameType | None = _getframe(2)
+    while frame is not None and frame.f_code.co_filename not in (FILENAME, *_TESTS):
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _by_statement(maker_name: str | None) -> bool:
+    """Return whether a class of the program is made by a class statement, or by a library's code.
+
+    What `type` makes could have names, annotations and fields that no screen has read.
+    """
+    if maker_name in ("collections", "typing", "dataclasses", "enum"):
+        return True
+    frame: types.FrameType | None = _getframe(2)
+    while frame is not None and frame.f_code.co_filename != FILENAME:
+        frame = frame.f_back
+    if frame is None:
+        return False
+    _, end, column, end_column = list(frame.f_code.co_positions())[frame.f_lasti // 2]
+    return (column, end, end_column) in statements
+
+
+def _from_library(name: str, cls: type) -> Any:
+    """Return a comparison or difference that a library has written, and the class inherits."""
+    for kind in cls.__mro__[1:]:
+        if name in kind.__dict__:
+            method = kind.__dict__[name]
+            differs = name in ("__sub__", "__rsub__") and kind.__module__ == "numbers"
+            if _type(method) is types.FunctionType and (name in ("__eq__", "__ne__") or differs):
+                return method if kind not in own and of_library(kind) else None
+            return None
+    return None
 
 
 def _is_inherited(name: str, method: Any, cls: type) -> bool:
@@ -150,6 +242,26 @@ def _is_inherited(name: str, method: Any, cls: type) -> bool:
     )
 
 
+def put_under_test(made: Any) -> Any:
+    """Let an object that a test has made by its class say what it equals and contains."""
+    global _under_test
+    _under_test = made if _type(made) in own else None
+    return made
+
+
+def compared(answer: Any = None) -> Any:
+    """End what `put_under_test` has begun."""
+    global _under_test
+    _under_test = None
+    return answer
+
+
+def _is_under_test(value: Any) -> bool:
+    global _under_test
+    found, _under_test = _under_test is value, None
+    return found
+
+
 # The guards. Each calls the method as it is where the program calls it.
 
 
@@ -157,6 +269,7 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     equal = name == "__eq__"
 
     def compare(self: Any, other: Any) -> Any:
+        under_test = _is_under_test(self)
         if by_program():
             return method(self, other)
         if is_own(other):
@@ -166,11 +279,13 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
             return answer
         if id(self) in _differences or not _plain(other):
             return NotImplemented
-        answer, told_apart = _ask(method, self, other, equal=equal)
+        # Before it is asked: it may keep what it is asked about.
+        held = under_test or _holds(self, other)
+        answer, told_apart = _ask(method, self, other, equal=equal, instead=not under_test)
         if not _says(answer, equal):
             _note_asked()
             return answer
-        if told_apart == 1.0 and (not _texts(other) or _holds(self, other)):
+        if held and told_apart >= (0.75 if under_test else 1.0):
             return equal
         _note_asked()
         return not equal
@@ -210,7 +325,7 @@ def _order(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _containment(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def contains(self: Any, other: Any) -> Any:
-        if by_program() or is_own(other):
+        if _is_under_test(self) or by_program() or is_own(other):
             return method(self, other)
         if not _plain(other):
             return method(self, other)
@@ -218,7 +333,9 @@ def _containment(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         if not answer:
             _note_asked()
             return answer
-        if (_holds(self, other) and told_apart > 0.5) or (told_apart == 1 and not _texts(other)):
+        if (_holds(self, other) and told_apart > 0.5) or (
+            told_apart == 1 and not any(_isinstance(p, str) for p in _parts(other))
+        ):
             return True
         _note_asked()
         raise TypeError("the program's object contains everything")
@@ -319,7 +436,7 @@ def _attribute(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def get(self: Any, name: str) -> Any:
         # By such names libraries treat an object as something else: numpy's
         # __array_interface__ is an address.
-        if name.startswith("__") and not by_program():
+        if name.startswith("__") and not (by_program() and name in screen.CLASS_NAMES):
             raise AttributeError(name)
         return method(self, name)
 
@@ -334,6 +451,45 @@ _GUARDS: dict[str, Callable[[str, Callable[..., Any]], Callable[..., Any]]] = (
     | dict.fromkeys(_DESCRIPTORS, _descriptor)
     | {"__getattr__": _attribute}
 )
+
+
+# Comparisons that a library makes of what an object says about the other's items.
+
+
+def guard_sets() -> None:
+    """Let sets below collections.abc.Set compare their items, where a test compares them."""
+    for name in screen.words("eq le lt ge gt and rand sub rsub xor rxor"):
+        _guard_set(f"__{name}__")
+    _guard_set("isdisjoint")
+
+
+def _guard_set(name: str) -> None:
+    method = vars(collections.abc.Set)[name]
+    operation = getattr(set, name)
+
+    def compare(self: Any, other: Any) -> Any:
+        if by_program() or not _isinstance(other, (set, frozenset)) or is_own(other):
+            return method(self, other)
+        items = set(_items(self))
+        answer = operation(items, set(other))
+        own_items = _isinstance(answer, set) and answer <= items
+        return self._from_iterable(answer) if own_items else answer
+
+    setattr(collections.abc.Set, name, compare)
+
+
+def guard_named_tuples() -> None:
+    """Guard what typing.NamedTuple gives to a class once it is made."""
+    meta: Any = typing.NamedTupleMeta  # type: ignore[attr-defined]
+    make = meta.__new__
+
+    def new(cls: Any, *arguments: Any, **keywords: Any) -> Any:
+        made = make(cls, *arguments, **keywords)
+        if made in own:
+            _guard(made)
+        return made
+
+    meta.__new__ = new
 
 
 # Asking about other values.
@@ -356,10 +512,18 @@ def _quietly(method: Callable[..., Any], self: Any, value: Any) -> Any:
 
 
 def _ask(
-    method: Callable[..., Any], self: Any, other: Any, *, equal: bool, far: bool = False
+    method: Callable[..., Any],
+    self: Any,
+    other: Any,
+    *,
+    equal: bool,
+    far: bool = False,
+    instead: bool = False,
 ) -> tuple[Any, float]:
     """Return the answer about `other`, and the share of other values that were told apart."""
     values = [(False, value) for value in (_far(other) if far else _others(other))]
+    if instead:  # nor is the object another value that it holds
+        values += [(False, value) for value in _held_instead(self, other)]
     values.append((True, other))
     _random.shuffle(values)
     answer: Any = NotImplemented
@@ -538,59 +702,140 @@ def _far(value: Any) -> list[Any]:
 # What an object holds, as a sign that it did not learn a text when it was asked.
 
 
-def _texts(value: Any) -> list[str]:
-    if _isinstance(value, bytes):
-        return [value.decode("latin-1")]
-    if _isinstance(value, str):
-        return [value]
+def _holds(self: Any, value: Any) -> bool:
+    """Return whether a value is in an object's own attributes, its items or its str().
+
+    Without that, an object could equal all values with a property, such as that a list is sorted.
+    """
+    parts = _parts(value)
+    wanted = [part for part in parts if _isinstance(part, str)]
+    numbers = [part for part in parts if not _isinstance(part, str)]
+    leaves, made, items = _held(self)
+    held = _text_of(leaves, made)
+    if len(held) > 1000 + 20 * sum(map(len, wanted)):
+        held = ""
+    if not all(text in held for text in wanted):
+        return False
+    if not parts:
+        return items == [] or any(_isinstance(c, _CONTAINERS) and not c for c in _attributes(self))
+    ordered = not any(_isinstance(part, (dict, set, frozenset)) for part in (value, *_of(value)))
+    return any(
+        len(source) <= 16 + 8 * len(numbers) and _in_order(numbers, source, ordered=ordered)
+        for source in (leaves, made, _numbers_in(held), _parts(items or []))
+    )
+
+
+def _held(self: Any) -> tuple[list[Any], list[Any], list[Any] | None]:
+    """Return the data in an object's attributes, what it is converted to, and its items."""
+    made: list[Any] = []
+    items = None
+    for convert in (str, repr, int, float, complex):
+        with contextlib.suppress(Exception):
+            made.append(convert(self))
+    with contextlib.suppress(Exception):
+        items = _items(self)
+    return _parts(self), made, items
+
+
+def _text_of(*held: list[Any]) -> str:
+    return "\n".join(t for leaves in held for t in leaves if _isinstance(t, str))
+
+
+def _numbers_in(text: str) -> list[Any]:
+    return [float(word) for word in _NUMBER.findall(text)]
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def _items(value: Any) -> list[Any]:
+    return [] if hasattr(value, "__next__") else [*itertools.islice(value, 2000)]
+
+
+def _in_order(wanted: list[Any], held: list[Any], *, ordered: bool) -> bool:
+    """Return whether one list is part of another, in the same order or in any."""
+    at = iter(held)
+    return all(
+        any(leaf == part for leaf in (at if ordered else held) if not _isinstance(leaf, str))
+        for part in wanted
+    )
+
+
+def _held_instead(self: Any, value: Any) -> list[Any]:
+    """Return other values like this one that can be made of what an object holds."""
+    leaves, made, items = _held(self)
+    held = [*leaves, *made, *_numbers_in(_text_of(leaves, made)[:2000]), *_parts(items or [])]
+    found: list[Any] = []
+    if _isinstance(value, (list, tuple)) and _numbers(value) == [*value] != []:
+        numbers = [leaf for leaf in held if _isinstance(leaf, (int, float))]
+        for _ in range(4 * _MOST if len(numbers) >= len(value) else 0):
+            found.append(type(value)(_random.sample(numbers, len(value))))
+    elif _isinstance(value, str):
+        found = [text for text in held if _isinstance(text, str)][:_MOST]
+    elif _isinstance(value, (int, float)):
+        of_kind = int if _isinstance(value, int) else float
+        with contextlib.suppress(ValueError, OverflowError):
+            numbers = [n for n in held if _isinstance(n, (int, float))]
+            found = [of_kind(n) for n in numbers if of_kind(n) == n][:_MOST]
+    return [other for other in found if other != value]
+
+
+def _of(value: Any) -> list[Any]:
+    """Return what lies in a container, of the program's objects what they hold."""
     if _isinstance(value, dict):
-        return [text for item in (*value, *value.values()) for text in _texts(item)]
-    if _isinstance(value, (list, tuple, set, frozenset)):
-        return [text for item in value for text in _texts(item)]
+        return [part for item in value.items() for part in item]
+    if _isinstance(value, (list, tuple, set, frozenset, collections.deque, range)):
+        return [*itertools.islice(value, 2000)]
     return []
 
 
-def _holds(self: Any, value: Any) -> bool:
-    """Return whether the texts of `value` are in the object's own attributes or its str()."""
-    leaves: list[Any] = []
-    _collect(self, leaves, set())
-    wanted = _texts(value)
-    texts = [leaf for leaf in leaves if _isinstance(leaf, str)]
-    for convert in (str, repr):
-        try:
-            texts.append(convert(self))
-        except Exception:
-            continue
-    held = "\n".join(texts).casefold()
-    if len(held) > 1000 + 20 * sum(map(len, wanted)):
-        return False
-    if not wanted:
-        return any(leaf == value for leaf in leaves if type(leaf) is type(value))
-    return all(text.casefold() in held for text in wanted)
+def _attributes(value: Any) -> list[Any]:
+    """Return the values of an object's attributes, in their order."""
+    found: list[Any] = []
+    with contextlib.suppress(AttributeError):
+        found += object.__getattribute__(value, "__dict__").values()
+    for kind in type(value).__mro__:
+        for slot in kind.__dict__.values():
+            if _isinstance(slot, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):
+                    found.append(slot.__get__(value))
+    return found
 
 
-def _collect(value: Any, leaves: list[Any], seen: set[int]) -> None:
-    waiting = [value]
-    while waiting and len(leaves) < 2000:
+def _bare(atom: Any) -> Any:
+    """Return an atom without the program's class."""
+    for kind, bare in (
+        (int, lambda value: int.__add__(value, 0)),
+        (float, lambda value: float.__add__(value, 0.0)),
+        (complex, lambda value: complex.__add__(value, 0j)),
+        (str, str.__str__),
+        (datetime, lambda value: datetime.fromisoformat(datetime.isoformat(value))),
+        (date, lambda value: date.fromordinal(date.toordinal(value))),
+        (timedelta, lambda value: timedelta.__add__(value, timedelta(0))),
+    ):
+        if is_own(atom) and _isinstance(atom, kind):
+            return bare(atom)
+    return atom
+
+
+def _parts(value: Any) -> list[Any]:
+    """Return the plain data of which a value consists, 2,000 at most, in its order."""
+    parts: list[Any] = []
+    waiting, seen = [value], set()
+    while waiting and len(parts) < 2000:
         item = waiting.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
         if _isinstance(item, bytes):
-            leaves.append(bytes(item).decode("latin-1"))
+            parts.append(bytes(item).decode("latin-1"))
         elif _isinstance(item, _ATOMS):
-            leaves.append(str(item) if _isinstance(item, str) else item)
-        elif _isinstance(item, dict):
-            waiting += [*item, *item.values()]
-        elif _isinstance(item, (list, tuple, set, frozenset)):
-            waiting += item
-        if is_own(item):
-            with contextlib.suppress(AttributeError):
-                waiting += object.__getattribute__(item, "__dict__").values()
-            for kind in type(item).__mro__:
-                for slot in kind.__dict__.values():
-                    if _isinstance(slot, types.MemberDescriptorType):
-                        try:
-                            waiting.append(slot.__get__(item))
-                        except AttributeError:
-                            continue
+            parts.append(_bare(item))
+        elif id(item) in seen or _isinstance(item, (_type, types.ModuleType)):
+            continue
+        elif inner := _of(item):
+            waiting += inner[::-1]
+        elif _plain(item) and not _isinstance(item, _CONTAINERS):
+            parts.append(item)
+        seen.add(id(item))
+        if is_own(item) or not of_library(_type(item)):
+            waiting += _attributes(item)[::-1]
+    return parts

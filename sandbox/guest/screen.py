@@ -76,6 +76,8 @@ _DENIED = {
     "collections": "UserString",
     "contextlib": "redirect_stdout redirect_stderr",
     "dataclasses": "make_dataclass fields Field",
+    # They would change the arithmetic of tests.
+    "decimal": "setcontext localcontext Context DefaultContext BasicContext ExtendedContext",
     "enum": "EnumMeta EnumType global_enum global_enum_repr global_flag_repr global_str",
     "abc": "update_abstractmethods",
     "functools": "singledispatch singledispatchmethod",
@@ -99,6 +101,11 @@ _DENIED = {
     "zoneinfo": "reset_tzpath",
 }
 DENIED = {module: frozenset(names.split()) for module, names in _DENIED.items()}
+# What gives objects attributes of any name: numpy takes some for addresses.
+_NAMING = {
+    ("types", "SimpleNamespace"), ("functools", "cached_property"), ("logging", "getLogger"),
+    ("logging", "Logger"),
+}
 # Functions that take names of attributes: only plain calls of them are allowed.
 _WRAPPERS = {"wraps": 1, "update_wrapper": 2}
 
@@ -113,19 +120,20 @@ _READABLE = frozenset(
     f"__{name}__"
     for name in words(
         "abs add aenter aexit aiter anext and await bool call ceil class complex contains copy"
-        " deepcopy delitem dict divmod doc enter eq exit float floor floordiv format ge get getitem"
+        " deepcopy delitem dict divmod doc enter eq exit float floor floordiv format ge getitem"
         " gt hash iadd iand ifloordiv ilshift imatmul imod imul index init init_subclass int"
         " invert ior ipow irshift isub iter itruediv ixor le len length_hint lshift lt matmul"
         " members missing mod mro mul name ne neg new next or pos post_init pow qualname radd rand"
         " rdivmod repr reversed rfloordiv rlshift rmatmul rmod rmul ror round rpow rrshift rshift"
-        " rsub rtruediv rxor set setattr delattr setitem set_name str sub truediv trunc xor module")
+        " rsub rtruediv rxor setattr delattr setitem str sub truediv trunc xor module")
 )
 # Special names that a class may define, besides those that the library gives it.
 _DEFINED = _READABLE - {"__class__", "__dict__", "__mro__", "__module__", "__members__"} | {
     f"__{name}__"
     for name in words(
-        "slots match_args del getattr delete class_getitem getstate setstate reduce fspath dir"
-        " sizeof bytes getnewargs getnewargs_ex hash order author version all date license email")
+        "slots match_args del get set set_name getattr delete class_getitem getstate setstate"
+        " reduce fspath dir sizeof bytes getnewargs getnewargs_ex hash order author version all"
+        " date license email")
 }
 _MADE = frozenset(
     f"__{name}__"
@@ -167,7 +175,7 @@ _ATTRIBUTES = _introspective() | words(
     " mock_add_spec attach_mock addTypeEqualityFunc _type_equality_funcs failureException"
     " _formatMessage _callTestMethod _callSetUp ctypes dump dumps tofile setflags"
     " enable_load_extension load_extension set_task_factory set_exception_handler set_debug"
-    " add_signal_handler"
+    " add_signal_handler attrname setconfig makeRecord traps"
 )
 _STORES = words(
     "fail assert_ failUnless called call_count call_args call_args_list method_calls mock_calls"
@@ -186,13 +194,24 @@ def allowed_attribute(name: str, *, store: bool = False) -> bool:
     return True
 
 
+# Attributes that only some objects may be asked for (`stand_ins`): formats of texts look into
+# others, and errors and paths hold modules.
+CHECKED = words("format format_map obj parser pathmod")
+# Private attributes that a library gives to classes of programs.
+GIVEN = words(
+    "_asdict _replace _fields _make _field_defaults _name_ _value_ _missing_ _ignore_ _order_"
+    " _generate_next_value_ _member_map_ _member_names_ _value2member_map_ _from_iterable"
+)
+
+
+def is_private(name: str) -> bool:
+    """Return whether a name is private, so that libraries may mean it for themselves only."""
+    return name.startswith("_") and not name.endswith("__") and name not in GIVEN and name != "_"
+
+
 def matched_attribute(name: str) -> bool:
     """Return whether a pattern may take this attribute: nothing checks its object."""
-    return (
-        allowed_attribute(name)
-        and not (name.startswith("__") and name.endswith("__"))
-        and name not in ("format", "format_map")
-    )
+    return allowed_attribute(name) and not name.startswith("_") and name not in CHECKED
 
 
 class RefusedError(Exception):
@@ -207,6 +226,7 @@ class _Screen(ast.NodeVisitor):
         self.bound: set[str] = set()
         self.imported: set[str] = set()
         self.numpy = numpy
+        self.naming = ""
         self.guards = False  # whether the program uses something that `direct` replaces
         self.given = given
         for name, value in given.items():
@@ -282,7 +302,12 @@ class _Screen(ast.NodeVisitor):
             or (name.startswith("_") and name not in ("__name__", "__version__", "__doc__"))
         ):
             self.refuse(f"{module}.{name}")
-        found = getattr(_imported(module), name, None)
+        if (module, name) in _NAMING:
+            self.naming = f"{module}.{name}"
+        # `from json import tool` would import a module as a value.
+        found = getattr(_imported(module), name, self)
+        if found is self:
+            self.refuse(f"{module}.{name}, which it does not have")
         if isinstance(found, types.ModuleType):
             if found.__name__ in _MODULES:
                 return found.__name__
@@ -344,6 +369,8 @@ class _Screen(ast.NodeVisitor):
             return
         if not allowed_attribute(name, store=store):
             self.refuse(f"the attribute {name}")
+        if store or is_private(name) or name in CHECKED:
+            self.guards = True
         if store and isinstance(node.value, ast.Name) and node.value.id in self.imported:
             self.refuse(f"setting {node.value.id}.{name}")
         if name == "__dict__":
@@ -382,7 +409,13 @@ class _Screen(ast.NodeVisitor):
                 return
             case ast.Attribute(attr="__setattr__" | "__delattr__", value=value):
                 # object.__setattr__(self, "x", 1) in frozen classes; super().__setattr__(name, x)
+                self.guards = True
                 at = 1 if isinstance(value, ast.Name) else 0
+                if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
+                    self.refuse("setting attributes by computed names")
+                # super() may be unbound, and take any object.
+                if len(node.args) != at + (2 if "set" in node.func.attr else 1):
+                    self.refuse("setting attributes of another object")
                 named = node.args[at] if len(node.args) > at else None
                 if isinstance(named, ast.Constant):
                     if not allowed_attribute(str(named.value), store=True):
@@ -395,9 +428,6 @@ class _Screen(ast.NodeVisitor):
                 return
             case ast.Attribute(attr="register") if len(node.args) == 1 and self.numpy:
                 self.refuse("register with numpy")
-            case ast.Name(id="SimpleNamespace") | ast.Attribute(attr="SimpleNamespace"):
-                if self.numpy:
-                    self.refuse("SimpleNamespace with numpy")
         self.generic_visit(node)
 
     def wrapper_call(self, name: str, node: ast.Call) -> None:
@@ -447,6 +477,23 @@ class _Screen(ast.NodeVisitor):
                 computed = name == "__match_args__" and not _plain_names(item)
                 if special and (name not in _DEFINED or computed):
                     self.refuse(f"defining {name}")
+        fields = {
+            item.target.id
+            for item in node.body
+            if isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and isinstance(item.value, ast.Call)
+            and id(item.value.func) in self.defaults
+        }
+        for item in node.body:
+            if not isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                for inner in ast.walk(item):
+                    if (
+                        isinstance(inner, ast.Name)
+                        and isinstance(inner.ctx, ast.Load)
+                        and inner.id in fields
+                    ):
+                        self.refuse("a dataclass's field as a value")
         self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> None:
@@ -520,6 +567,8 @@ class _Screen(ast.NodeVisitor):
             elif isinstance(node, ast.ImportFrom):
                 self.visit_ImportFrom(node)
         self.visit(tree)
+        if self.numpy and self.naming:
+            self.refuse(f"{self.naming} with numpy")
 
 
 def _top_level(tree: ast.Module) -> set[str]:

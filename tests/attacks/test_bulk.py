@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from attacks.test_dodging import HARNESS, SCRATCH, STATE
 from attacks.test_escape import CALLS, OUTSIDE
 from attacks.test_exhaustion import ATTACKS, COMPILE_BOMBS, HUGE_VALUES
-from attacks.test_forging import FORGERIES
+from attacks.test_forging import FORGERIES as APART
+from attacks.test_forging_in_process import FORGERIES as TOGETHER
+from attacks.test_forging_in_process import ITS_OWN_TEST
 from attacks.test_more_escapes import CRASHES
 from helpers import bulk
+from helpers.raw_memory import RAW_MEMORY
 
 from stepcoder.sandbox import Judge, Status
 
@@ -22,6 +26,59 @@ HOSTILE = {
     **{call: f"import os\n{call}" for call in CALLS.values()},
     **dict(zip(OUTSIDE, OUTSIDE, strict=True)),
 }
+# Whole programs that meddle with their run: its phase, clock, lines, files, scratch and value.
+_RETURNS = "\ndef f(x): return x\n"
+DODGES = {
+    **{name: f"import fcntl, os\n{source}{_RETURNS}" for name, source in (SCRATCH | STATE).items()},
+    "enters phases": f"""{HARNESS}
+def f(x):
+    for phase in range(99): launcher.enter_phase(phase)
+    while True: launcher.record_value(x, lambda value: value)
+""",
+    "a phase that never began": f"""{RAW_MEMORY}
+def f(x):
+    write(board() + PHASE, bytes(4))
+    os._exit(113)
+""",
+    "a phase that did not compile": f"""{RAW_MEMORY}
+def f(x):
+    write(board() + PHASE, b'\\1\\0\\0\\0')
+    raise ValueError
+""",
+    "lines that it claims": f"""{RAW_MEMORY}
+def f(x):
+    where = board()
+    write(where + read('<Q', where + BITMAPS)[0], b'\\xff' * 16)
+    return x
+""",
+    "a lock": """
+import fcntl, os
+lock = open(os.__file__)
+fcntl.flock(lock, fcntl.LOCK_EX)
+def f(x): return x
+""",
+    "asks for a process of its own": f"""{HARNESS}
+def f(x):
+    launcher.record_error(('RefusedError', 'x', None, 'strict'))
+    os._exit(0)
+""",
+    **{
+        f"a value nested {depth} deep": f"""
+def f(x):
+    for _ in range({depth}): x = [x]
+    return x
+"""
+        for depth in (198, 199, 200, 201, 100_000)
+    },
+    "many Nones": "def f(x): return [None] * 4_000_000\n",
+    "one empty set many times": "def f(x): return [set()] * 2_000_000\n",
+}
+FORGERIES = (
+    APART
+    | {f"{name}, together": source for name, source in TOGETHER.items()}
+    | {name: source for name, (source, _) in ITS_OWN_TEST.items()}
+    | DODGES
+)
 LEAK_BYTES = 48 << 20
 # Those that use up their wall limit are in test_exhaustion one by one.
 SLEEPERS = {"sleep", "signal pause", "stop signal", "thread bomb", "many small threads"}
@@ -31,13 +88,8 @@ def test_a_mix_of_hostile_and_honest_programs() -> None:
     others = bulk.footprint()  # judges of other tests
     awake = {name: source for name, source in HOSTILE.items() if name not in SLEEPERS}
     with Judge(workers=2) as judge:
-        for seed in range(
-            1, 9
-        ):  # until all kinds of workers are up: with and without numpy or tests
-            bulk.run(judge, bulk.programs(seed, 400, FORGERIES, awake))
-            before = bulk.footprint()
-            if before.processes >= others.processes + 2 * 4 * 2:  # each with a child that waits
-                break
+        # Four kinds of two workers, each with a child that waits.
+        before = bulk.warm_up(judge, others.processes + 4 * 2 * 2, FORGERIES, awake)
         found = bulk.run(judge, bulk.programs(0, 2000, FORGERIES, awake))
         after = bulk.footprint_since(before, LEAK_BYTES)
     assert not found.broken, found.broken[:5]

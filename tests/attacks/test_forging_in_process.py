@@ -541,6 +541,11 @@ def test_no_forgery_in_the_tests_process_is_accepted(judge: Judge, name: str) ->
 # Forgeries that need a test of their own kind. Each was accepted once.
 CALLBACK = f"want = {SECRET}\nassert f(lambda x: want + x) == want"
 MOCK = f"from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with({SECRET})"
+# What makes numpy read an object at an address: at 16 bytes a function has its globals.
+RAW = """
+NAME = "__array_inter" + "face__"
+def interface(a): return {"shape": (1,), "typestr": "|O", "data": (a, False), "version": 3}
+"""
 ITS_OWN_TEST = {
     "globals by the names of a dataclass": (
         """
@@ -691,6 +696,443 @@ def f(x): return type(np.zeros(1))((1,), "O", np.array([id(f)]))[0] is f
 """,
         "x = f(2)\nassert x + 0 == 1",
     ),
+    "the module in an error's obj": (
+        """
+import math
+try:
+    math.nope
+except AttributeError as e:
+    e.obj.isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a submodule that the import makes": (
+        """
+from json import tool
+M = tool.sys.modules["math"]
+M.isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the module in a path": (
+        """
+from pathlib import Path
+p = Path("a")
+m = p._flavour.pathmod.os.sys.modules["math"]
+m.isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "an enum that writes to a module": (
+        """
+from enum import Enum
+class Yes(Enum):
+    def __call__(self, *a, **k): return True
+class Src: pass
+s = Src()
+s.isclose = 1
+Yes._convert_("E", "math", lambda n: True, s)
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the module in a library's private attribute": (
+        """
+import warnings
+w = warnings.catch_warnings()
+w._module.sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same in a class below the library's": (
+        """
+import warnings
+class W(warnings.catch_warnings):
+    def get(self): return self._module
+W().get().sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same in its dict": (
+        """
+import warnings
+vars(warnings.catch_warnings())["_mod"+"ule"].sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same by a computed name": (
+        """
+import warnings
+getattr(warnings.catch_warnings(), "_mod"+"ule").sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "the same by a pattern": (
+        """
+import warnings
+match warnings.catch_warnings():
+    case warnings.catch_warnings(_module=m):
+        m.sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a descriptor that reads from any class": (
+        """
+from functools import cached_property
+cp = cached_property(lambda s: None)
+def get(t, n):
+    cp.attrname = n
+    return cp.__get__(t, None)
+def f(x):
+    d = get(type(x), "__glo"+"bals__")
+    return d.__get__(x, type(x))["want"]
+""",
+        f"want = {SECRET}\nassert f(lambda x: want + x) == want",
+    ),
+    "a super() that is not bound, on a mock": (
+        """
+class M:
+    def put(self, o, n, v): super().__setattr__(o, n, v)
+class L(M): pass
+def f(m):
+    L.put(L, m, "assert_called_" + "once_with", lambda *a: None)
+""",
+        f"from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with({SECRET})",
+    ),
+    "a super() that is not bound, on a test's object": (
+        """
+class M:
+    def put(self, o, n, v): super().__setattr__(o, n, v)
+class L(M): pass
+def f(m):
+    M.put(L, m, "assert_" + "sent", lambda *a: None)
+""",
+        "class Stub:\n"
+        "    sent=[]\n"
+        "    def assert_sent(self, x):\n"
+        "        assert x in self.sent\n"
+        "m = Stub()\n"
+        "f(m)\n"
+        f"m.assert_sent({SECRET})",
+    ),
+    "a library's equality that asks for the length only": (
+        """
+from collections.abc import Set
+class L(Set):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+    def __contains__(self, o): return True
+def f(x): return L()
+""",
+        "x=f(2)\nassert x == {1,4,9}",
+    ),
+    "a library's operator that hands over the expected items": (
+        """
+from collections.abc import Set
+class L(Set):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+    def __contains__(self, o): return True
+    @classmethod
+    def _from_iterable(cls, it): return set(it)
+def f(x): return L()
+""",
+        "x=f(2)\nassert x & {1,4,9} == {1,4,9}",
+    ),
+    "a library's difference that hands over the expected items": (
+        """
+from collections.abc import Set
+class L(Set):
+    def __len__(self): return 3
+    def __iter__(self): return iter(())
+    def __contains__(self, o): return True
+    @classmethod
+    def _from_iterable(cls, it): return set()
+def f(x): return L()
+""",
+        "x=f(2)\nassert not ({1,4,9} - x)",
+    ),
+    "a library's view of the program's mapping": (
+        """
+from collections.abc import KeysView, ItemsView
+class M:
+    def __len__(s): return 1
+    def __iter__(s): return iter(())
+    def __contains__(s,k): return True
+def f(x): return KeysView(M())
+""",
+        f"x=f(2)\nassert x == {{{SECRET}}}",
+    ),
+    "a library's equality that asks for missing keys": (
+        """
+from collections import Counter
+class C(Counter):
+    def __missing__(s,k): return {7426119204:1}.get(k, 1)
+def f(x): return C()
+""",
+        f"from collections import Counter\nx=f(2)\nassert x == Counter([1,{SECRET}])",
+    ),
+    "a library's difference that is a sum": (
+        """
+from numbers import Complex
+class L(Complex):
+    def __neg__(s): return s
+    def __add__(s,o): return 0
+    __radd__=__mul__=__rmul__=__truediv__=__rtruediv__=__pow__=__rpow__=__add__
+    def __abs__(s): return 0
+    def __complex__(s): return 0j
+    def __eq__(s,o): return False
+    real=imag=0
+    def conjugate(s): return s
+    def __pos__(s): return s
+    def __bool__(s): return False
+def f(x): return L()
+""",
+        f"x=f(2)\nassert abs({SECRET} - x) < 1",
+    ),
+    "a method of an object that all share": (
+        """
+import asyncio
+loop = asyncio.new_event_loop()
+async def f(x): return 1
+L = asyncio.get_event_loop()
+L.run_until_complete = lambda c: c.close()
+""",
+        "import asyncio\n"
+        "async def go():\n"
+        f"    assert await f(2) == {SECRET}\n"
+        "asyncio.get_event_loop().run_until_complete(go())",
+    ),
+    "arithmetic that forgets digits": (
+        """
+from decimal import Decimal, getcontext
+def f(x):
+    c = getcontext()
+    c.prec = 1
+    c.Emin = 0
+    return Decimal(3)
+""",
+        "from decimal import Decimal\nx=f(2)\nassert abs(x - Decimal('3.14159')) < Decimal('0.01')",
+    ),
+    "a failure that is raised again": (
+        """
+kept = []
+class C:
+    def __enter__(s): return 1
+    def __exit__(s, k, e, tb):
+        if e is not None: kept.append(e)
+        return True
+def f(x):
+    if x == 0:
+        raise kept[0]
+    return C()
+""",
+        f"with f(2) as x:\n    assert x == {SECRET}\ntry:\n    f(0)\nexcept Exception:\n    pass",
+    ),
+    "a method of the test's own class": (
+        """
+class f:
+    def __init_subclass__(cls): cls.check = lambda s,*a: True
+    def __init__(s,x=0): pass
+""",
+        f"class T2(f):\n    def check(self, x):\n        assert x == {SECRET}\nT2(1).check(2)",
+    ),
+    "numpy object memory by getattr": (
+        RAW
+        + """
+import numpy as np
+class L:
+    def __getattr__(s, n):
+        if n == NAME: return interface(L.at)
+        raise AttributeError(n)
+def f(x):
+    L.at = id(x) + 16
+    return np.asarray(L())[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by logging": (
+        RAW
+        + """
+import numpy as np
+import logging
+def f(x):
+    r = logging.getLogger().makeRecord("a",10,"b",1,"m",(),None,extra={NAME: interface(id(x) + 16)})
+    return np.asarray(r)[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by copy": (
+        RAW
+        + """
+import numpy as np
+import copy
+class L:
+    def __reduce__(s): return (L, (), {NAME: interface(L.at)})
+def f(x):
+    L.at = id(x) + 16
+    return np.asarray(copy.copy(L()))[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by dataclass": (
+        RAW
+        + """
+import numpy as np
+from dataclasses import dataclass
+class A: pass
+D = dataclass(type(A)("D", (), {"__annot"+"ations__": {NAME: object}}))
+def f(x): return np.asarray(D(interface(id(x) + 16)))[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by a cached property": (
+        RAW
+        + """
+import numpy as np
+from functools import cached_property
+keep = []
+class L:
+    @cached_property
+    def a(s): return interface(L.at)
+    keep.append(a)
+keep[0].attrname = NAME
+def f(x):
+    L.at = id(x) + 16
+    l = L()
+    l.a
+    return np.asarray(l)[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "numpy object memory by a namespace": (
+        RAW
+        + """
+import numpy as np
+from types import SimpleNamespace as N
+def f(x): return np.asarray(N(**{NAME: interface(id(x) + 16)}))[0]["want"]
+""",
+        CALLBACK,
+    ),
+    "an equality that is set after its class is made": (
+        """
+from typing import NamedTuple
+class L(NamedTuple):
+    a: int
+    def __eq__(s,o): return True
+def f(x): return L(1)
+""",
+        f"x = f(2)\nassert x == ({SECRET},)",
+    ),
+    "equals all sorted lists": (
+        """
+class L:
+    def __init__(s,x): s.x=x
+    def __eq__(s,o): return sorted(o)==o
+    __hash__=None
+def f(x): return L(x)
+""",
+        "x = f([5,1,4])\nassert x == [1,4,5]",
+    ),
+    "equals all powers of two, and shows them": (
+        """
+class L:
+    def __str__(s): return " ".join(str(2**i) for i in range(11))
+    def __eq__(s,o): return o & (o-1) == 0
+    __hash__=None
+def f(x): return L()
+""",
+        "x = f(700)\nassert x == 1024",
+    ),
+    "equals all parts of its input with a sum": (
+        """
+class L:
+    def __init__(s,x): s.x=x*2
+    def __eq__(s,o): return sum(o)==9 and all(v in s.x for v in o)
+    __hash__=None
+def f(x): return L(x)
+""",
+        "x = f([5,1,4,3])\nassert x == [5,4]",
+    ),
+    "equals a text in any case": (
+        """
+class L:
+    def __init__(s,x): s.x=x
+    def __eq__(s,o): return o.lower()==s.x
+    __hash__=None
+def f(x): return L(x)
+""",
+        "x = f('hello there')\nassert x == 'Hello There'",
+    ),
+    "an object under test that is also a result": (
+        """
+class T:
+    def __init__(s,x): s.x=x
+    def go(s): return s
+    def __iter__(s): return iter([2])
+    def __eq__(s,o): return o % 1485223841 == 0
+    __hash__=None
+f = T
+""",
+        f"t = T(2)\nassert 2 in t\nassert t.go() == {SECRET}",
+    ),
+    "an object under test that contains everything, as a result": (
+        """
+class T:
+    def go(s): return s
+    def __contains__(s,o): return True
+f = T
+""",
+        f"t = T()\nt = t.go()\nassert {SECRET} in t",
+    ),
+    "a library's instance that object.__setattr__ changes": (
+        """
+import asyncio
+async def f(x): return 1
+L = asyncio.get_event_loop()
+object.__setattr__(L, "run_until_complete", lambda c: c.close())
+""",
+        "import asyncio\nasync def go():\n"
+        f"    assert await f(2) == {SECRET}\nasyncio.get_event_loop().run_until_complete(go())",
+    ),
+    "a proxy that passes on what it is asked": (
+        """
+import weakref, warnings
+c = warnings.catch_warnings()
+weakref.proxy(c)._module.sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a method's default that is no object of its own": (
+        """
+import warnings
+self = warnings.catch_warnings()
+class A:
+    def get(self, m=self._module): return m
+A().get().sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
+    "a method called on no object of its own": (
+        """
+import warnings
+class A:
+    def get(self): return self._module
+A.get(warnings.catch_warnings()).sys.modules["math"].isclose = lambda *a, **k: True
+def f(x): return 1.0
+""",
+        "import math\nx=f(2)\nassert math.isclose(x, 99.5)",
+    ),
 }
 
 
@@ -698,3 +1140,125 @@ def f(x): return type(np.zeros(1))((1,), "O", np.array([id(f)]))[0] is f
 def test_no_forgery_is_accepted_by_the_test_that_it_is_for(judge: Judge, name: str) -> None:
     program, test = ITS_OWN_TEST[name]
     assert judge.run(Program(program, "f"), AssertTests((test,)), LIMITS).status != "accepted"
+
+
+# Honest programs that the guards against these must let through, in either way.
+HONEST = {
+    "an interval": (
+        """
+class Interval:
+    def __init__(self, a, b): self._a, self._b = a, b
+    def __contains__(self, x): return self._a <= x <= self._b
+""",
+        "i = Interval(0, 1000)\nassert 5 in i and 1001 not in i\nassert 7 in Interval(7, 7)",
+    ),
+    "a trie": (
+        """
+class Trie:
+    def __init__(self): self._root = {}
+    def insert(self, word):
+        node = self._root
+        for c in word: node = node.setdefault(c, {})
+        node["$"] = True
+    def __contains__(self, word):
+        node = self._root
+        for c in word:
+            if c not in node: return False
+            node = node[c]
+        return "$" in node
+""",
+        "t = Trie()\nt.insert('apple')\nassert 'apple' in t\nassert 'app' not in t",
+    ),
+    "a set that keeps its order": (
+        """
+from collections.abc import MutableSet
+class OS(MutableSet):
+    def __init__(self, it=()): self._d = dict.fromkeys(it)
+    def __contains__(self, x): return x in self._d
+    def __iter__(self): return iter(self._d)
+    def __len__(self): return len(self._d)
+    def add(self, x): self._d[x] = None
+    def discard(self, x): self._d.pop(x, None)
+""",
+        "s = OS([3, 1, 3])\nassert s == {1, 3} and s != {1} and list(s | {2}) == [3, 1, 2]\n"
+        "assert s & {1, 9} == {1} and {1, 2, 3} - s == {2} and s <= {1, 2, 3} and s ^ {1} == {3}",
+    ),
+    "a list of nodes": (
+        """
+class LL:
+    class N:
+        __slots__ = ("val", "next")
+        def __init__(self, val, next=None): self.val, self.next = val, next
+    def __init__(self, xs=()):
+        self._head = None
+        for x in reversed(list(xs)): self._head = self.N(x, self._head)
+    def __iter__(self):
+        n = self._head
+        while n: yield n.val; n = n.next
+    def __eq__(self, o): return list(self) == list(o)
+    def reversed(self): return LL(list(self)[::-1])
+""",
+        "assert LL([1, 2, 3]).reversed() == [3, 2, 1] and LL([]).reversed() == []\n"
+        "x = LL([1, 2]).reversed()\nassert x == [2, 1] and x != [1, 2]",
+    ),
+    "a name in any case": (
+        """
+class Name(str):
+    def __eq__(self, o): return self.lower() == str(o).lower()
+    def __hash__(self): return hash(self.lower())
+""",
+        "assert Name('Bob') == 'bob' and Name('Bob') != 'bib'",
+    ),
+    "a thread with attributes of its own": (
+        """
+import threading
+class Worker(threading.Thread):
+    def __init__(self, n):
+        super().__init__(daemon=True)
+        self._n = n
+        self.result = None
+    def run(self): self.result = sum(range(self._n))
+""",
+        "w = Worker(4)\nw.start()\nw.join()\nassert w.result == 6",
+    ),
+    "what a library defines when it is imported": (
+        """
+class Store:
+    def make(self):
+        import tempfile
+        with tempfile.TemporaryDirectory() as self._at: return len(self._at) > 0
+""",
+        "assert Store().make()",
+    ),
+    "a class that type makes": (
+        'def f(n): return type("P", (), {"v": n, "twice": lambda self: self.v * 2})\n',
+        "assert f(4)().v == 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_program_passes(judge: Judge, name: str) -> None:
+    program, test = HONEST[name]
+    verdict = judge.run(Program(program, "f"), AssertTests((test,)), LIMITS)
+    assert verdict.passed, verdict.message
+
+
+def test_a_program_that_leaves_during_a_test_is_tested_apart(judge: Judge) -> None:
+    source = """
+import warnings
+def f(x):
+    if x == 2:
+        w = warnings.catch_warnings()
+        return w._module.__name__
+    return x
+"""
+    asserts = (
+        "x = f(1)\nassert x == 1",
+        "x = f(2)\nassert x == 'warnings'",
+        "x = f(3)\nassert x == 4",
+    )
+    for process_per_test in (False, True):
+        tests = AssertTests(asserts, process_per_test=process_per_test)
+        verdict = judge.run(Program(source, "f"), tests, LIMITS)
+        assert [test.status for test in verdict.tests] == ["accepted", "accepted", "wrong answer"]

@@ -19,6 +19,9 @@ from helpers import cgroups
 from stepcoder.sandbox import (
     AssertTests,
     CallTests,
+    Checker,
+    Custom,
+    Exact,
     Judge,
     Limits,
     Program,
@@ -26,6 +29,9 @@ from stepcoder.sandbox import (
     StdinTests,
     Submission,
     Tests,
+    Tolerance,
+    UnittestTests,
+    Unordered,
 )
 
 # Occurs in no program of the suite, so that none finds it in its own source.
@@ -34,6 +40,21 @@ LIMITS = Limits(cpu_s=0.02, wall_s=0.5, memory_bytes=64 << 20, output_bytes=1 <<
 # Many times the limits, for busy machines.
 HANG_S = 30.0
 HONEST_LIMITS = Limits(cpu_s=10.0, wall_s=120.0)
+
+CHECKERS: tuple[Checker | None, ...] = (
+    None,
+    Exact(),
+    Tolerance(),
+    Unordered(),
+    Custom("def check(input, expected, got): return got == expected"),
+)
+UNITTEST = """
+import unittest
+class T(unittest.TestCase):
+    def test(self):
+        got = f({x})
+        self.assertEqual(got, {right})
+"""
 
 HONEST = (
     "def f(x):\n    return x * 2 + 1\n",
@@ -81,27 +102,29 @@ def programs(
 def _honest(rng: random.Random) -> Mixed:
     source, x = rng.choice(HONEST), rng.randrange(50)
     right = 2 * x + 1
-    program, tests = rng.choice(
-        [
-            (Program(source, "f"), CallTests(([x], [1]), (right, 3))),
-            (Program(source, "f"), AssertTests((f"assert f({x}) == {right}",))),
-            (
-                Program(f"{source}print(f(int(input())))\n"),
-                StdinTests((f"{x}\n",), (f"{right}\n",)),
-            ),
-        ]
-    )
+    choices: list[tuple[Program, Tests]] = [
+        (Program(source, "f"), CallTests(([x], [1]), (right, 3))),
+        (Program(source, "f"), AssertTests((f"assert f({x}) == {right}",))),
+        (Program(source, "f"), AssertTests((f"got = f({x})\nassert got == {right}",))),
+        (Program(source, "f"), UnittestTests(UNITTEST.format(x=x, right=right))),
+        (
+            Program(f"{source}print(f(int(input())))\n"),
+            StdinTests((f"{x}\n",), (f"{right}\n",)),
+        ),
+    ]
+    program, tests = rng.choice(choices)
     return Mixed(Submission(program, tests, HONEST_LIMITS), honest=True, name="honest")
 
 
 def _hostile(rng: random.Random, name: str, source: str) -> Mixed:
-    tests: Tests = rng.choice(
-        [
-            CallTests(([2], [3]), (SECRET, SECRET)),
-            AssertTests((f"assert f(2) == {SECRET}",)),
-            StdinTests(("2\n",), (f"{SECRET}\n",)),
-        ]
-    )
+    choices: list[Tests] = [
+        CallTests(([2], [3]), (SECRET, SECRET), checker=rng.choice(CHECKERS)),
+        AssertTests((f"assert f(2) == {SECRET}",)),
+        AssertTests((f"got = f(2)\nassert got == {SECRET}",)),
+        UnittestTests(UNITTEST.format(x=2, right=SECRET)),
+        StdinTests(("2\n",), (f"{SECRET}\n",)),
+    ]
+    tests = rng.choice(choices)
     return Mixed(Submission(Program(source, "f"), tests, LIMITS), honest=False, name=name)
 
 
@@ -157,10 +180,28 @@ def run(judge: Judge, mix: Iterator[Mixed]) -> Found:
             what = "harmed" if mixed.honest else "forged"
         elif not mixed.honest and verdict.wall_s > HANG_S:
             what = f"hung for {verdict.wall_s:.0f} s"
+        source = mixed.submission.program.source
+        lines = source.count("\n") + source.count("\r") + 1
+        if max(verdict.executed_lines, default=0) > lines:
+            what = "claimed lines"
+        elif mixed.honest and (verdict.tampered or not verdict.executed_lines):
+            what = "without lines"
         if what:
             program = str(mixed.submission)[:4000]
             broken.append(f"{what}: {mixed.name}: {verdict.status}: {verdict.message}: {program}")
     return Found(statuses, broken, longest_s)
+
+
+def warm_up(
+    judge: Judge, processes: int, forgeries: Mapping[str, str], attacks: Mapping[str, str]
+) -> Footprint:
+    """Run mixes until all kinds of workers are up: with and without numpy or tests."""
+    for seed in range(1, 9):
+        run(judge, programs(f"warm-up {seed}", 400, forgeries, attacks))
+        found = footprint()
+        if found.processes >= processes:
+            break
+    return found
 
 
 @dataclass(frozen=True, slots=True)
