@@ -7,7 +7,8 @@ cross as plain data, encoded as they came, and the program is gone when the chec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
@@ -54,17 +55,47 @@ class CheckerRun:
     indices: tuple[int, ...]
     checker: Submission
     job: None = None  # the checker's own tests
+    # What the checker said of the program's values, by test, once it is asked about expected ones.
+    meanings: Mapping[int, bool | TestVerdict] = field(default_factory=dict)
 
-    def grade(self, checker_runs: Runs) -> Verdict:
-        """Return the verdict of the judged submission, given the runs of the checker."""
+    def grade(self, checker_runs: Runs) -> Verdict | CheckerRun:
+        """Return the verdict of the judged submission, given the runs of the checker.
+
+        Where the checker failed on a value, return its run on the expected one: if it works there,
+        the value is wrong. A program must not get out of its verdict by an answer that no checker
+        can read.
+        """
         # A False is an answer, and the answers after it count too.
         answers = grade(replace(self.checker, stop_at_first_failure=False), checker_runs)
         of_test = dict(zip(self.indices, answers.tests, strict=False))
+        found = {i: _meaning(i, of_test.get(i), answers.message) for i in self.indices}
+        failed = [index for index, meaning in found.items() if _has_failed(meaning)]
+        meanings = dict(self.meanings) or found
+        if self.meanings:  # `found` is of expected values
+            for index in set(found) - set(failed):
+                failure = meanings[index]
+                assert isinstance(failure, TestVerdict)
+                text = f"{failure.message}, and does not fail on the expected answer"
+                meanings[index] = TestVerdict(Status.WRONG_ANSWER, message=text)
+        elif failed:
+            return self._on_expected(failed, found)
+        return grade(self.judged, self.runs, lambda index, _: meanings[index])
 
-        def check(index: int, _got: Any) -> bool | TestVerdict:
-            return _meaning(index, of_test.get(index), answers.message)
-
-        return grade(self.judged, self.runs, check)
+    def _on_expected(
+        self, indices: list[int], meanings: Mapping[int, bool | TestVerdict]
+    ) -> CheckerRun:
+        """Return the run of the checker on the expected values of some tests."""
+        tests = self.judged.tests
+        assert isinstance(tests, (CallTests, StdinTests))
+        arguments: tuple[Any, ...] = tuple(
+            _launcher.encode(
+                [tests.inputs[i], tests.outputs[i], tests.outputs[i]], MAX_REQUEST_BYTES
+            )
+            for i in indices
+        )
+        calls = EncodedCalls(arguments, (True,) * len(arguments))
+        checker = replace(self.checker, tests=calls)
+        return replace(self, indices=tuple(indices), checker=checker, meanings=meanings)
 
 
 def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun | None:
@@ -100,6 +131,10 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun
         stop_at_first_failure=True,  # if its process dies: one failed check decides the verdict
     )
     return CheckerRun(submission, runs, tuple(values), checker)
+
+
+def _has_failed(meaning: bool | TestVerdict) -> bool:
+    return isinstance(meaning, TestVerdict) and meaning.status is Status.INFRASTRUCTURE_ERROR
 
 
 def _meaning(index: int, answer: TestVerdict | None, message: str) -> bool | TestVerdict:

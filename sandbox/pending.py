@@ -1,9 +1,10 @@
-"""The jobs that lead from a submission to its verdict: one, or two where the first does not decide.
+"""The jobs that lead from a submission to its verdict: one, or more where it does not decide.
 
 | tests | first job | second job |
 |---|---|---|
 | asserts that compile to calls | the calls | the asserts, if a call returned no plain data |
-| with a checker in the sandbox | the tests | the checker on the returned values |
+| with a checker in the sandbox | the tests | the checker on the returned values, and where it
+failed, in a third job, on the expected ones |
 | asserts and unittests that run in the program's process | the tests | the tests in a process of
 their own, if the program or the tests ask for it |
 | all others | the tests | - |
@@ -17,9 +18,15 @@ from typing import Any
 
 from stepcoder.sandbox import _launcher
 from stepcoder.sandbox.assert_calls import compile_asserts
-from stepcoder.sandbox.checker_runs import CHECKER_LIMITS, needs_checker_run, start_checker
+from stepcoder.sandbox.checker_runs import (
+    CHECKER_LIMITS,
+    CheckerRun,
+    needs_checker_run,
+    start_checker,
+)
 from stepcoder.sandbox.grading import Runs, grade, has_no_value, needs_a_tester
 from stepcoder.sandbox.program import Limits, Submission
+from stepcoder.sandbox.testlib import TestlibRun
 from stepcoder.sandbox.verdict import Verdict
 
 
@@ -56,7 +63,15 @@ def _with_its_tests(submission: Submission, limits: Limits, *, apart: bool = Fal
         if not apart and needs_a_tester(runs):
             return _with_its_tests(submission, limits, apart=True)
         if needs_checker_run(submission.tests) and (run := start_checker(submission, runs)):
-            return Pending(run.checker, CHECKER_LIMITS, run.grade, run.job)
+            return _with_its_checker(run)
         return grade(submission, runs)
 
     return Pending(submission, limits, finish, apart=apart)
+
+
+def _with_its_checker(run: CheckerRun | TestlibRun) -> Pending:
+    def finish(runs: Runs) -> Verdict | Pending:
+        outcome = run.grade(runs)
+        return outcome if isinstance(outcome, Verdict) else _with_its_checker(outcome)
+
+    return Pending(run.checker, CHECKER_LIMITS, finish, run.job)

@@ -169,13 +169,34 @@ def test_a_checker_s_failure_does_not_hide_that_of_others(judge: Judge) -> None:
     assert statuses == [Status.ACCEPTED, Status.INFRASTRUCTURE_ERROR, Status.ACCEPTED]
 
 
+def test_an_answer_on_which_the_checker_fails_is_wrong_where_the_expected_one_is_read(
+    judge: Judge,
+) -> None:
+    source = """
+def check(input, expected, got):
+    if got == "spin":
+        while True: pass
+    if got == "die":
+        exit()
+    return sorted(got) == sorted(expected)
+"""
+    tests = CallTests(([0], [1]), ([2, 1], [3]), checker=Custom(source))
+    for answer, why in (("None", "TypeError"), ("'spin'", "CPU time"), ("'die'", "SystemExit")):
+        program = f"def f(x):\n    return [1, 2] if x == 0 else {answer}\n"
+        verdict = judge.run(Program(program, "f"), tests)
+        assert [t.status for t in verdict.tests] == [Status.ACCEPTED, Status.WRONG_ANSWER]
+        assert verdict.message.startswith("the checker failed on test 2")
+        assert why in verdict.message
+        assert verdict.message.endswith("does not fail on the expected answer")
+
+
 def test_a_catastrophic_expression_does_not_hold_up_the_judge(judge: Judge) -> None:
     slow = CallTests(([],), ("(a|a)*b",), checker=Regex())
     future = judge.submit(Program("def f():\n    return 'a' * 99\n", "f"), slow)
     start = time.monotonic()
     assert returned(judge, "1", 1, Exact()).passed
     assert time.monotonic() - start < 4.0
-    assert future.result().status is Status.INFRASTRUCTURE_ERROR
+    assert future.result().status is Status.WRONG_ANSWER  # on its own text the expression ends
     bad = returned(judge, "'a'", "(", Regex())
     assert bad.status is Status.INFRASTRUCTURE_ERROR
     assert "unterminated subpattern" in bad.message
