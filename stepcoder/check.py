@@ -94,6 +94,11 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
+def summary(error: Exception) -> str:
+    """Return the first line of an error."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
 def packages() -> Iterator[Line]:
     """Look at the packages that we require, and at those of our extras for training and vLLM."""
     try:
@@ -133,8 +138,7 @@ def training() -> Iterator[Line]:
         importlib.import_module("stepcoder.train")
         import torch
     except Exception as error:
-        found = f"{type(error).__name__}: {error}".partition("\n")[0]
-        yield Line("trainer", "missing", found, "pip install 'stepcoder[train]'")
+        yield Line("trainer", "missing", summary(error), "pip install 'stepcoder[train]'")
         return
     yield Line("trainer", "ok", "stepcoder.train can be imported")
     if not torch.cuda.is_available():
@@ -157,12 +161,14 @@ def sandbox() -> Iterator[Line]:
     """Run programs in the sandbox, and look at the layers that this machine gives it."""
     try:
         from stepcoder.sandbox import CallTests, Judge, Program, StdinTests, _launcher
-    except ImportError as error:
+
+        judge = Judge(workers=1)
+    except Exception as error:  # the extension is not built, or by an older clone
         fix = "pip install stepcoder; in a clone `pip install -e .`, which needs g++"
-        yield Line("sandbox", "missing", str(error), fix)
+        yield Line("sandbox", "missing", summary(error), fix)
         return
     logging.getLogger("stepcoder.sandbox").addHandler(logging.NullHandler())  # said here
-    with Judge(workers=1) as judge:
+    with judge:
         # A socket is refused by the system call filter, whatever the namespaces are.
         source = "def f(x):\n    try:\n        import socket; socket.socket()\n"
         source += "    except OSError:\n        return x + 1\n"
@@ -219,6 +225,7 @@ def main() -> int:
         sys.stdout.write(json.dumps([line._asdict() for line in lines], indent=1) + "\n")
     else:
         end = f"missing: {', '.join(missing)}" if missing else "training and judging would work"
+        end += "; judging would work" if missing and lines[-1].status == "ok" else ""
         sys.stdout.write(f"{end}\n")
     return 1 if missing else 0
 
