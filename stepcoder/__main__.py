@@ -8,7 +8,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from stepcoder import __version__
+import stepcoder
 
 COMMANDS = {
     "train": "train a code model by reinforcement learning from unit-test results",
@@ -39,7 +39,7 @@ def main() -> int:
     """Run the command that the first argument names; it leaves with its own exit status."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "--version"):
-        sys.stdout.write(f"{__version__ if name == '--version' else usage()}\n")
+        sys.stdout.write(f"{stepcoder.__version__ if name == '--version' else usage()}\n")
         return 0
     if name not in COMMANDS:
         sys.stderr.write(f"stepcoder: no command {name!r}; there are {', '.join(COMMANDS)}\n")

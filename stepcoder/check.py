@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from stepcoder import __version__
+import stepcoder
 
 FREE_BYTES = 2 << 30  # of memory and disk, for the embedded default
 DISTRIBUTION = re.compile(r"([\w-]+)(?:\[.*\])?([^;]*)(?:;(.*))?")
@@ -104,9 +104,11 @@ def packages() -> Iterator[Line]:
     try:
         required = metadata.requires("stepcoder") or []
     except metadata.PackageNotFoundError:
-        yield Line("stepcoder", "degraded", f"{__version__}, not installed", "pip install -e .")
+        yield Line(
+            "stepcoder", "degraded", f"{stepcoder.__version__}, not installed", "pip install -e ."
+        )
         return
-    yield Line("stepcoder", "ok", f"{__version__} at {Path(__file__).parent}")
+    yield Line("stepcoder", "ok", f"{stepcoder.__version__} at {Path(__file__).parent}")
     for line in required:
         name, bounds, marker = DISTRIBUTION.fullmatch(line).groups()  # type: ignore[union-attr]
         extra = re.search(r"extra == .([\w-]+)", marker or "")
@@ -164,7 +166,7 @@ def sandbox() -> Iterator[Line]:
 
         judge = Judge(workers=1)
     except Exception as error:  # the extension is not built, or by an older clone
-        fix = "pip install stepcoder; in a clone `pip install -e .`, which needs g++"
+        fix = "pip install stepcoder; in a clone `pip install -e '.[train]'`, with g++"
         yield Line("sandbox", "missing", summary(error), fix)
         return
     logging.getLogger("stepcoder.sandbox").addHandler(logging.NullHandler())  # said here
