@@ -64,12 +64,12 @@ def within(version: str, bounds: str) -> bool:
 
 def machine() -> Iterator[Line]:
     """Look at the processor, its memory and the disk."""
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield either("system", sys.platform == "linux", system, "use Linux", "missing")
+    system = " ".join((platform.system(), platform.release(), platform.machine()))
+    yield Line("system", "ok", f"{system}, {' '.join(platform.libc_ver())}")
     python = f"{platform.python_version()} at {sys.executable}"
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield either("python", fits, python, "use Python 3.11, 3.12 or 3.13", "missing")
-    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpu = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*: (.*)$", cpu, re.M)
     flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*: (.*)$", cpu, re.M)).split())
     bfloat16 = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
@@ -78,10 +78,8 @@ def machine() -> Iterator[Line]:
     found += f", {', '.join(bfloat16)}" if bfloat16 else ", no bfloat16 instructions"
     found += "" if "avx512f" in flags else ", no AVX-512"
     yield either("processor", bfloat16, found, "without a GPU: model.dtype=float32")
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if available := re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()):
-        free = int(available[1]) << 10
+    sizes = re.findall(r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    total, free = (int(dict(sizes)[name]) << 10 for name in ("MemTotal", "MemAvailable"))
     fix = "`stepcoder plan MODEL --memory GB` says what a run takes; `make train` takes 1.1 GB"
     yield either("memory", free > FREE_BYTES, f"{gib(free)} free of {gib(total)}", fix)
     disk = shutil.disk_usage(".")
@@ -104,9 +102,8 @@ def packages() -> Iterator[Line]:
     try:
         required = metadata.requires("stepcoder") or []
     except metadata.PackageNotFoundError:
-        yield Line(
-            "stepcoder", "degraded", f"{stepcoder.__version__}, not installed", "pip install -e ."
-        )
+        found = f"{stepcoder.__version__}, not installed"
+        yield Line("stepcoder", "degraded", found, "pip install -e '.[train]'")
         return
     yield Line("stepcoder", "ok", f"{stepcoder.__version__} at {Path(__file__).parent}")
     for line in required:
