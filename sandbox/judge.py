@@ -88,6 +88,11 @@ class Judge:
         """How often C and C++ programs were compiled. Equal ones are compiled once, while kept."""
         return self._service.builds.compiler_runs
 
+    @property
+    def layers(self) -> dict[str, bool]:
+        """The layers of the sandbox, and whether this machine gave them to the workers so far."""
+        return self._service.layers()
+
     def close(self) -> None:
         """End all workers. Verdicts that are not there yet become infrastructure errors."""
         self._finalizer()

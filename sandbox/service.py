@@ -253,10 +253,14 @@ class Service:
         for _, future in in_flight.values():
             _settle(future, Verdict(Status.INFRASTRUCTURE_ERROR, message="the judge was closed"))
 
+    def layers(self) -> dict[str, bool]:
+        """Return the layers of the sandbox, and whether every worker so far has them."""
+        missing = self._loop.missing_layers
+        return {text: not missing & bit for bit, text in _LAYERS.items()}
+
     def missing_layers(self) -> str:
         """Return the layers that some worker lacks, "" if none."""
-        missing = self._loop.missing_layers
-        return ", ".join(text for bit, text in _LAYERS.items() if missing & bit)
+        return ", ".join(text for text, is_there in self.layers().items() if not is_there)
 
     def _warn(self) -> None:
         """Log once what this machine refuses."""

@@ -17,7 +17,7 @@ from stepcoder.sandbox import IsolationError
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["judge", "evaluate", "clean", "study", "report", "plan"])
+@pytest.mark.parametrize("name", ["judge", "evaluate", "clean", "study", "report", "plan", "check"])
 def test_help_imports_no_torch(name: str) -> None:
     script = (
         "import runpy, sys\n"

@@ -38,6 +38,7 @@ from stepcoder.models.policy import (
 from stepcoder.plan.alive import Alive
 from stepcoder.plan.stand_ins import ATTENTION, Head
 from stepcoder.recipes.own import recipe_of
+from stepcoder.rollout.kv_cache import with_cache
 from stepcoder.rollout.open_engine import CPU_CACHE_GB, MEMORY_SHARE
 from stepcoder.run.model_folder import model_folder
 
@@ -299,8 +300,7 @@ def _cache_per_token(policy: PreTrainedModel) -> int:
         input_ids=inputs.tokens[None],
         position_ids=inputs.position_ids[None],
         packing=inputs.packing,
-        past_key_values=cache,
-        use_cache=True,
+        **with_cache(cache),
     )
     layers: list[Any] = cache.layers
     return _bytes([kept for layer in layers for kept in (layer.keys, layer.values)]) // 16

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
-
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from typing import TYPE_CHECKING, Any
 
 from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.template import ANSWER, AUTO, CHAT, FENCE, TEMPLATE, in_own_words
+
+if TYPE_CHECKING:  # cleaning imports this module, and needs no tokenizers
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import DecodeStream
 
 _ASK = "{description}\n\nAnswer with one Python code block."
 
@@ -223,6 +224,8 @@ def token_spans(
     without gaps, in order. Bytes that do not make a character are decoded as U+FFFD.
     `tokenizer` is a `tokenizers.Tokenizer` or a transformers tokenizer built on one.
     """
+    from tokenizers.decoders import DecodeStream
+
     backend = _backend(tokenizer)
     special = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
     context = list(prompt_ids)
@@ -277,6 +280,8 @@ def _step(stream: DecodeStream, backend: Tokenizer, token_id: int) -> str | None
 
 
 def _backend(tokenizer: Any) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(backend, Tokenizer):
         raise TypeError(f"{type(tokenizer).__name__} has no tokenizers backend to align tokens by")

@@ -19,7 +19,7 @@ from stepcoder.models.attention import CACHED, unpacked_attention
 from stepcoder.models.lora import copy_of
 from stepcoder.problems.prompts import end_tokens
 from stepcoder.rollout.engine import Completion, Engine, Request, Sampling
-from stepcoder.rollout.kv_cache import closing_gaps, make_room
+from stepcoder.rollout.kv_cache import closing_gaps, make_room, with_cache
 
 BLOCK = 256  # tokens of the vocabulary whose probabilities are summed first
 
@@ -80,8 +80,7 @@ class HFEngine(Engine):
                 input_ids=tokens,
                 attention_mask=attention_mask[:, : prompt_length + step],
                 position_ids=position_ids + step,
-                past_key_values=cache,
-                use_cache=True,
+                **with_cache(cache),
             ).logits[:, -1]
             tokens, found = choose(logits, uniforms[:, [step]], sampling)  # (G, 1)
             kept: list[int] = []
@@ -124,8 +123,7 @@ class HFEngine(Engine):
                 input_ids=tokens[:, :-1],
                 attention_mask=attention_mask[:, :-1],
                 position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0)[:, :-1],
-                past_key_values=cache,
-                use_cache=True,
+                **with_cache(cache),
             )
             cache.batch_select_indices(repeats)
         return tokens[repeats], attention_mask[repeats], cache

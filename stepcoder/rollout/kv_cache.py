@@ -5,11 +5,20 @@ The ordinary layer copies itself for every token (torch.cat) and when rows leave
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, LlamaModel
 from transformers.cache_utils import DynamicLayer
+
+# What a model's cache is called: transformers has renamed it for all models at once.
+_NEW_NAME = "cache" in inspect.signature(LlamaModel.forward).parameters
+
+
+def with_cache(cache: DynamicCache) -> dict[str, Any]:
+    """Return the arguments with which a model reads and extends a cache."""
+    return {"cache" if _NEW_NAME else "past_key_values": cache, "use_cache": True}
 
 
 class RoomyLayer(DynamicLayer):
