@@ -80,19 +80,26 @@ def rehearse() -> Iterator[None]:
             yield
     sys.modules["__main__"] = main
     del sys.modules["program"]
+    if "unittest" in sys.modules:  # where tests run
+        direct.rehearse(_REHEARSAL, REHEARSALS)
     random.seed(0)
     gc.collect()
     gc.freeze()
 
 
 def rehearse_small() -> None:
-    """Make a warm-up run of the smallest program."""
+    """Make a warm-up run of the smallest program, in a child of its own."""
     source = "def f(n):\n    return n\n"
-    run(("calls", source, "", "f", [[1]]), -1)
+    if "unittest" in sys.modules:
+        run(("direct", source, "", "f", ("asserts", "", ["assert f(1) == 1"])), -1)
+    else:
+        run(("calls", source, "", "f", [[1]]), -1)
 
 
 def run(request: tuple[Any, ...], channel: int) -> None:
     """Run one request in this child. Returns when the run is over; the child then ends."""
+    if request[0] != "direct":
+        direct.thaw_library()
     if request[0] in ("tester", "unittester"):
         tester.run_tester(request, channel)
         return

@@ -272,3 +272,23 @@ def test_verdicts_do_not_depend_on_chance(judge: Judge) -> None:
 def test_what_programs_of_contests_do_works(judge: Judge, source: str) -> None:
     verdict = stdin(judge, source, limits=Limits(memory_bytes=256 << 20))
     assert verdict.passed, verdict.message
+
+
+@pytest.mark.parametrize("module", ["collections", "fractions", "wsgiref.headers"])
+def test_library_classes_are_immutable_to_a_program_beside_its_tests(
+    judge: Judge, module: str
+) -> None:
+    """Those that every worker has loaded, and those that only the preamble imports."""
+    kind = {"collections": "Counter", "fractions": "Fraction", "wsgiref.headers": "Headers"}[module]
+    preamble = f"from {module} import {kind}"
+    source = (
+        f"def f(kind):\n    try: setattr(kind, 'mark', 1)\n"
+        f"    except TypeError as error: return {kind} is kind and 'immutable' in str(error)\n"
+    )
+    test = f"assert f({kind}) is True"
+    assert judge.run(Program(source, "f", preamble), AssertTests((test,))).passed
+    # Those who test from another process may change them: no program is there.
+    strict = Program(f"import gc\n{source}", "f", preamble)
+    changing = AssertTests((f"assert {kind}.mark == 3",), f"{kind}.mark = 3")
+    assert judge.run(strict, changing).passed
+    assert judge.run(Program(source, "f", preamble), AssertTests((test,))).passed
