@@ -135,7 +135,7 @@ def _keys(items: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
     Adds to `kinds` the types that the items are made of: tuple for lists, _Nan for nan.
     """
     found = set(map(type, items))
-    small = found <= {int, bool} and items and -_LARGE < min(items) and max(items) < _LARGE
+    small = found <= {int, bool} and items and min(items) > -_LARGE and max(items) < _LARGE
     if small or found <= _SIMPLE:
         kinds |= found
         return items
