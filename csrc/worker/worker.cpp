@@ -41,7 +41,7 @@ namespace stepcoder {
 namespace {
 
 // How long a run takes before the judge watches its memory.
-constexpr int64_t kUnwatchedNs = 5'000'000;
+constexpr int64_t kUnwatchedNs = 20'000'000;
 
 // Notes the worker's own size. `statm` is /proc/self/statm, opened while /proc was visible.
 void measure(const UniqueFd& statm, child::Shared& shared) {
