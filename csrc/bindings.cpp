@@ -69,6 +69,8 @@ void bind_protocol(py::module_& module) {
   define("KILLED_FOR_CPU", KilledFor::kCpu);
   define("KILLED_FOR_WALL", KilledFor::kWall);
   define("KILLED_CANCELLED", KilledFor::kCancelled);
+  define("KILLED_FOR_MEMORY", KilledFor::kMemory);
+  define("UNUSED_BYTES", kUnusedBytes);
   define("EXIT_ABORTED", kExitAborted);
   define("LAYER_USER_NAMESPACE", kUserNamespace);
   define("LAYER_MOUNT_NAMESPACE", kMountNamespace);
@@ -100,6 +102,7 @@ void bind_judge(py::module_& module) {
       .def_readonly("tampered", &RunResult::tampered)
       .def_readonly("loading", &RunResult::loading)
       .def("test", [](const RunResult& r, size_t i) { return r.tests.at(i); })
+      .def_property_readonly("test_count", [](const RunResult& r) { return r.tests.size(); })
       .def_property_readonly(
           "returned_no_value",
           [](const RunResult& r) {

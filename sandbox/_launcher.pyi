@@ -16,6 +16,8 @@ OUTCOME_TOO_LARGE: int
 KILLED_FOR_CPU: int
 KILLED_FOR_WALL: int
 KILLED_CANCELLED: int
+KILLED_FOR_MEMORY: int
+UNUSED_BYTES: int
 EXIT_ABORTED: int
 LAYER_USER_NAMESPACE: int
 LAYER_MOUNT_NAMESPACE: int
@@ -88,6 +90,8 @@ class RunResult:
     @property
     def loading(self) -> Finding: ...
     def test(self, index: int) -> Finding: ...
+    @property
+    def test_count(self) -> int: ...
     @property
     def returned_no_value(self) -> bool: ...
     @property

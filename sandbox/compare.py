@@ -8,6 +8,7 @@ sorting them; only pairing items that noise has moved takes longer, and is limit
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,8 @@ def _same_number(
 def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANCE) -> bool:
     """Return whether two lists have the same items, each as often. A returned set counts as a list.
 
-    Both are compared sorted. Noise in one of several floats of an item may sort it elsewhere: such
+    Equal items are found by hashing. If they do not all have partners, and noise may be why, both
+    lists are compared sorted. Noise in one of several floats of an item may sort it elsewhere: such
     items are paired by trying, if they are not too many.
     """
     if isinstance(got, (set, frozenset)) and isinstance(expected, (list, tuple)):
@@ -100,8 +102,16 @@ def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANC
         return same_value(got, expected, tolerance)
     if len(got) != len(expected):
         return False
-    pairs = list(zip(sorted(got, key=_order), sorted(expected, key=_order), strict=True))
-    moved = [(g, e) for g, e in pairs if not same_value(g, e, tolerance)]
+    kinds: set[type] = set()
+    keys, expected_keys = _keys(got, kinds), _keys(expected, kinds)
+    if kinds <= _HASHABLE:
+        if _same_keys(keys, expected_keys):
+            return True
+        if tolerance == 0 or not kinds & {float, complex}:
+            return False
+    order = None if kinds <= _REAL else _order
+    pairs = list(zip(sorted(got, key=order), sorted(expected, key=order), strict=True))
+    moved = [(g, e) for g, e in pairs if g != e and not same_value(g, e, tolerance)]
     if not moved:
         return True
     nested = any(isinstance(item, (list, tuple, dict)) for item in expected)
@@ -109,11 +119,61 @@ def same_in_any_order(got: Any, expected: Any, tolerance: float = FLOAT_TOLERANC
     return nested and tolerance > 0 and (_match(moved, tolerance) or _match(pairs, tolerance))
 
 
-def _order(value: Any) -> tuple[Any, ...]:
-    """Return a sort key: any two have an order, and equal values (the table) have equal ones.
+class _Nan:
+    """Stands for nan among keys, which equals itself there."""
 
-    Unlike hashing, sorting is not slowed down by values that a program has chosen for that.
+
+_SIMPLE = {type(None), bool, str, bytes}
+_HASHABLE = {*_SIMPLE, int, float, complex, tuple, _Nan}
+_REAL = {bool, int, float}
+_LARGE = 1 << 60  # from here on ints can have equal hashes
+
+
+def _keys(items: Sequence[Any], kinds: set[type]) -> Sequence[Any]:
+    """Return what is equal where items are, and hashable if all of `kinds` are.
+
+    Adds to `kinds` the types that the items are made of: tuple for lists, _Nan for nan.
     """
+    found = set(map(type, items))
+    small = found <= {int, bool} and items and min(items) > -_LARGE and max(items) < _LARGE
+    if small or found <= _SIMPLE:
+        kinds |= found
+        return items
+    return [_key(item, kinds) for item in items]
+
+
+def _key(value: Any, kinds: set[type]) -> Any:
+    if isinstance(value, (list, tuple)):
+        kinds.add(tuple)
+        return tuple(_keys(value, kinds))
+    kinds.add(type(value))
+    if isinstance(value, (int, float)):
+        if value != value:
+            kinds.add(_Nan)
+            return _Nan
+        return (
+            value if -_LARGE < value < _LARGE or abs(value) == math.inf else (_Nan, hex(int(value)))
+        )
+    if isinstance(value, complex) and not abs(value.real) + abs(value.imag) < _LARGE:
+        kinds.add(object)  # to be compared as it is
+    return value
+
+
+def _same_keys(keys: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Return whether two lists have the same keys, each as often.
+
+    Those of an answer are only looked up: a program can choose such as make a table slow.
+    """
+    left = Counter(expected)
+    for key in keys:
+        if not left.get(key, 0):
+            return False
+        left[key] -= 1
+    return True
+
+
+def _order(value: Any) -> tuple[Any, ...]:
+    """Return a sort key: any two have an order, and equal values (the table) have equal ones."""
     if isinstance(value, (int, float)):
         return (1, value) if value == value else (2,)
     if isinstance(value, (list, tuple)):

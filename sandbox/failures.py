@@ -90,6 +90,8 @@ def _cause_of_death(run: _launcher.RunResult) -> TestVerdict:
         return TestVerdict(Status.CPU_TIME_LIMIT, message="CPU time limit exceeded")
     if run.killed_for == _launcher.KILLED_FOR_WALL:
         return TestVerdict(Status.WALL_TIME_LIMIT, message="wall time limit exceeded")
+    if run.killed_for == _launcher.KILLED_FOR_MEMORY:
+        return TestVerdict(Status.MEMORY_LIMIT, message="memory limit exceeded")
     if run.output_exceeded:
         return TestVerdict(Status.OUTPUT_LIMIT, message="output limit exceeded")
     if run.is_native:

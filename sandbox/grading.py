@@ -159,10 +159,14 @@ def _test_verdict(
     if unfinished and phase < _launcher.PHASE_FIRST_TEST + position:
         return TestVerdict(Status.NOT_RUN)
     if isinstance(tests, StdinTests):
-        test = _stdin_verdict(tests, run, index, finding, check)
+        test = (
+            died(run)
+            if _used_too_much(run, 0)
+            else _stdin_verdict(tests, run, index, finding, check)
+        )
         if tests.keep_output:
             test = replace(test, stdout=decoded(run.stdout), stderr=decoded(run.stderr))
-    elif unfinished:
+    elif unfinished or _used_too_much(run, position):
         test = died(run)
     else:
         test = _value_verdict(submission, run, index, finding, check)
@@ -172,9 +176,16 @@ def _test_verdict(
     return _measured(test, _lines(run, 0) | _lines(run, 1 + position), cpu_ns, wall_ns)
 
 
+def _used_too_much(run: _launcher.RunResult, position: int) -> bool:
+    """Return whether a test is the last of a run that used too much memory, whatever it left."""
+    last = min(run.phase - _launcher.PHASE_FIRST_TEST, run.test_count - 1)
+    return run.killed_for == _launcher.KILLED_FOR_MEMORY and position == last
+
+
 def _loading_failure(run: _launcher.RunResult) -> TestVerdict:
     """Return the verdict for a program that failed before its first test."""
-    if run.loading.outcome != _launcher.OUTCOME_ERROR:
+    too_much = run.killed_for == _launcher.KILLED_FOR_MEMORY
+    if too_much or run.loading.outcome != _launcher.OUTCOME_ERROR:
         return died(run)
     in_test = recorded_by(run.loading) is not None
     return raised_in_test(run.loading, run) if in_test else raised(run.loading, run)
@@ -290,6 +301,8 @@ def _failure_in_talk(program: _launcher.RunResult) -> TestVerdict | None:
         return None
     if program.phase < _launcher.PHASE_FIRST_TEST:
         return _loading_failure(program)
+    if _used_too_much(program, 0):
+        return died(program)
     if finding.outcome == _launcher.OUTCOME_ERROR:
         test = raised(finding, program)
     elif finding.outcome == _launcher.OUTCOME_VALUE or exited_well:
@@ -330,6 +343,8 @@ def _pair_verdict(submission: Submission, runs: Runs, index: int) -> TestVerdict
     cancelled = program.killed_for == _launcher.KILLED_CANCELLED
     if program.phase < _launcher.PHASE_FIRST_TEST and not cancelled:
         test = _loading_failure(program)
+    elif _used_too_much(program, index):
+        test = died(program)
     elif tester.loading.outcome == _launcher.OUTCOME_ERROR:
         test = raised_in_test(tester.loading, tester)
     elif finding.outcome == _launcher.OUTCOME_ERROR:

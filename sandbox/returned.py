@@ -25,6 +25,8 @@ LARGEST = 48 << 20
 _SHOWN = 1 << 16
 # A set is this many times as large as the list of its items.
 _SLACK = 8
+# Bytes of encoded expected values that are kept for further answers to the same tests.
+_KEPT = 8 << 20
 
 # Answers for a checker that runs in the sandbox: whether the value of a test is right, or a verdict
 # if the checker has failed.
@@ -43,11 +45,10 @@ def judged(
         if in_sandbox:
             return check is not None and check(index, payload), shown_value(got)
         return expected.holds(got), shown_value(got)
-    wanted = _encoded(expected.expected if compiled else expected)
+    wanted, (most_values, most_size) = _wanted(tests, index)
     if payload == wanted and not compiled:  # to Python nan is not nan
         return True, shown_value(expected)
     values, size = _launcher.weigh(payload)
-    most_values, most_size = _launcher.weigh(wanted)
     if values != most_values or size > _SLACK * most_size:
         if size > _SHOWN:
             return False, f"a value of {values:,} parts that is too large to show"
@@ -61,9 +62,28 @@ def judged(
     return same_answer(tests.checker, got, expected), shown_value(got)
 
 
-def _encoded(expected: Any) -> bytes:
-    """Return an expected value as bytes; none for what is no plain data, which nothing equals."""
-    try:
-        return _launcher.encode(expected, 1 << 30)
-    except (TypeError, ValueError):
-        return b""
+# By the identity of a test set's outputs, which are held so that nothing else can have it.
+_wanted_values: dict[tuple[int, int], tuple[tuple[Any, ...], bytes, tuple[int, int]]] = {}
+_kept = 0
+
+
+def _wanted(tests: CallTests, index: int) -> tuple[bytes, tuple[int, int]]:
+    """Return an expected value as bytes, and its weight; none for what is no plain data."""
+    global _kept
+    found = _wanted_values.get((id(tests.outputs), index))
+    if found is None:
+        expected = tests.outputs[index]
+        if isinstance(tests, CompiledAsserts):
+            expected = expected.expected
+        try:
+            encoded = _launcher.encode(expected, 1 << 30)
+        except (TypeError, ValueError):  # nothing equals it
+            encoded = b""
+        found = tests.outputs, encoded, _launcher.weigh(encoded)
+        _kept += len(encoded) + 256
+        if _kept > _KEPT:
+            _wanted_values.clear()
+            _kept = 0
+        else:
+            _wanted_values[id(tests.outputs), index] = found
+    return found[1:]

@@ -163,7 +163,8 @@ class Service:
 
         def go_on(build: Future[Built | Verdict]) -> None:
             built = build.result()
-            fits = isinstance(built, Built) and built.memory_bytes <= pending.limits.memory_bytes
+            room = pending.limits.memory_bytes + _launcher.UNUSED_BYTES
+            fits = isinstance(built, Built) and built.memory_bytes <= room
             if isinstance(built, Built) and (fits or program is not pending.submission.program):
                 setattr(job, name, built.binary)
                 try:

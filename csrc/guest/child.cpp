@@ -16,7 +16,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "guest/thread_stacks.h"
 #include "guest/tracer.h"
 #include "wire/control.h"
 #include "wire/fd.h"
@@ -30,6 +29,7 @@ namespace {
 
 std::byte* g_board = nullptr;
 ControlMessage g_limits;
+uint64_t g_most_bytes = 0;  // of memory; 0: another process has the limit
 
 // The record of the current phase; nullptr where it has none.
 Record* current_record() {
@@ -91,9 +91,9 @@ void confine_to(const Shared& shared, const Received& received) {
   // A kernel limit behind the worker's clock. Soft equals hard, so that it cannot be caught.
   const uint64_t phases = uint64_t{message.test_count} + 2;
   set_limit(RLIMIT_CPU, static_cast<uint64_t>(message.cpu_ns) * phases / 1'000'000'000 + 2);
-  set_limit(RLIMIT_AS, shared.address_space_bytes + message.memory_bytes);
+  set_limit(RLIMIT_AS, shared.address_space_bytes + message.reserved_bytes);
+  if (!shared.native) g_most_bytes = shared.resident_bytes + message.memory_bytes;
   if (!shared.native) set_limit(RLIMIT_FSIZE, message.output_bytes + 1);
-  thread_stacks::limit(message.memory_bytes / 2);
   if (!shared.filter.empty()) install_filter(shared.filter);
 }
 
@@ -110,6 +110,12 @@ bool put_payload(Record& record, Outcome outcome, const std::string& bytes) {
   header().arena_used = used + bytes.size();
   record.outcome = outcome;
   return true;
+}
+
+uint64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
 }
 
 void stamp(Record& record) {
@@ -169,7 +175,7 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
                          .bitmaps_offset = seals_offset(1) + sizeof(uint64_t),
                          .arena_offset = 2 * kRecordsOffset};
   take_secret(63);
-  PyObject* runs = thread_stacks::prepare() ? PyObject_CallNoArgs(rehearse) : nullptr;
+  PyObject* runs = PyObject_CallNoArgs(rehearse);
   if (runs != nullptr) {
     while (PyObject* run = PyIter_Next(runs)) {
       Py_DECREF(run);
@@ -185,6 +191,9 @@ void rehearse(const Shared& shared, PyObject* rehearse) {
 void enter_phase(uint32_t phase) {
   // A program can call this too, and must not reset what an earlier phase has recorded.
   if (phase <= header().phase) return;
+  // Used too much and gave it back before anyone has looked: it ends in the phase that did so. (The
+  // worker finds it out in any case.)
+  if (phase > kPhaseCompile && g_most_bytes != 0 && peak_memory_bytes() > g_most_bytes) _exit(0);
   if (phase > kPhaseCompile) header().until_compiled = 0;
   header().phase_cpu_ns = now_ns(CLOCK_PROCESS_CPUTIME_ID);
   header().phase_wall_ns = now_ns();

@@ -16,6 +16,7 @@ struct Shared {
   void* board = nullptr;
   std::vector<sock_filter> filter;     // empty if the worker's own filter is inherited
   uint64_t address_space_bytes = 0;    // of the worker itself
+  uint64_t resident_bytes = 0;         // likewise, the memory in use
   std::vector<uintptr_t> dirty_pages;  // pages that every run writes to
   bool native = false;                 // runs start other programs, which get the limits
   int violations_fd = -1;              // where those of machine code are read

@@ -290,6 +290,7 @@ void EventLoop::on_readable(Slot& slot, Worker& worker) {
   WorkerProcess& process = *worker.process;
   union {
     Hello hello;
+    Running running;
     Report report;
   } message{};
   const ssize_t got = recv(process.control(), &message, sizeof message, MSG_DONTWAIT);
@@ -299,6 +300,10 @@ void EventLoop::on_readable(Slot& slot, Worker& worker) {
     process.missing_layers = message.hello.missing_layers;
     missing_layers_ |= message.hello.missing_layers;
     if (slot.active && !slot.running) advance(slot);
+    return;
+  }
+  if (got == sizeof(Running) && slot.running) {
+    process.watch(message.running);
     return;
   }
   // The kernel may have killed the worker for its run's memory; that counts as the run's own end.
@@ -433,15 +438,20 @@ void EventLoop::leave_job(Slot& slot) {
 
 int EventLoop::timeout_ms() {
   int64_t earliest = INT64_MAX;
-  for (const Slot& slot : slots_)
+  for (const Slot& slot : slots_) {
     if (slot.active) earliest = std::min(earliest, slot.deadline_ns);
+    for (const Worker& worker : slot.workers)
+      if (worker.process) earliest = std::min(earliest, worker.process->next_look_ns);
+  }
   if (earliest == INT64_MAX) return -1;
   return static_cast<int>(std::clamp<int64_t>((earliest - now_ns()) / 1'000'000 + 1, 0, 60'000));
 }
 
 void EventLoop::check_deadlines() {
   const int64_t now = now_ns();
-  for (Slot& slot : slots_)
+  for (Slot& slot : slots_) {
+    for (const Worker& worker : slot.workers)
+      if (worker.process && now >= worker.process->next_look_ns) worker.process->look();
     if (slot.active && now >= slot.deadline_ns) {
       if (lost_to_program(slot))
         take_report(slot, *workers_for(slot, slot.active->job).front(),
@@ -449,6 +459,7 @@ void EventLoop::check_deadlines() {
       else
         on_crash(slot, "a worker of the sandbox hangs");
     }
+  }
 }
 
 }  // namespace stepcoder

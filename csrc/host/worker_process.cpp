@@ -124,6 +124,36 @@ Finding copy_finding(const std::byte* board, const Layout& layout, uint32_t inde
   return finding;
 }
 
+// The content of a file of /proc, "" if there is none.
+std::string proc_file(const std::string& path) {
+  const UniqueFd file(open(("/proc/" + path).c_str(), O_RDONLY | O_CLOEXEC));
+  return file ? content(file, 0, 256) : std::string();
+}
+
+// The memory that a process uses, 0 if there is no such process.
+uint64_t resident_bytes(pid_t pid) {
+  const std::string text = proc_file(std::to_string(pid) + "/statm");  // size, resident, ...
+  const size_t second = text.find(' ');
+  if (second == std::string::npos) return 0;
+  return std::strtoull(text.c_str() + second, nullptr, 10) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::string children_file(pid_t pid) {
+  return std::to_string(pid) + "/task/" + std::to_string(pid) + "/children";
+}
+
+// The first child of a process, 0 if it has none.
+pid_t child_of(pid_t pid) {
+  return static_cast<pid_t>(std::atoi(proc_file(children_file(pid)).c_str()));
+}
+
+// Whether this process sees what its worker's runs use. If not, what they reserve is counted.
+bool can_watch(pid_t worker) {
+  return resident_bytes(worker) > 0 &&
+         access(("/proc/" + children_file(worker)).c_str(), R_OK) == 0;
+}
+
 }  // namespace
 
 UniqueFd sealed_file(const char* name, const std::string& content) {
@@ -255,6 +285,10 @@ bool WorkerProcess::begin(const Job& job, uint32_t first_test, bool as_tester, i
     message.wall_ns = job.wall_ns + 10'000'000'000;
     message.memory_bytes = std::max<uint64_t>(job.memory_bytes, uint64_t{1} << 30);
   }
+  runs_native_ = is_native(job, as_tester);
+  if (!can_be_watched_) can_be_watched_ = can_watch(pid_);
+  const bool is_watched = *can_be_watched_ && job.runner != Runner::kCompiler;
+  message.reserved_bytes = message.memory_bytes + (is_watched ? kUnusedBytes : 0);
   cgroup_.allow_memory(message.memory_bytes + 2 * message.output_bytes + kOutsideLimits);
   const auto& binary = as_tester ? job.tester_binary : job.binary;
   return send_control(control_.get(), message, channel, tester_board, binary ? binary->get() : -1);
@@ -274,15 +308,34 @@ void WorkerProcess::wipe_board() {
           "wipe the board");
 }
 
-bool WorkerProcess::request_kill() {
+bool WorkerProcess::request_kill(Command why) {
   ControlMessage message;
-  message.command = Command::kKill;
+  message.command = why;
   return send(control_.get(), &message, sizeof message, MSG_NOSIGNAL) == sizeof message;
+}
+
+void WorkerProcess::watch(const Running& running) {
+  running_ = running;
+  next_look_ns = 0;
+}
+
+void WorkerProcess::look() {
+  // No thread touches new memory faster than this, by far.
+  constexpr uint64_t kBytesPerMs = uint64_t{4} << 20;
+  next_look_ns = INT64_MAX;
+  const uint64_t used = resident_bytes(runs_native_ ? child_of(running_.pid) : running_.pid);
+  if (used > running_.most_bytes) {
+    request_kill(Command::kKillForMemory);
+    return;
+  }
+  const auto ms = std::clamp<uint64_t>((running_.most_bytes - used) / kBytesPerMs, 2, 100);
+  next_look_ns = now_ns() + static_cast<int64_t>(ms) * 1'000'000;
 }
 
 RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_tester,
                                  const Report& report) {
   const Layout layout = layout_of(job);
+  next_look_ns = INT64_MAX;
   RunResult result;
   result.is_tester = as_tester;
   result.first_test = first_test;
@@ -320,9 +373,10 @@ RunResult WorkerProcess::collect(const Job& job, uint32_t first_test, bool as_te
   result.output_exceeded = written > job.output_bytes || size_of(stderr_) > job.output_bytes;
   result.stdout_text = content(stdout_, 0, std::min(written, job.output_bytes));
   result.stderr_tail = tail(stderr_);
+  result.out_of_memory = result.report.killed_for == KilledFor::kMemory;
   const int32_t status = result.report.wait_status;
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
-    result.out_of_memory = oom_killed_ || cgroup_.ran_out_of_memory();
+    result.out_of_memory |= oom_killed_ || cgroup_.ran_out_of_memory();
   if (job.compares_stdout && first_test < job.expected_stdouts.size())
     result.output_matches = same_tokens(result.stdout_text, job.expected_stdouts[first_test]);
   return result;

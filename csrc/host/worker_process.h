@@ -34,7 +34,13 @@ class WorkerProcess {
   // Writes the request, clears the board and starts the run. A program that serves a tester gets a
   // channel to it, and its worker the tester's board. False if the worker is gone.
   bool begin(const Job& job, uint32_t first_test, bool as_tester, int channel, int tester_board);
-  bool request_kill();
+  bool request_kill(Command why = Command::kKill);
+
+  // Begins to watch the memory of the current run. look() ends it if that is too much; it is due at
+  // next_look_ns.
+  void watch(const Running& running);
+  void look();
+  int64_t next_look_ns = INT64_MAX;
 
   // Copies what the run left. Only once its Report has come, when nothing writes any more.
   RunResult collect(const Job& job, uint32_t first_test, bool as_tester, const Report& report);
@@ -59,6 +65,9 @@ class WorkerProcess {
   void wait_or_kill();
 
   bool oom_killed_ = false;
+  Running running_;
+  bool runs_native_ = false;
+  std::optional<bool> can_be_watched_;
   uint64_t secret_seed_;
   uint64_t secrets_drawn_ = 0;
   uint64_t until_set_up_ = 0;  // the secrets of the current run (BoardHeader)

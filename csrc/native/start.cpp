@@ -65,7 +65,7 @@ int become_program(void* data) {
   rlimit stack{};
   bool done = getrlimit(RLIMIT_STACK, &stack) == 0 &&
               limit(RLIMIT_STACK, stack.rlim_max, stack.rlim_max) &&
-              limit(RLIMIT_AS, limits.memory_bytes, limits.memory_bytes) &&
+              limit(RLIMIT_AS, limits.reserved_bytes, limits.reserved_bytes) &&
               limit(RLIMIT_FSIZE, limits.output_bytes + 1, limits.output_bytes + 1) &&
               (!compiles || limit(RLIMIT_CPU, cpu_s, cpu_s + 1));
   if (start.channel >= 0) done = done && dup2(start.channel, 0) == 0 && dup2(start.channel, 1) == 1;
@@ -137,7 +137,14 @@ int run(Guest guest, const std::vector<std::string>& argv,
   child::enter_phase(kPhaseFirstTest);
   supervise(pid, pidfd, child::limits().cpu_ns);
   int status = 0;
-  checked(waitpid(pid, &status, 0), "wait for the program");
+  rusage own{};
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &own);
+  checked(wait4(pid, &status, 0, &usage), "wait for the program");
+  // Its peak is at least that of the process whose memory it began on.
+  if (usage.ru_maxrss > own.ru_maxrss &&
+      static_cast<uint64_t>(usage.ru_maxrss) * 1024 > child::limits().memory_bytes)
+    header.native_killed_for = KilledFor::kMemory;
   header.native_wait_status = status;
   header.native_ended = 1;
   const bool ended_well =

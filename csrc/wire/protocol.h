@@ -29,7 +29,7 @@ constexpr int kBinaryFd = 5;
 // Processes and threads of a worker and its run together.
 constexpr uint64_t kMaxTasks = 256;
 
-enum class Command : uint32_t { kRun = 1, kKill = 2 };
+enum class Command : uint32_t { kRun = 1, kKill = 2, kKillForMemory = 3 };
 
 enum Sent : uint32_t { kSentChannel = 1, kSentTesterBoard = 2, kSentBinary = 4 };
 
@@ -37,9 +37,10 @@ enum Sent : uint32_t { kSentChannel = 1, kSentTesterBoard = 2, kSentBinary = 4 }
 struct ControlMessage {
   Command command = Command::kRun;
   uint32_t test_count = 0;
-  int64_t cpu_ns = 0;   // per phase
-  int64_t wall_ns = 0;  // per phase
-  uint64_t memory_bytes = 0;
+  int64_t cpu_ns = 0;           // per phase
+  int64_t wall_ns = 0;          // per phase
+  uint64_t memory_bytes = 0;    // that it may use beyond what its worker does
+  uint64_t reserved_bytes = 0;  // of addresses, likewise
   uint64_t output_bytes = 0;
   uint64_t arena_offset = 0;
   uint64_t line_count = 0;  // lines of the program that are noted
@@ -61,8 +62,19 @@ enum Layer : uint32_t {
   kReadableFiles = 32,  // neither an empty root nor Landlock
 };
 
+// worker -> judge, of a run that goes on: the judge watches what it uses. Shorter runs end first.
+struct Running {
+  int32_t pid = 0;
+  uint32_t reserved = 0;
+  uint64_t most_bytes = 0;  // of memory, as the kernel counts it for the process
+};
+
+// Addresses that a program may reserve beyond the memory that it may use. It bounds what a run can
+// take between two looks at it, and page tables.
+constexpr uint64_t kUnusedBytes = uint64_t{4} << 30;
+
 // kCancelled: the judge asked for it.
-enum class KilledFor : uint32_t { kNothing = 0, kCpu = 1, kWall = 2, kCancelled = 3 };
+enum class KilledFor : uint32_t { kNothing = 0, kCpu = 1, kWall = 2, kCancelled = 3, kMemory = 4 };
 
 // worker -> judge, once for each run.
 struct Report {

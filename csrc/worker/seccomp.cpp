@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
 
 #include "wire/fd.h"
 #include "wire/protocol.h"
@@ -106,6 +107,18 @@ Code threads_only(bool own_pid_namespace, uint32_t violation = kTrap) {
   return code;
 }
 
+// Memory that is shared stays in use when no page table has it any more, so that no one could see
+// how much there is. A process on its own has no use for it (preload/private_memory.cpp). Huge
+// pages of the machine's own are not counted either.
+Code countable_memory(const Code& otherwise) {
+  Code code{load_argument(3), jump(BPF_JMP | BPF_JSET | BPF_K, MAP_HUGETLB, 2, 0),
+            statement(BPF_ALU | BPF_AND | BPF_K, MAP_SHARED | MAP_ANONYMOUS),
+            jump(BPF_JMP | BPF_JEQ | BPF_K, MAP_SHARED | MAP_ANONYMOUS, 0, 1),
+            answer(refuse(ENOMEM))};
+  code.insert(code.end(), otherwise.begin(), otherwise.end());
+  return code;
+}
+
 Code file_code_only() {
   return {load_argument(2),
           jump(BPF_JMP | BPF_JSET | BPF_K, PROT_EXEC, 1, 0),
@@ -125,11 +138,18 @@ Code no_address() {
           answer(kAllow)};
 }
 
-// A child of the worker has asked to be killed when the worker ends; it may not take that back.
+// A child of the worker has asked to be killed when the worker ends, and the worker to have small
+// pages; programs may not take that back.
 Code plain_prctl() {
-  Code code{load_argument(0),      jump(BPF_JMP | BPF_JEQ | BPF_K, PR_SET_PDEATHSIG, 0, 4),
-            load_argument(1),      jump(BPF_JMP | BPF_JEQ | BPF_K, SIGKILL, 1, 0),
-            answer(refuse(EPERM)), answer(kAllow)};
+  Code code;
+  for (const auto& [option, value] :
+       {std::pair{PR_SET_PDEATHSIG, SIGKILL}, {PR_SET_THP_DISABLE, 1}}) {
+    const Code only{
+        load_argument(0),      jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(option), 0, 4),
+        load_argument(1),      jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(value), 1, 0),
+        answer(refuse(EPERM)), answer(kAllow)};
+    code.insert(code.end(), only.begin(), only.end());
+  }
   constexpr uint32_t kSetVma = 0x53564d41;
   Code names = allow_only(0, {PR_SET_NAME, PR_GET_NAME, kSetVma}, EPERM);
   code.insert(code.end(), names.begin(), names.end());
@@ -171,7 +191,7 @@ Code rule_code(Rule rule, bool own_pid_namespace) {
     case Rule::kNoExecMemory:
       return deny_bits(2, PROT_EXEC, refuse(EPERM));
     case Rule::kFileCodeOnly:
-      return file_code_only();
+      return countable_memory(file_code_only());
     case Rule::kOwnSignals:
       return deny_values(0, {SIGSYS, SIGXFSZ, SIGABRT}, EINVAL);
     case Rule::kNoAddress:
@@ -221,8 +241,9 @@ Code native_code(const SyscallRule& rule, uint64_t secret, uint32_t violation) {
   switch (rule.rule) {
     case Rule::kViolation:
       return {answer(violation)};
-    case Rule::kNoExecMemory:
     case Rule::kFileCodeOnly:
+      return countable_memory({answer(kAllow)});
+    case Rule::kNoExecMemory:
     case Rule::kOwnSignals:
       return {answer(kAllow)};
     case Rule::kPlainIoctl:

@@ -40,11 +40,17 @@
 namespace stepcoder {
 namespace {
 
-// `statm` is /proc/self/statm, opened while /proc was visible.
-uint64_t address_space_bytes(const UniqueFd& statm) {
+// How long a run takes before the judge watches its memory.
+constexpr int64_t kUnwatchedNs = 20'000'000;
+
+// Notes the worker's own size. `statm` is /proc/self/statm, opened while /proc was visible.
+void measure(const UniqueFd& statm, child::Shared& shared) {
   std::array<char, 64> text{};
   checked(pread(statm.get(), text.data(), text.size() - 1, 0), "read the size of this process");
-  return std::strtoull(text.data(), nullptr, 10) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  char* rest = nullptr;
+  shared.address_space_bytes = std::strtoull(text.data(), &rest, 10) * page;
+  shared.resident_bytes = std::strtoull(rest, nullptr, 10) * page;
 }
 
 // Exhausts the allocators' free lists, so that a child's allocations land together on fresh pages.
@@ -232,7 +238,7 @@ class Worker {
       violations_ = native::install_filter_of(config.guest);
       shared_.native = true;
       shared_.violations_fd = violations_.get();
-      shared_.address_space_bytes = address_space_bytes(statm);
+      measure(statm, shared_);
       return;
     }
     const auto filter = build_filter(own_pids, !isolation_.has(kMountNamespace));
@@ -244,8 +250,10 @@ class Worker {
     child::rehearse(shared_, rehearse);
     drain_free_lists();
     huge_pages::collapse_data();
+    // Of a large page all would count as used. Children inherit this.
+    checked(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "have small pages");
     // Only now, when memory reserved for the interpreter's objects has been given back.
-    shared_.address_space_bytes = address_space_bytes(statm);
+    measure(statm, shared_);
     learn_dirty_pages(rehearse_small);
   }
 
@@ -339,7 +347,11 @@ class Worker {
   bool supervise(pid_t pid, const ControlMessage& message, PhaseClock& clock, Report& report) {
     pollfd waits[2]{{signals_.get(), POLLIN, 0}, {kControlFd, POLLIN, 0}};
     bool judge_is_here = true;
-    int64_t left = std::min(message.wall_ns, message.cpu_ns);
+    bool is_watched = false;
+    // What machine code uses is its own. Of its compiler each process has a limit of addresses.
+    const uint64_t most_bytes =
+        message.memory_bytes + (shared_.native ? 0 : shared_.resident_bytes);
+    int64_t left = std::min({message.wall_ns, message.cpu_ns, kUnwatchedNs});
     while (true) {
       const bool killed = report.killed_for != KilledFor::kNothing || !judge_is_here;
       timespec timeout{left / 1'000'000'000, left % 1'000'000'000};
@@ -351,13 +363,18 @@ class Worker {
         if (wait4(pid, &report.wait_status, WNOHANG, &usage) == pid) {
           report.cpu_ns = nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
           report.peak_memory_bytes = int64_t{usage.ru_maxrss} * 1024;
+          const bool is_over = static_cast<uint64_t>(report.peak_memory_bytes) > most_bytes;
+          if (is_over && !shared_.native && report.killed_for != KilledFor::kCancelled)
+            report.killed_for = KilledFor::kMemory;
           return judge_is_here;
         }
       }
       if (judge_is_here && waits[1].revents != 0) {
         auto received = receive_control(kControlFd);
         judge_is_here = received.has_value();
-        report.killed_for = KilledFor::kCancelled;
+        report.killed_for = judge_is_here && received->message.command == Command::kKillForMemory
+                                ? KilledFor::kMemory
+                                : KilledFor::kCancelled;
         kill(pid, SIGKILL);
         continue;
       }
@@ -367,7 +384,13 @@ class Worker {
         report.killed_for = KilledFor::kCpu;
       else if (clock.wall_spent() >= message.wall_ns)
         report.killed_for = KilledFor::kWall;
-      if (report.killed_for != KilledFor::kNothing) kill(pid, SIGKILL);
+      if (report.killed_for != KilledFor::kNothing) {
+        kill(pid, SIGKILL);
+      } else if (!is_watched) {
+        is_watched = true;
+        const Running running{pid, 0, most_bytes};
+        send(kControlFd, &running, sizeof running, MSG_NOSIGNAL);
+      }
       // CPU time passes no faster than wall time, threads of extension code apart.
       left = std::max<int64_t>(1'000'000, std::min(message.wall_ns - clock.wall_spent(),
                                                    message.cpu_ns - clock.cpu_spent()));

@@ -290,8 +290,21 @@ def prepared(
     return compile(tree, FILENAME, "exec", dont_inherit=True)
 
 
-def hold_in() -> None:
-    """Put up what a program cannot pass; for the rest of this process."""
+def rehearse(source: str, times: int) -> None:
+    """Do in the worker, before it forks children, what no run has to do again.
+
+    The library's classes are frozen here: a child would copy the pages of all of them.
+    """
+    test = "assert isinstance(f(1), list) and abs(f(2)[0] - 1) < 2, 'no'"
+    for _ in range(times):
+        compile_test(test)
+        prepared(source, types.ModuleType("program"), "f", numpy=False)
+    freeze_library()
+
+
+def freeze_library() -> None:
+    """Make the classes of all loaded modules of the library immutable."""
+    global _modules
     waiting: list[type] = [object]
     found: set[type] = set()
     while waiting:
@@ -309,14 +322,33 @@ def hold_in() -> None:
         and not k.__flags__ & immutable
         and str(k.__module__).partition(".")[0] in guarded
     )
+    _launcher.freeze(list(_frozen), True)
+    _modules = _loaded()
+
+
+def _loaded() -> int:
+    return len(sys.modules) - ("program" in sys.modules)
+
+
+def thaw_library() -> None:
+    """Undo `freeze_library`, for tests that do not share their process with a program."""
+    _launcher.freeze(list(_frozen), False)
+
+
+def hold_in() -> None:
+    """Put up what a program cannot pass; for the rest of this process."""
+    if _loaded() != _modules:  # the preamble has imported more
+        freeze_library()
+    _launcher.freeze(guards.OF_THE_LIBRARY, False)
     guards.guard_sets()
     guards.guard_named_tuples()
+    _launcher.freeze(guards.OF_THE_LIBRARY, True)
     copy._reconstruct = _checked_reconstruct  # type: ignore[attr-defined]
-    _launcher.freeze(list(_frozen), True)
     _launcher.watch_classes(guards.on_class)
     _launcher.refuse_introspection(FILENAME)
 
 
+_modules = 0  # how many were loaded when `_frozen` was found
 _frozen: set[type] = set()
 _reconstruct = copy._reconstruct  # type: ignore[attr-defined]
 
@@ -457,6 +489,8 @@ def prepare_unittest() -> None:
     import unittest.case
 
     case: Any = unittest.case
+    changed = [case.TestCase, case._AssertRaisesContext]
+    _launcher.freeze(changed, False)
     case.TestCase.failureException = Failure
     leave = case._AssertRaisesContext.__exit__
 
@@ -467,6 +501,7 @@ def prepare_unittest() -> None:
         return expected
 
     case._AssertRaisesContext.__exit__ = leaving
+    _launcher.freeze(changed, True)
 
 
 def run(

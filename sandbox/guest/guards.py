@@ -456,6 +456,10 @@ _GUARDS: dict[str, Callable[[str, Callable[..., Any]], Callable[..., Any]]] = (
 # Comparisons that a library makes of what an object says about the other's items.
 
 
+# What the next two functions change: the library's classes are frozen.
+OF_THE_LIBRARY: list[Any] = [collections.abc.Set, typing.NamedTupleMeta]  # type: ignore[attr-defined]
+
+
 def guard_sets() -> None:
     """Let sets below collections.abc.Set compare their items, where a test compares them."""
     for name in screen.words("eq le lt ge gt and rand sub rsub xor rxor"):

@@ -62,6 +62,19 @@ ATTACKS: dict[str, tuple[str, set[Status]]] = {
         "    m.write(b'x' * (1 << 24))\n    keep.append(m)",
         {S.MEMORY_LIMIT, S.RUNTIME_ERROR},
     ),
+    "memory by large pages": (
+        "import mmap\nm = mmap.mmap(-1, 1 << 32)\nm.madvise(mmap.MADV_HUGEPAGE)\n"
+        "for i in range(0, 1 << 32, 4096): m[i] = 1",
+        {S.MEMORY_LIMIT},
+    ),
+    "memory that no page table shows": (
+        "import mmap\nm = mmap.mmap(-1, 1 << 31)\nfor i in range(0, 1 << 31, 1 << 24):\n"
+        "    m[i:i + (1 << 24)] = b'x' * (1 << 24)\n"
+        "    m.madvise(mmap.MADV_DONTNEED, i, 1 << 24)\n"
+        "    assert m[i + 7] == 0\nm[5] = 1\nwhile True: pass",
+        {S.CPU_TIME_LIMIT},
+    ),
+    "bursts of memory": ("while True: b'x' * (1 << 31)", {S.MEMORY_LIMIT}),
     "memory by recursion": (
         "import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
         {S.MEMORY_LIMIT, S.RUNTIME_ERROR, S.CPU_TIME_LIMIT},

@@ -128,8 +128,10 @@ PLAIN_FCNTLS = (0, 1, 2, 3, 4, 5, 1030)
 SET_LOCK, SET_LOCK_AND_WAIT = 6, 7
 NO_EFFECT = bpf.ERRNO  # error 0: the call seems to succeed
 NO_PATH = 0x1000
+HUGE_TABLE, SHARED_MEMORY = 0x40000, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 OWN_SIGNALS = (signal.SIGSYS, signal.SIGXFSZ, signal.SIGABRT)
 SET_DEATH_SIGNAL, SET_NAME, GET_NAME, NAME_MEMORY = 1, 15, 16, 0x53564D41
+SET_SMALL_PAGES = 41
 
 
 def clone(args: Sequence[int], own: bool) -> int:
@@ -142,6 +144,8 @@ def clone(args: Sequence[int], own: bool) -> int:
 
 
 def file_code(args: Sequence[int], _own: bool) -> int:
+    if args[3] & HUGE_TABLE or args[3] & SHARED_MEMORY == SHARED_MEMORY:
+        return refuse(errno.ENOMEM)
     if not args[2] & mmap.PROT_EXEC:
         return bpf.ALLOW
     return allowed_if(
@@ -152,6 +156,8 @@ def file_code(args: Sequence[int], _own: bool) -> int:
 def prctl(args: Sequence[int], _own: bool) -> int:
     if args[0] == SET_DEATH_SIGNAL:
         return allowed_if(args[1] == signal.SIGKILL, errno.EPERM)
+    if args[0] == SET_SMALL_PAGES:
+        return allowed_if(args[1] == 1, errno.EPERM)
     return allowed_if(args[0] in (SET_NAME, GET_NAME, NAME_MEMORY), errno.EPERM)
 
 
@@ -198,9 +204,37 @@ def values(rng: random.Random) -> int:
     """Return an argument that some rule may care about; 32 bits, so that none is cut."""
     return rng.choice(
         (
-            *(0, 1, 2, 3, 6, 9, 25, 31, 1030, 0x5413, 0x5412, 0x5401, NAME_MEMORY, 0o102, 0o1000),
+            *(
+                0,
+                1,
+                2,
+                3,
+                6,
+                9,
+                25,
+                31,
+                SET_SMALL_PAGES,
+                1030,
+                0x5413,
+                0x5412,
+                0x5401,
+                NAME_MEMORY,
+                0o102,
+                0o1000,
+            ),
             *(THREAD, THREAD | 0x3D0F00, THREAD & ~0x100, NEW_PIDS | 17, THREAD | 0x1000_0000, 17),
-            *(0x20, 0x22, 0x10_0022, 4, 5, 7, rng.getrandbits(32), 1 << rng.randrange(32)),
+            *(
+                0x20,
+                0x21,
+                0x22,
+                0x23,
+                0x10_0022,
+                4,
+                5,
+                7,
+                rng.getrandbits(32),
+                1 << rng.randrange(32),
+            ),
         )
     )
 

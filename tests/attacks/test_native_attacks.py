@@ -193,7 +193,15 @@ def test_the_rest_is_refused(native_judge: Judge, code: str) -> None:
          {Status.CPU_TIME_LIMIT}),
         ("kill(getpid(), SIGSTOP);", {Status.WALL_TIME_LIMIT}),
         ("function<int(int)> f = [&](int x) { return f(x + 1) + 1; }; return f(0);",
+         {Status.RUNTIME_ERROR, Status.MEMORY_LIMIT}),
+        # Memory that stays in use where no page table shows it, which is refused.
+        ("auto p = (char*)mmap(0, 1L << 31, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0);"
+         "for (long i = 0; i < 1L << 31; i += 4096) { p[i] = 1; madvise(p, i, MADV_DONTNEED); }",
          {Status.RUNTIME_ERROR}),
+        ("mmap(0, 1L << 31, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0); for (;;);",
+         {Status.MEMORY_LIMIT}),
+        ("vector<thread> v; for (int i = 0; i < 8; ++i) v.emplace_back([] { for (;;)"
+         "memset(malloc(1 << 26), 1, 1 << 26); }); for (;;);", {Status.MEMORY_LIMIT}),
         # Harmless: memory that can be written and run means nothing for machine code.
         ("if (mmap(0, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED) return 1;",
          {Status.RUNTIME_ERROR}),

@@ -1,5 +1,7 @@
 """Checkers: the ways to compare an answer, and those that are code of their own."""
 
+import itertools
+import math
 import random
 import time
 from typing import Any
@@ -24,7 +26,7 @@ from stepcoder.sandbox import (
     Unordered,
     Verdict,
 )
-from stepcoder.sandbox.compare import same_in_any_order
+from stepcoder.sandbox.compare import same_in_any_order, same_value
 
 NAN = float("nan")
 
@@ -317,3 +319,43 @@ def test_a_value_as_deep_as_can_be_returned_reaches_its_checker(judge: Judge) ->
     for checker in (Custom(SAME), Unordered(), None):
         tests = CallTests(([],), (1,), checker=checker)
         assert judge.run(Program(source, "f"), tests).status is Status.WRONG_ANSWER
+
+
+PARTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.sampled_from([0.5, -0.0, 1.0, NAN, "a", b"a"]),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(PARTS, max_size=5), st.lists(PARTS, max_size=5), st.randoms())
+def test_any_order_is_some_order(left: list[Any], right: list[Any], order: random.Random) -> None:
+    """Hashing finds what trying every order finds, with noise or without."""
+    shuffled = order.sample(left, len(left))
+    assert same_in_any_order(shuffled, left)
+    found = any(same_value(list(items), right, 0) for items in itertools.permutations(left))
+    assert same_in_any_order(left, right, 0) == found
+
+
+def test_numbers_equal_across_types_have_the_same_items() -> None:
+    assert same_in_any_order([True, 1 + 0j, 2.0, NAN], [NAN, 2, 1.0, 1], 0)
+    assert not same_in_any_order([complex(NAN, 1)], [complex(NAN, 2)])
+    assert same_in_any_order([complex(NAN, 1)], [complex(NAN, 1)])
+    assert not same_in_any_order([[1]], [{1}])
+    assert same_in_any_order([10**400, 2.0**70, math.inf], [math.inf, 10**400, 2**70], 0)
+
+
+def test_keys_that_a_program_has_chosen_do_not_slow_the_judge() -> None:
+    """A table of 50,000 integers with equal hashes would take minutes to fill."""
+    equal_hashes = [i * ((1 << 61) - 1) for i in range(50_000)]
+    assert not same_in_any_order(equal_hashes, list(range(50_000)))
+
+
+def test_an_expected_value_is_that_of_its_own_tests(judge: Judge) -> None:
+    program = Program("def f(x): return [x]", "f")
+    for i in range(300):  # short-lived test sets may have each other's addresses
+        assert judge.run(program, CallTests(([i],), ([i],))).passed
+        assert not judge.run(program, CallTests(([i],), ([i + 1],))).passed

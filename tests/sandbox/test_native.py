@@ -123,6 +123,8 @@ def test_languages(native_judge: Judge, language: str, source: str) -> None:
          "lock_guard g(m); ++n; }); for (auto& x : t) x.join(); cout << n;", "", "8"),
         ("signal(SIGUSR1, [](int) { write(1, \"got\", 3); }); raise(SIGUSR1);", "", "got"),
         ("cerr << string(5000, 'e'); cout << 1;", "", "1"),
+        ("static int large[1 << 28]; large[7] = 3; auto p = (char*)calloc(1 << 30, 1);"
+         "cout << large[7] + p[1 << 29];", "", "3"),
     ],
 )  # fmt: skip
 def test_ordinary_programs(native_judge: Judge, body: str, stdin: str, stdout: str) -> None:
@@ -165,6 +167,8 @@ def test_the_stack_is_as_large_as_the_memory(native_judge: Judge) -> None:
          "while (true) i = i + 1; }); t[0].join();", Status.CPU_TIME_LIMIT,
          "CPU time limit exceeded", None),
         ("vector<char> v(1 << 30, 1); cout << v[5];", Status.MEMORY_LIMIT,
+         "memory limit exceeded", None),
+        ("{ vector<char> v(270 << 20, 1); } cout << 3;", Status.MEMORY_LIMIT,
          "memory limit exceeded", None),
         ("vector<string> v; while (true) v.emplace_back(100000, 'x');", Status.MEMORY_LIMIT,
          "memory limit exceeded", None),
