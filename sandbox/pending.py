@@ -25,7 +25,7 @@ from stepcoder.sandbox.checker_runs import (
     start_checker,
 )
 from stepcoder.sandbox.grading import Runs, grade, has_no_value, needs_a_tester
-from stepcoder.sandbox.program import Limits, Submission
+from stepcoder.sandbox.program import CodeTests, Limits, Submission
 from stepcoder.sandbox.testlib import TestlibRun
 from stepcoder.sandbox.verdict import Verdict
 
@@ -60,7 +60,8 @@ def first_job(submission: Submission, limits: Limits) -> Pending:
 
 def _with_its_tests(submission: Submission, limits: Limits, *, apart: bool = False) -> Pending:
     def finish(runs: Runs) -> Verdict | Pending:
-        if not apart and needs_a_tester(runs):
+        shares = isinstance(submission.tests, CodeTests) and not apart
+        if shares and needs_a_tester(runs):
             return _with_its_tests(submission, limits, apart=True)
         if needs_checker_run(submission.tests) and (run := start_checker(submission, runs)):
             return _with_its_checker(run)
