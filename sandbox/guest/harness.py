@@ -23,8 +23,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import _launcher
-from . import direct, rpc, tester, transfer, unittests
+from . import rpc, tester, transfer, unittests
 from .describe import FILENAME, describe, show
+
+# Workers of programs do without what shares a process with tests: a fork pays for every page.
+RUNS_TESTS = "unittest" in sys.modules
+if RUNS_TESTS:
+    from . import direct
 
 PREAMBLE_FILENAME = "<preamble>"
 
@@ -80,7 +85,7 @@ def rehearse() -> Iterator[None]:
             yield
     sys.modules["__main__"] = main
     del sys.modules["program"]
-    if "unittest" in sys.modules:  # where tests run
+    if RUNS_TESTS:
         direct.rehearse(_REHEARSAL, REHEARSALS)
     random.seed(0)
     gc.collect()
@@ -95,7 +100,7 @@ def rehearse_small() -> None:
 
 def run(request: tuple[Any, ...], channel: int) -> None:
     """Run one request in this child. Returns when the run is over; the child then ends."""
-    if request[0] in ("tester", "unittester", "asserts", "unittests"):
+    if RUNS_TESTS and request[0] != "direct":
         direct.thaw_library()
     if request[0] in ("tester", "unittester"):
         tester.run_tester(request, channel)
