@@ -168,7 +168,7 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise OSError(f"it needs {package}: pip install {package}") from None
+        raise OSError(f"it needs {package}: pip install {package}, or stepcoder[data]") from None
 
 
 def _object(record: Any) -> ProblemRecord | BrokenRecordError:

@@ -123,8 +123,7 @@ def from_leetcode_dataset(record: ProblemRecord) -> ProblemRecord:
     """
     preamble = field(record, "prompt", str)
     entry_point = field(record, "entry_point", str)
-    meta = record.get("meta") if isinstance(record.get("meta"), dict) else {}
-    known = {**meta, **record}
+    known = {**field(record, "meta", dict), **record} if record.get("meta") else record
     starter = str(known.get("starter_code") or known.get("lang_code") or "")
     code = f"{preamble.rstrip()}\n\n{field(record, 'test', str).rstrip()}\n\ncheck({entry_point})\n"
     return {

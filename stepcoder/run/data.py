@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from stepcoder.problems.problem import (
 )
 from stepcoder.problems.prompts import fits, prompt_text, starter_part
 from stepcoder.problems.sources import columns_of, sources_of
+from stepcoder.sandbox.program import CallTests, StdinTests, Tests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -275,20 +276,36 @@ def _without(
 ) -> tuple[tuple[Problem, ...], str]:
     """Return the training problems that are not held out too, and a line about the others."""
     names = {name_in_set(p.task_id) for p in held_out}
-    statements = {_statement(p) for p in held_out} - {""}
-    kept = tuple(
-        p for p in train if name_in_set(p.task_id) not in names and _statement(p) not in statements
-    )
-    left = {p.task_id for p in kept}
-    gone = [p.task_id for p in train if p.task_id not in left]
+    asked: dict[str, list[Problem]] = defaultdict(list)
+    for p in held_out:
+        asked[_statement(p)].append(p)
+    kept, gone = [], []
+    for p in train:
+        same = name_in_set(p.task_id) in names or any(
+            not _contradict(p.tests, other.tests) for other in asked.get(_statement(p), ())
+        )
+        (gone if same else kept).append(p)
     if not gone:
-        return kept, ""
-    return kept, f"{len(gone)} training problems left out, held out as well: {_named(gone)}"
+        return tuple(kept), ""
+    named = _named([p.task_id for p in gone])
+    return tuple(kept), f"{len(gone)} training problems left out, held out as well: {named}"
 
 
 def _statement(problem: Problem) -> str:
     """Return a statement without what may differ between copies: case and white space."""
     return "".join(problem.prompt.lower().split())
+
+
+def _contradict(one: Tests, other: Tests) -> bool:
+    """Return whether tests want different answers to one input: "do it" may ask for many things."""
+    kinds = (CallTests, StdinTests)
+    if not isinstance(one, kinds) or not isinstance(other, kinds):
+        return False
+    known = dict(zip(map(repr, one.inputs), map(repr, one.outputs), strict=True))
+    return any(
+        known.get(repr(given), repr(answer)) != repr(answer)
+        for given, answer in zip(other.inputs, other.outputs, strict=True)
+    )
 
 
 def _nothing_to_train_on(config: DataConfig, loaded: Sequence[_Loaded], parts: Counter[str]) -> str:
