@@ -27,7 +27,7 @@ def from_apps(record: ProblemRecord) -> ProblemRecord:
         field(data, part, list)
     prompt = field(record, "question", str)
     tests, name, preamble = read_layout(data, prompt)
-    starter = record.get("starter_code") or ""
+    starter = field(record, "starter_code", str) if record.get("starter_code") else ""
     solution, entry_point = fitting_solution(solutions, name, starter)
     names = (record.get(key) for key in ("task_id", "problem_id", "id"))
     return {

@@ -103,7 +103,7 @@ def from_bigcodebench(record: ProblemRecord) -> ProblemRecord:
     """Return a row of BigCodeBench: unittest tests; programs import what `libs` names."""
     prompt = field(record, "complete_prompt", str)
     body = record.get("canonical_solution")
-    start = record.get("code_prompt") or prompt
+    start = field(record, "code_prompt", str) if record.get("code_prompt") else prompt
     return {
         "task_id": field(record, "task_id", str),
         "prompt": prompt,

@@ -35,10 +35,10 @@ def from_rows(record: ProblemRecord, source: str = "") -> ProblemRecord:
     field(record, "tests", object, "tests")
     tests, name, preamble = read_layout(tests, prompt)
     solutions = record.get("canonical_solution") or []
+    if not isinstance(solutions, list):
+        solutions = [field(record, "canonical_solution", str)]
     starter = str(record.get("starter_code") or "")
-    solution, entry_point = fitting_solution(
-        solutions if isinstance(solutions, list) else [solutions], name, starter
-    )
+    solution, entry_point = fitting_solution(solutions, name, starter)
     return {
         **record,
         "prompt": prompt,

@@ -74,7 +74,7 @@ def load_data(
     )  # fmt: skip
     notes = _list_skipped([*loaded, *others], config, folder)
     problems, weights = _merged(loaded)
-    parts = [part_named(p.split) or p.split for p in problems]
+    parts = [part_named(str(p.split)) or str(p.split) for p in problems]
     train, validation, test = (
         _of_part(problems, parts, n) for n in ("train", "validation", "eval")
     )
@@ -250,7 +250,7 @@ def _listing(source: _Loaded) -> Iterator[str]:
 
 def _held_out_part(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     """Return what a file of held-out problems holds out: a part of it, or all where it has none."""
-    parts = [part_named(p.split) for p in problems]
+    parts = [part_named(str(p.split)) for p in problems]
     found = (_of_part(problems, parts, part) for part in ("validation", "eval"))
     return next(filter(None, found), tuple(problems))
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from stepcoder.problems import load_problems
+from stepcoder.problems.files import rows_of
 from stepcoder.problems.formats import form_of
-from stepcoder.problems.problem import Problem, program_of
+from stepcoder.problems.problem import Problem, problems_of, program_of
 from stepcoder.sandbox import Judge
 
 ADD_ONE = "n = int(input())\nprint(n + 1)\n"
@@ -197,6 +198,16 @@ def test_a_broken_row_is_one_line_that_says_what_is_wrong(
     form: str, change: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     assert words in skipped(tmp_path, FORMS[form][1] | change)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_field_that_holds_anything_else_costs_no_more_than_its_record(form: str) -> None:
+    row = FORMS[form][1] | {"split": None}
+    odd: list[Any] = [None, 5, True, "x", "", [], {}, [1], {"a": 1}, [[]], [{}], "(", 1e999]
+    rows = [row | {name: value} for name in row for value in odd]
+    report = problems_of(rows_of(json.loads(json.dumps(rows))), form)
+    assert len(report.problems) + len(report.skipped) == len(rows)
+    assert all("\n" not in line for line in report.skipped)
 
 
 def test_a_checker_of_codecontests_plus_is_given_the_testlib_beside_the_data(
