@@ -91,7 +91,7 @@ class DataConfig:
     validation_path: Annotated[str | None, "Held-out problems; null: some of data.path."] = None
     columns: Annotated[
         str | None,
-        "Columns by other names, as OURS:THEIRS with commas: prompt:question,tests:cases.",
+        "Columns by other names: OURS:THEIRS with commas, such as prompt:question.",
     ] = None
     split: Annotated[
         Literal["file", "hash"],

@@ -74,6 +74,8 @@ def load_data(
     )  # fmt: skip
     notes = _list_skipped([*loaded, *others], config, folder)
     problems, weights = _merged(loaded)
+    if repeated := sum(len(report.problems) for _, _, report in loaded) - len(problems):
+        notes.append(f"{repeated} problems are in several files: the first is kept")
     parts = [part_named(str(p.split)) or str(p.split) for p in problems]
     train, validation, test = (
         _of_part(problems, parts, n) for n in ("train", "validation", "eval")

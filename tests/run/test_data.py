@@ -181,6 +181,7 @@ def test_several_files_are_drawn_by_their_weights(tmp_path: Path) -> None:
     config = {"validation_share": 0.0}
     data = load(f"{twice}:2,{half}:0.5", **config)
     assert dict(data.weights) == {"a": 2.0, "same": 2.0, "b": 0.5, "b.jsonl/a": 0.5}
+    assert data.notes[0] == "1 problems are in several files: the first is kept"
     curriculum = Curriculum(data.train, single_bytes([]), seed=0, weights=data.weights)
     drawn = Counter(task.problem.task_id for task in curriculum.sample(1000))
     assert drawn["a"] == pytest.approx(400, rel=0.02)
