@@ -9,6 +9,7 @@ are needed, but for a JSON list, which is read whole.
 from __future__ import annotations
 
 import gzip
+import importlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -162,8 +163,6 @@ def _saved_dataset(path: Path) -> Iterator[Row]:
 
 def _library(name: str) -> Any:
     """Return a library that only some files need. Raises OSError that names how to install it."""
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -69,9 +69,7 @@ def load_data(
         RunError: no problem to train on, too many records skipped, or (strict) a broken record.
     """
     loaded = _load("data.path", config.path, config)
-    others = [] if config.validation_path is None else _load(
-        "data.validation_path", config.validation_path, config
-    )  # fmt: skip
+    others = _load("data.validation_path", config.validation_path, config)
     notes = _list_skipped([*loaded, *others], config, folder)
     problems, weights = _merged(loaded)
     if repeated := sum(len(report.problems) for _, _, report in loaded) - len(problems):
@@ -174,8 +172,10 @@ def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Pr
     return [problems[i * count // limit] for i in range(limit)]
 
 
-def _load(option: str, paths: str, config: DataConfig) -> list[_Loaded]:
-    """Load the files that an option names."""
+def _load(option: str, paths: str | None, config: DataConfig) -> list[_Loaded]:
+    """Load the files that an option names, none for None."""
+    if paths is None:
+        return []
     try:
         sources, columns = sources_of(paths), columns_of(config.columns)
     except ValueError as error:
