@@ -94,7 +94,7 @@ def load_data(
     if config.limit is not None:
         train, validation, test = (p[: config.limit] for p in (train, validation, test))
     if not train:
-        raise RunError(_nothing_to_train_on(config, loaded, Counter(parts)))
+        raise RunError(_nothing_to_train_on(config, loaded, Counter(parts), note))
     supervised = tuple(p for p in train if p.canonical_solution)
     if without := len(train) - len(supervised):
         notes.append(
@@ -281,7 +281,8 @@ def _without(
     asked: dict[str, list[Problem]] = defaultdict(list)
     for p in held_out:
         asked[_statement(p)].append(p)
-    kept, gone = [], []
+    kept: list[Problem] = []
+    gone: list[Problem] = []
     for p in train:
         same = name_in_set(p.task_id) in names or any(
             not _contradict(p.tests, other.tests) for other in asked.get(_statement(p), ())
@@ -310,9 +311,13 @@ def _contradict(one: Tests, other: Tests) -> bool:
     )
 
 
-def _nothing_to_train_on(config: DataConfig, loaded: Sequence[_Loaded], parts: Counter[str]) -> str:
+def _nothing_to_train_on(
+    config: DataConfig, loaded: Sequence[_Loaded], parts: Counter[str], left_out: str
+) -> str:
     skipped = [line for source in loaded for line in source.report.skipped]
     line = f"{config.path}: no problem to train on ({parts.total()} loaded, {len(skipped)} skipped)"
+    if left_out:
+        return f"{line}: {left_out}; hold out others"
     if parts and not parts["train"]:
         named = ", ".join(f"{part} {count}" for part, count in parts.items())
         return (

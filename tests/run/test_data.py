@@ -159,6 +159,8 @@ def test_what_is_held_out_under_another_name_or_in_other_words_does_not_train(
     assert names(data.train) == ["c", "e"]  # c wants another answer: it is another problem
     line = "3 training problems left out, held out as well: MBPP/602, b, d"
     assert data.notes == (line,)
+    with pytest.raises(RunError, match="5 training problems left out, held out as well"):
+        load(path, validation_path=path)
 
 
 def test_problems_without_a_solution_train_and_only_the_supervised_phase_lacks_them(
