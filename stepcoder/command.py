@@ -34,12 +34,14 @@ from stepcoder.journal import Record
 from stepcoder.options import ConfigError, LineParser
 from stepcoder.problems.json_text import loads
 from stepcoder.problems.problem import (
+    LoadReport,
     Problem,
     ProblemError,
     known_as,
     program_of,
     with_tolerance,
 )
+from stepcoder.problems.sources import columns_of
 from stepcoder.sandbox import (
     LANGUAGES,
     IsolationError,
@@ -144,6 +146,32 @@ def add_tolerance_option(parser: argparse.ArgumentParser) -> None:
         help="absolute or relative, for numbers in stdout and in the values of calls whose tests "
         "name no checker (default: stdout exactly, values 1e-6)",
     )
+
+
+def add_columns_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that renames columns of problem files."""
+    parser.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="OURS:THEIRS,...",
+        help="columns of the problems by other names, such as prompt:question,tests:cases",
+    )
+
+
+def _columns(text: str) -> dict[str, str]:
+    try:
+        return columns_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def say_skipped(report: LoadReport, shown: int = 5) -> None:
+    """Say which records of a problem file were skipped: the first one by one, all by reason."""
+    for line in report.skipped[:shown]:
+        say(f"skipped: {line}")
+    if len(report.skipped) > shown:
+        counts = "; ".join(f"{count} {reason}" for reason, count in report.reasons.items())
+        say(f"skipped {len(report.skipped)} records in all: {counts}")
 
 
 def within_tolerance(

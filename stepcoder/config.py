@@ -30,6 +30,7 @@ from stepcoder.options import (
     read_overrides,
     to_text,
 )
+from stepcoder.problems.sources import Source, columns_of, sources_of, written
 from stepcoder.problems.template import AUTO, check_template, in_own_words
 from stepcoder.user_code import is_user_code
 
@@ -69,6 +70,7 @@ FIXED = {
     "model.offload_reference": None,
     "data.split": "the problems trained so far follow from it",
     "data.validation_share": "the problems trained so far follow from it",
+    "data.columns": "the problems trained so far follow from it",
     "data.limit": "the problems trained so far follow from it",
     "sft": "the supervised phase keeps its schedule, and RL the problems that it left",
     "curriculum.cccs": "the stages reached follow from it",
@@ -82,13 +84,25 @@ FIXED = {
 class DataConfig:
     """The problems."""
 
-    path: Annotated[str, 'File or folder of problems; "embedded": the built-in ones.'] = EMBEDDED
+    path: Annotated[
+        str,
+        'File or folder of problems, or several: PATH,PATH:WEIGHT; "embedded": the built-in ones.',
+    ] = EMBEDDED
     validation_path: Annotated[str | None, "Held-out problems; null: some of data.path."] = None
+    columns: Annotated[
+        str | None,
+        "Columns by other names: OURS:THEIRS with commas, such as prompt:question.",
+    ] = None
     split: Annotated[
-        Literal["file", "hash"], "Held out as the file says, or by a hash of the task id."
+        Literal["file", "hash"],
+        "Validation problems are those that the file names, and if it names none, or with hash, "
+        "some by a hash of the task id. A file's test problems never train.",
     ] = "file"
     validation_share: Annotated[float, "Share of problems that the hash holds out.", SHARE] = 0.1
     strict: Annotated[bool, "Stop at a broken record instead of skipping it."] = False
+    max_skipped: Annotated[
+        float, "Stop if more than this share of a file's records is broken.", SHARE
+    ] = 0.5
     limit: Annotated[int | None, "Use at most this many problems of each part.", COUNT] = None
 
 
@@ -498,6 +512,10 @@ def _conflicts(config: Config) -> Iterator[str]:
             '"prompt.thinking" needs an answer that begins with words; set prompt.template=answer'
         )
     try:
+        columns_of(config.data.columns)
+    except ValueError as error:
+        yield f'"data.columns": {error}'
+    try:
         check_template(config.prompt.template)
     except ValueError as error:
         yield f'"prompt.template": {error}'
@@ -603,13 +621,27 @@ def _with_absolute_paths(config: Config) -> Config:
     values = flatten(to_dict(config), SECTIONS, "")
     for name in PATHS:
         path = values[name]
-        if path is not None and path != EMBEDDED and os.path.exists(path):
+        if name in ("data.path", "data.validation_path") and path is not None:
+            values[name] = written([_absolute(source) for source in _sources(name, path)])
+        elif path is not None and os.path.exists(path):
             values[name] = str(Path(path).absolute())
     for name in ("recipe", "reward.function"):
         file = (values[name] or "").rpartition(":")[0]
         if file and os.path.exists(file):
             values[name] = str(Path(values[name]).absolute())
     return from_dict(values)
+
+
+def _sources(name: str, paths: str) -> list[Source]:
+    try:
+        return sources_of(paths)
+    except ValueError as error:
+        raise ConfigError(f'"{name}": {error}') from None
+
+
+def _absolute(source: Source) -> Source:
+    exists = source.path != EMBEDDED and os.path.exists(source.path)
+    return source._replace(path=str(Path(source.path).absolute())) if exists else source
 
 
 def _check_resumable(before: Config, now: Config) -> None:

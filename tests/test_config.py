@@ -206,6 +206,7 @@ def test_an_override_without_a_value_and_one_for_a_section_say_what_to_write() -
         (["ppo.importance=mask", "ppo.importance_floor=3"], "less than ppo.importance_cap (2)"),
         (["ppo.warmup_steps=9", "steps=8"], "give at most steps (8)"),
         (["fgo.outside=mask", "recipe=grpo"], "set fgo.enabled=true, or fgo.outside=train"),
+        (["data.columns=prompt"], "no list of OURS:THEIRS, such as prompt:question"),
     ],
 )
 def test_values_that_do_not_fit_each_other_are_refused(overrides: list[str], part: str) -> None:
@@ -222,6 +223,7 @@ def values_of(leaf: Leaf) -> st.SearchStrategy[Any]:
     if leaf.name.startswith("prompt.") or leaf.name in (
         "recipe",
         "reward.function",
+        "data.columns",
         "model.heads",
         "model.kv_heads",
         "model.width",

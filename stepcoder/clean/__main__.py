@@ -37,7 +37,7 @@ EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "Make verified problems from raw ones: check, repair, deduplicate, add tests."
     parser = command.Parser("stepcoder.clean", description, EPILOG)
-    parser.add_argument("problems", type=Path, help="our JSONL, APPS(+), HumanEval(+) or MBPP(+)")
+    parser.add_argument("problems", type=Path, help="in a form of docs/data.md")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder")
     parser.add_argument(
         "--overlap",
@@ -57,6 +57,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--similarity", type=float, default=0.8,
         help="share of word triples from which on two statements are the same (0.8); 1: equal ones",
     )  # fmt: skip
+    command.add_columns_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the generated tests (0)")
     parser.add_argument(
         "--runs", type=int, default=3, help="runs, each with other seeds, that must agree (3)"
@@ -92,6 +93,7 @@ def cleaning_settings(arguments: argparse.Namespace) -> Record:
         "overlap": [str(path) for path in arguments.overlap],
         "overlap_fingerprints": [files_fingerprint(path) for path in arguments.overlap],
         **{name: getattr(arguments, name) for name in others},
+        **({"columns": arguments.columns} if arguments.columns else {}),
         **command.limits_given(arguments),
     }
 
@@ -103,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = cleaning_settings(arguments)
     known = references(arguments)
     try:
-        records = list(read_candidates(arguments.problems))
+        records = list(read_candidates(arguments.problems, arguments.columns))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{arguments.problems} cannot be read ({error})") from None
     if not records:
@@ -137,6 +139,8 @@ def summary(cleaning: Cleaning, lines: Sequence[Record]) -> str:
     dropped = f"{counts.total()} dropped" + (f" ({reasons})" if reasons else "")
     kept, tests = found["kept"], found["tests"]
     text = f"{kept} of {len(lines)} kept, {found['repaired']} of them repaired; {dropped}"
+    if found["unverified"]:
+        text += f"\n{found['unverified']} more have no solution: written as they are, unverified"
     if kept:
         before, after = found["coverage_before"] / kept, found["coverage"] / kept
         text += f"\ntests {tests - found['generated_tests']} -> {tests}"

@@ -93,13 +93,14 @@ def overlaps(
     """
     if not references:
         return
-    keys = {program_key(problem.canonical_solution): problem.task_id for problem in references}
+    solutions = {p.task_id: p.canonical_solution for p in references if p.canonical_solution}
+    keys = {program_key(solution): task_id for task_id, solution in solutions.items()}
     first_pairs: dict[int, Pair] = {}
     for pair in pairs:
         if pair.first < 0 <= pair.second:
             first_pairs.setdefault(pair.second, pair)
     for candidate in candidates:
-        key = program_key(candidate.problem.canonical_solution)
+        key = candidate.has_solution and program_key(candidate.problem.canonical_solution)
         if key in keys:
             detail = f"its solution is that of {keys[key]}, names aside"
             yield candidate.dropped(Reason.OVERLAP, detail)
@@ -125,6 +126,16 @@ def matches(verified: Sequence[Verified], pairs: Iterable[Pair]) -> list[Match]:
     found.sort(key=lambda match: (match.second.number, -match.similarity, match.first.number))
     groups = groupby(found, key=lambda match: match.second.number)
     return [match for _, group in groups for match in islice(group, COMPARED)]
+
+
+def same_statements(candidates: Iterable[Candidate]) -> Iterator[Dropped]:
+    """Yield the candidates without a solution whose statement is that of an earlier candidate."""
+    first: dict[str, str] = {}
+    for candidate in candidates:
+        words = " ".join(words_of(candidate.problem.prompt))
+        earlier = first.setdefault(words, candidate.task_id)
+        if words and earlier != candidate.task_id and not candidate.has_solution:
+            yield candidate.dropped(Reason.DUPLICATE, f"the same statement as {earlier}")
 
 
 def _statement_match(first: Verified, second: Verified, similarity: float) -> Match:

@@ -24,7 +24,7 @@ from stepcoder.clean.judges import Judges
 from stepcoder.clean.mutants import mutants
 from stepcoder.clean.stdin_inputs import new_stdins
 from stepcoder.clean.verify import NO_VALUE, Verified, ended, submission_of, value_of
-from stepcoder.problems.formats import ProblemRecord
+from stepcoder.problems.fields import ProblemRecord
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.schema import read_tests
 from stepcoder.problems.source import parse

@@ -22,11 +22,12 @@ TENTHS = [f"{low}-{low + 9}%" for low in range(0, 100, 10)] + ["100%"]
 
 def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
     """Return the page."""
-    kept = [line for line in lines if line["decision"] != "dropped"]
+    kept, unverified = _verified(lines), _unverified(lines)
+    said = f", {unverified:,} more have no solution to verify" if unverified else ""
     return page(
         "clean.html",
         f"Cleaning of {Path(settings['problems']).name}",
-        f"{len(lines):,} records, of which {len(kept):,} are kept",
+        f"{len(lines):,} records, of which {len(kept):,} are kept{said}",
         charts(lines, kept),
         counts=key_figures(lines),
         listed={
@@ -40,7 +41,7 @@ def render(lines: Sequence[Record], settings: Mapping[str, Any]) -> str:
 
 def key_figures(lines: Sequence[Record]) -> Record:
     """Return how many records there are of each kind, and sums over the kept problems."""
-    kept = [line for line in lines if line["decision"] != "dropped"]
+    kept = _verified(lines)
     names = ("tests", "generated_tests", "coverage_before", "coverage")
     mutants = Counter[str]()
     for line in kept:
@@ -48,6 +49,7 @@ def key_figures(lines: Sequence[Record]) -> Record:
     return {
         "records": len(lines),
         "kept": len(kept),
+        "unverified": _unverified(lines),
         "repaired": sum(line["decision"] == "repaired" for line in kept),
         "with_curriculum": sum(line["stages"] > 1 for line in kept),
         "mutants": mutants,
@@ -77,6 +79,15 @@ def charts(lines: Sequence[Record], kept: Sequence[Record]) -> list[Chart]:
         Chart("stages", _counted(stages)),
         Chart("conditionals", _counted(Counter(conditionals))),
     ]
+
+
+def _verified(lines: Sequence[Record]) -> list[Record]:
+    """Return the problems whose solutions passed."""
+    return [line for line in lines if line["decision"] in ("kept", "repaired")]
+
+
+def _unverified(lines: Sequence[Record]) -> int:
+    return sum(line["decision"] == "unverified" for line in lines)
 
 
 def _tenth(share: float) -> str:

@@ -21,6 +21,7 @@ from stepcoder.clean.duplicates import (
     is_same_problem,
     matches,
     overlaps,
+    same_statements,
     similar_statements,
 )
 from stepcoder.clean.extend import Cleaned, extend
@@ -47,6 +48,7 @@ PROBLEMS, DECISIONS = "problems.jsonl", "decisions.jsonl"
 THREADS = 4  # for each worker of the sandbox
 
 Outcome = Candidate | Verified | Cleaned | Dropped
+Ended = Candidate | Cleaned | Dropped  # a candidate: it has no solution, so nothing was verified
 
 
 class _Named(Protocol):
@@ -73,7 +75,7 @@ class Options:
 class Cleaning:
     """The whole result, in the order of the input."""
 
-    outcomes: tuple[Cleaned | Dropped, ...]
+    outcomes: tuple[Ended, ...]
     failed: int  # problems that the sandbox failed on; the same command tries them again
     seconds: Mapping[str, float]  # by step
 
@@ -96,16 +98,23 @@ def clean(
 
     def end(step: str, found: Iterable[Outcome]) -> None:
         outcomes.update({outcome.number: outcome for outcome in found})
-        seconds[step] = time.monotonic() - begun - sum(seconds.values())
+        since = time.monotonic() - begun - sum(seconds.values())
+        seconds[step] = seconds.get(step, 0.0) + since
 
     pairs = similar_statements(remaining(Candidate), references, options.similarity)
     end("compare", overlaps(remaining(Candidate), references, pairs))
-    end("verify", verify_all(remaining(Candidate), judges, journal, progress))
+    end("compare", same_statements(remaining(Candidate)))
+    solved = [candidate for candidate in remaining(Candidate) if candidate.has_solution]
+    end("verify", verify_all(solved, judges, journal, progress))
     found = matches(remaining(Verified), pairs)
     same, unknown = confirm_all(found, judges)
     end("duplicates", duplicates(same))
     end("extend", extend_all(remaining(Verified), options, judges, journal, progress))
-    ended = tuple(o for o in outcomes.values() if isinstance(o, (Cleaned, Dropped)))
+    ended = tuple(
+        o
+        for o in outcomes.values()
+        if isinstance(o, (Cleaned, Dropped)) or (isinstance(o, Candidate) and not o.has_solution)
+    )
     return Cleaning(ended, len(outcomes) - len(ended) + unknown, seconds)
 
 
@@ -174,22 +183,23 @@ def in_parallel(
 
 
 def decisions(cleaning: Cleaning) -> list[Record]:
-    """Return a line for each record of the input: kept, repaired or dropped, and why."""
+    """Return a line for each record of the input: kept, repaired, unverified or dropped."""
     return [_decision(outcome) for outcome in cleaning.outcomes]
 
 
-def _decision(outcome: Cleaned | Dropped) -> Record:
+def _decision(outcome: Ended) -> Record:
     if isinstance(outcome, Dropped):
         decision = {"decision": "dropped", "reason": outcome.reason, "detail": outcome.detail}
         return {"number": outcome.number, "task_id": outcome.task_id, **decision}
-    candidate = outcome.verified.candidate
+    unverified = isinstance(outcome, Candidate)
+    candidate = outcome if isinstance(outcome, Candidate) else outcome.verified.candidate
     return {
         "number": candidate.number,
         "task_id": candidate.task_id,
-        "decision": "repaired" if candidate.repairs else "kept",
+        "decision": "unverified" if unverified else "repaired" if candidate.repairs else "kept",
         "repairs": list(candidate.repairs),
         "tidied": list(candidate.normalized),
-        **annotations_of(outcome),
+        **({} if isinstance(outcome, Candidate) else annotations_of(outcome)),
     }
 
 
@@ -217,10 +227,12 @@ def write(folder: Path, cleaning: Cleaning, lines: Sequence[Record]) -> None:
     """Write the decisions, and the problems with what is known of each in a field `clean`."""
     problems = []
     for outcome, line in zip(cleaning.outcomes, lines, strict=True):
+        known = {k: v for k, v in line.items() if k not in ("number", "task_id", "decision")}
         if isinstance(outcome, Cleaned):
             record = outcome.verified.candidate.record
-            known = {k: v for k, v in line.items() if k not in ("number", "task_id", "decision")}
             problems.append({**record, "tests": outcome.tests, "clean": known})
+        elif isinstance(outcome, Candidate):
+            problems.append({**outcome.record, "clean": {"verified": False, **known}})
     replace_file(folder / PROBLEMS, _lines(problems))
     replace_file(folder / DECISIONS, _lines(lines))
 

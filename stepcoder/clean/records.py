@@ -1,42 +1,38 @@
 """Raw records as candidates: read, checked, and written in the one usual way.
 
 Takes a file or folder in any form of `problems.formats`, gives a Candidate, or why there is none,
-for every record. Nothing runs here.
+for every record. A candidate may have no solution. Nothing runs here.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stepcoder.clean.imports import add_imports, missing_imports
 from stepcoder.clean.reasons import Dropped, Normalization, Reason, Repair
-from stepcoder.problems.formats import (
-    ProblemRecord,
-    check_entry_point,
-    form_of,
-    read_records,
-    to_schema,
-)
+from stepcoder.problems.fields import ProblemRecord, check_entry_point
+from stepcoder.problems.files import Row, read_rows
+from stepcoder.problems.formats import FORMS, form_of, renamed, to_schema
+from stepcoder.problems.json_text import loads
 from stepcoder.problems.problem import Problem, problem_of
 from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse
 
+# Fields whose emptiness is a reason of its own; readers name what else is wrong.
 REQUIRED = {
-    "stepcoder": ("task_id", "prompt", "canonical_solution", "tests"),
-    "APPS": ("question", "solutions", "input_output"),
-    "APPS+": ("prompt", "canonical_solution", "inputs", "outputs", "starter_code"),
-    "HumanEval": ("task_id", "prompt", "canonical_solution", "test", "entry_point"),
+    "stepcoder": ("prompt", "tests"),
+    "APPS": ("question", "input_output"),
+    "APPS+": ("prompt", "inputs", "outputs", "starter_code"),
+    "HumanEval": ("task_id", "prompt", "test", "entry_point"),
     "MBPP": ("task_id", "code", "test_list"),
     "EvalPlus": ("task_id", "prompt", "canonical_solution", "base_input", "entry_point"),
 }
-_WITHOUT_SOLUTION = ("LiveCodeBench", "verl", "Codeforces")
 _TEXTS = ("prompt", "starter_code", "canonical_solution", "preamble")
 _EMPTY: tuple[object, ...] = (None, "", [], {}, "[]", "{}")
 
@@ -65,6 +61,11 @@ class Candidate:
         """The problem's name."""
         return str(self.record["task_id"])
 
+    @property
+    def has_solution(self) -> bool:
+        """Whether there is a solution to verify the tests with."""
+        return bool(self.problem.canonical_solution)
+
     def repaired(self, repair: Repair, **changes: Any) -> Candidate:
         """Return the candidate with fields of its record changed."""
         repairs = (*self.repairs, repair) if repair not in self.repairs else self.repairs
@@ -75,16 +76,24 @@ class Candidate:
         return Dropped(self.number, self.task_id, reason, detail)
 
 
-def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
-    """Yield what each record of a file or folder gives, in order.
+def read_candidates(
+    path: Path, columns: Mapping[str, str] | None = None
+) -> Iterator[Candidate | Dropped]:
+    """Yield what each record of a file or folder gives, in order, its columns renamed.
 
     Raises OSError, EOFError, zlib.error or ValueError if the file itself cannot be read.
     """
     form: str | None = None
     seen: set[str] = set()
-    for number, (where, record) in enumerate(read_records(path)):
-        form = (form_of(record) if isinstance(record, dict) else None) or form
-        found = candidate_of(number, where, record, form)
+    for number, row in enumerate(read_rows(path)):
+        where, record, _ = row
+        if isinstance(record, dict):
+            record = renamed(record, columns or {})
+            try:
+                form = form_of(record) or form
+            except BrokenRecordError as error:
+                record = error
+        found = candidate_of(number, row._replace(record=record), form)
         if isinstance(found, Candidate):
             if found.task_id in seen:
                 detail = f"{where}: an earlier record has the same task_id"
@@ -93,10 +102,9 @@ def read_candidates(path: Path) -> Iterator[Candidate | Dropped]:
         yield found
 
 
-def candidate_of(
-    number: int, where: str, record: ProblemRecord | BrokenRecordError, form: str | None
-) -> Candidate | Dropped:
+def candidate_of(number: int, row: Row, form: str | None) -> Candidate | Dropped:
     """Return the candidate that a record gives, or why it gives none."""
+    where, record, part = row
     if isinstance(record, BrokenRecordError):
         return Dropped(number, where, Reason.MALFORMED, f"{where}: {record}")
     name = str(record.get("task_id") or record.get("problem_id") or where)
@@ -104,13 +112,13 @@ def candidate_of(
     def dropped(reason: Reason, detail: str) -> Dropped:
         return Dropped(number, name, reason, f"{where}: {detail}")
 
-    if form in _WITHOUT_SOLUTION:
-        return dropped(Reason.MISSING_FIELD, f"{form} has no solutions, which cleaning runs")
-    missing = [key for key in REQUIRED.get(form or "", ("tests",)) if record.get(key) in _EMPTY]
+    if form is None:
+        return dropped(Reason.MISSING_FIELD, f"no field of a known form ({', '.join(FORMS)})")
+    missing = [key for key in REQUIRED.get(form, ()) if record.get(key) in _EMPTY]
     if missing:
         return dropped(Reason.MISSING_FIELD, f'field "{missing[0]}" is missing or empty')
     try:
-        made = Candidate(number, to_schema(record, form or ""), _alternatives(record))
+        made = Candidate(number, to_schema(record, form, part), _alternatives(record))
     except BrokenRecordError as error:
         reason = Reason.DOES_NOT_PARSE if "not parse" in str(error) else Reason.MALFORMED
         return dropped(reason, str(error))
@@ -126,7 +134,7 @@ def _alternatives(record: ProblemRecord) -> tuple[str, ...]:
     """Return the solutions of a record that holds several."""
     found = record.get("all_solutions") or record.get("solutions") or []
     if isinstance(found, str):
-        found = json.loads(found)
+        found = loads(found)
     return tuple(str(item) for item in found) if isinstance(found, list) else ()
 
 
@@ -136,6 +144,8 @@ def _checked(candidate: Candidate) -> Candidate:
     Raises SyntaxError if the solution does not parse, BrokenRecordError if it lacks what the tests
     call.
     """
+    if not candidate.problem.canonical_solution:
+        return candidate
     candidate, tree = _parsed(candidate)
     problem = candidate.problem
     if problem.entry_point is None and candidate.record["tests"]["kind"] == "call":
@@ -199,7 +209,7 @@ def _normalized(candidate: Candidate) -> Candidate:
     record, tests = dict(candidate.record), dict(candidate.record["tests"])
     done: list[Normalization] = []
     texts = [(record, key) for key in _TEXTS]
-    if tests["kind"] in ("assert", "unittest"):
+    if "code" in tests:
         texts.append((tests, "code"))
     for owner, key in texts:
         if "\r" in (owner.get(key) or ""):

@@ -15,7 +15,7 @@ from stepcoder.clean.comparison import Comparison, checker_of, comparison_of
 from stepcoder.clean.judges import Judges
 from stepcoder.clean.reasons import Dropped, Reason, Repair
 from stepcoder.clean.records import Candidate
-from stepcoder.problems.formats import ProblemRecord
+from stepcoder.problems.fields import ProblemRecord
 from stepcoder.problems.problem import Problem, program_of
 from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.tolerance import TOLERANCE, tolerance_checker

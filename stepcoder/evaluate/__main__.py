@@ -49,7 +49,7 @@ SAMPLING = (
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "Measure pass@k in the sandbox, with a 95% interval over problems."
     parser = command.Parser("stepcoder.evaluate", description, EPILOG)
-    parser.add_argument("problems", type=Path, help="in a form of docs/evaluate.md")
+    parser.add_argument("problems", type=Path, help="in a form of docs/data.md")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--policy", type=Path, help="transformers checkpoint or hub id, run, or checkpoint of it"
@@ -82,6 +82,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU")
+    command.add_columns_option(parser)
     command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)
     counts = ("n", "limit", "max_new_tokens", "max_prompt_tokens", "group_size")
@@ -101,9 +102,8 @@ def chosen_problems(arguments: argparse.Namespace) -> list[Problem]:
     """Load the problems that the options choose. Raises ProblemError or InputError."""
     if not arguments.problems.exists():
         raise InputError(f"{arguments.problems}: no such file or folder of problems")
-    report = load_problems(arguments.problems)
-    for line in report.skipped:
-        command.say(f"skipped: {line}")
+    report = load_problems(arguments.problems, columns=arguments.columns)
+    command.say_skipped(report)
     problems = command.of_split(report.problems, arguments.split, "--split")
     if arguments.canonical and (without := [p for p in problems if not p.canonical_solution]):
         command.say(f"{len(without)} of {len(problems)} problems have no solution: left out")

@@ -102,6 +102,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--problems", type=Path, required=True, help="problems, in any known form")
     parser.add_argument("-o", "--output", type=Path, help="verdicts; goes on where it stopped")
     parser.add_argument("--explain", metavar="TASK_ID", help="show this task's first sample")
+    command.add_columns_option(parser)
     command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)
     arguments = parser.parse(argv, "workers", *command.LIMITS)
@@ -117,9 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    report = load_problems(arguments.problems)
-    for line in report.skipped:
-        command.say(line)
+    report = load_problems(arguments.problems, columns=arguments.columns)
+    command.say_skipped(report)
     compared = command.within_tolerance(report.problems, arguments)
     problems = {problem.task_id: problem for problem in compared}
     fields = ("solution", "completion")

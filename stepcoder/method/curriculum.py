@@ -10,10 +10,10 @@ import ast
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil, isqrt
+from math import ceil, floor, isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepcoder.errors import RunError
@@ -100,8 +100,10 @@ class Curriculum:
     update an attempt are ours.
 
     Conditional statements inside the starter code, which is always given, do not count. `cccs`
-    False keeps every problem at stage 0; `full_prompt_share` is the share of attempts that start at
-    stage 0 whatever the problem's stage (against forgetting; they do not move it).
+    False keeps every problem at stage 0, where one without a solution always is.
+    `full_prompt_share` is the share of attempts that start at stage 0 whatever the problem's stage
+    (against forgetting; they do not move it). An epoch has each problem as often as its weight
+    says, and once where `weights` (by task_id) has none.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Curriculum:
         threshold: float = 0.5,
         full_prompt_share: float = 0.0,
         template: str = TEMPLATE,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         """Start every problem at its last stage. Raises ValueError for a repeated task_id."""
         self._problems = {problem.task_id: problem for problem in problems}
@@ -131,6 +134,7 @@ class Curriculum:
         self._threshold = threshold
         self._full_prompt_share = full_prompt_share
         self._template = template
+        self._weights = weights or {}
         self._given_parts = {
             problem.task_id: given_parts(problem, scopes) if cccs else [starter_part(problem)]
             for problem in problems
@@ -235,8 +239,15 @@ class Curriculum:
 
     def _order(self, epoch: int) -> list[str]:
         order = sorted(self._problems)
+        if self._weights:
+            order = [name for name in order for _ in range(self._copies(name, epoch))]
         random.Random(f"order {self._seed} {epoch}").shuffle(order)
         return order
+
+    def _copies(self, task_id: str, epoch: int) -> int:
+        """Return how often an epoch has a problem: its weight, rounded up or down by chance."""
+        draw = random.Random(f"copies {self._seed} {epoch} {task_id}").random()
+        return floor(self._weights.get(task_id, 1.0) + draw)
 
     def _task(self, task_id: str) -> Task:
         draw = random.Random(f"visit {self._seed} {self._epoch} {self._position}")

@@ -66,7 +66,7 @@ def read_layout(data: Any, prompt: str = "") -> Layout:
         BrokenRecordError: the layout is none of these, or one of its parts is not as it says.
     """
     while isinstance(data, str) or (isinstance(data, dict) and "test_cases" in data):
-        data = _parsed(data) if isinstance(data, str) else data["test_cases"]
+        data = parsed(data) if isinstance(data, str) else data["test_cases"]
     if hasattr(data, "tolist"):  # numpy's arrays, in which data frames hold lists
         data = data.tolist()
     if isinstance(data, dict):
@@ -90,7 +90,7 @@ def read_layout(data: Any, prompt: str = "") -> Layout:
     )
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Return the data of a text. Raises BrokenRecordError if it is in none of the three forms."""
     for read in (loads, _unpacked, _literal):
         try:
@@ -134,7 +134,7 @@ def _livecodebench(row: dict[str, Any], prompt: str) -> Layout:
     cases = []
     for name in ("public_test_cases", "private_test_cases"):
         part = row.get(name) or []
-        part = _parsed(part) if isinstance(part, str) else part
+        part = parsed(part) if isinstance(part, str) else part
         if not isinstance(part, list) or not all(isinstance(case, dict) for case in part):
             raise BrokenRecordError(f'"{name}" is no list of {{"input", "output"}}')
         cases += part
@@ -159,7 +159,7 @@ def _called_name(case: dict[str, Any]) -> str | None:
     """Return the name of the function that a test calls; None for stdin."""
     kind, metadata = case.get("testtype") or case.get("type"), case.get("metadata")
     if isinstance(metadata, str):
-        metadata = _parsed(metadata or "{}")
+        metadata = parsed(metadata or "{}")
     name = case.get("fn_name") or (isinstance(metadata, dict) and metadata.get("func_name"))
     if name and not isinstance(name, str):
         raise BrokenRecordError(f'field "fn_name" is {reprlib.repr(name)} (expected a text)')

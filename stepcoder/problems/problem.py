@@ -1,8 +1,8 @@
 """Problems: what is asked, how it is tested, and one correct program.
 
-Takes the path of a file or folder in any form of `formats`; gives Problems, and a line for every
-record that is broken. Also here: the split into training and validation, and the fingerprint by
-which a resumed run knows its data again.
+Takes the path of a file or folder in any form of `formats`, or rows from elsewhere; gives Problems,
+and a line for every record that is broken. Also here: the split into training and validation, and
+the fingerprint by which a resumed run knows its data again.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from stepcoder.problems.formats import (
-    FORMS,
-    ProblemRecord,
-    check_entry_point,
-    form_of,
-    read_records,
-    to_schema,
-)
-from stepcoder.problems.names import called_name
+from stepcoder.problems.fields import ProblemRecord, check_entry_point
+from stepcoder.problems.files import Row, read_rows
+from stepcoder.problems.formats import FORMS, form_of, renamed, to_schema
+from stepcoder.problems.names import called_name, entry_point_in
 from stepcoder.problems.schema import BrokenRecordError, ProblemSchema, read_record, read_tests
+from stepcoder.problems.source import parse
 from stepcoder.sandbox.checkers import Tolerance
 from stepcoder.sandbox.program import CallTests, CodeTests, Program, Tests
 
@@ -38,7 +36,7 @@ class Problem:
 
     `prompt` is the description in words. `starter_code` is what a solution begins with: often a
     `def` line, sometimes empty. `canonical_solution` is a whole program, "" in sets that publish
-    none; their problems are judged and not trained on. `entry_point` is what the tests call (see
+    none; their problems are trained on at stage 0 alone. `entry_point` is what the tests call (see
     `sandbox.Program.entry_point`), None for programs that read stdin. `preamble` is code that runs
     before every solution, such as the imports of APPS. `split` is "train", "validation" or a name
     of the data set's own, such as "eval"; it says where the problem is used.
@@ -75,51 +73,94 @@ class ProblemError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """The problems of a file in order, and one line for each record that was skipped."""
+    """The problems of a file in order, and one line for each record that was skipped.
+
+    `reasons` counts the latter by what is wrong, the most frequent first.
+    """
 
     problems: tuple[Problem, ...]
     skipped: tuple[str, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_problems(
-    path: str | Path, *, strict: bool = False, validation_share: float = 0.0
+    path: str | Path,
+    *,
+    strict: bool = False,
+    validation_share: float = 0.0,
+    columns: Mapping[str, str] | None = None,
 ) -> LoadReport:
-    """Load every problem of a file or folder; the form is recognised from the records themselves.
+    """Load every problem of a file or folder (`files`); see `problems_of` for the rest.
 
-    If a record names no split, `split_of(task_id, validation_share)` decides. A broken record is
-    skipped and reported; with `strict` it raises ProblemError. A file that cannot be read, or holds
-    no problem, always raises ProblemError.
+    A file that cannot be read, or holds no problem, raises ProblemError.
     """
     path = Path(path)
-    problems: dict[str, Problem] = {}
-    skipped: list[str] = []
-    form: str | None = None
+    options: dict[str, Any] = {"strict": strict, "validation_share": validation_share}
     try:
-        for where, record in read_records(path):
-            try:
-                if isinstance(record, BrokenRecordError):
-                    raise record
-                # A record without tests is taken to have the form of the record before it.
-                form = form_of(record) or form
-                if form is None:
-                    raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
-                problem = problem_of(to_schema(record, form), validation_share)
-                if problem.canonical_solution or form == "stepcoder":
-                    check_entry_point(problem.entry_point, problem.canonical_solution)
-                if problem.task_id in problems:
-                    raise BrokenRecordError(f"task_id {problem.task_id!r} was used before")
-            except BrokenRecordError as error:
-                line = f"{path} {where}: {error}; fix the record or leave it out"
-                if strict:
-                    raise ProblemError(line) from None
-                skipped.append(line)
-            else:
-                problems[problem.task_id] = problem
+        return problems_of(read_rows(path), str(path), columns=columns, **options)
+    except ProblemError:
+        raise
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ProblemError(f"{path} cannot be read ({error})") from None
+
+
+def problems_of(
+    rows: Iterable[Row],
+    source: str,
+    *,
+    strict: bool = False,
+    validation_share: float = 0.0,
+    columns: Mapping[str, str] | None = None,
+) -> LoadReport:
+    """Return the problems of rows from anywhere (`files.rows_of`: of plain dicts).
+
+    The form is recognised from the records themselves, in which `columns` are renamed first. If
+    nothing names a record's split, `split_of(task_id, validation_share)` decides. A broken record
+    is skipped and reported. `source` is where the rows come from, for messages.
+
+    Raises:
+        ProblemError: there is no row, or no row has a column of `columns`; with `strict`, a record
+            is broken.
+    """
+    problems: dict[str, Problem] = {}
+    skipped: list[str] = []
+    reasons: Counter[str] = Counter()
+    unseen = set((columns or {}).values())
+    form: str | None = None
+    for where, record, part in rows:
+        try:
+            if isinstance(record, BrokenRecordError):
+                raise record
+            unseen -= record.keys()
+            record = renamed(record, columns or {})
+            # A record without tests is taken to have the form of the record before it.
+            form = form_of(record) or form
+            if form is None:
+                raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
+            problem = problem_of(to_schema(record, form, part), validation_share)
+            if problem.canonical_solution:
+                check_entry_point(problem.entry_point, problem.canonical_solution)
+            if problem.task_id in problems:
+                raise BrokenRecordError(f"task_id {problem.task_id!r} was used before")
+        except BrokenRecordError as error:
+            line = f"{source} {where}: {error}; fix the record or leave it out"
+            if strict:
+                raise ProblemError(line) from None
+            skipped.append(line)
+            reasons[_kind_of(str(error))] += 1
+        else:
+            problems[problem.task_id] = problem
     if not problems and not skipped:
-        raise ProblemError(f"{path} holds no problem")
-    return LoadReport(tuple(problems.values()), tuple(skipped))
+        raise ProblemError(f"{source} holds no problem")
+    if unseen:
+        raise ProblemError(f'{source}: no record has the column "{min(unseen)}", which is renamed')
+    return LoadReport(tuple(problems.values()), tuple(skipped), dict(reasons.most_common()))
+
+
+def _kind_of(reason: str) -> str:
+    """Return why a record was skipped without what only this record holds, to count by."""
+    reason = re.sub(r'^(field "\w+") is (?!missing).*', r"\1 has another type", reason)
+    return re.sub(r"'[^']*'|\b(?<!-)\d[\d,]*", "*", reason.partition(" (")[0])[:120]
 
 
 def problem_of(record: ProblemRecord, validation_share: float = 0.0) -> Problem:
@@ -161,6 +202,13 @@ def known_as(task_id: str | int, problems: Mapping[str, Problem]) -> list[str]:
     return []
 
 
+def name_in_set(task_id: str) -> str:
+    """Return the one name of a problem that a set and its releases name differently."""
+    family, slash, number = task_id.rpartition("/")
+    same = next((names[0] for names in _SAME_NAMES if family in names), family)
+    return same + slash + number
+
+
 def with_tolerance(problem: Problem, tolerance: float) -> Problem:
     """Return a problem whose calls and stdout are compared within a tolerance; checkers stay."""
     tests = problem.tests
@@ -170,8 +218,17 @@ def with_tolerance(problem: Problem, tolerance: float) -> Problem:
 
 
 def program_of(problem: Problem, source: str) -> Program:
-    """Return a program that answers a problem, ready for the judge."""
-    return Program(source, problem.entry_point, problem.preamble)
+    """Return a program that answers a problem, ready for the judge.
+
+    Where neither a solution nor the starter code shows whether the function is a method of a class
+    Solution, the program decides.
+    """
+    entry_point = problem.entry_point
+    shown = problem.canonical_solution or "." in (entry_point or ".")
+    if entry_point and not shown and "class Solution" in source:
+        with suppress(SyntaxError):
+            entry_point = entry_point_in(parse(source), entry_point)
+    return Program(source, entry_point, problem.preamble)
 
 
 def split_of(task_id: str, validation_share: float) -> str:

@@ -276,9 +276,9 @@ class ProblemSchema(Schema):
     """One line of problems.jsonl; the fields are `Problem`'s. Labels may be of any type."""
 
     task_id: str
-    canonical_solution: str
     prompt: str
     tests: dict[str, Any]
+    canonical_solution: str = ""
     starter_code: str = ""
     entry_point: str | None = None
     preamble: str = ""

@@ -17,16 +17,15 @@ from stepcoder.models.load import load_policy_and_tokenizer, with_template
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import choose_device
 from stepcoder.recipes.own import recipe_of
+from stepcoder.recipes.recipe import Recipe
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import RunDir, resume_at
 from stepcoder.rollout.open_engine import check_positions
 from stepcoder.run.checkpoint import newest_state
-from stepcoder.run.data import fitting, load_data
+from stepcoder.run.data import TrainingData, fitting, load_data
 from stepcoder.run.model_folder import with_model_folders
 from stepcoder.run.run import Run
 from stepcoder.sandbox import Judge, LibraryError, Limits
-
-SHOWN = 5  # lines about skipped records
 
 
 @contextmanager
@@ -48,11 +47,9 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         config = with_model_folders(config)  # the folder has the names
         progress = stack.enter_context(Progress(config))
         recipe = recipe_of(config)
-        data = load_data(config.data, config.sft.share)
-        if data.skipped:
-            progress.note(f"{config.data.path}: {len(data.skipped)} broken records skipped")
-        for line in data.skipped[:SHOWN]:
-            progress.note(f"skipped: {line}")
+        data = load_data(config.data, config.sft.share, run_dir.path)
+        for line in data.notes:
+            progress.note(line)
         state = newest_state(resume / "checkpoints", progress.note) if resume else None
         tokenizer, policy = load_policy_and_tokenizer(
             config, (*data.supervised, *data.train), device, run_dir.path
@@ -60,6 +57,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         config = with_template(config, tokenizer)
         check_positions(config, policy)
         data, left_out = fitting(data, tokenizer, config)
+        check_solutions(data, config, recipe)
         sft, masters = config.sft, Masters(policy)
         run = Run(
             config=config,
@@ -78,6 +76,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
                 tokenizer,
                 seed=config.seed,
                 template=config.prompt.template,
+                weights=data.weights,
                 **asdict(config.curriculum),
             ),
             run_dir=run_dir,
@@ -90,6 +89,20 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             run.load_state_dict(state)
         run_dir.begin(resume_at(state))
         yield run
+
+
+def check_solutions(data: TrainingData, config: Config, recipe: Recipe) -> None:
+    """Raise RunError if the run needs solutions that the training problems lack."""
+    if config.sft.steps and not data.supervised:
+        raise RunError("sft.steps: no training problem has a solution to show; set sft.steps=0")
+    lacking = recipe.imitates and not data.supervised
+    if recipe.discriminates:
+        lacking = any(not p.canonical_solution for p in data.train)
+    if lacking:
+        raise RunError(
+            f'recipe "{config.recipe}" learns from the solutions, which training problems of '
+            f"{config.data.path} lack; take another recipe, or leave those out"
+        )
 
 
 def open_judge(config: Config) -> Judge:

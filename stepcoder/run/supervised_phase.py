@@ -19,11 +19,17 @@ def supervise(run: Run) -> None:
     config = run.config.sft
     if run.phase == "rl" or run.sft_step >= config.steps:
         return
-    rows = supervised_rows(run.data.supervised, run.tokenizer, run.config)
+    problems, weights = run.data.supervised, run.data.weights
+    rows = supervised_rows(problems, run.tokenizer, run.config)
+    shares = torch.tensor([weights.get(p.task_id, 1.0) for p in problems])
     for step in range(run.sft_step + 1, config.steps + 1):
         run.stop_if_asked(step - 1)
         start = time.perf_counter()
-        drawn = torch.randint(len(rows), (config.batch_size,), generator=run.generator(-step))
+        generator = run.generator(-step)
+        if weights:
+            drawn = shares.multinomial(config.batch_size, replacement=True, generator=generator)
+        else:
+            drawn = torch.randint(len(rows), (config.batch_size,), generator=generator)
         batch = pack([rows[i] for i in drawn.tolist()]).to(run.device)
         lr = config.lr * schedule(config, step - 1)
         loss = supervised_step(

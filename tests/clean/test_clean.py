@@ -71,7 +71,8 @@ RANDOM = "import random\ndef f(x):\n    return random.randint(0, 10 ** 9)\n"
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({**RIGHT, "canonical_solution": ""}, "missing-field"),
+        ({**RIGHT, "prompt": ""}, "missing-field"),
+        ({**RIGHT, "input_output": {}, "tests": [], "test_list": []}, "malformed-record"),
         ({**RIGHT, "tests": {"kind": "call", "inputs": [[1]], "outputs": []}}, "malformed-record"),
         ({**RIGHT, "canonical_solution": "def f(x) return x"}, "does-not-parse"),
         ({**RIGHT, "canonical_solution": "def g(x):\n    return x\n"}, "no-entry-point"),
@@ -88,6 +89,46 @@ RANDOM = "import random\ndef f(x):\n    return random.randint(0, 10 ** 9)\n"
 def test_a_problem_is_dropped_for_its_reason(record, reason, tmp_path):
     [decision], kept = cleaned(tmp_path, [record], "--cpu-s", "0.3")
     assert (decision["decision"], decision["reason"], kept) == ("dropped", reason, [])
+
+
+def test_problems_without_a_solution_are_kept_unverified_each_once(tmp_path, capsys):
+    rows = [RIGHT, *(call(n, "", [[1], [1]], [2, 2]) for n in (1, 2, 3, 4))]
+    rows[2]["prompt"] = rows[1]["prompt"].upper()
+    rows[3]["prompt"] = RIGHT["prompt"]
+    reference = tmp_path / "reference.jsonl"
+    reference.write_text(json.dumps(call(4, "", [[1]], [2], task_id="r")) + "\n")
+    decisions, kept = cleaned(tmp_path, rows, "--tests", "0", "--overlap", str(reference))
+    assert "1 more have no solution" in capsys.readouterr().out
+    assert [(d["decision"], d.get("reason")) for d in decisions] == [
+        ("kept", None),
+        ("unverified", None),
+        ("dropped", "duplicate"),
+        ("dropped", "duplicate"),
+        ("dropped", "overlap"),
+    ]
+    assert [p["task_id"] for p in kept] == ["t/0", "t/1"]
+    assert kept[1]["clean"]["verified"] is False
+    assert kept[1]["tests"]["inputs"] == [[1]]  # tidied, as all are
+    loaded = load_data(DataConfig(path=str(tmp_path / "out" / "problems.jsonl")), 1.0)
+    assert [p.task_id for p in loaded.train] == ["t/0", "t/1"]
+    assert [p.task_id for p in loaded.supervised] == ["t/0"]
+
+
+def test_columns_are_renamed_and_numbers_get_their_part(tmp_path):
+    raw = tmp_path / "raw" / "test.jsonl"
+    raw.parent.mkdir()
+    row = {
+        "n": 3,
+        "what": TEXTS[0],
+        "asserts": ["assert f(1) == 2"],
+        "by": RIGHT["canonical_solution"],
+    }
+    raw.write_text(json.dumps(row))
+    columns = "task_id:n,prompt:what,tests:asserts,canonical_solution:by"
+    out = ["-o", str(tmp_path / "out"), "--tests", "0", "--columns", columns]
+    assert main([str(raw.parent), *out]) == 0
+    [kept] = lines(tmp_path / "out" / "problems.jsonl")
+    assert (kept["task_id"], kept["split"]) == ("stepcoder/eval/3", "eval")
 
 
 def test_several_answers_are_not_ambiguous_where_the_tests_have_a_checker(tmp_path):

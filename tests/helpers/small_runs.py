@@ -18,6 +18,7 @@ SMALL = [
     "rollout.max_new_tokens=24",
     "eval.limit=4",
     "sandbox.workers=1",
+    "data.validation_share=0.0",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepcoder.problems.formats import field
+from stepcoder.problems.fields import field
 
 
 def from_kata(record: dict[str, Any]) -> dict[str, Any]:

@@ -290,16 +290,20 @@ def test_apps_folders_load_alone_and_in_a_folder(tmp_path: Path) -> None:
     assert load_problems(alone).problems == (call,)
 
 
-@pytest.mark.parametrize("file", ["solutions.json", "input_output.json"])
-def test_an_incomplete_apps_folder_is_skipped(tmp_path: Path, file: str) -> None:
+def test_an_apps_folder_without_tests_is_skipped_and_one_without_solutions_is_not(
+    tmp_path: Path,
+) -> None:
+    file = "input_output.json"
     apps_folder(tmp_path, "0001", without(APPS_CALL, file))
     apps_folder(tmp_path, "0002", APPS_STDIN)
     report = load_problems(tmp_path)
     assert len(report.problems) == 1
+    apps_folder(tmp_path / "other", "0002", without(APPS_STDIN, "solutions.json"))
+    assert [p.canonical_solution for p in load_problems(tmp_path / "other").problems] == [""]
     assert f'folder 0001: field "{file.split(".")[0]}" is missing' in report.skipped[0]
 
 
-@pytest.mark.parametrize("name", ["task_id", "prompt", "canonical_solution", "tests"])
+@pytest.mark.parametrize("name", ["prompt", "tests"])
 def test_a_missing_field_is_named_with_file_and_line(tmp_path: Path, name: str) -> None:
     path = write_lines(tmp_path / "some.jsonl", [CALL, "", without(STDIN, name)])
     report = load_problems(path)

@@ -166,7 +166,8 @@ def test_a_run_ends_at_its_target_and_keeps_its_best_policy(tmp_path, start):
     folder = tmp_path / "run"
     more = ["eval.every=1", "eval.target=0.001", "eval.temperature=1.0", "eval.samples=3"]
     more += ["checkpoint.best=true", "recipe=grpo", "ppo.kl_target=0.5"]
-    more += ["data.split=hash", "data.validation_share=0.5"]
+    share = "data.validation_share=0.5"
+    more += ["data.split=hash", share]
     assert run(folder, *start, *QUICK, "steps=9", *more) == 0
     records = [r for r in read_records(folder) if r["step"]]
     found = [r["eval"]["pass@1"] for r in records]
@@ -178,7 +179,7 @@ def test_a_run_ends_at_its_target_and_keeps_its_best_policy(tmp_path, start):
     assert beta == pytest.approx(0.05 * (1 + error * records[0]["rollouts"] / 10_000))
     newest = newest_checkpoint(folder / "checkpoints") / "policy" / "model.safetensors"
     assert (folder / "best" / "model.safetensors").read_bytes() == newest.read_bytes()
-    assert run(folder, command=("--resume", str(folder))) == 0
+    assert run(folder, share, command=("--resume", str(folder))) == 0
     assert len([r for r in read_records(folder) if r["step"]]) == len(records)
 
 

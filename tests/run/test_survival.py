@@ -446,12 +446,22 @@ def test_skipped_records_are_shown(tmp_path: Path, capfd: pytest.CaptureFixture[
     records[1]["prompt"] = "half a pair: \ud800"
     records[2]["task_id"] = "\udfff"
     for record in records[3:]:
-        del record["canonical_solution"]
+        del record["tests"]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     options = [f"data.path={path}", "sft.steps=1", "sft.share=1.0", "steps=0"]
+    assert run(tmp_path / "many", *options) == 2
+    line = error_line(capfd)
+    assert f"{len(records) - 1} of {len(records)} records skipped" in line
+    assert "go on with data.max_skipped=1" in line
+    options.append("data.max_skipped=1")
     assert run(tmp_path / "run", *options) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0] == f"{path}: 7 broken records skipped"
+    listing = tmp_path / "run" / "skipped.txt"
+    skipped = len(records) - 1
+    assert lines[0] == f"{path}: {skipped} of {len(records)} records skipped; listed in {listing}"
+    listed = listing.read_text().splitlines()
+    assert len([line for line in listed if line.startswith(f"{path} line ")]) == skipped
+    assert f'{skipped - 2:>8} field "tests" is missing' in listed
     assert lines[1].startswith(f"skipped: {path} line 2: field \"prompt\" holds '\\ud800'")
     assert lines[2].startswith(f"skipped: {path} line 3: field \"task_id\" holds '\\udfff'")
     assert sum(line.startswith("skipped: ") for line in lines) == 5
