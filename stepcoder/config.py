@@ -615,9 +615,7 @@ def _check_resumable(before: Config, now: Config) -> None:
     was, given = (flatten(to_dict(config), SECTIONS, "") for config in (before, now))
     for name in LEAVES:
         why = FIXED.get(name, FIXED.get(name.partition(".")[0]))
-        if name == "ppo.kl_beta" and now.recipe == "ppocoder":
-            why = "the recipe adapts it"
-        elif name == "ppo.kl_beta" and was[name] == 0:
+        if name == "ppo.kl_beta" and was[name] == 0:
             why = "the run was started without a reference"
         if why and was[name] != given[name]:
             raise ConfigError(

@@ -85,6 +85,11 @@ class Run:
     pipeline: Pipeline = field(init=False)
 
     @property
+    def adapts_kl(self) -> bool:
+        """True where `ppo.kl_beta` is only the first weight of the KL."""
+        return self.recipe.adapts_kl or self.config.ppo.kl_target is not None
+
+    @property
     def ppo(self) -> PPOConfig:
         """PPO's numbers of the present step: rates follow a schedule, the KL's weight may adapt."""
         ppo, step = self.config.ppo, self.step + 1
@@ -336,6 +341,7 @@ class Run:
             "tokens": self.tokens,
             "best": self.best,
             "recipe_state": self.recipe_state,
+            "kl_beta": self.config.ppo.kl_beta,  # from which recipe_state's was adapted
             "recipe_model": model and own_state(model),
             "recipe_optimizer": optimizer and optimizer.state_dict(),
             "ahead": [to_plain(batch.rollouts, samples) for batch in self.pipeline.pending()],
@@ -370,6 +376,9 @@ class Run:
             load_own_state(self.discriminator, state["recipe_model"])
             self.discriminator_optimizer.load_state_dict(state["recipe_optimizer"])
         self.tokens, self.recipe_state = state["tokens"], state["recipe_state"]
+        beta = self.config.ppo.kl_beta
+        if not self.adapts_kl or state.get("kl_beta", beta) != beta:
+            self.recipe_state.pop("kl_beta", None)  # the option given now is the first weight anew
         self.best = state.get("best", -1.0)
         learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
         if learner.critic_optimizer:
