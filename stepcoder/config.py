@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -82,7 +83,11 @@ FIXED = {
 class DataConfig:
     """The problems."""
 
-    path: Annotated[str, 'File or folder of problems; "embedded": the built-in ones.'] = EMBEDDED
+    path: Annotated[
+        str,
+        "File or folder of problems; FILE.py:NAME: a function of your own that yields them; "
+        "embedded: the built-in ones.",
+    ] = EMBEDDED
     validation_path: Annotated[str | None, "Held-out problems; null: some of data.path."] = None
     split: Annotated[
         Literal["file", "hash"], "Held out as the file says, or by a hash of the task id."
@@ -99,7 +104,9 @@ class ModelConfig:
     path: Annotated[
         str | None, "Folder or hub id of a transformers model, or a run; null: the embedded one."
     ] = None
-    critic_path: Annotated[str | None, "The same for the critic's start; null: the policy."] = None
+    critic_path: Annotated[
+        str | None, "The same for the critic's start, of a run its critic; null: the policy."
+    ] = None
     critic: Annotated[
         Literal["model", "head"],
         "A model of its own, or only a head on the policy's states (less memory and time).",
@@ -196,6 +203,9 @@ class RolloutConfig:
     """Sampling of completions."""
 
     engine: Annotated[Literal["hf", "vllm"], "Transformers, or vLLM servers."] = "hf"
+    server: Annotated[
+        str | None, "http://HOST:PORT of a vLLM server of your own (docs/engine.md); null: ours."
+    ] = None
     ahead: Annotated[
         int, "Steps by which generation may run ahead of the updates; 0: on-policy.", NOT_NEGATIVE
     ] = 0
@@ -351,6 +361,9 @@ class Config:
         int | None, "RL ends after the step that brings its completions to this many tokens.", COUNT
     ] = None
     threads: Annotated[int, "Threads of torch; 0: its own choice.", NOT_NEGATIVE] = 0
+    sinks: Annotated[
+        tuple[str, ...], "Send the figures to these too, where installed: wandb, mlflow, trackio."
+    ] = ()
     device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models run."] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], "Of a model from model.path."] = "bfloat16"
     data: DataConfig = DataConfig()
@@ -504,6 +517,10 @@ def _conflicts(config: Config) -> Iterator[str]:
 def _conflicts_of_options(config: Config) -> Iterator[str]:
     """Say what does not fit among the options of today's PPO, which are off by default."""
     ppo, rollout = config.ppo, config.rollout
+    if rollout.server is not None and rollout.engine != "vllm":
+        yield '"rollout.server" is a vLLM server; set rollout.engine=vllm as well'
+    if rollout.server is not None and not re.fullmatch(r"http://[^/:]+:\d+/?", rollout.server):
+        yield f'"rollout.server" is "{rollout.server}"; give http://HOST:PORT'
     buffer = rollout.overlong_buffer
     if buffer is not None and buffer > rollout.max_new_tokens:
         yield (
@@ -603,7 +620,7 @@ def _with_absolute_paths(config: Config) -> Config:
         path = values[name]
         if path is not None and path != EMBEDDED and os.path.exists(path):
             values[name] = str(Path(path).absolute())
-    for name in ("recipe", "reward.function"):
+    for name in ("recipe", "reward.function", "data.path", "data.validation_path"):
         file = (values[name] or "").rpartition(":")[0]
         if file and os.path.exists(file):
             values[name] = str(Path(values[name]).absolute())

@@ -24,6 +24,7 @@ from stepcoder.problems.names import bound_names
 from stepcoder.problems.schema import BrokenRecordError
 from stepcoder.problems.source import parse, split_lines
 from stepcoder.problems.tolerance import number_fields
+from stepcoder.user_code import is_user_code, rows_of
 
 ProblemRecord = dict[str, Any]
 T = TypeVar("T")
@@ -33,12 +34,18 @@ _KIND_NAMES: dict[type, str] = {str: "a text", list: "a list", dict: "an object"
 _APPS_FILES = ("question.txt", "starter_code.py", "solutions.json", "input_output.json")
 
 
-def read_records(path: Path) -> Iterator[tuple[str, ProblemRecord | BrokenRecordError]]:
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield each record of a file or folder with its place in words ("line 17", "record 3").
 
+    It is a dict, or a BrokenRecordError. Of FILE.py:NAME, a function of the user's own, it is
+    whatever that yields.
+
     Raises OSError, EOFError, zlib.error or ValueError (not UTF-8, not JSON) if the file itself
-    cannot be read.
+    cannot be read, and RunError if the user's function fails.
     """
+    if is_user_code(str(path)):
+        yield from rows_of(str(path))
+        return
     if path.is_dir():
         questions = sorted(path.rglob("question.txt"))
         if not questions:

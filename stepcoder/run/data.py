@@ -13,6 +13,7 @@ from stepcoder.errors import RunError
 from stepcoder.method.curriculum import given_parts
 from stepcoder.problems.problem import Problem, ProblemError, fingerprint, load_problems, split_of
 from stepcoder.problems.prompts import fits, prompt_text, starter_part
+from stepcoder.user_code import is_user_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,7 +124,7 @@ def evenly_spaced(problems: Sequence[Problem], limit: int | None) -> Sequence[Pr
 def _load(option: str, path: str, strict: bool) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
     if path == EMBEDDED:
         return suite.problems(), ()
-    if not Path(path).exists():
+    if not is_user_code(path) and not Path(path).exists():
         raise RunError(f'{option}: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"')
     try:
         report = load_problems(path, strict=strict)

@@ -40,6 +40,7 @@ from stepcoder.run.checkpoint import replace_model, save_checkpoint, save_model
 from stepcoder.run.data import TrainingData, evenly_spaced
 from stepcoder.run.held_out import any_passed, pass_at_1
 from stepcoder.run.metrics import StepTimer, curriculum_metrics, step_metrics
+from stepcoder.run.sinks import Sinks
 from stepcoder.run.stop import Stopped
 from stepcoder.sandbox import Judge
 
@@ -64,6 +65,7 @@ class Run:
     curriculum: Curriculum
     run_dir: RunDir
     progress: Progress
+    sinks: Sinks = field(init=False)  # set once the run is whole
     phase: Phase = "sft"
     sft_step: int = 0
     step: int = 0
@@ -298,6 +300,7 @@ class Run:
         """Record a step of the present phase and show it."""
         record = {"phase": self.phase, **metrics}
         self.run_dir.log(step, record)
+        self.sinks.log(step + (self.phase == "rl") * self.config.sft.steps, step, record)
         self.progress.update(step, record)
 
     def checkpoint(self, step: int) -> None:
@@ -307,6 +310,7 @@ class Run:
             f"{self.phase}-{step:06d}",
             self.state_dict(),
             self.policy,
+            self.learner.critic if self.phase == "rl" else None,
             self.tokenizer,
             self.config.checkpoint.keep,
         )
