@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from contextvars import copy_context
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +52,8 @@ class WandB:
             settings=wandb.Settings(silent=True, console="off"),
         )
         self.run_id: str = self._run.id
+        # W&B counts later imports, which would raise in the trainer once W&B's process has died.
+        getattr(self._run, "_unregister_telemetry_import_hooks", lambda _: None)(self.run_id)
         for phase in ("sft", "rl"):
             self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
 
@@ -110,7 +113,9 @@ class Trackio:
 
         self.run_id = run_id or f"{folder.name}-{secrets.token_hex(3)}"
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # it would tear ours
-            self._run = trackio.init(
+            # In a context of its own: else trackio ends the run again, and says so, at exit.
+            self._run = copy_context().run(
+                trackio.init,
                 os.environ.get("TRACKIO_PROJECT", PROJECT),
                 self.run_id,
                 config=flatten(to_dict(config), (), ""),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(server: VLLMServer, port: int, more: Sequence[str]) -> int:
     """Run a server on a port with `more` options of vLLM; returns the exit status."""
     key = os.environ.get(KEY) or secrets.token_hex(16)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's Ctrl-C
     sys.stderr.write(f"starting vLLM (log: {server.log})\n")
     try:
         server.launch(port, key, more)

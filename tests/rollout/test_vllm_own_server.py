@@ -73,7 +73,7 @@ def served(model):
         assert f"VLLM_API_KEY={KEY}" in said[-1], said
         yield process, f"http://127.0.0.1:{port}"
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             assert process.wait(timeout=60) == 130
 
 

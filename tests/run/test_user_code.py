@@ -96,11 +96,12 @@ def test_a_template_is_read_from_a_file(tmp_path):
 
 LOADER = """
 import json
+from pathlib import Path
 from stepcoder.problems import Problem
 from stepcoder.sandbox import CallTests
 
 def rows():  # in a form that we read, and as Problems
-    for line in open(FILE):
+    for line in Path(FILE).read_text().splitlines():
         yield json.loads(line)
     solution = "def f(x):\\n    return 7\\n"
     yield Problem("own/7", "Give 7.", "def f(x):\\n", solution, CallTests(([0],), (7,)), "f")
@@ -134,7 +135,7 @@ def test_a_loader_of_ones_own_gives_the_problems_of_a_run_and_its_resume(loader,
     assert read_records(loader / "run")[-1]["eval"]["problems"] == 9
     monkeypatch.chdir("/")
     assert run(loader, "steps=1", command=("--resume", str(loader / "run"))) == 0
-    (loader / "own.py").write_text(LOADER.replace("open(FILE)", "[]"))
+    (loader / "own.py").write_text(LOADER.replace("Path(FILE).read_text().splitlines()", "[]"))
     assert run(loader, "steps=2", command=("--resume", str(loader / "run"))) == 2
 
 
@@ -151,7 +152,7 @@ def test_rows_that_cannot_be_used_are_skipped_or_named():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("failing", "problems: own.py:failing raised KeyError: 'no such split' (after 9 rows)"),
+        ("failing", "own.py:failing raised KeyError: 'no such split' (after 9 rows)"),
         ("nothing", "own.py:nothing raised TypeError: 'NoneType' object is not iterable (after 0"),
         ("gone", "own.py has no gone; give a name that it has"),
     ],
@@ -171,7 +172,8 @@ def test_evaluation_cleaning_and_the_judge_read_the_same_rows(loader, capsys):
     assert evaluate([path, "--canonical", "-n", "1", "-o", "evaluated", "--workers", "1"]) == 0
     assert "9" in (loader / "evaluated" / "results.md").read_text()
     assert clean([path, "-o", "cleaned", "--tests", "0", "--runs", "1", "--workers", "1"]) == 0
-    decisions = [json.loads(x) for x in (loader / "cleaned/decisions.jsonl").open()]
+    lines = (loader / "cleaned/decisions.jsonl").read_text().splitlines()
+    decisions = [json.loads(line) for line in lines]
     assert (decisions[0]["task_id"], decisions[0]["decision"]) == ("constant/0", "kept")
     assert "row 9: cleaning takes rows (dicts)" in decisions[-1]["detail"]
     solution = {"task_id": "own/7", "solution": "def f(x): return 7"}
