@@ -135,7 +135,11 @@ class Trackio:
             self._run.finish()
 
 
-SINKS = {"wandb": WandB, "mlflow": MLflow, "trackio": Trackio}
+SINKS: dict[str, type[WandB] | type[MLflow] | type[Trackio]] = {
+    "wandb": WandB,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+}
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}
 
 

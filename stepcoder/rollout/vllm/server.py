@@ -100,11 +100,12 @@ class VLLMServer:
                     ) from None
             time.sleep(POLL_S)
 
-    def _begin(self, client: Client) -> None:
-        """Forget what an earlier start had, and make a folder for temporary files."""
+    def _begin(self, client: Client) -> Path:
+        """Forget what an earlier start had, and return a new folder for temporary files."""
         self.client = client
         self.weights, self.adapters, self.verified, self.asleep = "", None, "", False
         self.scratch = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
+        return self.scratch
 
     def check_unchanged(self) -> None:
         """Raise InvalidResponse if a person's server has other weights than those sent to it."""
@@ -118,7 +119,7 @@ class VLLMServer:
 
     def launch(self, port: int, key: str, more: Sequence[str] = ()) -> None:
         """Start the process on a port, with `more` options of vLLM's own."""
-        self._begin(Client(port, key))
+        scratch = self._begin(Client(port, key))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -126,7 +127,7 @@ class VLLMServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=api.environment(self.options, self.client.api_key, self.scratch),
+                env=api.environment(self.options, key, scratch),
                 start_new_session=True,  # one process group, so that its children can be killed
             )
 
