@@ -222,6 +222,7 @@ def values_of(leaf: Leaf) -> st.SearchStrategy[Any]:
     if leaf.name.startswith("prompt.") or leaf.name in (
         "recipe",
         "reward.function",
+        "rollout.server",
         "model.heads",
         "model.kv_heads",
         "model.width",
