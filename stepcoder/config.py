@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -86,7 +87,8 @@ class DataConfig:
 
     path: Annotated[
         str,
-        'File or folder of problems, or several: PATH,PATH:WEIGHT; "embedded": the built-in ones.',
+        "File or folder of problems, or several: PATH,PATH:WEIGHT; FILE.py:NAME: a function of "
+        "your own that yields them; embedded: the built-in ones.",
     ] = EMBEDDED
     validation_path: Annotated[str | None, "Held-out problems; null: some of data.path."] = None
     columns: Annotated[
@@ -113,7 +115,9 @@ class ModelConfig:
     path: Annotated[
         str | None, "Folder or hub id of a transformers model, or a run; null: the embedded one."
     ] = None
-    critic_path: Annotated[str | None, "The same for the critic's start; null: the policy."] = None
+    critic_path: Annotated[
+        str | None, "The same for the critic's start, of a run its critic; null: the policy."
+    ] = None
     critic: Annotated[
         Literal["model", "head"],
         "A model of its own, or only a head on the policy's states (less memory and time).",
@@ -210,6 +214,9 @@ class RolloutConfig:
     """Sampling of completions."""
 
     engine: Annotated[Literal["hf", "vllm"], "Transformers, or vLLM servers."] = "hf"
+    server: Annotated[
+        str | None, "http://HOST:PORT of a vLLM server of your own (docs/engine.md); null: ours."
+    ] = None
     ahead: Annotated[
         int, "Steps by which generation may run ahead of the updates; 0: on-policy.", NOT_NEGATIVE
     ] = 0
@@ -367,6 +374,9 @@ class Config:
         int | None, "RL ends after the step that brings its completions to this many tokens.", COUNT
     ] = None
     threads: Annotated[int, "Threads of torch; 0: its own choice.", NOT_NEGATIVE] = 0
+    sinks: Annotated[
+        tuple[str, ...], "Send the figures to these too, where installed: wandb, mlflow, trackio."
+    ] = ()
     device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models run."] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], "Of a model from model.path."] = "bfloat16"
     data: DataConfig = DataConfig()
@@ -524,6 +534,10 @@ def _conflicts(config: Config) -> Iterator[str]:
 def _conflicts_of_options(config: Config) -> Iterator[str]:
     """Say what does not fit among the options of today's PPO, which are off by default."""
     ppo, rollout = config.ppo, config.rollout
+    if rollout.server is not None and rollout.engine != "vllm":
+        yield '"rollout.server" is a vLLM server; set rollout.engine=vllm as well'
+    if rollout.server is not None and not re.fullmatch(r"http://[^/:]+:\d+/?", rollout.server):
+        yield f'"rollout.server" is "{rollout.server}"; give http://HOST:PORT'
     buffer = rollout.overlong_buffer
     if buffer is not None and buffer > rollout.max_new_tokens:
         yield (
@@ -625,7 +639,7 @@ def _with_absolute_paths(config: Config) -> Config:
             values[name] = written([_absolute(source) for source in _sources(name, path)])
         elif path is not None and os.path.exists(path):
             values[name] = str(Path(path).absolute())
-    for name in ("recipe", "reward.function"):
+    for name in ("recipe", "reward.function", "data.path", "data.validation_path"):
         file = (values[name] or "").rpartition(":")[0]
         if file and os.path.exists(file):
             values[name] = str(Path(values[name]).absolute())
@@ -649,9 +663,7 @@ def _check_resumable(before: Config, now: Config) -> None:
     was, given = (flatten(to_dict(config), SECTIONS, "") for config in (before, now))
     for name in LEAVES:
         why = FIXED.get(name, FIXED.get(name.partition(".")[0]))
-        if name == "ppo.kl_beta" and now.recipe == "ppocoder":
-            why = "the recipe adapts it"
-        elif name == "ppo.kl_beta" and was[name] == 0:
+        if name == "ppo.kl_beta" and was[name] == 0:
             why = "the run was started without a reference"
         if why and was[name] != given[name]:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,19 @@ def load_object(name: str, option: str) -> Any:
         return getattr(module, attribute)
     except AttributeError:
         raise RunError(f"{option}: {path} has no {attribute}; give a name that it has") from None
+
+
+def rows_of(name: str) -> Iterator[tuple[str, Any]]:
+    """Yield what the function FILE.py:NAME gives, one row after another, each with its place.
+
+    Raises:
+        RunError: there is no such function, or it fails.
+    """
+    function, given = load_object(name, "problems"), 0
+    try:
+        for given, row in enumerate(function(), 1):
+            yield f"row {given}", row
+    except Exception as error:  # whatever the user's code raises
+        raise RunError(
+            f"problems: {name} raised {type(error).__name__}: {error} (after {given} rows); mend it"
+        ) from None

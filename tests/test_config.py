@@ -224,6 +224,7 @@ def values_of(leaf: Leaf) -> st.SearchStrategy[Any]:
         "recipe",
         "reward.function",
         "data.columns",
+        "rollout.server",
         "model.heads",
         "model.kv_heads",
         "model.width",

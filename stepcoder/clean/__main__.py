@@ -30,6 +30,7 @@ from stepcoder.errors import InputError
 from stepcoder.journal import Journal, Record, files_fingerprint, replace_file
 from stepcoder.problems.problem import Problem, load_problems
 from stepcoder.sandbox import Limits
+from stepcoder.user_code import is_user_code
 
 EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 
@@ -100,7 +101,7 @@ def cleaning_settings(arguments: argparse.Namespace) -> Record:
 
 def run(arguments: argparse.Namespace) -> int:
     """Clean, write the files, say what came out, and return the exit status."""
-    if not arguments.problems.exists():
+    if not is_user_code(str(arguments.problems)) and not arguments.problems.exists():
         raise InputError(f"{arguments.problems}: no such file or folder of problems")
     settings = cleaning_settings(arguments)
     known = references(arguments)

@@ -105,8 +105,9 @@ def read_candidates(
 def candidate_of(number: int, row: Row, form: str | None) -> Candidate | Dropped:
     """Return the candidate that a record gives, or why it gives none."""
     where, record, part = row
-    if isinstance(record, BrokenRecordError):
-        return Dropped(number, where, Reason.MALFORMED, f"{where}: {record}")
+    if not isinstance(record, dict):
+        what = record if isinstance(record, BrokenRecordError) else "cleaning takes rows (dicts)"
+        return Dropped(number, where, Reason.MALFORMED, f"{where}: {what}")
     name = str(record.get("task_id") or record.get("problem_id") or where)
 
     def dropped(reason: Reason, detail: str) -> Dropped:

@@ -35,6 +35,7 @@ from stepcoder.evaluate.results import Evaluation, evaluation_of
 from stepcoder.journal import Journal, Record, replace_file
 from stepcoder.problems.problem import Problem, fingerprint, load_problems
 from stepcoder.sandbox import Judge, Status, Submission
+from stepcoder.user_code import is_user_code
 
 EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 MISSING = "; give the problems that the samples were made for (--split and --limit leave some out)"
@@ -100,7 +101,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def chosen_problems(arguments: argparse.Namespace) -> list[Problem]:
     """Load the problems that the options choose. Raises ProblemError or InputError."""
-    if not arguments.problems.exists():
+    if not is_user_code(str(arguments.problems)) and not arguments.problems.exists():
         raise InputError(f"{arguments.problems}: no such file or folder of problems")
     report = load_problems(arguments.problems, columns=arguments.columns)
     command.say_skipped(report)

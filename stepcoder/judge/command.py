@@ -19,9 +19,10 @@ from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
 from stepcoder.judge.record import failing_test, verdict_record
 from stepcoder.problems.answers import mended_sample
-from stepcoder.problems.problem import Problem, known_as, load_problems
+from stepcoder.problems.problem import Problem, fingerprint, known_as, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
+from stepcoder.user_code import is_user_code
 
 EPILOG = f"{command.EXIT_STATUS}\n{command.for_users(__doc__)}"
 MISSING = " in the --problems file; give the file that the samples were made for"
@@ -133,8 +134,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 if arguments.float_tolerance is not None:
                     settings += repr(arguments.float_tolerance)
                 paths = arguments.samples, arguments.problems
-                fingerprint = files_fingerprint(*paths, also=settings)
-                statuses = judge_file(samples, arguments.output, judge, fingerprint)
+                if is_user_code(str(arguments.problems)):  # what it yields, wherever from
+                    settings += fingerprint(report.problems)
+                known_by = files_fingerprint(*paths, also=settings)
+                statuses = judge_file(samples, arguments.output, judge, known_by)
                 passed = statuses.count(Status.ACCEPTED)
                 command.say(f"{passed} of {len(statuses)} samples passed", sys.stdout)
     except OSError as error:

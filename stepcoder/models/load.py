@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
@@ -18,6 +19,7 @@ from stepcoder.errors import RunError, os_errors
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters, with_adapters
 from stepcoder.models.policy import (
+    VALUE_HEAD,
     AnyCritic,
     Critic,
     OutcomeCritic,
@@ -77,7 +79,9 @@ def new_critic(
     tokenizer: PreTrainedTokenizerBase,
     classes: int,
 ) -> AnyCritic:
-    """Return a critic with a fresh head, from `model.critic_path` (values only) or the policy.
+    """Return a critic from `model.critic_path` (values only) or the policy.
+
+    Its head is fresh, but where the path's folder is a critic's own, which has one.
 
     With model.critic=head it is no more than that head. An outcome critic tells `classes` apart.
     """
@@ -91,6 +95,8 @@ def new_critic(
     loaded = load_policy(path, dtype, device, "model.critic_path", needs_head=False)
     check_vocabulary(tokenizer, loaded, f"model.critic_path: {path}")
     critic = Critic(loaded.get_decoder()).to(device).eval()
+    if (head := Path(path) / VALUE_HEAD).is_file():
+        critic.head.load_state_dict(load_file(head))
     if config.model.lora_rank:
         add_adapters(critic.backbone, config.model.lora_rank, config.seed)
     if config.model.checkpointing:

@@ -173,6 +173,9 @@ def fresh_head(backbone: PreTrainedModel, outputs: int) -> nn.Linear:
     return head
 
 
+VALUE_HEAD = "value_head.safetensors"  # of a critic, beside the decoder in its folder
+
+
 class Critic(nn.Module):
     """A decoder with a fresh linear head that gives a value for each state (arXiv 2402.01391)."""
 

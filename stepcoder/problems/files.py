@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from stepcoder.problems.fields import ProblemRecord
 from stepcoder.problems.json_text import loads
 from stepcoder.problems.schema import BrokenRecordError
+from stepcoder.user_code import is_user_code
+from stepcoder.user_code import rows_of as user_rows
 
 # The words of a file's name that name its part, as the hub reads them.
 PARTS = {
@@ -36,7 +38,7 @@ class Row(NamedTuple):
     """A record, or why there is none, its place ("line 17") and the part that its file names."""
 
     where: str
-    record: ProblemRecord | BrokenRecordError
+    record: Any  # a ProblemRecord or a BrokenRecordError; of the user's own function, anything
     part: str = ""
 
 
@@ -47,13 +49,16 @@ def rows_of(records: Iterable[Any]) -> Iterator[Row]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield each record of a file or folder.
+    """Yield each record of a file, a folder, or FILE.py:NAME, a function of the user's own.
 
     A `testlib.h` that lies beside the data is given to records with a checker, as `headers`.
 
     Raises OSError, EOFError, zlib.error or ValueError (not UTF-8, not JSON) if a file itself
-    cannot be read, or the library for it is missing.
+    cannot be read, or the library for it is missing; RunError if the user's function fails.
     """
+    if is_user_code(str(path)):
+        yield from (Row(*row) for row in user_rows(str(path)))
+        return
     header = (path if path.is_dir() else path.parent) / "testlib.h"
     headers = {"testlib.h": header.read_text("utf-8")} if header.is_file() else None
     for row in _folder(path) if path.is_dir() else _file(path):

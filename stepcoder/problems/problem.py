@@ -131,13 +131,20 @@ def problems_of(
         try:
             if isinstance(record, BrokenRecordError):
                 raise record
-            unseen -= record.keys()
-            record = renamed(record, columns or {})
-            # A record without tests is taken to have the form of the record before it.
-            form = form_of(record) or form
-            if form is None:
-                raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
-            problem = problem_of(to_schema(record, form, part), validation_share)
+            if isinstance(record, Problem):  # of a loader of the user's own
+                problem, tests = record, getattr(record, "tests", None)
+                if not isinstance(tests, Tests):
+                    raise BrokenRecordError("Problem.tests are none of stepcoder.sandbox")
+            elif not isinstance(record, dict):
+                raise BrokenRecordError(f"{type(record).__name__} is no dict and no Problem")
+            else:
+                unseen -= record.keys()
+                record = renamed(record, columns or {})
+                # A record without tests is taken to have the form of the record before it.
+                form = form_of(record) or form
+                if form is None:
+                    raise BrokenRecordError(f"no field of a known form ({', '.join(FORMS)})")
+                problem = problem_of(to_schema(record, form, part), validation_share)
             if problem.canonical_solution:
                 check_entry_point(problem.entry_point, problem.canonical_solution)
             if problem.task_id in problems:

@@ -1,14 +1,16 @@
 """Creates the engine that the configuration asks for.
 
-`hf` copies the policy in this process. `vllm` starts servers: one on the CPU; on a machine with one
-GPU one that shares it with the trainer and sleeps during updates; with several GPUs one on each but
-the first, which is the trainer's. A replay reads the completions of an earlier run.
+`hf` copies the policy in this process. `vllm` takes the server of `rollout.server`, or starts some:
+one on the CPU; on a machine with one GPU one that shares it with the trainer and sleeps during
+updates; with several GPUs one on each but the first, which is the trainer's. A replay reads the
+completions of an earlier run.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -74,19 +76,25 @@ def open_engine(
         return ReplayEngine(Path(config.rollout.replay))
     if config.rollout.engine == "hf":
         return HFEngine(policy, tokenizer, config.rollout.group_size)
-    check_installed()
+    if config.rollout.server is None:
+        check_installed()
     on_cpu = policy.device.type == "cpu"
     if on_cpu and adapts_experts(policy):
         raise RunError(
             "rollout.engine=vllm: vLLM's CPU build cannot compute adapters of a mixture's experts "
             "(model.lora_rank); use rollout.engine=hf"
         )
-    write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
     servers = server_options(config, policy, folder / "model")
-    check_allocator(servers[0].transfer)
-    on_status(
-        f"starting vLLM, {len(servers)} x (15 s on a CPU, minutes for a large model; log: {folder})"
-    )
+    if (url := config.rollout.server) is not None:
+        servers = [replace(servers[0], transfer="file", can_sleep=False, url=url)]
+        on_status(f"rollout.server: connecting to {url}")
+    else:
+        write_model_folder(folder / "model", policy, tokenizer, untie=on_cpu)
+        check_allocator(servers[0].transfer)
+        on_status(
+            f"starting vLLM, {len(servers)} x (15 s on a CPU, minutes for a large model; log: "
+            f"{folder})"
+        )
     return VLLMEngine(policy, tokenizer, servers, folder, on_recovered_failure)
 
 

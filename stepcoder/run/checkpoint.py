@@ -1,7 +1,8 @@
 """Atomic checkpoints: a folder that appears whole or not at all, and the one to resume from.
 
-A checkpoint holds `state.pt` (every tensor and number of the run that a resume needs) and `policy/`
-(the policy, or its adapters alone, and tokenizer as transformers loads them, for everyone else).
+A checkpoint holds `state.pt` (every tensor and number of the run that a resume needs), `policy/`
+(the policy, or its adapters alone, and tokenizer as transformers loads them, for everyone else) and
+`critic/` (a critic without adapters: its decoder likewise, and its head, for `model.critic_path`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.errors import RunError, os_errors
+from stepcoder.models.lora import adapter_rank
+from stepcoder.models.policy import VALUE_HEAD, AnyCritic, Critic
 
 STATE = "state.pt"
-POLICY = "policy"
+POLICY, CRITIC = "policy", "critic"
 
 
 def save_checkpoint(
@@ -27,6 +31,7 @@ def save_checkpoint(
     name: str,
     state: dict[str, Any],
     policy: PreTrainedModel,
+    critic: AnyCritic | None,
     tokenizer: PreTrainedTokenizerBase,
     keep: int,
 ) -> None:
@@ -44,6 +49,10 @@ def save_checkpoint(
         with os_errors(), (partial / STATE).open("wb") as file:
             torch.save(state, file)
         save_model(partial / POLICY, policy, tokenizer)
+        if isinstance(critic, Critic) and not adapter_rank(critic.backbone):
+            save_model(partial / CRITIC, critic.backbone, tokenizer)
+            with os_errors():
+                save_file(critic.head.state_dict(), partial / CRITIC / VALUE_HEAD)
         for path in [*partial.rglob("*"), partial]:
             _flush(path)
     except OSError:

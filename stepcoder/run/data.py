@@ -26,6 +26,7 @@ from stepcoder.problems.problem import (
 from stepcoder.problems.prompts import fits, prompt_text, starter_part
 from stepcoder.problems.sources import columns_of, sources_of
 from stepcoder.sandbox.program import CallTests, StdinTests, Tests
+from stepcoder.user_code import is_user_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -184,7 +185,7 @@ def _load(option: str, paths: str | None, config: DataConfig) -> list[_Loaded]:
     for path, weight in sources:
         if path == EMBEDDED:
             report = LoadReport(suite.problems())
-        elif not Path(path).exists():
+        elif not is_user_code(path) and not Path(path).exists():
             raise RunError(
                 f'{option}: "{path}" does not exist; give a file, a folder or "{EMBEDDED}"'
             )

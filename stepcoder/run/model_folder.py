@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError
-from stepcoder.run.checkpoint import POLICY, STATE, newest_checkpoint
+from stepcoder.run.checkpoint import CRITIC, POLICY, STATE, newest_checkpoint
 
 WEIGHTS = ("*.safetensors", "*.bin")
 # What transformers does not read: other formats, and the same weights under another name.
@@ -23,16 +23,18 @@ def with_model_folders(config: Config) -> Config:
     """Return the configuration with folders in place of the names of its models."""
     model = config.model
     path = model.path and str(model_folder(model.path, "model.path"))
-    critic_path = model.critic_path and str(model_folder(model.critic_path, "model.critic_path"))
+    critic_path = model.critic_path and str(
+        model_folder(model.critic_path, "model.critic_path", CRITIC)
+    )
     return replace(config, model=replace(model, path=path, critic_path=critic_path))
 
 
-def model_folder(name: str, option: str) -> Path:
+def model_folder(name: str, option: str, part: str = POLICY) -> Path:
     """Return the folder of a transformers checkpoint that a name means.
 
-    That is the folder of this name, of a run its newest checkpoint's policy, of a checkpoint of
-    ours its policy; else the model of this name in the cache of the hub, downloaded if it is not
-    there and the hub can be reached.
+    That is the folder of this name, of a run its newest checkpoint's policy (or another `part`, if
+    there is one), of a checkpoint of ours the same; else the model of this name in the cache of the
+    hub, downloaded if it is not there and the hub can be reached.
 
     Raises:
         RunError: there is none; `option` is what named it.
@@ -43,7 +45,9 @@ def model_folder(name: str, option: str) -> Path:
             raise RunError(f"{option}: {name} is no folder here; check its spelling")
         return _of_hub(name, option)
     found = newest_checkpoint(path / "checkpoints") or (path if (path / STATE).is_file() else None)
-    folder = found / POLICY if found else path
+    folder = path
+    if found:
+        folder = found / (part if (found / part).is_dir() else POLICY)
     if not any((folder / f"{kind}.json").is_file() for kind in ("config", "adapter_config")):
         raise RunError(
             f"{option}: {name} is no transformers checkpoint (config.json is missing); give the "

@@ -25,6 +25,7 @@ from stepcoder.run.checkpoint import newest_state
 from stepcoder.run.data import TrainingData, fitting, load_data
 from stepcoder.run.model_folder import with_model_folders
 from stepcoder.run.run import Run
+from stepcoder.run.sinks import Sinks, check_installed
 from stepcoder.sandbox import Judge, LibraryError, Limits
 
 
@@ -47,6 +48,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         config = with_model_folders(config)  # the folder has the names
         progress = stack.enter_context(Progress(config))
         recipe = recipe_of(config)
+        check_installed(config.sinks)
         data = load_data(config.data, config.sft.share, run_dir.path)
         for line in data.notes:
             progress.note(line)
@@ -87,6 +89,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             run.progress.note(left_out)
         if state is not None:
             run.load_state_dict(state)
+        run.sinks = stack.enter_context(Sinks(config, run_dir.path, progress.note))
         run_dir.begin(resume_at(state))
         yield run
 

@@ -81,13 +81,12 @@ def further_updates(
     `updated` are those of the update, which may have scored the batch.
     """
     recipe, stats = run.recipe, dict[str, float]()
-    target = run.config.ppo.kl_target
-    if recipe.adapts_kl or target is not None:
+    if run.adapts_kl:
         if batch.old_logprobs is None:  # a mean over tokens, where one over programs is wanted
             kl = updated.get("kl", 0.0) * len(batch.response_positions) / len(batch)
         else:
             kl = batch.kl_by_row().mean().item()
-        goal = ppocoder.KL_TARGET if target is None else target
+        goal = run.config.ppo.kl_target or ppocoder.KL_TARGET
         stats["kl_beta"] = ppocoder.adapted(run.ppo.kl_beta, abs(kl), len(batch), goal)
         run.recipe_state["kl_beta"] = stats["kl_beta"]
     if recipe.imitates and trained_policy:

@@ -40,6 +40,7 @@ from stepcoder.run.checkpoint import replace_model, save_checkpoint, save_model
 from stepcoder.run.data import TrainingData, evenly_spaced
 from stepcoder.run.held_out import any_passed, pass_at_1
 from stepcoder.run.metrics import StepTimer, curriculum_metrics, step_metrics
+from stepcoder.run.sinks import Sinks
 from stepcoder.run.stop import Stopped
 from stepcoder.sandbox import Judge
 
@@ -67,6 +68,7 @@ class Run:
     curriculum: Curriculum
     run_dir: RunDir
     progress: Progress
+    sinks: Sinks = field(init=False)  # set once the run is whole
     phase: Phase = "sft"
     sft_step: int = 0
     step: int = 0
@@ -86,6 +88,11 @@ class Run:
     discriminator: OutcomeCritic | None = field(init=False, default=None)
     discriminator_optimizer: Optimizer | None = field(init=False, default=None)
     pipeline: Pipeline = field(init=False)
+
+    @property
+    def adapts_kl(self) -> bool:
+        """True where `ppo.kl_beta` is only the first weight of the KL."""
+        return self.recipe.adapts_kl or self.config.ppo.kl_target is not None
 
     @property
     def ppo(self) -> PPOConfig:
@@ -312,6 +319,7 @@ class Run:
         """Record a step of the present phase and show it."""
         record = {"phase": self.phase, **metrics}
         self.run_dir.log(step, record)
+        self.sinks.log(step + (self.phase == "rl") * self.config.sft.steps, step, record)
         self.progress.update(step, record)
 
     def checkpoint(self, step: int) -> None:
@@ -321,6 +329,7 @@ class Run:
             f"{self.phase}-{step:06d}",
             self.state_dict(),
             self.policy,
+            self.learner.critic if self.phase == "rl" else None,
             self.tokenizer,
             self.config.checkpoint.keep,
         )
@@ -355,6 +364,7 @@ class Run:
             "tokens": self.tokens,
             "best": self.best,
             "recipe_state": self.recipe_state,
+            "kl_beta": self.config.ppo.kl_beta,  # from which recipe_state's was adapted
             "recipe_model": model and own_state(model),
             "recipe_optimizer": optimizer and optimizer.state_dict(),
             "ahead": [to_plain(batch.rollouts, samples) for batch in self.pipeline.pending()],
@@ -389,6 +399,9 @@ class Run:
             load_own_state(self.discriminator, state["recipe_model"])
             self.discriminator_optimizer.load_state_dict(state["recipe_optimizer"])
         self.tokens, self.recipe_state = state["tokens"], state["recipe_state"]
+        beta = self.config.ppo.kl_beta
+        if not self.adapts_kl or state.get("kl_beta", beta) != beta:
+            self.recipe_state.pop("kl_beta", None)  # the option given now is the first weight anew
         self.best = state.get("best", -1.0)
         learner.policy_optimizer.load_state_dict(state["policy_optimizer"])
         if learner.critic_optimizer:

@@ -9,6 +9,7 @@ from stepcoder.errors import RunError
 from stepcoder.models import policy
 from stepcoder.models.policy import Head, lm_head
 from stepcoder.report.run_dir import read_records
+from stepcoder.run.checkpoint import CRITIC
 from stepcoder.run.model_folder import model_folder
 
 ONE_STEP = ("sft.steps=1", "steps=1", "data.limit=8", "eval.limit=1")
@@ -25,6 +26,8 @@ def finished(tmp_path_factory):
 def test_a_run_and_its_checkpoint_are_models(finished, part):
     expected = finished / "checkpoints" / "rl-000001" / "policy"
     assert model_folder(str(finished / part), "model.path") == expected
+    critic = expected if part.endswith("policy") else expected.with_name(CRITIC)
+    assert model_folder(str(finished / part), "model.critic_path", CRITIC) == critic
 
 
 def test_a_run_starts_from_another_ones_policy(finished, tmp_path):

@@ -104,17 +104,26 @@ def test_a_refused_resume_is_one_line_and_changes_nothing(
     assert files(half) == before
 
 
-def test_a_weight_of_the_kl_that_the_recipe_adapts_is_no_option_of_a_resume(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    quick = ["recipe=ppocoder", "data.limit=12", "sft.steps=1", "steps=1"]
-    assert run(tmp_path / "run", *quick) == 0
-    capfd.readouterr()
-    assert resume(tmp_path / "run", "ppo.kl_beta=1") == 2
-    assert '"ppo.kl_beta" cannot change' in error_line(capfd)
-
-
 # Accepted ones
+
+
+@pytest.mark.parametrize("adapting", ["recipe=ppocoder", "ppo.kl_target=0.5"])
+def test_a_new_weight_of_the_kl_is_where_adapting_begins_again(
+    tmp_path: Path, adapting: str
+) -> None:
+    folder, problems = tmp_path / "run", constant_problems(tmp_path / "constants.jsonl")
+    quick = [f"data.path={problems}", "sft.steps=0", "checkpoint.every=1", "ppo.kl_beta=0.5"]
+    assert run(folder, adapting, *quick, "steps=1") == 0
+    assert resume(folder, "steps=2") == 0
+    assert resume(folder, "ppo.kl_beta=1", "steps=3") == 0
+    first, second, third = [r["kl_beta"] for r in read_records(folder)[1:]]
+    change = 0.2 * 8 / 10_000  # of a step of 8 programs whose KL is far below the target
+    assert (first, third) == (pytest.approx(0.5 * (1 - change)), pytest.approx(1 - change))
+    assert second == pytest.approx(0.5 * (1 - change) ** 2)
+    if adapting == "ppo.kl_target=0.5":
+        assert resume(folder, "ppo.kl_beta=2", "ppo.kl_target=null", "steps=4") == 0
+        assert "kl_beta" not in read_records(folder)[-1]
+        assert not load_state(newest_checkpoint(folder / "checkpoints"))["recipe_state"]
 
 
 def test_new_rates_betas_and_decay_reach_the_restored_optimizers(half: Path) -> None:

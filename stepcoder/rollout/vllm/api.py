@@ -10,14 +10,16 @@ import copy
 import json
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,6 +37,7 @@ METRICS = "/metrics"
 GENERATE = "/inference/v1/generate"
 COLLECTIVE = "/collective_rpc"
 SET_VERSION = "/update_weight_version"
+GET_VERSION = "/weight_info"
 RESET_CACHE = "/reset_prefix_cache"
 SLEEP = "/sleep?level=1&mode=wait"
 WAKE = "/wake_up"
@@ -74,6 +77,7 @@ class ServerOptions:
     threads: int  # of a CPU server
     can_sleep: bool  # whether it frees its GPU memory while the trainer updates
     lora_rank: int = 0  # of the adapters that it is sent after its weights; 0: there are none
+    url: str | None = None  # of one that a person started (`run/vllm_server.py`)
 
 
 def check_installed() -> None:
@@ -137,11 +141,14 @@ def command(options: ServerOptions, port: int) -> list[str]:
         arguments["max-lora-rank"] = next(enough, options.lora_rank)  # vLLM says it is too high
     if options.kv_cache_gb is not None:
         arguments["kv-cache-memory-bytes"] = int(options.kv_cache_gb * 2**30)
+    if options.transfer == "file":
+        arguments["worker-extension-cls"] = "stepcoder.rollout.vllm.worker.FileWeights"
+    else:
+        arguments["weight-transfer-config"] = json.dumps({"backend": options.transfer})
     if options.gpu is None:
         arguments |= {
             "block-size": 32,
             "distributed-executor-backend": "uni",
-            "worker-extension-cls": "stepcoder.rollout.vllm.worker.FileWeights",
             # Chunked prefill is off (below): with it a seeded request kills a CPU server, which
             # then rewinds the request's random generator, and generators on the CPU cannot do that.
             # So a batch must hold the longest prompt.
@@ -150,7 +157,6 @@ def command(options: ServerOptions, port: int) -> list[str]:
         flags += ["no-enable-chunked-prefill", "enforce-eager"]
     else:
         arguments["gpu-memory-utilization"] = options.memory_share
-        arguments["weight-transfer-config"] = json.dumps({"backend": options.transfer})
         if options.can_sleep:
             flags.append("enable-sleep-mode")
     return [
@@ -217,6 +223,9 @@ class Client:
 
     port: int
     api_key: str
+    host: str = "127.0.0.1"
+    _links: set[socket.socket] = field(default_factory=set)  # of the calls that wait
+    _closed: Event = field(default_factory=Event)
 
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 60.0
@@ -229,15 +238,30 @@ class Client:
         """
         content = None if body is None else json.dumps(body)
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)) as connection:
-            connection.request(method, path, content, headers)
-            response = connection.getresponse()
-            text = response.read().decode("utf-8", "replace")
+        with closing(HTTPConnection(self.host, self.port, timeout=timeout_s)) as connection:
+            connection.connect()
+            link = connection.sock
+            self._links.add(link)
+            try:
+                if self._closed.is_set():
+                    raise ConnectionAbortedError("the connection was closed")
+                connection.request(method, path, content, headers)
+                response = connection.getresponse()
+                text = response.read().decode("utf-8", "replace")
+            finally:
+                self._links.discard(link)
         if 400 <= response.status < 500:
             raise RequestRefused(error_of(text))
         if response.status != 200:
             raise InvalidResponse(f"HTTP {response.status}: {error_of(text)}")
         return text
+
+    def close(self) -> None:
+        """Break the connections of all calls; they and later ones raise as where there is none."""
+        self._closed.set()
+        for link in list(self._links):
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, timeout_s: float = 300) -> Any:
         """Return the JSON of the response to a POST, None if it is empty; raises as `call`."""

@@ -1,5 +1,7 @@
 """Generates completions with vLLM servers, which it starts, supervises and restarts.
 
+A server that a person started (`rollout.server`) it waits for instead.
+
 Takes requests as token ids and yields each completion when it ends, over HTTP on the loopback
 interface. A server that dies, hangs or sends an invalid response is restarted and given the weights
 again, and its outstanding requests are resent; each request is answered exactly once. The same code
@@ -8,6 +10,7 @@ runs one server on the CPU, one on a GPU or one on each of several GPUs.
 
 from __future__ import annotations
 
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +70,8 @@ class VLLMEngine(Engine):
         self.max_concurrent = sum(options.max_sequences for options in servers)
         self._sender = weight_sender(servers[0].transfer, adapters=adapter_rank(policy) > 0)
         self._version = 0
+        # Of a person's server: two trainers that use one would not notice with equal names.
+        self._mark = f"{secrets.token_hex(3)}-" if servers[0].url else ""
         self._closed = False
         torch.cuda.empty_cache()  # lets the servers use what the trainer's allocator keeps free
         try:
@@ -111,6 +116,7 @@ class VLLMEngine(Engine):
         and once more after the first update that changed them.
         """
         self._wake(server)
+        server.check_unchanged()
         policy = self._policy
         timeout_s = vllm_server.ANSWER_S if server.verified else vllm_server.FIRST_ANSWER_S
         if adapter_rank(policy) and not server.verified:
@@ -121,7 +127,7 @@ class VLLMEngine(Engine):
                 self._check_parity(server, probe, "random adapters")
             finally:
                 self._sender.publish(policy)
-        self._sender.deliver(server, str(self._version), timeout_s)
+        self._sender.deliver(server, f"{self._mark}{self._version}", timeout_s)
         sent = "trained adapters" if adapters_changed(policy) else "weights"
         if server.verified != sent:
             self._check_parity(server, policy, sent)
@@ -242,7 +248,8 @@ class VLLMEngine(Engine):
         if self._closed:
             raise RunError("the engine was closed")
         for server, reason in failures.items():
-            self.on_recovered_failure(f"{reason}; restarting it")
+            again = "waiting for it" if server.options.url else "restarting it"
+            self.on_recovered_failure(f"{reason}; {again}")
             server.stop()
             if server.options.can_sleep:  # it shares the trainer's GPU, and checks what is free
                 torch.cuda.empty_cache()

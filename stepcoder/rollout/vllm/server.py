@@ -1,11 +1,14 @@
 """One vLLM server as a child process on a random loopback port: start it, call it, stop it.
 
-`describe` and ServerFailure say in one line how a server failed; the engine decides what to do.
+Or one that a person started (`options.url`): then to start is to wait until it answers, and to stop
+is to break the connections. `describe` and ServerFailure say in one line how a server failed; the
+engine decides what to do.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import secrets
 import shutil
@@ -14,8 +17,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 from stepcoder.errors import RunError
 from stepcoder.rollout.engine import Completion, Request, Sampling
@@ -23,6 +28,8 @@ from stepcoder.rollout.vllm import api
 from stepcoder.rollout.vllm.api import Client, InvalidResponse, RequestRefused, ServerOptions
 
 START_S = 900.0  # until a server answers: large models load and compile for minutes
+CONNECT_S = 120.0  # the same of one that a person started, or starts again after it ended
+KEY = "VLLM_API_KEY"  # the environment variable with the key of such a one
 STALL_S = 18.0  # without a single token while completions are waited for
 ANSWER_S = 18.0  # for a call that takes hardly any time
 FIRST_ANSWER_S = 120.0  # for a first call to a new server, which may still compile kernels
@@ -42,7 +49,7 @@ class VLLMServer:
 
     def __init__(self, number: int, options: ServerOptions, folder: Path) -> None:
         """Prepare server `number`; its log will be `folder`/server-<number>.log."""
-        self.name = f"vLLM server {number}"
+        self.name = f"the vLLM server at {options.url}" if options.url else f"vLLM server {number}"
         self.options = options
         self.log = folder / f"server-{number}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -51,7 +58,7 @@ class VLLMServer:
         self.adapters: str | None = None  # the name of those that it holds
         self.verified = ""  # with what its log-probabilities were compared with the policy's
         self.asleep = False
-        self.scratch = Path()  # its temporary files, deleted when it ends
+        self.scratch: Path | None = None  # its temporary files, deleted when it ends
         self._progress = (0.0, 0.0)  # tokens processed, and when that number was first seen
 
     def start(self) -> None:
@@ -60,32 +67,72 @@ class VLLMServer:
         Raises:
             ServerFailure: it ended, or did not answer in time; with the error in its log.
         """
+        if self.options.url:
+            self._connect(urlsplit(self.options.url))
+            return
         for tries in range(1, PORT_TRIES + 1):
-            self._launch(free_port())
+            self.launch(free_port(), secrets.token_hex(16))
             try:
-                self._wait_until_healthy()
+                self.wait_until_healthy()
                 return
             except ServerFailure as failure:
                 self.stop()
                 if "address already in use" not in str(failure).lower() or tries == PORT_TRIES:
                     raise
 
-    def _launch(self, port: int) -> None:
-        self.client = Client(port, secrets.token_hex(16))
+    def _connect(self, url: SplitResult) -> None:
+        """Wait until the server of a person answers, which may be starting."""
+        self._begin(Client(url.port or 80, os.environ.get(KEY, ""), url.hostname or ""))
+        deadline = time.monotonic() + CONNECT_S
+        while True:
+            try:
+                self.client.call("GET", api.GET_VERSION, timeout_s=5)
+                return
+            except RequestRefused as error:
+                raise ServerFailure(
+                    f"{self.name} refuses this trainer ({error}); start it with python -m "
+                    f"stepcoder.run.vllm_server, and give its {KEY} here too"
+                ) from None
+            except TRANSPORT_ERRORS as error:
+                if time.monotonic() > deadline:
+                    raise ServerFailure(
+                        f"{self.name} did not answer for {CONNECT_S:.0f} s ({error}); start it"
+                    ) from None
+            time.sleep(POLL_S)
+
+    def _begin(self, client: Client) -> Path:
+        """Forget what an earlier start had, and return a new folder for temporary files."""
+        self.client = client
         self.weights, self.adapters, self.verified, self.asleep = "", None, "", False
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         self.scratch = Path(tempfile.mkdtemp(prefix="stepcoder-vllm-"))
+        return self.scratch
+
+    def check_unchanged(self) -> None:
+        """Raise InvalidResponse if a person's server has other weights than those sent to it."""
+        if self.options.url and self.weights:
+            version = json.loads(self.client.call("GET", api.GET_VERSION))["weight_version"]
+            if version != self.weights:
+                raise InvalidResponse(
+                    f"it has weights {version!r}, not {self.weights!r}: it was started again, or "
+                    "another trainer uses it"
+                )
+
+    def launch(self, port: int, key: str, more: Sequence[str] = ()) -> None:
+        """Start the process on a port, with `more` options of vLLM's own."""
+        scratch = self._begin(Client(port, key))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                api.command(self.options, port),
+                [*api.command(self.options, port), *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=api.environment(self.options, self.client.api_key, self.scratch),
+                env=api.environment(self.options, key, scratch),
                 start_new_session=True,  # one process group, so that its children can be killed
             )
 
-    def _wait_until_healthy(self) -> None:
+    def wait_until_healthy(self) -> None:
+        """Wait until the process answers. Raises ServerFailure if it ends, or does not in time."""
         assert self.process is not None
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
@@ -141,11 +188,15 @@ class VLLMServer:
     def describe(self, error: BaseException) -> str:
         """Say in one line what a failed call means, waiting 3 s for the process to end."""
         process = self.process
-        if process is None:
+        if process is None and not self.options.url:
             return f"{self.name} was stopped"
         if isinstance(error, RequestRefused):
             return f"{self.name} refuses a request: {error}"
         invalid = isinstance(error, InvalidResponse)
+        if process is None and not isinstance(error, TimeoutError):
+            return f"{self.name}{'' if invalid else ' does not answer'}: {error}"
+        if process is None:
+            return f"{self.name} hangs: it did not answer in time"
         if invalid and "HTTP 5" not in str(error) and process.poll() is None:
             return f"{self.name} answered garbage: {error}"
         with suppress(subprocess.TimeoutExpired):
@@ -166,13 +217,18 @@ class VLLMServer:
         return api.cause_of(self.log.read_text(encoding="utf-8", errors="replace"))
 
     def stop(self) -> None:
-        """Kill the process and everything that it started."""
+        """Kill the process and everything that it started; a person's server is left to itself."""
+        if self.options.url:
+            self.client.close()
+            if self.scratch is not None:
+                shutil.rmtree(self.scratch, ignore_errors=True)
         if self.process is None:
             return
         with suppress(ProcessLookupError):  # it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
+        assert self.scratch is not None
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 

@@ -58,11 +58,17 @@ class SharedFile:
         """Let a server load the published file; loading may take `timeout_s` plus the transfer.
 
         Raises:
-            InvalidResponse: it loaded fewer tensors. OSError, http.client.HTTPException: no answer.
+            RequestRefused: it cannot read the file. InvalidResponse: it loaded fewer tensors.
+            OSError, http.client.HTTPException: no answer.
         """
         path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         body = {"method": "load_weights_file", "args": [path]}
         response = server.client.post(api.COLLECTIVE, body, timeout_s + self._transfer_s)
+        if {"tensors": 0} in response["results"]:
+            raise RequestRefused(
+                "it cannot read this process's memory, by which weights go; start it on this "
+                "machine, as the same user and in the same container"
+            )
         if any(result != {"tensors": self._tensors} for result in response["results"]):
             raise InvalidResponse(f"it loaded {response['results']} of {self._tensors} tensors")
         set_version(server, version, timeout_s)
@@ -175,6 +181,7 @@ class Adapters:
             OSError, http.client.HTTPException: no answer.
         """
         assert self._policy is not None
+        assert server.scratch is not None
         if not server.weights:
             self._base.deliver(server, version, timeout_s)
         old, name = server.adapters, f"adapters-{version}"

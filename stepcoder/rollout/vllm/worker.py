@@ -6,6 +6,7 @@ CUDA vLLM's native weight transfer does this job.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,12 @@ class FileWeights:
     reload_weights: Any  # a method of the worker
 
     def load_weights_file(self, path: str) -> dict[str, int]:
-        """Load a safetensors file of a transformers model's parameters in place; count them."""
+        """Load a safetensors file of a transformers model's parameters in place; count them.
+
+        Nothing is loaded, and none counted, where this process cannot read the file.
+        """
+        if not os.access(path, os.R_OK):
+            return {"tensors": 0}
         names: list[str] = []
 
         def weights() -> Iterator[tuple[str, Tensor]]:
