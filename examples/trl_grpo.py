@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stepcoder.adapters import CodeReward
-from stepcoder.kernels.logprob import logprob_entropy
+from stepcoder.kernels import logprob_entropy
 
 ROWS = [
     {
@@ -48,11 +48,7 @@ class GRPO(trl.GRPOTrainer):
         states = output.last_hidden_state[:, -logits_to_keep - 1 : -1]  # (B, T, H): before each
         targets = input_ids[:, -logits_to_keep:]
         weight = model.get_output_embeddings().weight
-        hidden = states.reshape(-1, states.shape[-1])
-        logprobs, entropy = logprob_entropy(
-            hidden, weight, targets.reshape(-1), self.temperature, softcap=0.0
-        )
-        return logprobs.view(targets.shape), entropy.view(targets.shape), None
+        return *logprob_entropy(states, weight, targets, self.temperature), None
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
