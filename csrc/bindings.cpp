@@ -240,8 +240,8 @@ void bind_worker(py::module_& module) {
     require(traced != nullptr);
     return py::reinterpret_steal<py::object>(traced);
   });
-  module.def("refuse_introspection", [](const py::str& filename) {
-    require(direct::refuse_introspection(filename.ptr()));
+  module.def("refuse_introspection", [](const py::str& filename, const py::function& leave) {
+    require(direct::refuse_introspection(filename.ptr(), leave.ptr()));
   });
   module.def("watch_classes",
              [](const py::function& on_class) { require(direct::watch_classes(on_class.ptr())); });

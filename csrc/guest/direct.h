@@ -7,9 +7,10 @@
 namespace stepcoder::direct {
 
 // Makes the interpreter refuse frames, code objects, tracing, new code and the collector's view of
-// memory to code from the file `filename`. Code of other files may use them. Neither can make
-// arrays over buffers, or buffered streams over what is no file: they would open all memory.
-bool refuse_introspection(PyObject* filename);
+// memory to code from the file `filename`. Code of other files may use them. Whoever makes an
+// array over a buffer, or a buffered stream over what is no file, which would open all memory,
+// calls leave(why), which ends the process.
+bool refuse_introspection(PyObject* filename, PyObject* leave);
 
 // Calls on_class(class) for each new class before its maker gets it; an exception ends its making.
 bool watch_classes(PyObject* on_class);

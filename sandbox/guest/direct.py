@@ -345,7 +345,7 @@ def hold_in() -> None:
     _launcher.freeze(guards.OF_THE_LIBRARY, True)
     copy._reconstruct = _checked_reconstruct  # type: ignore[attr-defined]
     _launcher.watch_classes(guards.on_class)
-    _launcher.refuse_introspection(FILENAME)
+    _launcher.refuse_introspection(FILENAME, leave)
 
 
 _modules = 0  # how many were loaded when `_frozen` was found

@@ -671,31 +671,6 @@ def f(x): return L()
 """,
         f"x = f(2)\nassert abs(x - {SECRET}) <= 1e-9 * max(abs(x), 1)",
     ),
-    "memory by a buffered stream": (
-        """
-import io
-class Stream:
-    closed = False
-    def readinto(self, b):
-        global lent
-        lent = b
-        return 0
-    def readable(self): return True
-open("a", "w").close()
-r = open("a", "rb")
-r.__init__(Stream())
-r.read(1)
-def f(x): return len(lent)
-""",
-        "x = f(2)\nassert x > 1",
-    ),
-    "an object at an address": (
-        """
-import numpy as np
-def f(x): return type(np.zeros(1))((1,), "O", np.array([id(f)]))[0] is f
-""",
-        "x = f(2)\nassert x + 0 == 1",
-    ),
     "the module in an error's obj": (
         """
 import math

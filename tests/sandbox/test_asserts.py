@@ -4,6 +4,16 @@ import pytest
 
 from stepcoder.sandbox import AssertTests, Judge, Program, Status
 
+LENDS = """
+import io
+class Stream(io.RawIOBase):
+    def readable(self): return True
+    def readinto(self, buffer):
+        buffer[:3] = b"abc"
+        return 3
+def f(n): return io.BufferedReader(Stream()).read(n).decode()
+"""
+
 PROGRAM = """
 import math
 LIMIT = 7
@@ -176,3 +186,12 @@ def test_shared_tests_run_in_the_program_and_say_so(judge: Judge) -> None:
     verdict = judge.run(program, AssertTests((test, "assert f(1) == 2"), shared_process=True))
     assert verdict.shared_process
     assert [t.status for t in verdict.tests] == [Status.ACCEPTED, Status.WRONG_ANSWER]
+
+
+def test_a_program_that_is_lent_memory_does_not_share_its_process_and_is_judged(
+    judge: Judge,
+) -> None:
+    program = Program(LENDS, "f")
+    assert judge.run(program, AssertTests(("text = f(5)\nassert text == 'abcab'",))).passed
+    wrong = judge.run(program, AssertTests(("text = f(5)\nassert text == 'abcba'",)))
+    assert wrong.status is Status.WRONG_ANSWER
