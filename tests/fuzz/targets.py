@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -38,6 +39,7 @@ from stepcoder.sandbox import (
     Submission,
     UnittestTests,
     Unordered,
+    Verdict,
     _launcher,
 )
 from stepcoder.sandbox.assert_calls import compile_asserts
@@ -123,11 +125,11 @@ def run(data: bytes) -> None:
         script, answer = script[2:cut], script[cut:]
     runs = _judge.runs(submission, script)
     assert len(runs) <= 2 * len(tests), len(runs)
-    checker_run = start_checker(submission, runs) if checked else None
-    if checker_run is None:
+    verdict: Any = start_checker(submission, runs) if checked else None
+    if verdict is None:
         verdict = grade(submission, runs)
-    else:
-        verdict = checker_run.grade(_judge.runs(checker_run.checker, answer))
+    while not isinstance(verdict, Verdict):  # a checker, and the same one on expected values
+        verdict = verdict.grade(_judge.runs(verdict.checker, answer))
     # The tester and the checker are the judge's own: their word counts.
     trusted = isinstance(tests, (AssertTests, UnittestTests)) or answer != b""
     assert trusted or not verdict.passed or b"never" in data, verdict

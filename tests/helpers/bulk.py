@@ -253,8 +253,13 @@ def footprint_since(before: Footprint, leak_bytes: int) -> Footprint:
 
 
 def _scratch_files(pids: list[int]) -> int:
-    """Count the entries of the scratch folders of processes that have one of their own."""
-    return sum(_entries(f"/proc/{pid}/root/tmp") for pid in pids if _own_root(pid))
+    """Count the entries of the scratch folders of processes that have one of their own.
+
+    It is /scratch where libraries lie in /tmp, as in a clone there.
+    """
+    roots = [f"/proc/{pid}/root" for pid in pids if _own_root(pid)]
+    folders = (f"{r}/scratch" if os.path.isdir(f"{r}/scratch") else f"{r}/tmp" for r in roots)
+    return sum(map(_entries, folders))
 
 
 def _own_root(pid: int) -> bool:

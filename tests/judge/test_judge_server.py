@@ -266,7 +266,7 @@ def test_run_code_returns_the_whole_traceback(client: TestClient) -> None:
 def test_run_code_tells_that_memory_ran_out(client: TestClient) -> None:
     done = run_code(client, "a = [0]\nwhile True: a += a", memory_limit_MB=64)
     assert done["status"] == "Failed"
-    assert done["message"] == "MemoryError"
+    assert done["message"] == "memory limit exceeded"
 
 
 def test_run_code_names_the_line_that_does_not_compile(client: TestClient) -> None:

@@ -106,6 +106,11 @@ def rows():  # in a form that we read, and as Problems
     solution = "def f(x):\\n    return 7\\n"
     yield Problem("own/7", "Give 7.", "def f(x):\\n", solution, CallTests(([0],), (7,)), "f")
 
+def held_out():
+    for line in Path(FILE).read_text().splitlines():
+        row = json.loads(line)
+        yield row | {"task_id": "held/" + row["task_id"], "prompt": "Another number, please."}
+
 def partly():
     yield {"task_id": "own/1", "prompt": "No tests."}
     yield 3
@@ -130,9 +135,9 @@ def loader(tmp_path, monkeypatch):
 
 
 def test_a_loader_of_ones_own_gives_the_problems_of_a_run_and_its_resume(loader, monkeypatch):
-    given = ["data.path=own.py:rows", "data.validation_path=own.py:rows", "eval.limit=20"]
+    given = ["data.path=own.py:rows", "data.validation_path=own.py:held_out", "eval.limit=20"]
     assert run(loader / "run", *given, "sft.steps=1", "steps=0", "checkpoint.every=1") == 0
-    assert read_records(loader / "run")[-1]["eval"]["problems"] == 9
+    assert read_records(loader / "run")[-1]["eval"]["problems"] == 8
     monkeypatch.chdir("/")
     assert run(loader, "steps=1", command=("--resume", str(loader / "run"))) == 0
     (loader / "own.py").write_text(LOADER.replace("Path(FILE).read_text().splitlines()", "[]"))

@@ -288,7 +288,7 @@ def test_library_classes_are_immutable_to_a_program_beside_its_tests(
     kind = {"collections": "Counter", "fractions": "Fraction", "wsgiref.headers": "Headers"}[module]
     preamble = f"from {module} import {kind}"
     source = (
-        f"def f(kind):\n    try: setattr(kind, 'mark', 1)\n"
+        f"import functools\ndef f(kind):\n    try: functools.update_wrapper(kind, f)\n"
         f"    except TypeError as error: return {kind} is kind and 'immutable' in str(error)\n"
     )
     test = f"assert f({kind}) is True"
