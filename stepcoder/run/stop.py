@@ -38,6 +38,8 @@ def stop_signals(run: Run) -> Iterator[None]:
     Raises Stopped at a second signal; a third one has its default effect.
     """
 
+    stopped: list[Stopped] = []
+
     def stop(number: int, _frame: FrameType | None) -> None:
         if run.stop_signal is not None:
             for one in SIGNALS:
@@ -45,7 +47,8 @@ def stop_signals(run: Run) -> Iterator[None]:
             path = run.run_dir.path
             kept = (path / METRICS).stat().st_size  # a new folder without a record is taken away
             hint = f"; continue with --resume {path}" if kept else ""
-            raise Stopped(number, f"stopped, not saved{hint}")
+            stopped.append(Stopped(number, f"stopped, not saved{hint}"))
+            raise stopped[0]
         run.stop_signal = number
         # On a thread of its own: the signal may have come in the middle of a print.
         threading.Thread(target=run.progress.note, args=(ASKED,)).start()
@@ -56,6 +59,11 @@ def stop_signals(run: Run) -> Iterator[None]:
             signal.signal(number, stop)
     try:
         yield
+    except Exception:
+        # What a signal interrupts may raise an error of its own over it, as torch.save does.
+        if stopped:
+            raise stopped[0] from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
