@@ -69,17 +69,13 @@ class CheckerRun:
         answers = grade(replace(self.checker, stop_at_first_failure=False), checker_runs)
         of_test = dict(zip(self.indices, answers.tests, strict=False))
         found = {i: _meaning(i, of_test.get(i), answers.message) for i in self.indices}
-        failed = [index for index, meaning in found.items() if _has_failed(meaning)]
-        meanings = dict(self.meanings) or found
-        if self.meanings:  # `found` is of expected values
-            for index in set(found) - set(failed):
-                failure = meanings[index]
-                assert isinstance(failure, TestVerdict)
-                text = f"{failure.message}, and does not fail on the expected answer"
-                meanings[index] = TestVerdict(Status.WRONG_ANSWER, message=text)
-        elif failed:
-            return self._on_expected(failed, found)
-        return grade(self.judged, self.runs, lambda index, _: meanings[index])
+        failed = {index for index, meaning in found.items() if _has_failed(meaning)}
+        if failed and not self.meanings:
+            return self._on_expected(sorted(failed), found)
+        if self.meanings:  # what was found is of expected values
+            wrong = {index: _unreadable(self.meanings[index]) for index in found.keys() - failed}
+            found = {**self.meanings, **wrong}
+        return grade(self.judged, self.runs, lambda index, _: found[index])
 
     def _on_expected(
         self, indices: list[int], meanings: Mapping[int, bool | TestVerdict]
@@ -135,6 +131,13 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun
 
 def _has_failed(meaning: bool | TestVerdict) -> bool:
     return isinstance(meaning, TestVerdict) and meaning.status is Status.INFRASTRUCTURE_ERROR
+
+
+def _unreadable(failure: bool | TestVerdict) -> TestVerdict:
+    """Return the verdict for a value on which alone the checker failed."""
+    assert isinstance(failure, TestVerdict)
+    text = f"{failure.message}, and does not fail on the expected answer"
+    return TestVerdict(Status.WRONG_ANSWER, message=text)
 
 
 def _meaning(index: int, answer: TestVerdict | None, message: str) -> bool | TestVerdict:
