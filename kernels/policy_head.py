@@ -196,16 +196,17 @@ def ppo_head(
     if kl_beta and ref_logprobs is None:
         raise ValueError(f"ppo_head: kl_beta is {kl_beta}; it needs ref_logprobs")
     check_normalizer("ppo_head", normalizer)
-    ids = targets.flatten()  # (N,)
+    ids, rows = targets.flatten(), hidden.flatten(0, -2)  # (N,), (N, H)
+    by_token = [
+        None if t is None else t.flatten()
+        for t in (old_logprobs, advantages, importance, ref_logprobs)
+    ]
     if not use_triton("ppo_head", hidden, torch.bfloat16):
         kept = ids != IGNORED
-        old, advantage, weights, ref = (
-            None if t is None else t.flatten()[kept]
-            for t in (old_logprobs, advantages, importance, ref_logprobs)
-        )
+        *by_token, ref = (None if t is None else t[kept] for t in by_token)
         compute: Any = in_pytorch(reference.ppo_head, chunked_head.ppo_head)
         loss, statistics, found = compute(
-            *(hidden.flatten(0, -2)[kept], weight, ids[kept], old, advantage, weights),
+            *(rows[kept], weight, ids[kept], *by_token),
             *(normalizer, clip, entropy_bonus, temperature, softcap, ref, kl_beta, kl_estimator),
         )
         tokens = [t.new_zeros(len(ids)).masked_scatter(kept, t) for t in found]
@@ -213,18 +214,14 @@ def ppo_head(
         named = {"old_logprobs": old_logprobs, "advantages": advantages, "importance": importance}
         if ref_logprobs is not None:
             named["ref_logprobs"] = ref_logprobs
-        states, ids = hidden.flatten(0, -2).contiguous(), ids.contiguous()
-        check_head("ppo_head", states, weight, ids)
+        rows, ids = rows.contiguous(), ids.contiguous()
+        check_head("ppo_head", rows, weight, ids)
         check_tokens("ppo_head", hidden.device, targets.shape, **named)
-        old, advantage, weights, ref = (
-            None if t is None else t.flatten().contiguous()
-            for t in (old_logprobs, advantages, importance, ref_logprobs)
-        )
         loss, sums, tokens, _, _ = _forward(
-            *(states, weight, ids, old, advantage, weights, ref),
+            *(rows, weight, ids, *(None if t is None else t.contiguous() for t in by_token)),
             as_scalar(normalizer, hidden.device),
             *(*clip_range(clip), entropy_bonus, temperature, softcap, kl_beta),
-            0 if ref is None else int(kl_estimator[1]),
+            0 if ref_logprobs is None else int(kl_estimator[1]),
             workspace_bytes,
             *(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight)),
         )

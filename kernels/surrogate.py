@@ -124,8 +124,7 @@ def finish(
     for first in range(0, programs, BLOCK):
         column = first + tl.arange(0, BLOCK)[None, :]
         pointers = sums + slot * programs + column
-        part = tl.load(pointers, mask=(column < programs) & (slot >= 0), cache_modifier=CACHE)
-        part = tl.where(column < programs, part, start)
+        part = tl.load(pointers, mask=column < programs, other=start, cache_modifier=CACHE)
         extreme = tl.where(is_min, tl.minimum(folded, part), tl.maximum(folded, part))
         folded = tl.where(is_sum, folded + part, extreme)
     slot, is_sum, is_min = tl.arange(0, 8), tl.arange(0, 8) < 6, tl.arange(0, 8) == 6

@@ -278,8 +278,10 @@ def _launch(
     for normalizer in normalizers:
         check_normalizer("ppo_loss", normalizer)
     contiguous = [tensors[n].contiguous() if n in tensors else None for n in TENSORS]
-    scalars = (as_scalar(normalizer, like.device) for normalizer in normalizers)
-    policy_loss, value_loss_, statistics, _ = _forward(*contiguous, *scalars, *settings, estimator)
+    # One of the losses alone has one normalizer, which stands for both.
+    scalars = [as_scalar(normalizer, like.device) for normalizer in dict.fromkeys(normalizers)]
+    given = (*contiguous, scalars[0], scalars[-1], *settings, estimator)
+    policy_loss, value_loss_, statistics, _ = _forward(*given)
     return policy_loss, value_loss_, HeadStatistics(*statistics.unbind())
 
 
