@@ -77,7 +77,7 @@ def machine() -> Iterator[Line]:
     found = cores + (model[1] if model else platform.machine())
     found += f", {', '.join(bfloat16)}" if bfloat16 else ", no bfloat16 instructions"
     found += "" if "avx512f" in flags else ", no AVX-512"
-    yield either("processor", bfloat16, found, "without a GPU: model.dtype=float32")
+    yield either("processor", bfloat16, found, "without a GPU: dtype=float32")
     sizes = re.findall(r"^(\w+): +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     total, free = (int(dict(sizes)[name]) << 10 for name in ("MemTotal", "MemAvailable"))
     fix = "`stepcoder plan MODEL --memory GB` says what a run takes; `make train` takes 1.1 GB"
@@ -149,7 +149,7 @@ def training() -> Iterator[Line]:
         device, (free, _) = torch.cuda.get_device_properties(i), torch.cuda.mem_get_info(i)
         found = f"{device.name}, {gib(free)} free of {gib(device.total_memory)}, "
         found += f"sm_{device.major}{device.minor}, CUDA {torch.version.cuda}"
-        fix = "no bfloat16 before sm_80: model.dtype=float32"
+        fix = "no bfloat16 before sm_80: dtype=float32"
         yield either(f"GPU {i}", device.major >= 8, found, fix)
     triton = version_of("triton")
     fix = "pip install triton; without it the kernels' references run"
