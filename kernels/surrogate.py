@@ -119,12 +119,14 @@ def finish(
     """
     slot = tl.arange(0, 8)[:, None]
     is_sum, is_min = slot < 6, slot == 6
+    written = tl.where(slot == 1, VALUE, POLICY)  # memory that no program wrote is not read
     start = tl.where(is_sum, 0.0, tl.where(is_min, float("inf"), float("-inf")))
     folded = tl.zeros((8, BLOCK), tl.float32) + start
     for first in range(0, programs, BLOCK):
         column = first + tl.arange(0, BLOCK)[None, :]
         pointers = sums + slot * programs + column
-        part = tl.load(pointers, mask=column < programs, other=start, cache_modifier=CACHE)
+        there = written & (column < programs)
+        part = tl.load(pointers, mask=there, other=start, cache_modifier=CACHE)
         extreme = tl.where(is_min, tl.minimum(folded, part), tl.maximum(folded, part))
         folded = tl.where(is_sum, folded + part, extreme)
     slot, is_sum, is_min = tl.arange(0, 8), tl.arange(0, 8) < 6, tl.arange(0, 8) == 6

@@ -41,6 +41,14 @@ def operators() -> Operators:
     return Operators()
 
 
+# Signaling NaNs: the interpreter warns of arithmetic with one, even where its result is unused.
+SIGNALING = {
+    torch.float32: (torch.int32, 0x7FA00000),
+    torch.bfloat16: (torch.int16, 0x7FA0),
+    torch.float64: (torch.int64, 0x7FF4 << 48),
+}
+
+
 def poison(dtype: torch.dtype) -> float | int | bool:
     """Return the value that surrounds a buffer: a kernel that reads it gives a wrong result."""
     if dtype.is_floating_point:
@@ -48,11 +56,17 @@ def poison(dtype: torch.dtype) -> float | int | bool:
     return True if dtype == torch.bool else torch.iinfo(dtype).max
 
 
+def poisoned(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return (size,) elements of poison, signaling ones where the dtype has them."""
+    if dtype in SIGNALING:
+        bits, value = SIGNALING[dtype]
+        return torch.full((size,), value, dtype=bits, device=device).view(dtype)
+    return torch.full((size,), poison(dtype), dtype=dtype, device=device)
+
+
 def fenced(like: Tensor) -> Tensor:
     """Return a contiguous copy of a tensor with poison before and after it in memory."""
-    buffer = torch.full(
-        (like.numel() + 2 * MARGIN,), poison(like.dtype), dtype=like.dtype, device=like.device
-    )
+    buffer = poisoned(like.numel() + 2 * MARGIN, like.dtype, like.device)
     inside = buffer[MARGIN : MARGIN + like.numel()].view(like.shape)
     inside.copy_(like.detach())
     return inside.requires_grad_(like.requires_grad)
@@ -65,11 +79,11 @@ def canaries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Tensor], Ten
     New buffers are filled with poison, so that an element that no kernel writes is noticed.
     """
     buffers: list[tuple[Tensor, int]] = []
-    full, new_empty_itself = torch.full, torch.Tensor.new_empty
+    new_empty_itself = torch.Tensor.new_empty
 
     def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         size = int(torch.Size(shape).numel())
-        buffer = full((size + 2 * MARGIN,), poison(dtype), dtype=dtype, device=device)
+        buffer = poisoned(size + 2 * MARGIN, dtype, device)
         buffers.append((buffer, size))
         return buffer[MARGIN : MARGIN + size].view(shape)
 
