@@ -14,9 +14,9 @@ from rich.console import Console
 from stepcoder.command import Parser, exit_status, say
 from stepcoder.report.progress import clock
 from stepcoder.study.page import write_page
-from stepcoder.study.plan import Plan, bundled, read_plan
+from stepcoder.study.plan import Plan, bundled, is_done, read_plan
 from stepcoder.study.results import run_results
-from stepcoder.study.runner import is_done, run_plan
+from stepcoder.study.runner import run_plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:

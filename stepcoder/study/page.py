@@ -6,7 +6,7 @@ Takes a plan and its results, gives study.html, runs.csv, curves.csv and differe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -17,8 +17,16 @@ from stepcoder.report import html
 from stepcoder.report.charts import Chart, Figure
 from stepcoder.report.progress import clock
 from stepcoder.study import results
-from stepcoder.study.plan import Plan
-from stepcoder.study.results import MEASURES, Difference, MeanInterval, RunResult, mean_interval
+from stepcoder.study.plan import Options, Plan
+from stepcoder.study.results import (
+    MEASURES,
+    Difference,
+    MeanInterval,
+    RunResult,
+    best_trial,
+    mean_interval,
+    trial_results,
+)
 
 PAGE = "study.html"
 GRID_POINTS = 9  # of the mean learning curves
@@ -34,11 +42,16 @@ def write_page(plan: Plan, found: Sequence[RunResult], folder: Path) -> Path:
     replace_file(folder / "runs.csv", runs_csv(found))
     replace_file(folder / "curves.csv", curves_csv(found))
     replace_file(folder / "differences.csv", differences_csv(plan, found))
-    replace_file(folder / PAGE, page(plan, found, folder.resolve().name))
+    tried = trial_results(plan, folder)
+    if tried:
+        replace_file(folder / "trials.csv", trials_csv(plan, tried))
+    replace_file(folder / PAGE, page(plan, found, tried, folder.resolve().name))
     return folder / PAGE
 
 
-def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
+def page(
+    plan: Plan, found: Sequence[RunResult], tried: Mapping[str, Sequence[RunResult]], name: str
+) -> str:
     """Return the page."""
     total = len(plan.seeds) * len(plan.variants)
     seeds = sorted({r.seed for r in found})
@@ -57,6 +70,8 @@ def page(plan: Plan, found: Sequence[RunResult], name: str) -> str:
             variant: {reached: _mean(runs, reached) for reached in REACHED}
             for variant, runs in _by_variant(plan, found).items()
         },
+        trials={variant: (runs, best_trial(runs)) for variant, runs in tried.items()},
+        settings=[_said(setting) for setting in plan.trials.settings] if plan.trials else [],
         parts={"all runs": plan.base, "starts": plan.start, "compared runs": plan.options}
         | dict(plan.variants),
     )
@@ -167,6 +182,22 @@ def differences_csv(plan: Plan, found: Sequence[RunResult]) -> str:
             figures = (mean.count, mean.mean, _finite(mean.low), _finite(mean.high))
             rows.append((pair.measure, pair.variant, pair.minus, *figures))
     return csv_text(("measure", "variant", "minus", "seeds", "mean", "low", "high"), rows)
+
+
+def trials_csv(plan: Plan, tried: Mapping[str, Sequence[RunResult]]) -> str:
+    """Return a row for each trial."""
+    settings = plan.trials.settings if plan.trials else ()
+    rows = [
+        (variant, _said(setting), run.validation_end, run.validation_mean, i == best_trial(runs))
+        for variant, runs in tried.items()
+        for i, (setting, run) in enumerate(zip(settings, runs, strict=True))
+    ]
+    return csv_text(("variant", "setting", "validation_end", "validation_mean", "is_best"), rows)
+
+
+def _said(setting: Options) -> str:
+    """Return a setting of the trials as it is written on a command line."""
+    return " ".join(f"{name}={value}" for name, value in setting.items())
 
 
 def _mean(runs: Sequence[RunResult], measure: str) -> MeanInterval:

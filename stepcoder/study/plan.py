@@ -8,6 +8,9 @@ Takes a YAML file, gives a Plan and the configuration of each of its runs:
     against: stepcoder             # the variant that the others are compared with
     start: {sft: {steps: 200}}     # options of the run that makes a seed's start
     options: {max_tokens: 100000}  # options of the runs that are compared
+    trials:                        # each variant tries these on a seed of its own; its best runs
+      seed: 100
+      settings: [{ppo: {policy_lr: 1.0e-4}}, {ppo: {policy_lr: 3.0e-4}}]
     variants:
       stepcoder: {recipe: stepcoder}
       ppo: {recipe: ppo}
@@ -26,26 +29,39 @@ from stepcoder.options import ConfigError, flatten, read_file, read_overrides
 
 Options = dict[str, Any]  # by dotted name
 
-KEYS = ("base", "seeds", "jobs", "against", "start", "options", "variants")
+KEYS = ("base", "seeds", "jobs", "against", "start", "options", "trials", "variants")
 START = "start"
+DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
 class StudyRun:
-    """One run of a study: the start of a seed (variant "start"), or a variant from that start."""
+    """One run of a study: the start of a seed (variant "start"), or a variant from that start.
+
+    `setting` is that of a trial; None means that the variant's best trial says.
+    """
 
     variant: str
     seed: int
+    setting: int | None = None
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{_slug(self.variant)}-seed{self.seed}"
+        trial = "" if self.setting is None else f"-trial{self.setting}"
+        return f"{_slug(self.variant)}{trial}-seed{self.seed}"
 
-    @property
-    def needs(self) -> StudyRun | None:
-        """The run that must be done first."""
-        return None if self.variant == START else StudyRun(START, self.seed)
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What each variant tries before it is compared: equally many settings, on one seed."""
+
+    seed: int
+    settings: tuple[Options, ...]
+
+    def of(self, variant: str) -> list[StudyRun]:
+        """Return a variant's trials, in the order of the settings."""
+        return [StudyRun(variant, self.seed, i) for i in range(len(self.settings))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +74,46 @@ class Plan:
     against: str
     start: Options
     options: Options
+    trials: Trials | None
     variants: Mapping[str, Options]
 
     @property
     def runs(self) -> list[StudyRun]:
-        """All runs, seed by seed, so that an unfinished study has whole seeds to compare."""
-        return [StudyRun(v, seed) for seed in self.seeds for v in (START, *self.variants)]
+        """The trials, then all runs seed by seed, so that an unfinished study has whole seeds."""
+        compared = [StudyRun(v, seed) for seed in self.seeds for v in (START, *self.variants)]
+        if self.trials is None:
+            return compared
+        tried = [trial for variant in self.variants for trial in self.trials.of(variant)]
+        return [StudyRun(START, self.trials.seed), *tried, *compared]
 
-    def config(self, run: StudyRun, folder: Path) -> Config:
-        """Return the configuration of a run below `folder`. Raises ConfigError."""
+    def needs(self, run: StudyRun) -> list[StudyRun]:
+        """Return the runs that must be done before a run."""
+        if run.variant == START:
+            return []
+        is_compared = self.trials is not None and run.setting is None
+        trials = self.trials.of(run.variant) if self.trials and is_compared else []
+        return [StudyRun(START, run.seed), *trials]
+
+    def config(self, run: StudyRun, folder: Path, setting: int | None = None) -> Config:
+        """Return the configuration of a run below `folder`, with a setting of the trials.
+
+        Raises:
+            ConfigError: an option is wrong.
+        """
         own: Options = {"seed": run.seed, "run_dir": str(folder / run.name)}
         if run.variant == START:
             return from_dict({**self.base, **self.start, "steps": 0, **own})
+        tried = self.trials.settings[setting] if self.trials and setting is not None else {}
         model = str(folder / StudyRun(START, run.seed).name / "start")
         own |= {"model.path": model, "sft.steps": 0}
-        return from_dict({**self.base, **self.options, **self.variants[run.variant], **own})
+        return from_dict(
+            {**self.base, **self.options, **self.variants[run.variant], **tried, **own}
+        )
+
+
+def is_done(folder: Path, run: StudyRun) -> bool:
+    """Return whether a run is done."""
+    return (folder / run.name / DONE).exists()
 
 
 def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -105,6 +146,7 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     if type(jobs) is not int or jobs < 1:
         raise ConfigError(f'"jobs"{where} is {jobs}; give an integer >= 1')
     everywhere = read_overrides(LEAVES, overrides)
+    trials = _trials(tree.get("trials"), tree["seeds"], where)
     plan = Plan(
         base=_base(str(tree.get("base", "embedded")), path.parent),
         seeds=tuple(seeds),
@@ -112,10 +154,11 @@ def read_plan(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         against=str(against),
         start=_options(tree.get("start"), where) | everywhere,
         options=_options(tree.get("options"), where) | everywhere,
+        trials=trials,
         variants={str(name): _options(given, where) for name, given in variants.items()},
     )
     for run in plan.runs:
-        plan.config(run, Path())  # so that a wrong option fails before anything runs
+        plan.config(run, Path(), run.setting)  # a wrong option fails before anything runs
     return plan
 
 
@@ -129,6 +172,19 @@ def _base(base: str, folder: Path) -> Options:
     if base == "embedded":
         folder, base = PRESETS, "embedded.yaml"
     return _options(read_file(folder / base), f" in {base}")
+
+
+def _trials(tree: Any, seeds: Sequence[int], where: str) -> Trials | None:
+    if tree is None:
+        return None
+    seed, settings = (tree.get(k) if isinstance(tree, dict) else None for k in Trials.__slots__)
+    if type(seed) is not int or not isinstance(settings, list) or len(settings) < 2:
+        raise ConfigError(f'"trials"{where} must have a seed and a list of two or more "settings"')
+    if seed in seeds:
+        raise ConfigError(
+            f'the seed of "trials"{where} is {seed}, one of the compared; give another'
+        )
+    return Trials(seed, tuple(_options(setting, where) for setting in settings))
 
 
 def _options(tree: Any, where: str) -> Options:

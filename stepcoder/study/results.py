@@ -19,8 +19,7 @@ from stepcoder.errors import RunError
 from stepcoder.journal import Record
 from stepcoder.report.charts import evaluations
 from stepcoder.report.run_dir import read_records
-from stepcoder.study.plan import START, Plan, StudyRun
-from stepcoder.study.runner import is_done
+from stepcoder.study.plan import START, Plan, StudyRun, is_done
 
 # Student's t, two-sided 95%, by degrees of freedom from 1; beyond, `1.96 + 2.4 / n` is within 0.01.
 _T_95 = (
@@ -99,9 +98,37 @@ MEASURES = {
 
 
 def run_results(plan: Plan, folder: Path) -> list[RunResult]:
-    """Return the results of the runs that are done, in the plan's order."""
-    done = [r for r in plan.runs if r.variant != START and is_done(folder, r)]
-    return [run_result(run, read_records(folder / run.name)) for run in done]
+    """Return the results of the compared runs that are done, in the plan's order."""
+    compared = [run for run in plan.runs if run.variant != START and run.setting is None]
+    return [_read(run, folder) for run in compared if is_done(folder, run)]
+
+
+def trial_results(plan: Plan, folder: Path) -> dict[str, list[RunResult]]:
+    """Return each variant's trials, in the order of the settings, if all of them are done."""
+    if plan.trials is None:
+        return {}
+    trials = {variant: plan.trials.of(variant) for variant in plan.variants}
+    return {
+        variant: [_read(run, folder) for run in mine]
+        for variant, mine in trials.items()
+        if all(is_done(folder, run) for run in mine)
+    }
+
+
+def best_trial(trials: Sequence[RunResult]) -> int:
+    """Return the place of the trial with the highest validation pass@1, mean over the tokens."""
+    return max(range(len(trials)), key=lambda i: trials[i].validation_mean)
+
+
+def setting_of(plan: Plan, run: StudyRun, folder: Path) -> int | None:
+    """Return which setting a run has: a trial its own, a compared run that of the best trial."""
+    if plan.trials is None or run.variant == START or run.setting is not None:
+        return run.setting
+    return best_trial(trial_results(plan, folder)[run.variant])
+
+
+def _read(run: StudyRun, folder: Path) -> RunResult:
+    return run_result(run, read_records(folder / run.name))
 
 
 def run_result(run: StudyRun, records: Sequence[Record]) -> RunResult:

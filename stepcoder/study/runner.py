@@ -20,9 +20,9 @@ from stepcoder.config import to_yaml
 from stepcoder.errors import RunError
 from stepcoder.journal import locked
 from stepcoder.report.run_dir import CONFIG, read_records
-from stepcoder.study.plan import Plan, StudyRun
+from stepcoder.study.plan import DONE, Plan, StudyRun, is_done
+from stepcoder.study.results import setting_of
 
-DONE = "done"
 POLL_S = 1.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -47,7 +47,7 @@ def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> N
                 for run in [run for run, process in running.items() if process.poll() is not None]:
                     _finish(folder, run, running.pop(run).returncode)
                 for run in list(left):
-                    ready = run.needs is None or is_done(folder, run.needs)
+                    ready = all(is_done(folder, before) for before in plan.needs(run))
                     if ready and len(running) < plan.jobs:
                         left.remove(run)
                         running[run] = _begin(plan, folder, run)
@@ -61,14 +61,9 @@ def run_plan(plan: Plan, folder: Path, report: Callable[[list[str]], None]) -> N
                 process.wait()
 
 
-def is_done(folder: Path, run: StudyRun) -> bool:
-    """Return whether a run is done."""
-    return (folder / run.name / DONE).exists()
-
-
 def _begin(plan: Plan, folder: Path, run: StudyRun) -> subprocess.Popen[bytes]:
     """Start a run, or continue it where its folder already holds one."""
-    config, own = plan.config(run, folder), folder / run.name
+    config, own = plan.config(run, folder, setting_of(plan, run, folder)), folder / run.name
     command = [sys.executable, "-m", "stepcoder.train"]
     if (own / CONFIG).is_file():
         command += ["--resume", str(own)]

@@ -18,14 +18,23 @@ from browser import console_errors, needs_browser, open_browser, requested
 from helpers.small_runs import SMALL, constant_problems
 from selenium.webdriver.support.ui import WebDriverWait
 
+from stepcoder.config import load_config
 from stepcoder.errors import RunError
 from stepcoder.options import ConfigError
 from stepcoder.report.run_dir import read_records
 from stepcoder.study.__main__ import main
 from stepcoder.study.page import differences_csv, page, write_page
-from stepcoder.study.plan import Plan, StudyRun, bundled, read_plan
-from stepcoder.study.results import RunResult, at_tokens, differences, mean_interval, run_result
-from stepcoder.study.runner import is_done, run_plan
+from stepcoder.study.plan import Plan, StudyRun, bundled, is_done, read_plan
+from stepcoder.study.results import (
+    RunResult,
+    at_tokens,
+    best_trial,
+    differences,
+    mean_interval,
+    run_result,
+    trial_results,
+)
+from stepcoder.study.runner import run_plan
 
 PLAN = """
 seeds: [3, 5]
@@ -37,6 +46,7 @@ variants:
   ours: {recipe: stepcoder, fgo: {enabled: false}}
   Plain PPO: {recipe: ppo}
 """
+TRIALS = "trials: {seed: 9, settings: [{ppo: {policy_lr: 1.0e-4}}, {ppo: {policy_lr: 2.0e-4}}]}\n"
 
 
 def plan_of(folder: Path, text: str = PLAN, *overrides: str) -> Plan:
@@ -62,15 +72,34 @@ def test_a_plan_says_what_each_run_is_and_what_it_starts_from(tmp_path):
     assert start.ppo.clip == ours.ppo.clip == 0.3
 
 
+def test_trials_run_on_a_seed_of_their_own_before_what_they_decide(tmp_path):
+    plan = plan_of(tmp_path, TRIALS + PLAN)
+    assert [run.name for run in plan.runs[:5]] == [
+        *("start-seed9", "ours-trial0-seed9", "ours-trial1-seed9"),
+        *("plain-ppo-trial0-seed9", "plain-ppo-trial1-seed9"),
+    ]
+    trial, compared = plan.runs[4], StudyRun("Plain PPO", 3)
+    assert plan.needs(trial) == [StudyRun("start", 9)]
+    assert plan.needs(compared) == [StudyRun("start", 3), *plan.runs[3:5]]
+    assert plan.needs(StudyRun("start", 3)) == []
+    assert plan.config(trial, tmp_path, trial.setting).ppo.policy_lr == 2e-4
+    assert trial_results(plan, tmp_path) == {}
+    low, high = (made_up("Plain PPO", 9, end) for end in (0.2, 0.3))
+    assert best_trial([low, high]) == 1
+    assert best_trial([high, low]) == best_trial([high, high]) == 0
+
+
 @pytest.mark.parametrize("name", ["embedded", "h200"])
 def test_the_plans_that_come_along_compare_the_ablations_over_five_seeds(name):
     plan = read_plan(bundled(name))
     assert len(plan.seeds) == 5
-    assert list(plan.variants) == ["stepcoder", "without CCCS", "without FGO", "ppo", "grpo"]
-    configs = [plan.config(StudyRun(v, 0), Path()) for v in plan.variants]
+    assert list(plan.variants)[:5] == ["stepcoder", "without CCCS", "without FGO", "ppo", "grpo"]
+    configs = [plan.config(StudyRun(v, 0), Path(), 0) for v in plan.variants]
     switches = [(c.curriculum.cccs, c.fgo.enabled) for c in configs]
-    assert switches == [(True, True), (False, True), (True, False), (False, False), (False, False)]
-    assert len({(c.max_tokens, c.model.path) for c in configs}) == 1
+    assert switches[:4] == [(True, True), (False, True), (True, False), (False, False)]
+    assert set(switches[4:]) == {(False, False)}
+    assert len({(c.max_tokens, c.model.path, c.ppo.policy_lr) for c in configs}) == 1
+    assert len({c.rollout.tasks_per_step * c.rollout.samples_per_task for c in configs}) == 1
 
 
 @pytest.mark.parametrize(
@@ -83,6 +112,9 @@ def test_the_plans_that_come_along_compare_the_ablations_over_five_seeds(name):
         (("against", "versus"), 'unknown key "versus"'),
         (("{recipe: ppo}", "{recipe: dpo}"), '"recipe" is "dpo"'),
         (("{max_tokens: 900}", "{max_token: 900}"), 'unknown key "max_token"'),
+        (("seeds: [3, 5]", "trials: {seed: 9}\nseeds: [3, 5]"), 'a list of two or more "settings"'),
+        (("seeds: [3, 5]", TRIALS.replace("9", "5") + "seeds: [3, 5]"), "one of the compared"),
+        (("seeds: [3, 5]", TRIALS.replace("policy_lr", "rate") + "seeds: [3, 5]"), "ppo.rate"),
         (("Plain PPO", "Start"), "two names give one folder"),
         (("  Plain PPO: {recipe: ppo}\n", ""), "at least two variants"),
     ],
@@ -166,10 +198,10 @@ def test_a_browser_draws_the_page_without_a_network(tmp_path):
 
 def test_the_page_of_an_unfinished_study_says_so(tmp_path):
     plan = plan_of(tmp_path)
-    assert "No run has come to its end yet" in page(plan, [], "s")
-    assert "1 of 2 seeds, 1 of 4 runs" in page(plan, RESULTS[:1], "s")
+    assert "No run has come to its end yet" in page(plan, [], {}, "s")
+    assert "1 of 2 seeds, 1 of 4 runs" in page(plan, RESULTS[:1], {}, "s")
     wide = [replace(r, variant="<b>") for r in RESULTS[:1]]
-    assert "<b></th>" not in page(plan, wide, "<i>s")
+    assert "<b></th>" not in page(plan, wide, {}, "<i>s")
     rows = list(csv.DictReader(io.StringIO(differences_csv(plan, RESULTS))))
     assert [row["measure"] for row in rows] == ["test_end", "validation_end", "validation_mean"]
     assert float(rows[0]["mean"]) == pytest.approx(0.06)
@@ -178,6 +210,7 @@ def test_the_page_of_an_unfinished_study_says_so(tmp_path):
 TINY = """
 seeds: [0]
 jobs: 1
+trials: {seed: 1, settings: [{ppo: {policy_lr: 1.0e-5}}, {ppo: {policy_lr: 1.0e-3}}]}
 start: {sft: {steps: 5, share: 1.0}}
 options: {steps: 3, sft: {share: 1.0}, checkpoint: {every: 1}, eval: {every: 1}}
 variants:
@@ -215,24 +248,28 @@ def test_a_study_killed_with_9_takes_its_runs_along_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "stepcoder.study", *given]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     plan = read_plan(tmp_path / "plan.yaml", options)
-    until(lambda: (out / "ppo-seed0" / "config.yaml").exists() or process.poll() is not None)
+    until(lambda: (out / "ppo-trial0-seed1").exists() or process.poll() is not None)
     assert processes_of(out)
     with pytest.raises(RunError, match="another study"):
         run_plan(plan, out, lambda _: None)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     until(lambda: not processes_of(out))
-    start = out / "start-seed0" / "metrics.jsonl"
+    start = out / "start-seed1" / "metrics.jsonl"
     before = start.stat().st_mtime_ns
 
     assert main(given) == 0
     assert all(is_done(out, run) for run in plan.runs)
     assert start.stat().st_mtime_ns == before  # what was done is not done again
-    for run in plan.runs[1:]:
+    for run in [run for run in plan.runs if run.variant != "start"]:
         assert [r["step"] for r in read_records(out / run.name)] == [0, 1, 2, 3]
+    for variant, trials in trial_results(plan, out).items():
+        rate = (1e-5, 1e-3)[best_trial(trials)]
+        assert load_config(out / f"{variant}-seed0" / "config.yaml").ppo.policy_lr == rate
     text = (out / "study.html").read_text()
     assert "2 variants, 1 of 1 seeds, 2 of 2 runs" in text
     assert len((out / "runs.csv").read_text().splitlines()) == 3
+    assert len((out / "trials.csv").read_text().splitlines()) == 5
 
 
 def test_a_run_that_fails_is_named_with_its_reason(tmp_path, capfd):
@@ -240,6 +277,6 @@ def test_a_run_that_fails_is_named_with_its_reason(tmp_path, capfd):
     given = [str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "data.path=nowhere"]
     assert main(given) == 2
     message = capfd.readouterr().err
-    assert "start-seed0 failed" in message
+    assert "start-seed1 failed" in message
     assert "nowhere" in message
-    assert "start-seed0.log" in message
+    assert "start-seed1.log" in message
