@@ -605,11 +605,6 @@ def parse_args(arguments: Sequence[str]) -> CommandLine:
     parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="set an option")
     command = parser.parse_intermixed_args(list(arguments))
-    if "TORCHELASTIC_RUN_ID" in os.environ or os.environ.get("WORLD_SIZE", "1") != "1":
-        parser.error(
-            "torchrun (TORCHELASTIC_RUN_ID, WORLD_SIZE) starts several processes, but one trains; "
-            "start it as python -m stepcoder.train"
-        )
     try:
         config = _config_of(command.config, command.resume, command.overrides)
     except ConfigError as error:

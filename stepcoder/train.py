@@ -27,6 +27,7 @@ from stepcoder.method.groups import gated_masks, mixed_tasks, without_overlong
 from stepcoder.method.ppo import score, update, weighted
 from stepcoder.method.rows import rows_of
 from stepcoder.models.batch import pack
+from stepcoder.models.ranks import from_first, is_first
 from stepcoder.rollout.engine import Completion
 from stepcoder.rollout.pipeline import Generated, merged
 from stepcoder.rollout.replay import dump
@@ -39,6 +40,8 @@ from stepcoder.run.supervised_phase import supervise
 
 # Messages hold paths and brackets, which rich would otherwise read as markup, color or wrap.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+# torchrun ends the other processes when one fails: they speak only if the first did not.
+OTHERS_WAIT_S = 5
 
 
 def train(run: Run) -> None:
@@ -84,7 +87,12 @@ def train(run: Run) -> None:
 
 
 def judged_rollouts(run: Run, step: int) -> list[Rollout]:
-    """Return the step's rollouts; those of `rollout.ahead` later steps are begun meanwhile."""
+    """Return the step's rollouts, which with torchrun the first process makes for all."""
+    return from_first(partial(_judged_rollouts, run, step))
+
+
+def _judged_rollouts(run: Run, step: int) -> list[Rollout]:
+    """Those of `rollout.ahead` later steps are begun meanwhile."""
     rollout, start = run.config.rollout, time.perf_counter()
     # Begin batches until this step's and the next `ahead` ones are under way.
     while step + len(run.pipeline) <= min(step + rollout.ahead, run.config.steps):
@@ -139,10 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open_run(command.config, command.resume) as run, stop_signals(run):
             train(run)
     except RunError as error:
+        if not is_first():
+            time.sleep(OTHERS_WAIT_S)
         Console(stderr=True).print(f"stepcoder.train: {error}", style="bold red", **PLAIN)
         return 2
     except Stopped as stop:
-        Console(stderr=True).print(f"{stop}", style="bold", **PLAIN)
+        if is_first():
+            Console(stderr=True).print(f"{stop}", style="bold", **PLAIN)
         return stop.status
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped before the first step", style="bold", **PLAIN)

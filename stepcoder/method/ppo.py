@@ -22,7 +22,8 @@ from stepcoder.kernels.packed_gae import gae
 from stepcoder.kernels.policy_head import ppo_head
 from stepcoder.kernels.reference import ClipRange, HeadStatistics
 from stepcoder.method.rewards import Reward
-from stepcoder.models.batch import Batch, microbatches, minibatches
+from stepcoder.models import ranks
+from stepcoder.models.batch import Batch, minibatches, shared_microbatches
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import (
     AnyCritic,
@@ -37,7 +38,8 @@ from stepcoder.models.policy import (
 UNCLIPPED = 1e9  # a clip range that no ratio leaves
 # What an update sums up: some figures are logged per trained token, the others per minibatch.
 PER_TOKEN = ("clip_fraction", "approx_kl")
-SUMMED = ("policy_loss", "value_loss", *PER_TOKEN, "policy_grad_norm", "critic_grad_norm")
+LOCAL = ("policy_loss", "value_loss", *PER_TOKEN)  # of each process's share
+SUMMED = (*LOCAL, "policy_grad_norm", "critic_grad_norm")
 
 
 @torch.no_grad()
@@ -113,9 +115,12 @@ def policy_figures(batch: Batch) -> dict[str, float]:
 def _score_pieces(
     batch: Batch, config: PPOConfig, scores: Callable[[Batch], Iterable[Tensor]]
 ) -> list[Tensor]:
-    """Run `scores` (N,)-tensors over the microbatches, and place the results in (T,) tensors."""
+    """Run `scores` (N,)-tensors over the microbatches, and place the results in (T,) tensors.
+
+    Each process does its share of them, and gets the others' results.
+    """
     placed: list[Tensor] = []
-    for rows, piece in microbatches(batch, config.tokens_per_microbatch):
+    for rows, piece, counts in shared_microbatches(batch, config.tokens_per_microbatch):
         index = batch.token_index(batch.segments(rows))
         results = list(scores(piece))
         if not placed:
@@ -123,8 +128,9 @@ def _score_pieces(
                 torch.zeros(len(batch.tokens), dtype=r.dtype, device=r.device) for r in results
             ]
         for whole, result in zip(placed, results, strict=True):
-            whole[index] = piece.scatter_responses(result)
-    return placed
+            if counts:
+                whole[index] = piece.scatter_responses(result)
+    return [ranks.summed(whole) for whole in placed]
 
 
 def shaped_rewards(batch: Batch, kl_beta: float) -> Tensor:
@@ -259,14 +265,16 @@ def update(
     """
     sums, ratios = dict.fromkeys(SUMMED, 0.0), [1.0]
     figures: dict[str, float] = defaultdict(float)
-    steps = tokens = scored = 0
+    steps = tokens = 0
+    scored = 0.0
     for _ in range(config.epochs):
         for minibatch in minibatches(batch, config.minibatches, generator):
             trained = int(minibatch.executed_mask.sum()) if train_policy else 0
             responses = int(minibatch.response_mask.sum())
             normalizer = float(responses if normalize_by_response else trained)
-            for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
-                trains = train_policy and len(piece.executed_positions) > 0
+            for _, piece, counts in shared_microbatches(minibatch, config.tokens_per_microbatch):
+                # Several processes go through the policy together, or not at all.
+                trains = trained > 0 and (ranks.count() > 1 or len(piece.executed_positions) > 0)
                 states = None
                 if trains or isinstance(learner.critic, ValueHead):
                     with torch.set_grad_enabled(trains):
@@ -277,20 +285,20 @@ def update(
                     piece = with_own_pass(piece, states, learner.policy, config, temperature, loss)
                     if unscored:
                         for name, mean in policy_figures(piece).items():
-                            figures[name] += mean * len(piece.response_positions)
-                        scored += len(piece.response_positions)
+                            figures[name] += counts * mean * len(piece.response_positions)
+                        scored += counts * len(piece.response_positions)
                     value, statistics = policy_loss(
                         states, head, piece, config, temperature, normalizer, loss
                     )
-                    value.backward()
-                    sums["policy_loss"] += value.item()
-                    sums["clip_fraction"] += statistics.clipped.item()
-                    sums["approx_kl"] += statistics.approx_kl.item()
+                    (value * counts).backward()
+                    sums["policy_loss"] += counts * value.item()
+                    sums["clip_fraction"] += counts * statistics.clipped.item()
+                    sums["approx_kl"] += counts * statistics.approx_kl.item()
                     ratios += [statistics.ratio_min.item(), statistics.ratio_max.item()]
                 if learner.critic is not None:
                     value = learner.critic.loss(piece, states, minibatch, config.value_clip)
-                    value.backward()
-                    sums["value_loss"] += value.item()
+                    (value * counts).backward()
+                    sums["value_loss"] += counts * value.item()
             tokens, steps = tokens + trained, steps + 1
             if trained:
                 norm = learner.policy_optimizer.step(config.max_grad_norm, config.policy_lr)
@@ -298,11 +306,15 @@ def update(
             if learner.critic_optimizer is not None:
                 norm = learner.critic_optimizer.step(config.max_grad_norm, config.critic_lr)
                 sums["critic_grad_norm"] += norm
+    found = ranks.add_up([*(sums[name] for name in LOCAL), *figures.values(), scored])
+    sums |= zip(LOCAL, found, strict=False)
+    scored, totals = found[-1], dict(zip(figures, found[len(LOCAL) :], strict=False))
+    low, high = ranks.lowest([min(ratios), -max(ratios)])
     means = {
         name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
     }
-    means |= {name: total / scored for name, total in figures.items()}
-    return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    means |= {name: total / scored for name, total in totals.items()}
+    return {**means, "ratio_min": low, "ratio_max": -high}
 
 
 def with_own_pass(

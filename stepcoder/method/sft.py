@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config, SFTConfig
-from stepcoder.models.batch import Batch, Row, microbatches
+from stepcoder.models import ranks
+from stepcoder.models.batch import Batch, Row, shared_microbatches
 from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import response_logprobs
 from stepcoder.problems.problem import Problem
@@ -51,10 +52,10 @@ def supervised_step(
     """One step on a batch of solutions; returns the mean loss a solution token, in nats."""
     responses = float(batch.response_mask.sum())
     total = 0.0
-    for _, piece in microbatches(batch, tokens_per_microbatch):
+    for _, piece, counts in shared_microbatches(batch, tokens_per_microbatch):
         logprobs, _ = response_logprobs(policy, piece, temperature=1.0)
         loss = -logprobs.sum() / responses
-        loss.backward()
-        total += loss.item()
+        (loss * counts).backward()
+        total += counts * loss.item()
     optimizer.step(max_grad_norm=1.0, lr=lr)
-    return total
+    return ranks.add_up([total])[0]

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stepcoder.models import ranks
 from stepcoder.models.attention import Packing
 
 PER_SEGMENT = ("is_response",)
 PER_ROW = ("task_rewards", "outcomes")
+WIDTH = 2048  # of a decoder of 1 to 2 billion weights
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,30 @@ def microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch]]
             used += responses[row]
     if chosen:
         yield chosen, batch.select(chosen)
+
+
+def cost(batch: Batch) -> float:
+    """Return the work of a forward pass in units of a token's matrix products.
+
+    Those of a decoder layer of width H take some 24 H^2 operations a token, attention to L tokens
+    (half of them on average, as it is causal) 2 H L. Only the balance of processes depends on it.
+    """
+    lengths = batch.packing.lengths.double()
+    seen = lengths * lengths
+    prompts = lengths[batch.packing.prompts] * lengths[batch.packing.responses]
+    return float(lengths.sum() + (seen.sum() + 2 * prompts.sum()) / (12 * WIDTH))
+
+
+def shared_microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch, bool]]:
+    """Yield this process's microbatches, as many as every process has.
+
+    The last field is False for one whose result does not count (`ranks.share`). With several
+    processes the pieces are at most their share of the batch, so that each has one.
+    """
+    most = min(tokens, -(-len(batch.tokens) // ranks.count()))
+    pieces = list(microbatches(batch, most))
+    for (rows, piece), counts in ranks.share(pieces, [cost(p) for _, p in pieces]):
+        yield rows, piece, counts
 
 
 def minibatches(batch: Batch, count: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError, os_errors
+from stepcoder.models import ranks
 from stepcoder.models.embedded import small_decoder, train_tokenizer
 from stepcoder.models.lora import add_adapters, with_adapters
 from stepcoder.models.policy import (
@@ -28,6 +29,7 @@ from stepcoder.models.policy import (
     recompute_layers,
 )
 from stepcoder.models.pretrained import check_vocabulary, load_policy, load_pretrained
+from stepcoder.models.sharding import sharded
 from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
 from stepcoder.problems.template import AUTO, TEMPLATE
@@ -40,16 +42,19 @@ def load_policy_and_tokenizer(
 
     The embedded tokenizer is trained once, on `problems`, and kept in the run's folder.
     """
+    several = ranks.count() > 1
+    home = torch.device("cpu") if several else device  # a whole model may not fit on one device
     if config.model.path is not None:
         dtype = getattr(torch, config.dtype)
-        tokenizer, policy = load_pretrained(config.model.path, dtype, device, "model.path")
+        tokenizer, policy = load_pretrained(config.model.path, dtype, home, "model.path")
     else:
+        ranks.from_first_alone(lambda: _embedded_tokenizer(config, problems, folder))
         tokenizer = _embedded_tokenizer(config, problems, folder)
-        policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
+        policy = prepare(small_decoder(config.model, tokenizer, config.seed), home)
     policy = with_adapters(policy, config.model.lora_rank, config.seed)
     if config.model.checkpointing:
         recompute_layers(policy)
-    return tokenizer, policy
+    return tokenizer, sharded(policy, device)
 
 
 def _embedded_tokenizer(

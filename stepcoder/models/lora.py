@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stepcoder.errors import RunError
+from stepcoder.models.sharding import compute_dtype, part_of, whole
 
 M = TypeVar("M", bound=nn.Module)
 NAME = "default"  # peft's name of the only adapter of a model
@@ -116,13 +117,16 @@ def copy_of(model: M) -> M:
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's state without the weights below adapters, which are in `model.path`."""
-    base = base_parameters(model)
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in base}
+    base, dtype = base_parameters(model), compute_dtype(model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in base}
+    return {name: whole(tensor, dtype) for name, tensor in own.items()}
 
 
 def load_own_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Load what `own_state` returned."""
-    model.load_state_dict({**base_parameters(model), **state})
+    own = model.state_dict()
+    parts = {name: part_of(tensor, own[name]) for name, tensor in state.items()}
+    model.load_state_dict({**base_parameters(model), **parts})
 
 
 def base_model(model: PreTrainedModel) -> PreTrainedModel:

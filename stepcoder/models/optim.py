@@ -9,12 +9,21 @@ microbatches add up on the master, the optimizer steps it, and the model gets it
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stepcoder.config import OptimizerName
+from stepcoder.models.sharding import (
+    compute_dtype,
+    is_sharded,
+    part_of,
+    put_away,
+    replicated,
+    whole,
+)
 
 
 class Masters:
@@ -45,15 +54,22 @@ class Masters:
 
     def state_dict(self) -> list[Tensor]:
         """Return the masters that are not weights themselves, in the model's order."""
-        return [m.detach() for weight, m in self.of_weight.items() if m is not weight]
+        return [whole(master.detach()) for master in self._wider]
 
     @torch.no_grad()
     def load_state_dict(self, state: list[Tensor]) -> None:
         """Load saved masters, and round them into the model; a model in float32 has none."""
-        own = [m for weight, m in self.of_weight.items() if m is not weight]
-        for master, saved in zip(own, state, strict=True):
-            master.copy_(saved)
+        for master, saved in zip(self._wider, state, strict=True):
+            master.copy_(part_of(saved, master))
         self.round_into_model()
+
+    @property
+    def _wider(self) -> list[nn.Parameter]:
+        """The masters that are wider than what the model computes with."""
+        dtype = compute_dtype(self.model)
+        if torch.promote_types(dtype, torch.float32) != dtype and is_sharded(self.model):
+            return list(self.of_weight.values())  # the shards themselves
+        return [m for weight, m in self.of_weight.items() if m is not weight]
 
 
 def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
@@ -89,14 +105,14 @@ class Optimizer:
         """Take over the masters of a model."""
         self.masters = masters
         trained = list(masters.of_weight.values())
-        matrices: list[nn.Parameter] = []
+        matrices: list[nn.Parameter] = []  # Muon's
         if name == "muon":
             model: Any = masters.model
             ends = (model.get_input_embeddings(), model.get_output_embeddings())
             vocabulary = {masters.of_weight.get(end.weight) for end in ends if end is not None}
             matrices = [p for p in trained if p.ndim == 2 and p not in vocabulary]
-        chosen = set(matrices)
-        others = [p for p in trained if p not in chosen]
+        self.matrices = dict.fromkeys(matrices)  # in order: processes meet at each
+        others = [p for p in trained if p not in self.matrices]
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
             muon = torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
@@ -109,22 +125,44 @@ class Optimizer:
 
         Returns the gradient's norm before clipping.
         """
+        put_away(self.masters.model)
         norm = nn.utils.clip_grad_norm_(self.masters.of_weight.values(), max_grad_norm)
+        for matrix in self.matrices:  # Muon's step is a function of the whole gradient
+            matrix.grad = None if matrix.grad is None else replicated(matrix.grad)
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = group["lr"] if lr is None else lr
             part.step()
             part.zero_grad(set_to_none=True)
         self.masters.round_into_model()
-        return norm.item()
+        return replicated(norm).item()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masters, and what the optimizers keep of the steps so far."""
         parts = [part.state_dict() for part in self.parts]
+        for part in parts:
+            part["state"] = {i: _mapped(whole, kept) for i, kept in part["state"].items()}
         return {"masters": self.masters.state_dict(), "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from saved steps, with this optimizer's own rates: a resume may change them."""
         self.masters.load_state_dict(state["masters"])
         for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict({**saved, "param_groups": part.state_dict()["param_groups"]})
+            weights = [weight for group in part.param_groups for weight in group["params"]]
+            parts = {
+                i: _mapped(partial(_moment_of, weights[i], weights[i] in self.matrices), kept)
+                for i, kept in saved["state"].items()
+            }
+            groups = part.state_dict()["param_groups"]
+            part.load_state_dict({"state": parts, "param_groups": groups})
+
+
+def _mapped(function: Callable[[Tensor], Tensor], kept: dict[str, Any]) -> dict[str, Any]:
+    return {k: function(v) if isinstance(v, Tensor) else v for k, v in kept.items()}
+
+
+def _moment_of(weight: Tensor, is_whole: bool, saved: Tensor) -> Tensor:
+    """Return what an optimizer keeps beside a weight, from the saved whole: as the weight lies."""
+    if saved.shape != weight.shape:  # the number of steps
+        return saved
+    return replicated(part_of(saved, weight)) if is_whole else part_of(saved, weight)

@@ -24,6 +24,7 @@ from stepcoder.kernels.token_loss import value_loss
 from stepcoder.models.attention import PACKED
 from stepcoder.models.batch import Batch
 from stepcoder.models.lora import copy_of
+from stepcoder.models.sharding import forward_with
 
 
 def choose_device(name: str) -> torch.device:
@@ -110,14 +111,18 @@ def at_hand(model: PreTrainedModel | None, device: torch.device) -> Iterator[Non
 def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     """Final hidden states of every token: (T, H), rows never seeing each other."""
     decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
-    output = decoder(
-        input_ids=batch.tokens[None],
-        position_ids=batch.position_ids[None],
-        use_cache=False,
-        packing=batch.packing,
-    )
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
+
+    def work() -> Tensor:
+        output = decoder(
+            input_ids=batch.tokens[None],
+            position_ids=batch.position_ids[None],
+            use_cache=False,
+            packing=batch.packing,
+        )
+        states: Tensor = output.last_hidden_state  # (1, T, H)
+        return states
+
+    return forward_with(model, work)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +228,7 @@ class ValueHead(nn.Module):
 def values_of(head: nn.Linear, states: Tensor, batch: Batch) -> Tensor:
     """Value (N,) of a head before each response token, from states (T, H), float32 or wider."""
     before = batch.predictor_index[batch.response_positions]  # where each token is chosen
-    values: Tensor = head(states[before].to(head.weight.dtype)).squeeze(-1)
+    values: Tensor = head(states[before].to(head.weight.dtype)).sum(-1)  # of a single output
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -85,3 +85,17 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None:
         """Close the engine."""
         self.close()
+
+
+class Elsewhere(Engine):
+    """The engine of all processes but the first, which generates for them (`models.ranks`)."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:  # noqa: ARG002
+        """Yield nothing; it is not asked."""
+        return iter(())
+
+    def update_weights(self, policy: PreTrainedModel) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

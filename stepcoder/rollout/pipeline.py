@@ -15,6 +15,7 @@ from typing import TypeVar
 from transformers import PreTrainedModel
 
 from stepcoder.models.policy import frozen_copy
+from stepcoder.models.sharding import gathered, is_sharded
 from stepcoder.rollout.engine import Engine
 from stepcoder.rollout.rollout import Rollout
 
@@ -70,10 +71,11 @@ class Pipeline:
         With overlap the weights are copied now, because the policy goes on changing, and sent when
         the batches begun before are done.
         """
+        is_copied, policy = is_sharded(policy), gathered(policy)
         if self._thread is None:
             self.engine.update_weights(policy)
             return
-        snapshot = frozen_copy(policy)
+        snapshot = policy if is_copied else frozen_copy(policy)
         self._update = self._submit(lambda: self.engine.update_weights(snapshot))
 
     def close(self) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError
 from stepcoder.method.curriculum import Curriculum
+from stepcoder.models import ranks
 from stepcoder.models.load import load_policy_and_tokenizer, with_template
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import choose_device
@@ -44,12 +46,15 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     torch.manual_seed(config.seed)  # nothing of ours draws from it; a library might
     device = choose_device(config.device)
     with ExitStack() as stack:
-        run_dir = stack.enter_context(RunDir.open(config, resume is not None))
+        device = stack.enter_context(ranks.joined(device))
+        run_dir = _open_folder(stack, config, resume is not None)
         config = with_model_folders(config)  # the folder has the names
-        progress = stack.enter_context(Progress(config))
+        console = None if ranks.is_first() else Console(quiet=True)
+        progress = stack.enter_context(Progress(config, console))
         recipe = recipe_of(config)
         check_installed(config.sinks)
-        data = load_data(config.data, config.sft.share, run_dir.path)
+        listed = run_dir.path if ranks.is_first() else None
+        data = load_data(config.data, config.sft.share, listed)
         for line in data.notes:
             progress.note(line)
         state = newest_state(resume / "checkpoints", progress.note) if resume else None
@@ -89,9 +94,23 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             run.progress.note(left_out)
         if state is not None:
             run.load_state_dict(state)
+        if not ranks.is_first():
+            config = replace(config, sinks=())
         run.sinks = stack.enter_context(Sinks(config, run_dir.path, progress.note))
-        run_dir.begin(resume_at(state))
+        ranks.from_first(lambda: run_dir.begin(resume_at(state)))
         yield run
+
+
+def _open_folder(stack: ExitStack, config: Config, resumes: bool) -> RunDir:
+    """Open the run's folder in the first process; the others read there, and write nothing."""
+    opened: list[RunDir] = []
+
+    def path() -> Path:
+        opened.append(stack.enter_context(RunDir.open(config, resumes)))
+        return opened[0].path
+
+    found = ranks.from_first(path)
+    return opened[0] if opened else RunDir(found, config, stack)
 
 
 def check_solutions(data: TrainingData, config: Config, recipe: Recipe) -> None:
@@ -118,6 +137,7 @@ def open_judge(config: Config) -> Judge:
         output_bytes=sandbox.output_kb << 10,
     )
     try:
-        return Judge(sandbox.workers or None, limits, libraries=sandbox.libraries)
+        workers = sandbox.workers if ranks.is_first() else 1  # the others judge nothing
+        return Judge(workers or None, limits, libraries=sandbox.libraries)
     except LibraryError as error:
         raise RunError(f"sandbox.libraries: {error}") from None

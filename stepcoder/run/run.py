@@ -20,18 +20,20 @@ from stepcoder.method.curriculum import Curriculum
 from stepcoder.method.ppo import Learner, RunningDeviation
 from stepcoder.method.rewards import Outcome
 from stepcoder.method.schedule import rate_factor
+from stepcoder.models import ranks
 from stepcoder.models.batch import Batch
 from stepcoder.models.load import new_critic
 from stepcoder.models.lora import load_own_state, own_state
 from stepcoder.models.optim import Masters, Optimizer
 from stepcoder.models.policy import OutcomeCritic, frozen_copy
+from stepcoder.models.sharding import compute_dtype, gathered, sharded
 from stepcoder.problems.problem import Problem
 from stepcoder.recipes.recipe import Recipe
 from stepcoder.report.chosen import sample_of, worth_reading
 from stepcoder.report.page import write_report
 from stepcoder.report.progress import Progress
 from stepcoder.report.run_dir import Phase, RunDir, resume_at
-from stepcoder.rollout.engine import Completion, Sampling
+from stepcoder.rollout.engine import Completion, Elsewhere, Sampling
 from stepcoder.rollout.open_engine import open_engine
 from stepcoder.rollout.pipeline import Pipeline
 from stepcoder.rollout.replay import from_plain, to_plain
@@ -113,8 +115,10 @@ class Run:
     def roll_out(self, tasks: Sequence[Task], sampling: Sampling, samples: int) -> list[Rollout]:
         """Return judged completions of tasks, by the engine's present weights."""
         engine, judge, tokenizer = self.pipeline.engine, self.judge, self.tokenizer
-        return self.pipeline.run(
-            lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples)
+        return ranks.from_first(
+            lambda: self.pipeline.run(
+                lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples)
+            )
         )
 
     @property
@@ -145,15 +149,16 @@ class Run:
         Raises:
             Stopped: a signal asked.
         """
-        if self.stop_signal is None:
+        signal = ranks.any_of(self.stop_signal or 0)
+        if not signal:
             return
         if (self.phase, step) == ("sft", 0):
-            raise Stopped(self.stop_signal, "stopped before the first step")
+            raise Stopped(signal, "stopped before the first step")
         if self.saved != (self.phase, step):
             self.checkpoint(step)
         where = f"{'supervised ' * (self.phase == 'sft')}step {step}"
         hint = f"continue with --resume {self.run_dir.path}"
-        raise Stopped(self.stop_signal, f"stopped at {where}, saved; {hint}")
+        raise Stopped(signal, f"stopped at {where}, saved; {hint}")
 
     def begin_rl(self) -> None:
         """Freeze the supervised policy as the reference, build critic and engine, evaluate.
@@ -163,7 +168,8 @@ class Run:
         if self.phase == "rl":
             return
         self.make_rl_parts(self.policy)
-        save_model(self.run_dir.path / "start", self.policy, self.tokenizer)
+        start = gathered(self.policy)
+        ranks.from_first(lambda: save_model(self.run_dir.path / "start", start, self.tokenizer))
         metrics = {
             **curriculum_metrics(self.curriculum),
             "eval": self.evaluate(self.data.validation),
@@ -175,6 +181,7 @@ class Run:
     def make_rl_parts(self, start: PreTrainedModel) -> None:
         """Build what only RL needs. `start` is the policy that RL starts from."""
         config, recipe = self.config, self.recipe
+        start = gathered(start, everywhere=True)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # for the fresh heads
             critic = recipe.critic and new_critic(
@@ -186,18 +193,22 @@ class Run:
                     Masters(self.discriminator), "adamw", config.ppo.critic_lr, (0.9, 0.999), 0.01
                 )
         if config.ppo.kl_beta or recipe.adapts_kl:
-            self.reference = frozen_copy(start, config.model.offload_reference)
+            reference = frozen_copy(start, config.model.offload_reference)
+            self.reference = sharded(reference, self.device)
+        critic = critic and sharded(critic, self.device)
         self.learner = Learner.create(self.masters, critic, config.ppo)
         del self.sft_optimizer  # its moments take 8 bytes a weight
-        engine = open_engine(
-            config,
-            self.policy,
-            self.tokenizer,
-            self.run_dir.path / "engine",
-            self.note_engine_failure,
-            self.progress.note,
+        engine = ranks.from_first_alone(
+            lambda: open_engine(
+                config,
+                start,
+                self.tokenizer,
+                self.run_dir.path / "engine",
+                self.note_engine_failure,
+                self.progress.note,
+            )
         )
-        self.pipeline = Pipeline(engine, config.rollout.ahead)
+        self.pipeline = Pipeline(engine or Elsewhere(), config.rollout.ahead)
         self.phase = "rl"
 
     def note_engine_failure(self, failure: str) -> None:
@@ -225,7 +236,7 @@ class Run:
         if difference is None:  # nothing was trained
             return
         if self.engine_unchecked and self.config.rollout.replay is None:
-            limit = MAX_MISMATCH[self.policy.dtype]
+            limit = MAX_MISMATCH[compute_dtype(self.policy)]
             if not difference <= limit:
                 raise RunError(
                     f"rollout.engine: {self.config.rollout.engine} does not compute what the "
@@ -276,7 +287,7 @@ class Run:
             metrics["eval"] = self.evaluate(self.data.validation)
             self.note_evaluation(metrics["eval"].get("pass@1", -1.0))
         shows = evaluates or step == 1
-        if shows:
+        if shows and ranks.is_first():
             chosen = worth_reading(rollouts)
             samples = [sample_of(r, step, self.tokenizer, batch) for r in chosen]
             self.run_dir.log_samples(step, samples)
@@ -286,7 +297,7 @@ class Run:
         self.log(step, metrics)
         if last or step % config.checkpoint.every == 0:
             self.checkpoint(step)
-        if shows:
+        if shows and ranks.is_first():
             write_report(self.run_dir.path)
 
     def note_evaluation(self, pass_rate: float) -> None:
@@ -295,7 +306,8 @@ class Run:
             return
         self.best = pass_rate
         if self.config.checkpoint.best:
-            replace_model(self.run_dir.path / "best", self.policy, self.tokenizer)
+            policy, folder = gathered(self.policy), self.run_dir.path / "best"
+            ranks.from_first(lambda: replace_model(folder, policy, self.tokenizer))
 
     def evaluate(self, problems: Sequence[Problem]) -> dict[str, float]:
         """Pass@1 of whole programs on problems that are not trained on (none: no figures)."""
@@ -317,6 +329,8 @@ class Run:
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Record a step of the present phase and show it."""
+        if not ranks.is_first():
+            return
         record = {"phase": self.phase, **metrics}
         self.run_dir.log(step, record)
         self.sinks.log(step + (self.phase == "rl") * self.config.sft.steps, step, record)
@@ -324,14 +338,19 @@ class Run:
 
     def checkpoint(self, step: int) -> None:
         """Save everything that a resume needs, atomically."""
-        save_checkpoint(
-            self.run_dir.path / "checkpoints",
-            f"{self.phase}-{step:06d}",
-            self.state_dict(),
-            self.policy,
-            self.learner.critic if self.phase == "rl" else None,
-            self.tokenizer,
-            self.config.checkpoint.keep,
+        state, policy = self.state_dict(), gathered(self.policy)
+        critic = self.learner.critic if self.phase == "rl" else None
+        critic = critic and gathered(critic)
+        ranks.from_first(
+            lambda: save_checkpoint(
+                self.run_dir.path / "checkpoints",
+                f"{self.phase}-{step:06d}",
+                state,
+                policy,
+                critic,
+                self.tokenizer,
+                self.config.checkpoint.keep,
+            )
         )
         self.saved = self.phase, step
 

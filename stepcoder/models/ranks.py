@@ -1,0 +1,133 @@
+"""The processes that train one model together, as torchrun starts them.
+
+All run the same loop on the same rollouts, and each computes its share of the microbatches. The
+first one alone generates, judges, writes and shows; `from_first` gives the others what it found.
+A process that was not started by torchrun is the first and only one, and waits for nobody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from stepcoder.errors import RunError
+
+T = TypeVar("T")
+LONGEST_WAIT = timedelta(hours=2)  # for the others, while the first one generates
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes for as long as the `with` block lasts; gives this one's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    backend = "gloo"  # carries what is not on a GPU, there too
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    """Return how many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that generates, judges, writes and shows."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Return what the first process makes, in all of them.
+
+    Raises:
+        RunError: it failed; there, with its own error.
+    """
+    if count() == 1:
+        return make()
+    found: list[Any] = [None, None]
+    error: BaseException | None = None
+    if is_first():
+        try:
+            found[0] = make()
+        except (Exception, KeyboardInterrupt) as raised:
+            error, found[1] = raised, str(raised)
+    dist.broadcast_object_list(found, src=0)
+    if error is not None:
+        raise error
+    if found[1] is not None:
+        raise RunError(found[1])
+    return found[0]  # type: ignore[no-any-return]
+
+
+def from_first_alone(make: Callable[[], T]) -> T | None:
+    """Return what the first process makes there, and None in the others. Raises as `from_first`."""
+    made: list[T] = []
+    from_first(lambda: made.append(make()))
+    return made[0] if made else None
+
+
+def any_of(said: int) -> int:
+    """Return the largest of a number that each process has its own of."""
+    return int(-lowest([-float(said)])[0])
+
+
+def add_up(values: Sequence[float]) -> list[float]:
+    """Sum each of some numbers over the processes, float64."""
+    return _reduced(values, dist.ReduceOp.SUM)
+
+
+def lowest(values: Sequence[float]) -> list[float]:
+    """Return the least of each of some numbers over the processes, float64."""
+    return _reduced(values, dist.ReduceOp.MIN)
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over the processes; it is changed in place."""
+    if count() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def _reduced(values: Sequence[float], by: Any) -> list[float]:
+    if count() == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor, by)
+    found: list[float] = tensor.tolist()
+    return found
+
+
+def share(pieces: Sequence[T], costs: Sequence[float]) -> list[tuple[T, bool]]:
+    """Return this process's share of some pieces of work, equally many for each process.
+
+    Every forward and backward pass is a meeting of all processes, so that those with less to do
+    must come to it as well: they do a piece once more, marked False, whose result does not count.
+    The costliest pieces are dealt first, each to the process with the least to do.
+    """
+    processes = count()
+    most = -(-len(pieces) // processes)
+    dealt: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0.0] * processes
+    for piece in sorted(range(len(pieces)), key=lambda i: -costs[i]):
+        free = [p for p in range(processes) if len(dealt[p]) < most]
+        chosen = min(free, key=lambda p: loads[p])
+        dealt[chosen].append(piece)
+        loads[chosen] += costs[piece]
+    mine = dealt[dist.get_rank() if processes > 1 else 0]
+    repeated = [(pieces[-1], False)] * (most - len(mine))
+    return [(pieces[i], True) for i in sorted(mine)] + repeated

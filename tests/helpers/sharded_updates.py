@@ -1,0 +1,77 @@
+"""A program for torchrun: updates of a small policy and critic, whose end the first process saves.
+
+    python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64 adamw
+"""
+
+import sys
+from dataclasses import replace
+
+import torch
+from helpers.tiny_policy import tiny_policy
+
+from stepcoder.config import PPOConfig
+from stepcoder.method.ppo import Learner, PolicyLoss, advantages, score, update
+from stepcoder.method.sft import supervised_step
+from stepcoder.models import ranks
+from stepcoder.models.batch import Batch, Row, pack
+from stepcoder.models.optim import Masters, Optimizer
+from stepcoder.models.policy import Critic, frozen_copy
+from stepcoder.models.sharding import gathered, sharded
+
+# Five microbatches or more of a minibatch of this batch: not as many for each process.
+PPO = PPOConfig(
+    policy_lr=1e-3, critic_lr=1e-3, kl_beta=0.1, epochs=2, minibatches=2, tokens_per_microbatch=30
+)
+
+
+def batch_of(seed: int) -> Batch:
+    """Twelve prompts with two responses each, of various lengths; some tokens are masked."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(13, (length,), generator=generator).tolist()
+
+    rows = []
+    for _ in range(12):
+        prompt = draw(3, 7)
+        for _ in range(2):
+            response = draw(2, 9)
+            executed = [token % 4 > 0 for token in response]
+            reward = (1.0, -0.3, -0.6, -1.0)[response[0] % 4]
+            rows.append(Row(prompt, response, [-2.5] * len(response), executed, reward))
+    # The executed tokens of one response: none at all.
+    rows[5] = replace(rows[5], executed=[False] * len(rows[5].response_ids))
+    return pack(rows)
+
+
+def main(out: str, dtype: str, optimizer: str) -> None:
+    with ranks.joined(torch.device("cpu")) as device:
+        torch.manual_seed(0)
+        policy = tiny_policy().to(getattr(torch, dtype))
+        critic, reference = Critic.from_policy(policy), frozen_copy(policy)
+        policy, critic, reference = (sharded(m, device) for m in (policy, critic, reference))
+        masters = Masters(policy)
+        ppo = replace(PPO, optimizer=optimizer)
+        solutions = Optimizer(masters, ppo.optimizer, 1e-3, (0.9, 0.98), 0.01)
+        figures = [{"loss": supervised_step(policy, solutions, batch_of(9), 1e-3, 30)}]
+        learner = Learner.create(masters, critic, ppo)
+        for step in range(2):
+            batch = score(batch_of(step), policy, reference, critic, ppo, temperature=0.8)
+            batch = advantages(batch, ppo)
+            generator = torch.Generator().manual_seed(step)
+            figures.append(update(learner, batch, ppo, 0.8, generator))
+        unscored = replace(ppo, epochs=1, minibatches=1)
+        batch = score(batch_of(3), None, reference, critic, unscored, temperature=0.8)
+        batch = replace(batch, advantages=batch.broadcast_rows(batch.task_rewards))
+        learner = Learner(policy, None, learner.policy_optimizer, None)
+        figures.append(update(learner, batch, unscored, 0.8, generator, PolicyLoss(has_kl=True)))
+        models = {"policy": gathered(policy), "critic": gathered(critic)}
+        moments = learner.policy_optimizer.state_dict()
+        if ranks.is_first():
+            weights = {name: model.state_dict() for name, model in models.items()}
+            torch.save({"figures": figures, "weights": weights, "moments": moments}, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
