@@ -96,18 +96,22 @@ def with_policy(batch: Batch, old_logprobs: Tensor, entropy: Tensor, config: PPO
     return replace(batch, old_logprobs=old_logprobs, entropy=entropy, importance=importance)
 
 
-def policy_figures(batch: Batch) -> dict[str, float]:
-    """Return means over the response tokens of what the policy gave before the update, in nats."""
+def policy_figures(batch: Batch) -> dict[str, Tensor]:
+    """Return means over the response tokens of what the policy gave before the update, in nats.
+
+    They are () float64, on the device: reading them waits for it.
+    """
     assert batch.old_logprobs is not None
     assert batch.entropy is not None
-    mask = batch.response_mask
-    mismatch = (batch.engine_logprobs - batch.old_logprobs)[mask]
-    return {
-        **({} if batch.ref_logprobs is None else {"kl": batch.kl[mask].mean().item()}),
-        "engine_kl": mismatch.mean().item(),
-        "engine_difference": mismatch.abs().mean().item(),
-        "entropy": batch.entropy[mask].mean().item(),
+    positions = batch.response_positions
+    mismatch = (batch.engine_logprobs - batch.old_logprobs)[positions]
+    figures = {
+        **({} if batch.ref_logprobs is None else {"kl": batch.kl[positions]}),
+        "engine_kl": mismatch,
+        "engine_difference": mismatch.abs(),
+        "entropy": batch.entropy[positions],
     }
+    return {name: values.mean().double() for name, values in figures.items()}
 
 
 def _score_pieces(
@@ -116,7 +120,7 @@ def _score_pieces(
     """Run `scores` (N,)-tensors over the microbatches, and place the results in (T,) tensors."""
     placed: list[Tensor] = []
     for rows, piece in microbatches(batch, config.tokens_per_microbatch):
-        index = batch.token_index(batch.segments(rows))
+        _, index = batch.index(rows)
         results = list(scores(piece))
         if not placed:
             placed = [
@@ -150,14 +154,14 @@ def advantages(batch: Batch, config: PPOConfig) -> Batch:
         config.lam,
     )
     if config.whiten_advantages != "none":
-        chosen = estimates[batch.response_mask]
+        chosen = batch.response_positions
         centre = (
             prompt_means(batch, estimates)
             if config.whiten_advantages == "prompt"
-            else chosen.mean()
+            else estimates[chosen].mean()
         )
         centered = torch.where(batch.response_mask, estimates - centre, 0.0)
-        scale = centered[batch.response_mask].std(correction=0).clamp(min=1e-6)
+        scale = centered[chosen].std(correction=0).clamp(min=1e-6)
         estimates = centered / scale
     return replace(batch, advantages=estimates, returns=returns)
 
@@ -257,13 +261,15 @@ def update(
         critic_grad_norm, and the extremes ratio_min and ratio_max; `policy_figures` of a batch that
         the policy had not scored.
     """
-    sums, ratios = dict.fromkeys(SUMMED, 0.0), [1.0]
-    figures: dict[str, float] = defaultdict(float)
+    one = torch.ones((), dtype=torch.float64, device=batch.device)
+    # Sums stay on the device: to read one is to wait until it has done all that it was given.
+    sums = defaultdict(lambda: one.new_zeros(()), {name: one.new_zeros(()) for name in SUMMED})
+    ratio_min = ratio_max = one
     steps = tokens = scored = 0
     for _ in range(config.epochs):
         for minibatch in minibatches(batch, config.minibatches, generator):
-            trained = int(minibatch.executed_mask.sum()) if train_policy else 0
-            responses = int(minibatch.response_mask.sum())
+            trained = len(minibatch.executed_positions) if train_policy else 0
+            responses = len(minibatch.response_positions)
             normalizer = float(responses if normalize_by_response else trained)
             for _, piece in microbatches(minibatch, config.tokens_per_microbatch):
                 trains = train_policy and len(piece.executed_positions) > 0
@@ -277,20 +283,21 @@ def update(
                     piece = with_own_pass(piece, states, learner.policy, config, temperature, loss)
                     if unscored:
                         for name, mean in policy_figures(piece).items():
-                            figures[name] += mean * len(piece.response_positions)
+                            sums[name] += mean * len(piece.response_positions)
                         scored += len(piece.response_positions)
                     value, statistics = policy_loss(
                         states, head, piece, config, temperature, normalizer, loss
                     )
                     value.backward()
-                    sums["policy_loss"] += value.item()
-                    sums["clip_fraction"] += statistics.clipped.item()
-                    sums["approx_kl"] += statistics.approx_kl.item()
-                    ratios += [statistics.ratio_min.item(), statistics.ratio_max.item()]
+                    sums["policy_loss"] += value.detach()
+                    sums["clip_fraction"] += statistics.clipped
+                    sums["approx_kl"] += statistics.approx_kl
+                    ratio_min = ratio_min.minimum(statistics.ratio_min)
+                    ratio_max = ratio_max.maximum(statistics.ratio_max)
                 if learner.critic is not None:
                     value = learner.critic.loss(piece, states, minibatch, config.value_clip)
                     value.backward()
-                    sums["value_loss"] += value.item()
+                    sums["value_loss"] += value.detach()
             tokens, steps = tokens + trained, steps + 1
             if trained:
                 norm = learner.policy_optimizer.step(config.max_grad_norm, config.policy_lr)
@@ -298,11 +305,13 @@ def update(
             if learner.critic_optimizer is not None:
                 norm = learner.critic_optimizer.step(config.max_grad_norm, config.critic_lr)
                 sums["critic_grad_norm"] += norm
+    counts = dict.fromkeys(SUMMED, steps) | dict.fromkeys(PER_TOKEN, tokens)
+    *totals, low, high = torch.stack([*sums.values(), ratio_min, ratio_max]).tolist()
     means = {
-        name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
+        name: total / max(counts.get(name, scored), 1)
+        for name, total in zip(sums, totals, strict=True)
     }
-    means |= {name: total / scored for name, total in figures.items()}
-    return {**means, "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    return {**means, "ratio_min": low, "ratio_max": high}
 
 
 def with_own_pass(

@@ -102,12 +102,15 @@ class Optimizer:
             muon = torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
             self.parts.append(muon)
         if others:
-            self.parts.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay))
+            # On CUDA one kernel for all weights; on a CPU it would round otherwise than before.
+            fused = others[0].is_cuda
+            adamw = torch.optim.AdamW(others, lr, betas, eps, weight_decay, fused=fused or None)
+            self.parts.append(adamw)
 
-    def step(self, max_grad_norm: float, lr: float | None = None) -> float:
+    def step(self, max_grad_norm: float, lr: float | None = None) -> Tensor:
         """Clip the gradient, step (at another rate, if given), clear.
 
-        Returns the gradient's norm before clipping.
+        Returns the gradient's norm before clipping, (), on the device.
         """
         norm = nn.utils.clip_grad_norm_(self.masters.of_weight.values(), max_grad_norm)
         for part in self.parts:
@@ -116,7 +119,7 @@ class Optimizer:
             part.step()
             part.zero_grad(set_to_none=True)
         self.masters.round_into_model()
-        return norm.item()
+        return norm.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masters, and what the optimizers keep of the steps so far."""
