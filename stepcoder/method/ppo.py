@@ -38,8 +38,7 @@ from stepcoder.models.policy import (
 UNCLIPPED = 1e9  # a clip range that no ratio leaves
 # What an update sums up: some figures are logged per trained token, the others per minibatch.
 PER_TOKEN = ("clip_fraction", "approx_kl")
-LOCAL = ("policy_loss", "value_loss", *PER_TOKEN)  # of each process's share
-SUMMED = (*LOCAL, "policy_grad_norm", "critic_grad_norm")
+SUMMED = ("policy_loss", "value_loss", *PER_TOKEN, "policy_grad_norm", "critic_grad_norm")
 
 
 @torch.no_grad()
@@ -98,18 +97,22 @@ def with_policy(batch: Batch, old_logprobs: Tensor, entropy: Tensor, config: PPO
     return replace(batch, old_logprobs=old_logprobs, entropy=entropy, importance=importance)
 
 
-def policy_figures(batch: Batch) -> dict[str, float]:
-    """Return means over the response tokens of what the policy gave before the update, in nats."""
+def policy_figures(batch: Batch) -> dict[str, Tensor]:
+    """Return means over the response tokens of what the policy gave before the update, in nats.
+
+    They are () float64, on the device: reading them waits for it.
+    """
     assert batch.old_logprobs is not None
     assert batch.entropy is not None
-    mask = batch.response_mask
-    mismatch = (batch.engine_logprobs - batch.old_logprobs)[mask]
-    return {
-        **({} if batch.ref_logprobs is None else {"kl": batch.kl[mask].mean().item()}),
-        "engine_kl": mismatch.mean().item(),
-        "engine_difference": mismatch.abs().mean().item(),
-        "entropy": batch.entropy[mask].mean().item(),
+    positions = batch.response_positions
+    mismatch = (batch.engine_logprobs - batch.old_logprobs)[positions]
+    figures = {
+        **({} if batch.ref_logprobs is None else {"kl": batch.kl[positions]}),
+        "engine_kl": mismatch,
+        "engine_difference": mismatch.abs(),
+        "entropy": batch.entropy[positions],
     }
+    return {name: values.mean().double() for name, values in figures.items()}
 
 
 def _score_pieces(
@@ -121,7 +124,7 @@ def _score_pieces(
     """
     placed: list[Tensor] = []
     for rows, piece, counts in shared_microbatches(batch, config.tokens_per_microbatch):
-        index = batch.token_index(batch.segments(rows))
+        _, index = batch.index(rows)
         results = list(scores(piece))
         if not placed:
             placed = [
@@ -156,14 +159,14 @@ def advantages(batch: Batch, config: PPOConfig) -> Batch:
         config.lam,
     )
     if config.whiten_advantages != "none":
-        chosen = estimates[batch.response_mask]
+        chosen = batch.response_positions
         centre = (
             prompt_means(batch, estimates)
             if config.whiten_advantages == "prompt"
-            else chosen.mean()
+            else estimates[chosen].mean()
         )
         centered = torch.where(batch.response_mask, estimates - centre, 0.0)
-        scale = centered[batch.response_mask].std(correction=0).clamp(min=1e-6)
+        scale = centered[chosen].std(correction=0).clamp(min=1e-6)
         estimates = centered / scale
     return replace(batch, advantages=estimates, returns=returns)
 
@@ -263,14 +266,15 @@ def update(
         critic_grad_norm, and the extremes ratio_min and ratio_max; `policy_figures` of a batch that
         the policy had not scored.
     """
-    sums, ratios = dict.fromkeys(SUMMED, 0.0), [1.0]
-    figures: dict[str, float] = defaultdict(float)
+    one = torch.ones((), dtype=torch.float64, device=batch.device)
+    # Sums stay on the device: to read one is to wait until it has done all that it was given.
+    sums = defaultdict(lambda: one.new_zeros(()), {name: one.new_zeros(()) for name in SUMMED})
+    ratio_min = ratio_max = one
     steps = tokens = 0
-    scored = 0.0
     for _ in range(config.epochs):
         for minibatch in minibatches(batch, config.minibatches, generator):
-            trained = int(minibatch.executed_mask.sum()) if train_policy else 0
-            responses = int(minibatch.response_mask.sum())
+            trained = len(minibatch.executed_positions) if train_policy else 0
+            responses = len(minibatch.response_positions)
             normalizer = float(responses if normalize_by_response else trained)
             for _, piece, counts in shared_microbatches(minibatch, config.tokens_per_microbatch):
                 # Several processes go through the policy together, or not at all.
@@ -285,35 +289,35 @@ def update(
                     piece = with_own_pass(piece, states, learner.policy, config, temperature, loss)
                     if unscored:
                         for name, mean in policy_figures(piece).items():
-                            figures[name] += counts * mean * len(piece.response_positions)
-                        scored += counts * len(piece.response_positions)
+                            sums[name] += counts * mean * len(piece.response_positions)
+                        sums["scored"] += counts * len(piece.response_positions)
                     value, statistics = policy_loss(
                         states, head, piece, config, temperature, normalizer, loss
                     )
                     (value * counts).backward()
-                    sums["policy_loss"] += counts * value.item()
-                    sums["clip_fraction"] += counts * statistics.clipped.item()
-                    sums["approx_kl"] += counts * statistics.approx_kl.item()
-                    ratios += [statistics.ratio_min.item(), statistics.ratio_max.item()]
+                    sums["policy_loss"] += counts * value.detach()
+                    sums["clip_fraction"] += counts * statistics.clipped
+                    sums["approx_kl"] += counts * statistics.approx_kl
+                    ratio_min = ratio_min.minimum(statistics.ratio_min)
+                    ratio_max = ratio_max.maximum(statistics.ratio_max)
                 if learner.critic is not None:
                     value = learner.critic.loss(piece, states, minibatch, config.value_clip)
                     (value * counts).backward()
-                    sums["value_loss"] += counts * value.item()
+                    sums["value_loss"] += counts * value.detach()
             tokens, steps = tokens + trained, steps + 1
             if trained:
                 norm = learner.policy_optimizer.step(config.max_grad_norm, config.policy_lr)
-                sums["policy_grad_norm"] += norm
+                sums["policy_grad_norm"] += norm * ranks.is_first()
             if learner.critic_optimizer is not None:
                 norm = learner.critic_optimizer.step(config.max_grad_norm, config.critic_lr)
-                sums["critic_grad_norm"] += norm
-    found = ranks.add_up([*(sums[name] for name in LOCAL), *figures.values(), scored])
-    sums |= zip(LOCAL, found, strict=False)
-    scored, totals = found[-1], dict(zip(figures, found[len(LOCAL) :], strict=False))
-    low, high = ranks.lowest([min(ratios), -max(ratios)])
-    means = {
-        name: total / max(tokens if name in PER_TOKEN else steps, 1) for name, total in sums.items()
-    }
-    means |= {name: total / scored for name, total in totals.items()}
+                sums["critic_grad_norm"] += norm * ranks.is_first()
+    ranks.summed(totals := torch.stack(list(sums.values())))
+    ranks.lowest(extremes := torch.stack([ratio_min, -ratio_max]))
+    *found, low, high = torch.cat([totals, extremes]).tolist()
+    means = dict(zip(sums, found, strict=True))
+    scored = means.pop("scored", 0.0)
+    per = dict.fromkeys(SUMMED, steps) | dict.fromkeys(PER_TOKEN, tokens)
+    means = {name: total / max(per.get(name, scored), 1) for name, total in means.items()}
     return {**means, "ratio_min": low, "ratio_max": -high}
 
 

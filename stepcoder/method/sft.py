@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.config import Config, SFTConfig
@@ -50,12 +51,12 @@ def supervised_step(
     tokens_per_microbatch: int,
 ) -> float:
     """One step on a batch of solutions; returns the mean loss a solution token, in nats."""
-    responses = float(batch.response_mask.sum())
-    total = 0.0
+    responses = float(len(batch.response_positions))
+    total = torch.zeros((), dtype=torch.float64, device=batch.device)
     for _, piece, counts in shared_microbatches(batch, tokens_per_microbatch):
         logprobs, _ = response_logprobs(policy, piece, temperature=1.0)
         loss = -logprobs.sum() / responses
         (loss * counts).backward()
-        total += counts * loss.item()
+        total += counts * loss.detach()
     optimizer.step(max_grad_norm=1.0, lr=lr)
-    return ranks.add_up([total])[0]
+    return ranks.summed(total).item()

@@ -12,9 +12,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache, cached_property, wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,41 @@ from transformers.masking_utils import sdpa_mask
 PACKED = "stepcoder_packed"
 CACHED = "stepcoder_cached"
 
+T = TypeVar("T")
+
+
+def moved(thing: Any, device: torch.device) -> Any:
+    """Copy a tensor, or a dataclass of tensors, to a device; nobody waits for CUDA.
+
+    The copy of what can be `planned` has what it was copied from as its `host`.
+    """
+    if isinstance(thing, Tensor):
+        cuda = device.type == "cuda"
+        return (thing.pin_memory() if cuda else thing).to(device, non_blocking=cuda)
+    if not is_dataclass(thing):
+        return thing
+    names = (field.name for field in fields(thing) if field.name != "host")
+    copies = {name: moved(getattr(thing, name), device) for name in names}
+    if hasattr(thing, "host"):
+        copies["host"] = thing.host or thing
+    return replace(thing, **copies)  # type: ignore[type-var]
+
+
+def planned(compute: Callable[[Any], T]) -> cached_property[T]:
+    """Make a cached property that is computed on the CPU, and copied to its object's device.
+
+    Where the object is on a GPU its `host` is the same on the CPU. Sizes that depend on values are
+    known there; the GPU would have to finish all that it was given before it could tell them.
+    """
+
+    @wraps(compute)
+    def of(thing: Any) -> Any:
+        host = thing.host
+        return compute(thing) if host is None else moved(getattr(host, name), thing.device)
+
+    name = compute.__name__
+    return cached_property(of)
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -34,6 +69,7 @@ class Packing:
     ends: Tensor  # (S,) int64, position after each segment's last
     prompt_of: Tensor  # (S,) int64, the prompt segment of each segment; a prompt's is itself
     responses: Tensor  # (B,) int64, the response segment of each row
+    host: Packing | None = None  # the same on the CPU; None: this is there itself
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, is_response: Tensor) -> Packing:
@@ -42,6 +78,11 @@ class Packing:
         segments = torch.arange(len(is_response), device=bounds.device)
         last_prompt = torch.where(is_response, 0, segments).cummax(0).values
         return cls(bounds[:-1], bounds[1:], last_prompt, segments[is_response])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.starts.device
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -59,28 +100,28 @@ class Packing:
         segments = torch.arange(len(self.starts), device=self.starts.device)
         return torch.where(self.prompt_of == segments, 0, self.lengths[self.prompt_of])
 
-    @cached_property
+    @planned
     def position_ids(self) -> Tensor:
         """Position of every token within its row, (T,) int64."""
         positions = torch.arange(int(self.ends[-1]), device=self.ends.device)
         return positions + (self.prefix - self.starts).repeat_interleave(self.lengths)
 
-    @cached_property
+    @planned
     def ragged(self) -> Ragged:
         """Every segment with its keys, for flash attention."""
         return Ragged.of(self)
 
-    @cached_property
+    @planned
     def padded_prompts(self) -> Padded:
         """Every prompt once; its keys are its own tokens."""
         return Padded.of(self, self.prompts.unique_consecutive())
 
-    @cached_property
+    @planned
     def padded_responses(self) -> Padded:
         """Every response; its keys are its prompt's tokens and its own."""
         return Padded.of(self, self.responses)
 
-    @cached_property
+    @planned
     def unpad_index(self) -> Tensor:
         """Index of each token in padded prompts and responses, both flattened, (T,) int64."""
         index = torch.zeros_like(self.position_ids)
@@ -96,13 +137,15 @@ class Padded:
 
     queries: Tensor  # (N, Q) int64, positions of a segment's tokens; padding repeats the last
     keys: Tensor  # (N, L) int64, positions of its row's tokens up to the segment's last
-    distance: Tensor  # (N, 1, Q, L) int64, tokens from a key to a query; negative: key is later
+    prefix: Tensor  # (N, 1) int64, tokens of a row before its segment
     is_token: Tensor  # (N, Q) bool, False at padding
 
     def visible(self, window: int | None) -> Tensor:
         """Which keys each query sees, (N, 1, Q, L) bool."""
-        causal = self.distance >= 0
-        return causal if window is None else causal & (self.distance < window)
+        query, key = (torch.arange(s.shape[1], device=s.device) for s in (self.queries, self.keys))
+        distance = ((self.prefix + query)[..., None] - key)[:, None]  # below 0: the key is later
+        causal = distance >= 0
+        return causal if window is None else causal & (distance < window)
 
     @cached_property
     def _biases(self) -> dict[tuple[int | None, torch.dtype], Tensor]:
@@ -128,7 +171,7 @@ class Padded:
         return cls(
             queries=(start + query_index).minimum(last),
             keys=torch.where(key_index < prefix, in_prompt, in_segment),
-            distance=((prefix + query_index)[..., None] - key_index)[:, None],
+            prefix=prefix,
             is_token=query_index < own,
         )
 

@@ -10,8 +10,7 @@ Two masks are kept apart: `response_mask` says which tokens are transitions (cho
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stepcoder.models import ranks
-from stepcoder.models.attention import Packing
+from stepcoder.models.attention import Packing, moved, planned
 
 PER_SEGMENT = ("is_response",)
 PER_ROW = ("task_rewards", "outcomes")
@@ -30,7 +29,8 @@ WIDTH = 2048  # of a decoder of 1 to 2 billion weights
 class Batch:
     """B rows in S packed segments of T tokens. Fields after `token_rewards` come with the scores.
 
-    Values of a token sit at its own position; outside `response_mask` they are zero.
+    Values of a token sit at its own position; outside `response_mask` they are zero. A batch on a
+    GPU has its `host`, which says where rows and masked tokens lie: a mask is changed in both.
     """
 
     tokens: Tensor  # (T,) int64
@@ -49,18 +49,24 @@ class Batch:
     advantages: Tensor | None = None  # (T,) float32
     returns: Tensor | None = None  # (T,) float32
     importance: Tensor | None = None  # (T,) float32, truncated engine-mismatch weight
+    host: Batch | None = None  # the same rows on the CPU; None: this is there itself
 
-    @cached_property
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tokens.device
+
+    @planned
     def packing(self) -> Packing:
         """Where each row's tokens lie: what attention over the packed segments needs."""
         return Packing.of(self.cu_seqlens, self.is_response)
 
-    @cached_property
+    @property
     def position_ids(self) -> Tensor:
         """Place (T,) of every token in its row, int64: a response counts on from its prompt."""
         return self.packing.position_ids
 
-    @cached_property
+    @planned
     def predictor_index(self) -> Tensor:
         """Position (T,) of the token before each one in its row, int64: its state chose the token.
 
@@ -71,22 +77,22 @@ class Batch:
         index[packing.starts[packing.responses]] = packing.ends[packing.prompts] - 1
         return index
 
-    @cached_property
+    @planned
     def response_ends(self) -> Tensor:
         """Position of the last token of each row, (B,) int64."""
         return self.packing.ends[self.packing.responses] - 1
 
-    @cached_property
+    @planned
     def response_positions(self) -> Tensor:
         """Positions of the response tokens, (N,) int64."""
         return self.response_mask.nonzero().squeeze(-1)
 
-    @cached_property
+    @planned
     def executed_positions(self) -> Tensor:
         """Positions of the tokens that the policy loss trains, (M,) int64."""
         return self.executed_mask.nonzero().squeeze(-1)
 
-    @cached_property
+    @planned
     def groups(self) -> list[list[int]]:
         """Row numbers, the rows that share a prompt together."""
         prompts = self.packing.prompts.tolist()
@@ -106,7 +112,7 @@ class Batch:
         """Give (B,) values of the rows to each of their response tokens: (T,), zero elsewhere."""
         by_segment = values.new_zeros(len(self.packing.lengths))
         by_segment[self.packing.responses] = values
-        return by_segment.repeat_interleave(self.packing.lengths)
+        return by_segment.repeat_interleave(self.packing.lengths, output_size=len(self.tokens))
 
     def sum_by_row(self, values: Tensor) -> Tensor:
         """Sum (T,) values over each row's response: (B,)."""
@@ -126,26 +132,25 @@ class Batch:
         """KL of each whole response from the reference, (B,): the sum over its tokens."""
         return self.sum_by_row(self.kl)
 
-    def segments(self, chosen: Sequence[int]) -> Tensor:
-        """Segments of some rows, int64: a prompt comes once for the neighbors that share it."""
-        prompts, responses = self.packing.prompts.tolist(), self.packing.responses.tolist()
+    def index(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Segments of some rows, and the positions of all their tokens in this order, int64.
+
+        A prompt comes once for the neighbors that share it.
+        """
+        packing = (self.host or self).packing
+        prompts, responses = packing.prompts.tolist(), packing.responses.tolist()
         segments: list[int] = []
         for prompt, rows in groupby(chosen, key=prompts.__getitem__):
             segments += [prompt, *(responses[row] for row in rows)]
-        return torch.tensor(segments, device=self.tokens.device)
-
-    def token_index(self, segments: Tensor) -> Tensor:
-        """Positions of all tokens of some segments, segment after segment, int64."""
-        lengths = self.packing.lengths[segments]
-        bounds = cumulative(lengths)
-        shift = (self.packing.starts[segments] - bounds[:-1]).repeat_interleave(lengths)
-        return torch.arange(int(bounds[-1]), device=segments.device) + shift
+        lengths = packing.lengths[segments]
+        shift = packing.starts[segments] - cumulative(lengths)[:-1]  # (segments,)
+        positions = torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
+        return moved(torch.tensor(segments), self.device), moved(positions, self.device)
 
     def select(self, chosen: Sequence[int]) -> Batch:
         """Return the batch of some rows, in the order given."""
-        segments = self.segments(chosen)
-        index = self.token_index(segments)
-        row_index = torch.as_tensor(chosen, device=self.tokens.device)
+        segments, index = self.index(chosen)
+        row_index = moved(torch.tensor(chosen), self.device)
 
         def pick(name: str, value: Tensor) -> Tensor:
             if name in PER_SEGMENT:
@@ -155,14 +160,14 @@ class Batch:
         picked: dict[str, Any] = {
             field.name: pick(field.name, value)
             for field in fields(self)
-            if field.name != "cu_seqlens" and (value := getattr(self, field.name)) is not None
+            if isinstance(value := getattr(self, field.name), Tensor) and field.name != "cu_seqlens"
         }
+        picked["host"] = self.host and self.host.select(chosen)
         return Batch(cu_seqlens=cumulative(self.packing.lengths[segments]), **picked)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        moved: dict[str, Tensor | None] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if v is not None})
+        return self if device == self.device else moved(self, device)
 
 
 def cumulative(lengths: Tensor) -> Tensor:
@@ -219,9 +224,9 @@ def microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch]]
     Yields (row numbers in `batch`, piece). Rows of one prompt stay together where they fit; else
     each piece has the prompt anew. A row longer than `tokens` comes alone.
     """
-    lengths = batch.packing.lengths
-    prompts: list[int] = lengths[batch.packing.prompts].tolist()
-    responses: list[int] = lengths[batch.packing.responses].tolist()
+    packing = (batch.host or batch).packing
+    prompts: list[int] = packing.lengths[packing.prompts].tolist()
+    responses: list[int] = packing.lengths[packing.responses].tolist()
 
     def longest(group: list[int]) -> int:
         return max(prompts[row] + responses[row] for row in group)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stepcoder.config import OptimizerName
 from stepcoder.models.sharding import (
     compute_dtype,
+    full,
     is_sharded,
     part_of,
     put_away,
@@ -118,12 +119,15 @@ class Optimizer:
             muon = torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
             self.parts.append(muon)
         if others:
-            self.parts.append(torch.optim.AdamW(others, lr, betas, eps, weight_decay))
+            # On CUDA one kernel for all weights; on a CPU it would round otherwise than before.
+            fused = others[0].is_cuda
+            adamw = torch.optim.AdamW(others, lr, betas, eps, weight_decay, fused=fused or None)
+            self.parts.append(adamw)
 
-    def step(self, max_grad_norm: float, lr: float | None = None) -> float:
+    def step(self, max_grad_norm: float, lr: float | None = None) -> Tensor:
         """Clip the gradient, step (at another rate, if given), clear.
 
-        Returns the gradient's norm before clipping.
+        Returns the gradient's norm before clipping, (), on the device.
         """
         put_away(self.masters.model)
         norm = nn.utils.clip_grad_norm_(self.masters.of_weight.values(), max_grad_norm)
@@ -135,7 +139,7 @@ class Optimizer:
             part.step()
             part.zero_grad(set_to_none=True)
         self.masters.round_into_model()
-        return replicated(norm).item()
+        return full(norm)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masters, and what the optimizers keep of the steps so far."""

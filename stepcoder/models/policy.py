@@ -238,7 +238,7 @@ def clipped_value_loss(values: Tensor, piece: Batch, whole: Batch, clip: float) 
     assert piece.returns is not None
     positions = piece.response_positions
     old, returns = piece.values[positions], piece.returns[positions]
-    return value_loss(values, old, returns, float(whole.response_mask.sum()), clip)
+    return value_loss(values, old, returns, float(len(whole.response_positions)), clip)
 
 
 class OutcomeCritic(nn.Module):

@@ -81,21 +81,6 @@ def from_first_alone(make: Callable[[], T]) -> T | None:
     return made[0] if made else None
 
 
-def any_of(said: int) -> int:
-    """Return the largest of a number that each process has its own of."""
-    return int(-lowest([-float(said)])[0])
-
-
-def add_up(values: Sequence[float]) -> list[float]:
-    """Sum each of some numbers over the processes, float64."""
-    return _reduced(values, dist.ReduceOp.SUM)
-
-
-def lowest(values: Sequence[float]) -> list[float]:
-    """Return the least of each of some numbers over the processes, float64."""
-    return _reduced(values, dist.ReduceOp.MIN)
-
-
 def summed(tensor: Tensor) -> Tensor:
     """Return the sum of a tensor over the processes; it is changed in place."""
     if count() > 1:
@@ -103,13 +88,16 @@ def summed(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _reduced(values: Sequence[float], by: Any) -> list[float]:
-    if count() == 1:
-        return list(values)
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor, by)
-    found: list[float] = tensor.tolist()
-    return found
+def lowest(tensor: Tensor) -> Tensor:
+    """Return the least of a tensor's values over the processes; it is changed in place."""
+    if count() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MIN)
+    return tensor
+
+
+def any_of(number: int) -> int:
+    """Return the largest of a number that each process has its own of."""
+    return -int(lowest(torch.tensor(-number)))
 
 
 def share(pieces: Sequence[T], costs: Sequence[float]) -> list[tuple[T, bool]]:

@@ -1,9 +1,9 @@
 """Models whose weights lie in parts on all processes (FSDP2), in place of whole on each.
 
 Each model that is trained or scored with passes through `sharded`, which does nothing where one
-process is alone. Else each process keeps float32 weights, gradients and optimizer states of its part; a
-layer's weights are gathered in the compute dtype while it runs, and its gradients summed over the
-processes in float32. Whoever needs a whole model takes `gathered`, or of a tensor `whole`.
+process is alone. Else each process keeps float32 weights, gradients and optimizer states of its
+part; a layer's weights are gathered in the compute dtype while it runs, and its gradients summed
+over the processes in float32. Whoever needs a whole model takes `gathered`, or of a tensor `whole`.
 """
 
 from __future__ import annotations
@@ -85,15 +85,20 @@ def gathered(model: M, everywhere: bool = False) -> M:
     plain, dtype = vars(model)["plain"], compute_dtype(model)
     found: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        full = _full(parameter)
+        weight = full(parameter)
         if everywhere or ranks.is_first():
-            found[name] = full.to("cpu", dtype)
+            found[name] = weight.to("cpu", dtype)
     filled: dict[int, Any] = {
         id(p): nn.Parameter(found[name], p.requires_grad)
         for name, p in plain.named_parameters()
         if name in found
     }
     return cast(M, copy.deepcopy(plain, filled))
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return a tensor of a sharded model whole, in each process; others as they are."""
+    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -103,28 +108,24 @@ def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """
     if not isinstance(tensor, DTensor):
         return tensor
-    full = _full(tensor)
-    return full.to("cpu", dtype or full.dtype) if ranks.is_first() else full.new_empty(0)
+    found = full(tensor)
+    return found.to("cpu", dtype or found.dtype) if ranks.is_first() else found.new_empty(0)
 
 
-def part_of(full: Tensor, like: Tensor) -> Tensor:
+def part_of(saved: Tensor, like: Tensor) -> Tensor:
     """Return this process's part of a whole tensor that every process has, placed as `like` is."""
     if not isinstance(like, DTensor):
-        return full
+        return saved
     mesh = like.device_mesh
-    full = full.to(like.device, like.dtype)
-    return distribute_tensor(full, mesh, like.placements, src_data_rank=None)
+    saved = saved.to(like.device, like.dtype)
+    return distribute_tensor(saved, mesh, like.placements, src_data_rank=None)
 
 
 def replicated(tensor: Tensor) -> Tensor:
-    """Return a tensor that each process has whole, which it may have had a part of."""
+    """Return a tensor of which each process has a part as one that each has whole; others as is."""
     if not isinstance(tensor, DTensor):
         return tensor
     return tensor.redistribute(placements=[Replicate()] * tensor.device_mesh.ndim)
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -7,7 +7,7 @@ the update's code, on the meta device. So no family of models has a formula here
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +209,8 @@ def _of_optimizer(optimizer: Optimizer | None, cuda: bool) -> tuple[int, int, in
         sizes = [4 * p.numel() for group in part.param_groups for p in group["params"]]
         adamw = isinstance(part, torch.optim.AdamW)  # two moments; Muon has one
         state, gradients = state + sum(sizes) * (1 + adamw), gradients + sum(sizes)
-        # On CUDA AdamW steps all weights at once, elsewhere one after the other.
-        step = max(step, sum(sizes) if cuda and adamw else 2 * max(sizes))
+        # On CUDA one kernel does all of AdamW in place, elsewhere a weight is stepped at a time.
+        step = max(step, 0 if cuda and adamw else 2 * max(sizes))
     return state, gradients, step
 
 
@@ -233,7 +233,7 @@ def _trained(masters: Masters, piece: Batch, config: Config, cuda: bool, there: 
             master.grad = torch.empty_like(master)
     alive = Alive()
     with alive, alive.most() as most:
-        inputs = _moved(piece)
+        inputs = piece.to(META)
         if isinstance(model, Critic):
             loss = model.loss(inputs, None, piece, config.ppo.value_clip)
             kept = alive.now
@@ -250,7 +250,7 @@ def _scored(model: PreTrainedModel | Critic, piece: Batch, cuda: bool) -> int:
     """Take a microbatch through a model without gradients; returns the most that it takes."""
     alive = Alive()
     with alive, alive.most() as most, torch.no_grad():
-        inputs = _moved(piece)
+        inputs = piece.to(META)
         if isinstance(model, Critic):
             model(inputs)
         else:
@@ -280,21 +280,10 @@ def _settled(batch: Batch) -> Batch:
     return batch
 
 
-def _moved(thing: Any) -> Any:
-    """Copy tensors, and dataclasses with what they have computed of themselves, to META."""
-    if isinstance(thing, Tensor):
-        return thing.to(META)
-    if not is_dataclass(thing):
-        return thing
-    moved = object.__new__(type(thing))
-    vars(moved).update({name: _moved(value) for name, value in vars(thing).items()})
-    return moved
-
-
 @torch.no_grad()
 def _cache_per_token(policy: PreTrainedModel) -> int:
     """Bytes that the KV cache has for a token."""
-    inputs = _moved(_settled(pack([Row([0] * 8, [0] * 8, [0.0] * 8, [True] * 8, 0.0)])))
+    inputs = pack([Row([0] * 8, [0] * 8, [0.0] * 8, [True] * 8, 0.0)]).to(META)
     cache = DynamicCache()
     policy.get_decoder()(
         input_ids=inputs.tokens[None],

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stepcoder.config import PPOConfig
@@ -59,11 +60,13 @@ def reference_probability(
     discriminator: OutcomeCritic, batch: Batch, config: PPOConfig
 ) -> list[float]:
     """Probability of each row of a batch to be the reference, by the discriminator."""
-    found = torch.zeros(len(batch))
+    rows: list[int] = []
+    found: list[Tensor] = []
     for chosen, piece in microbatches(batch, config.tokens_per_microbatch):
         probabilities = torch.softmax(discriminator.logits(piece), dim=-1)
-        found[chosen] = probabilities[:, REFERENCE].cpu()
-    return found.tolist()
+        rows, found = rows + chosen, [*found, probabilities[:, REFERENCE]]
+    of_row = dict(zip(rows, torch.cat(found).tolist(), strict=True))
+    return [of_row[row] for row in range(len(batch))]
 
 
 def discriminator_rows(
@@ -96,13 +99,13 @@ def train_discriminator(
     config: PPOConfig,
 ) -> float:
     """One step on generated programs and their references; returns the loss in nats a program."""
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=batch.device)
     for _, piece in microbatches(batch, config.tokens_per_microbatch):
         loss = discriminator.loss(piece, None, batch, config.value_clip)
         loss.backward()
-        total += loss.item()
+        total += loss.detach()
     optimizer.step(config.max_grad_norm)
-    return total
+    return total.item()
 
 
 RECIPE = replace(stepcoder.RECIPE, rewards=rewards, scales_rewards=False, discriminates=True)

@@ -118,6 +118,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> d
 def batch_metrics(batch: Batch) -> dict[str, float]:
     """Return what the scored batch says: KL, entropy, mask share, critic quality, mismatch."""
     mask = batch.response_mask
+    figures = {} if batch.old_logprobs is None else policy_figures(batch)
     explained = {}
     if batch.values is not None and batch.returns is not None:
         returns, residual = batch.returns[mask], (batch.returns - batch.values)[mask]
@@ -126,7 +127,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         explained = {"explained_variance": share}
     return {
         "masked_share": 1 - (batch.executed_mask.sum() / mask.sum()).item(),
-        **({} if batch.old_logprobs is None else policy_figures(batch)),
+        **{name: mean.item() for name, mean in figures.items()},
         **explained,
     }
 

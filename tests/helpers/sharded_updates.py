@@ -1,6 +1,6 @@
 """A program for torchrun: updates of a small policy and critic, whose end the first process saves.
 
-    python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64 adamw
+python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64 adamw
 """
 
 import sys

@@ -153,7 +153,7 @@ def test_grpo_needs_no_pass_for_log_probabilities_before_the_update():
     (weights, _, scored), (own_weights, stats, unscored) = found
     assert unscored.old_logprobs is None
     for name, mean in policy_figures(scored).items():
-        assert stats[name] == pytest.approx(mean)
+        assert stats[name] == pytest.approx(mean.item())
     for name, weight in weights.items():
         torch.testing.assert_close(own_weights[name], weight, atol=1e-9, rtol=1e-9)
 
