@@ -41,7 +41,7 @@ from stepcoder.run.supervised_phase import supervise
 # Messages hold paths and brackets, which rich would otherwise read as markup, color or wrap.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 # torchrun ends the other processes when one fails: they speak only if the first did not.
-OTHERS_WAIT_S = 5
+OTHERS_WAIT_S = 30
 
 
 def train(run: Run) -> None:

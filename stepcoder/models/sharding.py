@@ -75,8 +75,8 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def gathered(model: M, everywhere: bool = False) -> M:
-    """Return a whole copy of a sharded model on the CPU, in its compute dtype; others as they are.
+def gathered(model: M, everywhere: bool = False, device: str | torch.device = "cpu") -> M:
+    """Return a whole copy of a sharded model on a device, in its compute dtype; others as they are.
 
     In the first process; elsewhere without weights, unless it is wanted `everywhere`.
     """
@@ -87,7 +87,7 @@ def gathered(model: M, everywhere: bool = False) -> M:
     for name, parameter in model.named_parameters():
         weight = full(parameter)
         if everywhere or ranks.is_first():
-            found[name] = weight.to("cpu", dtype)
+            found[name] = weight.to(device, dtype)
     filled: dict[int, Any] = {
         id(p): nn.Parameter(found[name], p.requires_grad)
         for name, p in plain.named_parameters()

@@ -2,8 +2,8 @@
 
 `hf` copies the policy in this process. `vllm` takes the server of `rollout.server`, or starts some:
 one on the CPU; on a machine with one GPU one that shares it with the trainer and sleeps during
-updates; with several GPUs one on each but the first, which is the trainer's. A replay reads the
-completions of an earlier run.
+updates; with several GPUs one on each but the first, which is the trainer's (with torchrun, one on
+each that its processes leave). A replay reads the completions of an earlier run.
 """
 
 from __future__ import annotations
@@ -103,6 +103,12 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
     rollout = config.rollout
     gpus = visible_gpus() if policy.device.type == "cuda" else []
     colocated = len(gpus) == 1
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, a GPU each
+    if gpus and not colocated and len(gpus) <= trainers:
+        raise RunError(
+            f"rollout.engine=vllm: torchrun's {trainers} processes take all {len(gpus)} GPUs; "
+            "leave some to vLLM (fewer of --nproc-per-node), or give rollout.server"
+        )
     cache = rollout.kv_cache_gb
     return [
         ServerOptions(
@@ -118,7 +124,7 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
             can_sleep=colocated,
             lora_rank=largest_rank(policy),
         )
-        for gpu in (gpus if colocated else gpus[1:] or [None])
+        for gpu in (gpus if colocated else gpus[trainers:] or [None])
     ]
 
 

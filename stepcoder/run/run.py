@@ -181,19 +181,19 @@ class Run:
     def make_rl_parts(self, start: PreTrainedModel) -> None:
         """Build what only RL needs. `start` is the policy that RL starts from."""
         config, recipe = self.config, self.recipe
-        start = gathered(start, everywhere=True)
+        whole: Any = gathered(start, everywhere=True)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # for the fresh heads
             critic = recipe.critic and new_critic(
-                recipe.critic, start, config, self.tokenizer, len(Outcome)
+                recipe.critic, whole, config, self.tokenizer, len(Outcome)
             )
             if recipe.discriminates:
-                self.discriminator = OutcomeCritic.from_policy(start, classes=2)
+                self.discriminator = OutcomeCritic.from_policy(whole, classes=2)
                 self.discriminator_optimizer = Optimizer(
                     Masters(self.discriminator), "adamw", config.ppo.critic_lr, (0.9, 0.999), 0.01
                 )
         if config.ppo.kl_beta or recipe.adapts_kl:
-            reference = frozen_copy(start, config.model.offload_reference)
+            reference = frozen_copy(whole, config.model.offload_reference)
             self.reference = sharded(reference, self.device)
         critic = critic and sharded(critic, self.device)
         self.learner = Learner.create(self.masters, critic, config.ppo)
@@ -201,7 +201,7 @@ class Run:
         engine = ranks.from_first_alone(
             lambda: open_engine(
                 config,
-                start,
+                whole.to(self.device),
                 self.tokenizer,
                 self.run_dir.path / "engine",
                 self.note_engine_failure,

@@ -1,10 +1,11 @@
 """A program for torchrun: updates of a small policy and critic, whose end the first process saves.
 
-python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64 adamw
+python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64-adamw
 """
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 import torch
 from helpers.tiny_policy import tiny_policy
@@ -15,7 +16,7 @@ from stepcoder.method.sft import supervised_step
 from stepcoder.models import ranks
 from stepcoder.models.batch import Batch, Row, pack
 from stepcoder.models.optim import Masters, Optimizer
-from stepcoder.models.policy import Critic, frozen_copy
+from stepcoder.models.policy import Critic, frozen_copy, recompute_layers
 from stepcoder.models.sharding import gathered, sharded
 
 # Five microbatches or more of a minibatch of this batch: not as many for each process.
@@ -45,32 +46,37 @@ def batch_of(seed: int) -> Batch:
     return pack(rows)
 
 
-def main(out: str, dtype: str, optimizer: str) -> None:
+def updates(device: torch.device, dtype: str, optimizer: str) -> dict[str, Any]:
+    """Return the figures and the weights at the end: a supervised step, PPO twice, GRPO once."""
+    torch.manual_seed(0)
+    policy = tiny_policy().to(getattr(torch, dtype))
+    critic, reference = Critic.from_policy(policy), frozen_copy(policy)
+    recompute_layers(critic.backbone)
+    policy, critic, reference = (sharded(m, device) for m in (policy, critic, reference))
+    masters, ppo = Masters(policy), replace(PPO, optimizer=optimizer)
+    solutions = Optimizer(masters, optimizer, 1e-3, (0.9, 0.98), 0.01)
+    figures = [{"loss": supervised_step(policy, solutions, batch_of(9), 1e-3, 30)}]
+    learner = Learner.create(masters, critic, ppo)
+    for step in range(2):
+        batch = score(batch_of(step), policy, reference, critic, ppo, temperature=0.8)
+        generator = torch.Generator().manual_seed(step)
+        figures.append(update(learner, advantages(batch, ppo), ppo, 0.8, generator))
+    # Scored by the update's own pass, without a critic.
+    learner = Learner(policy, None, learner.policy_optimizer, None)
+    ppo = replace(ppo, epochs=1, minibatches=1)
+    batch = score(batch_of(3), None, reference, None, ppo, temperature=0.8)
+    batch = replace(batch, advantages=batch.broadcast_rows(batch.task_rewards))
+    figures.append(update(learner, batch, ppo, 0.8, generator, PolicyLoss(has_kl=True)))
+    weights = {"policy": gathered(policy).state_dict(), "critic": gathered(critic).state_dict()}
+    return {"figures": figures, "weights": weights}
+
+
+def main(out: str, *kinds: str) -> None:
+    """Do the updates in each of some kinds, such as `float64-adamw`."""
     with ranks.joined(torch.device("cpu")) as device:
-        torch.manual_seed(0)
-        policy = tiny_policy().to(getattr(torch, dtype))
-        critic, reference = Critic.from_policy(policy), frozen_copy(policy)
-        policy, critic, reference = (sharded(m, device) for m in (policy, critic, reference))
-        masters = Masters(policy)
-        ppo = replace(PPO, optimizer=optimizer)
-        solutions = Optimizer(masters, ppo.optimizer, 1e-3, (0.9, 0.98), 0.01)
-        figures = [{"loss": supervised_step(policy, solutions, batch_of(9), 1e-3, 30)}]
-        learner = Learner.create(masters, critic, ppo)
-        for step in range(2):
-            batch = score(batch_of(step), policy, reference, critic, ppo, temperature=0.8)
-            batch = advantages(batch, ppo)
-            generator = torch.Generator().manual_seed(step)
-            figures.append(update(learner, batch, ppo, 0.8, generator))
-        unscored = replace(ppo, epochs=1, minibatches=1)
-        batch = score(batch_of(3), None, reference, critic, unscored, temperature=0.8)
-        batch = replace(batch, advantages=batch.broadcast_rows(batch.task_rewards))
-        learner = Learner(policy, None, learner.policy_optimizer, None)
-        figures.append(update(learner, batch, unscored, 0.8, generator, PolicyLoss(has_kl=True)))
-        models = {"policy": gathered(policy), "critic": gathered(critic)}
-        moments = learner.policy_optimizer.state_dict()
+        found = {kind: updates(device, *kind.split("-")) for kind in kinds}
         if ranks.is_first():
-            weights = {name: model.state_dict() for name, model in models.items()}
-            torch.save({"figures": figures, "weights": weights, "moments": moments}, out)
+            torch.save(found, out)
 
 
 if __name__ == "__main__":

@@ -435,17 +435,6 @@ def test_a_folder_that_is_in_use_is_refused(
     assert files(half) == before
 
 
-@pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", "2"), ("TORCHELASTIC_RUN_ID", "x")])
-def test_torchrun_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str, value: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as left:
-        main([])
-    assert left.value.code == 2
-    assert "torchrun" in error_line(capfd)
-
-
 # Broken records
 
 
