@@ -69,6 +69,7 @@ FIXED = {
     "model": "the checkpoint holds its weights",
     "model.checkpointing": None,  # these two change where memory goes and no number
     "model.offload_reference": None,
+    "model.compile": None,  # rounds otherwise, as another machine does
     "data.split": "the problems trained so far follow from it",
     "data.validation_share": "the problems trained so far follow from it",
     "data.columns": "the problems trained so far follow from it",
@@ -124,6 +125,9 @@ class ModelConfig:
     ] = "model"
     checkpointing: Annotated[
         bool, "Keep only the layers' inputs for the backward pass, which computes the rest again."
+    ] = False
+    compile: Annotated[
+        bool, "Fuse the layers' elementwise operations by torch.compile; needs a C++ compiler."
     ] = False
     offload_reference: Annotated[
         bool, "Keep the reference in the CPU's memory but while it scores; no effect on a CPU."
@@ -238,7 +242,9 @@ class RolloutConfig:
         "out (DAPO's dynamic sampling).",
         NOT_NEGATIVE,
     ] = 0
-    group_size: Annotated[int, "Most completions generated at the same time.", COUNT] = 64
+    group_size: Annotated[
+        int | None, "Most completions generated at a time; null: 64, by vLLM on a GPU 256.", COUNT
+    ] = None
     dump: Annotated[bool, "Keep every step's completions in run_dir/rollouts."] = False
     replay: Annotated[
         str | None, "Folder of a run with dumped rollouts: take them instead of generating."

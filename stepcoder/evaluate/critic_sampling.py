@@ -36,6 +36,7 @@ from stepcoder.problems.template import FENCE, in_own_words
 from stepcoder.report.run_dir import CONFIG
 from stepcoder.rollout.engine import Engine, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.open_engine import group_size
 from stepcoder.rollout.rollout import Rollout, Task, roll_out, task_of, whole_program_tasks
 from stepcoder.run.checkpoint import POLICY, load_state, newest_checkpoint
 from stepcoder.run.data import evenly_spaced, fitting, load_data
@@ -194,7 +195,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if not problems:
         raise RunError(f"{config.data.path}: no test problem; give a set with one")
     tasks = whole_program_tasks(problems, config.prompt.template, tokenizer)
-    engine = HFEngine(policy, tokenizer, config.rollout.group_size)
+    engine = HFEngine(policy, tokenizer, group_size(config.rollout))
     with open_judge(config) as sandbox, engine:
         sampler = Sampler(config, engine, sandbox, critic, tokenizer)
         samples = max(arguments.samples, SEEDS)

@@ -293,7 +293,8 @@ def ragged_attention(
 ) -> Tensor:
     """Causal attention within each row by flash attention; returns (1, T, heads, K)."""
     query_THK, key_THK, value_THK = (s[0].transpose(0, 1) for s in (query, key, value))
-    keys, values = key_THK[ragged.keys], value_THK[ragged.keys]
+    # The gradient of index_select adds up; that of [keys] sorts them first, in each layer anew.
+    keys, values = (s.index_select(0, ragged.keys) for s in (key_THK, value_THK))
     return flash_attention()(query_THK, keys, values, ragged, scaling)[None]
 
 

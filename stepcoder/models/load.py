@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from stepcoder.config import Config
+from stepcoder.config import Config, ModelConfig
 from stepcoder.errors import RunError, os_errors
 from stepcoder.models import ranks
 from stepcoder.models.embedded import small_decoder, train_tokenizer
@@ -25,6 +25,7 @@ from stepcoder.models.policy import (
     Critic,
     OutcomeCritic,
     ValueHead,
+    compile_layers,
     prepare,
     recompute_layers,
 )
@@ -52,9 +53,15 @@ def load_policy_and_tokenizer(
         tokenizer = _embedded_tokenizer(config, problems, folder)
         policy = prepare(small_decoder(config.model, tokenizer, config.seed), home)
     policy = with_adapters(policy, config.model.lora_rank, config.seed)
-    if config.model.checkpointing:
-        recompute_layers(policy)
+    _set_layers(policy, config.model)
     return tokenizer, sharded(policy, device)
+
+
+def _set_layers(model: PreTrainedModel, options: ModelConfig) -> None:
+    if options.compile:
+        compile_layers(model)
+    if options.checkpointing:
+        recompute_layers(model)
 
 
 def _embedded_tokenizer(
@@ -104,8 +111,7 @@ def new_critic(
         critic.head.load_state_dict(load_file(head))
     if config.model.lora_rank:
         add_adapters(critic.backbone, config.model.lora_rank, config.seed)
-    if config.model.checkpointing:
-        recompute_layers(critic.backbone)
+    _set_layers(critic.backbone, config.model)
     return critic
 
 

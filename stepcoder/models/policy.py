@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stepcoder.errors import RunError
 from stepcoder.kernels.logprob import logprob_entropy
 from stepcoder.kernels.token_loss import value_loss
-from stepcoder.models.attention import PACKED
+from stepcoder.models.attention import PACKED, packed_attention
 from stepcoder.models.batch import Batch
 from stepcoder.models.lora import copy_of
 from stepcoder.models.sharding import forward_with
@@ -64,13 +64,7 @@ def recompute_layers(model: PreTrainedModel) -> None:
     Raises:
         RunError: the model has no layers that transformers could compute again.
     """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise RunError(
-            f"model.checkpointing: {type(model).__name__} has no layers that can be computed "
-            "again; set it to false"
-        )
-    for layer in layers:
+    for layer in _layers_of(model, "model.checkpointing"):
         layer.forward = partial(_recomputed, layer.forward)
 
 
@@ -78,6 +72,50 @@ def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> An
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Have torch.compile fuse what the layers do between matrix products and attention.
+
+    Copies of the model do the same. Layers of one class share their graphs, which serve any number
+    of tokens. Of a layer that is also computed again, the backward pass runs the compiled one.
+
+    Raises:
+        RunError: the model has no layers that transformers could compute again, or torch.compile
+            does not work on this machine.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(2, device=model.device))
+    except Exception as error:  # each backend has its own; most say what they miss
+        raise RunError(
+            f"model.compile: torch.compile does not work here ({str(error).splitlines()[0]:.160}); "
+            "install a C++ compiler (and Triton for CUDA), or set it to false"
+        ) from None
+    AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))
+    for layer in _layers_of(model, "model.compile"):
+        layer.forward = partial(_compiled, layer.forward)
+
+
+def _compiled(forward: Any, *inputs: Any, **options: Any) -> Any:
+    if "packing" not in options:  # an engine's copy, which generates with a KV cache
+        return forward(*inputs, **options)
+    # By the class's function, so that a copied layer computes with its own weights.
+    return _graphs_of(forward.__func__)(forward.__self__, *inputs, **options)
+
+
+@cache
+def _graphs_of(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(forward, dynamic=True)
+
+
+def _layers_of(model: PreTrainedModel, option: str) -> list[GradientCheckpointingLayer]:
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise RunError(
+            f"{option}: {type(model).__name__} has no layers that transformers knows as such; "
+            "set it to false"
+        )
+    return layers
 
 
 def frozen_copy(model: PreTrainedModel, offload: bool = False) -> PreTrainedModel:

@@ -39,7 +39,7 @@ from stepcoder.plan.alive import Alive
 from stepcoder.plan.stand_ins import ATTENTION, Head
 from stepcoder.recipes.own import recipe_of
 from stepcoder.rollout.kv_cache import with_cache
-from stepcoder.rollout.open_engine import CPU_CACHE_GB, MEMORY_SHARE
+from stepcoder.rollout.open_engine import CPU_CACHE_GB, MEMORY_SHARE, group_size
 from stepcoder.run.model_folder import model_folder
 
 META = torch.device("meta")
@@ -142,7 +142,7 @@ def _of_engine(
     """
     rollout, vocabulary = config.rollout, lm_head(policy).weight
     length = config.prompt.max_prompt_tokens + rollout.max_new_tokens
-    group = min(rollout.group_size, rollout.tasks_per_step * rollout.samples_per_task)
+    group = min(group_size(rollout, cuda), rollout.tasks_per_step * rollout.samples_per_task)
     cache = _cache_per_token(policy) * group * length
     weights = _bytes([*policy.parameters()])
     if rollout.engine == "hf":

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stepcoder.config import Config
+from stepcoder.config import Config, RolloutConfig
 from stepcoder.errors import RunError
 from stepcoder.models.lora import adapts_experts, largest_rank
 from stepcoder.rollout.engine import Engine
@@ -75,7 +75,7 @@ def open_engine(
     if config.rollout.replay is not None:
         return ReplayEngine(Path(config.rollout.replay))
     if config.rollout.engine == "hf":
-        return HFEngine(policy, tokenizer, config.rollout.group_size)
+        return HFEngine(policy, tokenizer, group_size(config.rollout))
     if config.rollout.server is None:
         check_installed()
     on_cpu = policy.device.type == "cpu"
@@ -117,7 +117,7 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
             transfer="file" if gpu is None else "ipc" if colocated else "nccl",
             gpu=gpu,
             max_length=config.prompt.max_prompt_tokens + rollout.max_new_tokens,
-            max_sequences=rollout.group_size,
+            max_sequences=group_size(rollout, on_gpu=gpu is not None),
             memory_share=rollout.memory_share or MEMORY_SHARE["shared" if colocated else "own"],
             kv_cache_gb=CPU_CACHE_GB if gpu is None and cache is None else cache,
             threads=config.threads or os.cpu_count() or 1,
@@ -126,6 +126,15 @@ def server_options(config: Config, policy: PreTrainedModel, model: Path) -> list
         )
         for gpu in (gpus if colocated else gpus[trainers:] or [None])
     ]
+
+
+def group_size(rollout: RolloutConfig, on_gpu: bool = False) -> int:
+    """Return how many completions are generated at a time, by each server.
+
+    With 64 a GPU reads all weights for 64 tokens. vLLM lets requests wait where its KV cache is
+    full, so many are safe.
+    """
+    return rollout.group_size or (256 if on_gpu and rollout.engine == "vllm" else 64)
 
 
 def visible_gpus() -> list[str | None]:

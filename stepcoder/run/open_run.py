@@ -107,6 +107,7 @@ def check_processes(config: Config, recipe: Recipe) -> None:
     """Raise RunError where several processes cannot train what the configuration asks for."""
     for option, asked in (
         ("model.lora_rank", config.model.lora_rank > 0),
+        ("model.compile", config.model.compile),
         (f"recipe={config.recipe}", recipe.critic == "outcome" or recipe.discriminates),
     ):
         if asked:

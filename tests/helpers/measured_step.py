@@ -34,6 +34,7 @@ from stepcoder.plan.account import account_of, shape_of
 from stepcoder.recipes.own import recipe_of
 from stepcoder.rollout.engine import Request, Sampling
 from stepcoder.rollout.hf_engine import HFEngine
+from stepcoder.rollout.open_engine import group_size
 
 
 def memory(name: str) -> int:
@@ -57,7 +58,7 @@ def main(model: str, *overrides: str) -> None:
     critic = recipe.critic and new_critic(recipe.critic, policy, config, tokenizer, 4)
     reference = frozen_copy(policy) if ppo.kl_beta else None
     learner = Learner.create(Masters(policy), critic, ppo)
-    engine = HFEngine(policy, tokenizer, rollout.group_size)
+    engine = HFEngine(policy, tokenizer, group_size(rollout))
     tokenizer.eos_token_id = tokenizer.pad_token_id = 0  # never likely
     generator = torch.Generator().manual_seed(0)
     size = (config.prompt.max_prompt_tokens,)

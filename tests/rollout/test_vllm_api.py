@@ -1,6 +1,7 @@
 """Requests to a vLLM server and the checks of its responses, without a server."""
 
 import copy
+import sys
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from stepcoder.rollout.vllm.api import (
     InvalidResponse,
     cause_of,
     check_allocator,
+    check_installed,
     completion_of,
     tokens_processed,
 )
@@ -115,3 +117,17 @@ def test_expandable_segments_are_refused_where_a_server_shares_the_gpu(monkeypat
     check_allocator("nccl")
     with pytest.raises(RunError, match=f"{setting}.*unset it"):
         check_allocator("ipc")
+
+
+def test_another_vllm_is_refused_with_its_version_and_the_fix(tmp_path, monkeypatch):
+    """0.25.1 is the last for torch 2.11; it has no trainer's side of the weight transfer."""
+    folder = tmp_path / "vllm-0.25.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.25.1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(RunError) as error:
+        check_installed()
+    assert str(error.value) == (
+        "rollout.engine=vllm: vllm 0.25.1 is installed, but this release drives vLLM 0.32.x, with "
+        "torch 2.13; run make train ENGINE=vllm, or use rollout.engine=hf"
+    )

@@ -38,6 +38,16 @@ def test_of_several_gpus_the_trainer_keeps_the_first_and_nobody_sleeps(monkeypat
     assert "--enable-sleep-mode" not in api.command(options[0], 1)
 
 
+def test_a_gpu_generates_more_at_a_time_than_a_cpu(monkeypatch):
+    (options,) = options_with(monkeypatch, "0")
+    command = api.command(options, 1)
+    assert command[command.index("--max-num-seqs") + 1] == "256"
+    on_cpu = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert server_options(CONFIG, on_cpu, Path("model"))[0].max_sequences == 64
+    config = Config(rollout=RolloutConfig(engine="vllm", group_size=32))
+    assert options_with(monkeypatch, "0", config)[0].max_sequences == 32
+
+
 def test_the_memory_share_can_be_set(monkeypatch):
     config = Config(rollout=RolloutConfig(engine="vllm", memory_share=0.25))
     (options,) = options_with(monkeypatch, "0", config)

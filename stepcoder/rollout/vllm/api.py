@@ -91,7 +91,7 @@ def check_installed() -> None:
             return
         raise RunError(
             f"rollout.engine=vllm: {name} {found} is installed, but this release drives vLLM "
-            f"{PINNED}x; run make train ENGINE=vllm, or use rollout.engine=hf"
+            f"{PINNED}x, with torch 2.13; run make train ENGINE=vllm, or use rollout.engine=hf"
         )
     raise RunError(
         "rollout.engine=vllm: vLLM is not installed; run make train ENGINE=vllm once (it installs "
