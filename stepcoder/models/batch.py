@@ -255,10 +255,10 @@ def cost(batch: Batch) -> float:
     Those of a decoder layer of width H take some 24 H^2 operations a token, attention to L tokens
     (half of them on average, as it is causal) 2 H L. Only the balance of processes depends on it.
     """
-    lengths = batch.packing.lengths.double()
-    seen = lengths * lengths
-    prompts = lengths[batch.packing.prompts] * lengths[batch.packing.responses]
-    return float(lengths.sum() + (seen.sum() + 2 * prompts.sum()) / (12 * WIDTH))
+    packing = (batch.host or batch).packing
+    lengths = packing.lengths.double()
+    own, before = lengths * lengths, lengths[packing.prompts] * lengths[packing.responses]
+    return float(lengths.sum() + (own.sum() + 2 * before.sum()) / (12 * WIDTH))
 
 
 def shared_microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], Batch, bool]]:
