@@ -273,7 +273,7 @@ def _microbatch(config: Config, rows: int) -> Batch:
 
 
 def _settled(batch: Batch) -> Batch:
-    """Return a batch that has computed all whose size depends on values: META has no values."""
+    """Return a batch that has planned what its copy asks for, which is no part of the account."""
     packing = batch.packing
     _ = (packing.padded_prompts, packing.padded_responses, packing.ragged, packing.unpad_index)
     _ = (batch.predictor_index, batch.executed_positions, batch.response_positions)
