@@ -209,8 +209,8 @@ def _of_optimizer(optimizer: Optimizer | None, cuda: bool) -> tuple[int, int, in
         sizes = [4 * p.numel() for group in part.param_groups for p in group["params"]]
         adamw = isinstance(part, torch.optim.AdamW)  # two moments; Muon has one
         state, gradients = state + sum(sizes) * (1 + adamw), gradients + sum(sizes)
-        # On CUDA one kernel does all of AdamW in place, elsewhere a weight is stepped at a time.
-        step = max(step, 0 if cuda and adamw else 2 * max(sizes))
+        # On CUDA AdamW steps all weights at once, elsewhere one after the other.
+        step = max(step, sum(sizes) if cuda and adamw else 2 * max(sizes))
     return state, gradients, step
 
 
