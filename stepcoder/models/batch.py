@@ -167,7 +167,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        return self if device == self.device else moved(self, device)
+        return self if device.type == self.device.type else moved(self, device)
 
 
 def cumulative(lengths: Tensor) -> Tensor:

@@ -87,8 +87,9 @@ def compile_layers(model: PreTrainedModel) -> None:
     try:
         torch.compile(lambda x: x + 1)(torch.ones(2, device=model.device))
     except Exception as error:  # each backend has its own; most say what they miss
+        said = str(error).partition("\n")[0]
         raise RunError(
-            f"model.compile: torch.compile does not work here ({str(error).splitlines()[0]:.160}); "
+            f"model.compile: torch.compile does not work here ({said:.160}); "
             "install a C++ compiler (and Triton for CUDA), or set it to false"
         ) from None
     AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))

@@ -209,8 +209,8 @@ def _of_optimizer(optimizer: Optimizer | None, cuda: bool) -> tuple[int, int, in
         sizes = [4 * p.numel() for group in part.param_groups for p in group["params"]]
         adamw = isinstance(part, torch.optim.AdamW)  # two moments; Muon has one
         state, gradients = state + sum(sizes) * (1 + adamw), gradients + sum(sizes)
-        # On CUDA one kernel does all of AdamW in place, elsewhere a weight is stepped at a time.
-        step = max(step, 0 if cuda and adamw else 2 * max(sizes))
+        # On CUDA AdamW steps all weights at once, elsewhere one after the other.
+        step = max(step, sum(sizes) if cuda and adamw else 2 * max(sizes))
     return state, gradients, step
 
 
@@ -273,7 +273,7 @@ def _microbatch(config: Config, rows: int) -> Batch:
 
 
 def _settled(batch: Batch) -> Batch:
-    """Return a batch that has computed all whose size depends on values: META has no values."""
+    """Return a batch that has planned what its copy asks for, which is no part of the account."""
     packing = batch.packing
     _ = (packing.padded_prompts, packing.padded_responses, packing.ragged, packing.unpad_index)
     _ = (batch.predictor_index, batch.executed_positions, batch.response_positions)
