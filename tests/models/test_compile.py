@@ -26,6 +26,9 @@ from stepcoder.models.policy import (
     recompute_layers,
 )
 
+# torch's own, when its compiler is loaded
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method:DeprecationWarning")
+
 CPU = torch.device("cpu")
 CONFIG = PPOConfig(minibatches=1, tokens_per_microbatch=60, policy_lr=1e-4, critic_lr=1e-4)
 SHAPE: dict[str, Any] = {
