@@ -170,6 +170,11 @@ class Program:
     language: str = "python"
     headers: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def line_count(self) -> int:
+        """No line of the source has a higher number."""
+        return self.source.count("\n") + self.source.count("\r") + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
