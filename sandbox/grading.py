@@ -301,7 +301,7 @@ def _interactive_verdict(runs: Runs, index: int, check: returned.Check | None) -
     if failure and failure.error_type == "EOFError" and answer is not True:
         failure = None
     if failure is None and check and has_failed(answer):
-        answer = check(index, answer)
+        answer = check(index, answer) or answer
     test = failure or (TestVerdict(Status.ACCEPTED) if answer is True else answer)
     assert isinstance(test, TestVerdict)
     lines = _lines(program, 0) | _lines(program, 1)
@@ -356,12 +356,12 @@ def _pair_verdict(submission: Submission, runs: Runs, index: int) -> TestVerdict
     finding = tester.test(index)
     here = _launcher.PHASE_FIRST_TEST + index
     cancelled = program.killed_for == _launcher.KILLED_CANCELLED
-    if program.phase < _launcher.PHASE_FIRST_TEST and not cancelled:
+    if tester.loading.outcome == _launcher.OUTCOME_ERROR:  # the program has been loaded
+        test = raised_in_test(tester.loading, tester)
+    elif program.phase < _launcher.PHASE_FIRST_TEST and not cancelled:
         test = _loading_failure(program)
     elif _used_too_much(program, index):
         test = died(program)
-    elif tester.loading.outcome == _launcher.OUTCOME_ERROR:
-        test = raised_in_test(tester.loading, tester)
     elif finding.outcome == _launcher.OUTCOME_ERROR:
         test = raised_in_test(finding, tester)
     elif finding.outcome == _launcher.OUTCOME_VALUE:
