@@ -427,7 +427,7 @@ void EventLoop::keep_output(ActiveJob& active, RunResult& run) {
     active.room -= size;
     return;
   }
-  if (!active.job.compares_stdout) run.output_exceeded = true;
+  if (active.job.kind == JobKind::kStdin && !active.job.compares_stdout) run.output_exceeded = true;
   for (std::string* text : {&run.stdout_text, &run.stderr_tail})
     if (text->size() > kLeastOutput) *text = text->substr(text->size() - kLeastOutput);
 }
