@@ -46,7 +46,7 @@ def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
         status,
         message=one_line(f"{error_type}: {without_surrogates(message)}" if message else error_type),
         error_type=error_type,
-        error_line=line if type(line) is int else None,
+        error_line=line if type(line) is int and line > 0 else None,
     )
 
 
