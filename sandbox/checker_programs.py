@@ -51,7 +51,7 @@ class _Failed(Exception):
 def _of_testlib(code, out, err):
     if code in (0, 1, 2, 4):
         return code == 0
-    points = re.match(r"points\\s+(\\d*\\.?\\d+)", err or out)
+    points = re.match(r"points\\s+(\\d*\\.?\\d+(?:e[+-]?\\d+)?)(?!\\S)", err or out)
     if code == 7 and points:
         return float(points[1])
     raise _Failed(f"exit code {code}: {(err or out)[:200]}")

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepcoder.sandbox import _launcher
-from stepcoder.sandbox.checkers import IN_SANDBOX, Custom, Regex, Testlib
+from stepcoder.sandbox.checkers import IN_SANDBOX, Custom, Interactor, Regex, Testlib
+from stepcoder.sandbox.failures import has_failed, testlib_answer
 from stepcoder.sandbox.grading import Runs, grade
 from stepcoder.sandbox.jobs import MAX_REQUEST_BYTES, without_end
 from stepcoder.sandbox.points import partial_credit
@@ -24,7 +25,7 @@ from stepcoder.sandbox.program import (
     StdinTests,
     Submission,
 )
-from stepcoder.sandbox.testlib import TestlibRun, start_testlib
+from stepcoder.sandbox.testlib import testlib_job
 from stepcoder.sandbox.verdict import Status, TestVerdict, Verdict
 
 # For each test. The program's own limits do not apply to the work of checking it.
@@ -39,8 +40,8 @@ def check(input, expected, got):
 
 
 def needs_checker_run(tests: object) -> bool:
-    """Return whether tests have a checker that runs in the sandbox."""
-    return isinstance(getattr(tests, "checker", None), IN_SANDBOX)
+    """Return whether tests have a checker that may have to run once the program has ended."""
+    return isinstance(getattr(tests, "checker", None), (*IN_SANDBOX, Interactor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,14 @@ class CheckerRun:
     """A judged submission that waits for its checker.
 
     `checker` is a submission of its own: it runs the checker on the values of the tests `indices`.
+    `job` is there for checkers and interactors in C++, whose exit status is the answer.
     """
 
     judged: Submission
     runs: Runs
     indices: tuple[int, ...]
     checker: Submission
-    job: None = None  # the checker's own tests
+    job: _launcher.Job | None = None
     # What the checker said of the program's values, by test, once it is asked about expected ones.
     meanings: Mapping[int, bool | TestVerdict] = field(default_factory=dict)
 
@@ -65,17 +67,26 @@ class CheckerRun:
         the value is wrong. A program must not get out of its verdict by an answer that no checker
         can read.
         """
-        # A False is an answer, and the answers after it count too.
-        answers = grade(replace(self.checker, stop_at_first_failure=False), checker_runs)
-        of_test = dict(zip(self.indices, answers.tests, strict=False))
-        found = {i: _meaning(i, of_test.get(i), answers.message) for i in self.indices}
-        failed = {index for index, meaning in found.items() if _has_failed(meaning)}
+        found = self._answers(checker_runs)
+        failed = {index for index, meaning in found.items() if has_failed(meaning)}
         if failed and not self.meanings:
             return self._on_expected(sorted(failed), found)
         if self.meanings:  # what was found is of expected values
-            wrong = {index: _unreadable(self.meanings[index]) for index in found.keys() - failed}
+            talks = isinstance(getattr(self.judged.tests, "checker", None), Interactor)
+            where = "where nobody talks to it" if talks else "on the expected answer"
+            wrong = {i: _unreadable(self.meanings[i], where) for i in found.keys() - failed}
             found = {**self.meanings, **wrong}
         return grade(self.judged, self.runs, lambda index, _: found[index])
+
+    def _answers(self, checker_runs: Runs) -> dict[int, bool | TestVerdict]:
+        """Return what the checker said of each test."""
+        if self.job:
+            runs = {self.indices[run.first_test]: run for run in checker_runs}
+            return {i: testlib_answer(i, runs.get(i)) for i in self.indices}
+        # A False is an answer, and the answers after it count too.
+        answers = grade(replace(self.checker, stop_at_first_failure=False), checker_runs)
+        of_test = dict(zip(self.indices, answers.tests, strict=False))
+        return {i: _meaning(i, of_test.get(i), answers.message) for i in self.indices}
 
     def _on_expected(
         self, indices: list[int], meanings: Mapping[int, bool | TestVerdict]
@@ -83,6 +94,10 @@ class CheckerRun:
         """Return the run of the checker on the expected values of some tests."""
         tests = self.judged.tests
         assert isinstance(tests, (CallTests, StdinTests))
+        if self.job:
+            outputs = {index: tests.outputs[index] for index in indices}
+            checker, job = testlib_job(self.judged, outputs, CHECKER_LIMITS)
+            return CheckerRun(self.judged, self.runs, tuple(indices), checker, job, meanings)
         arguments: tuple[Any, ...] = tuple(
             _launcher.encode(
                 [tests.inputs[i], tests.outputs[i], tests.outputs[i]], MAX_REQUEST_BYTES
@@ -94,15 +109,20 @@ class CheckerRun:
         return replace(self, indices=tuple(indices), checker=checker, meanings=meanings)
 
 
-def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun | None:
-    """Return the checker's run; None if the program has left no value to check."""
+def start_checker(submission: Submission, runs: Runs) -> CheckerRun | None:
+    """Return the checker's run; None if the program has left no value to check.
+
+    An interactor that has failed runs once more, and nobody talks to it: if it ends as it should,
+    what the program has said to it (or not read of it) is why it failed.
+    """
     tests = submission.tests
     assert isinstance(tests, (CallTests, StdinTests))
     values: dict[int, Any] = {}
+    native = isinstance(tests.checker, (Testlib, Interactor))
     texts = isinstance(tests, StdinTests)
 
     def note(index: int, got: Any) -> bool:
-        if texts and not isinstance(tests.checker, Testlib):
+        if texts and not native:
             text = got.rstrip() if isinstance(tests.checker, Regex) else got
             got = _launcher.encode(text, MAX_REQUEST_BYTES)
         values[index] = got
@@ -111,8 +131,11 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun
     grade(submission, runs, note)
     if not values:
         return None
-    if isinstance(tests.checker, Testlib):
-        return start_testlib(submission, runs, values, CHECKER_LIMITS)
+    if native:
+        failed = values if isinstance(tests.checker, Interactor) else {}
+        outputs = dict.fromkeys(values, "") if failed else values
+        checker, job = testlib_job(submission, outputs, CHECKER_LIMITS)
+        return CheckerRun(submission, runs, tuple(values), checker, job, failed)
     source = tests.checker.source if isinstance(tests.checker, Custom) else _REGEX
     # What was returned takes the place of a None at the end: a value is not made to be passed on.
     arguments: tuple[Any, ...] = tuple(
@@ -129,21 +152,16 @@ def start_checker(submission: Submission, runs: Runs) -> CheckerRun | TestlibRun
     return CheckerRun(submission, runs, tuple(values), checker)
 
 
-def _has_failed(meaning: bool | TestVerdict) -> bool:
-    return isinstance(meaning, TestVerdict) and meaning.status is Status.INFRASTRUCTURE_ERROR
-
-
-def _unreadable(failure: bool | TestVerdict) -> TestVerdict:
+def _unreadable(failure: bool | TestVerdict, where: str) -> TestVerdict:
     """Return the verdict for a value on which alone the checker failed."""
     assert isinstance(failure, TestVerdict)
-    text = f"{failure.message}, and does not fail on the expected answer"
-    return TestVerdict(Status.WRONG_ANSWER, message=text)
+    return TestVerdict(Status.WRONG_ANSWER, f"{failure.message}, and does not fail {where}")
 
 
 def _meaning(index: int, answer: TestVerdict | None, message: str) -> bool | TestVerdict:
     """Return a checker's answer, or an infrastructure error if it gave none."""
-    if answer is not None and answer.got in ("True", "False"):
-        return answer.got == "True"
+    if answer is not None and answer.got in ("True", "1.0", "False", "0.0"):
+        return answer.got in ("True", "1.0")
     if answer is not None and (partial := partial_credit(answer.got)):
         text = f"partly right: {partial:g} of 1"
         return TestVerdict(Status.WRONG_ANSWER, message=text, partial=partial)

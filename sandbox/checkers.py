@@ -72,7 +72,8 @@ class Testlib:
 
     It gets the names of three files (input, output, answer) and ends with exit status 0 for a right
     answer, 1, 2 or 4 for a wrong one, and 7 for one that is partly right, when stderr begins with
-    `points 0.5`; what it writes to stderr is the message. Any other end is an infrastructure error.
+    `points 0.5`; what it writes to stderr is the message. After any other end the answer is wrong
+    if the checker works on the expected one, else that is an infrastructure error.
     `headers` are pairs of name and text: testlib.h, which comes from its own project.
     """
 

@@ -247,9 +247,10 @@ def same_lines_in_any_order(got: str, expected: str, tolerance: float) -> bool:
     A statement's "in any order" means the one or the other. Numbers are compared within the
     tolerance once both are sorted.
     """
+    got, words = got.rstrip(), len(expected.split())
+    if got.count("\n") != expected.rstrip().count("\n") or len(got.split(None, words)) != words:
+        return False  # before a list is made of every line
     left, right = ([line.split() for line in text.rstrip().split("\n")] for text in (got, expected))
-    if len(left) != len(right):
-        return False
     orders = [(sorted(left), sorted(right)), ([*map(sorted, left)], [*map(sorted, right)])]
     return any(
         all(

@@ -21,7 +21,7 @@ from stepcoder.sandbox.verdict import Status, TestVerdict
 _SIGNALS = frozenset(int(number) for number in signal.Signals)
 # Exit statuses of testlib's checkers: 2 is a wrong format, 4 more output than asked for.
 TESTLIB_RIGHT, TESTLIB_WRONG, TESTLIB_POINTS = 0, (1, 2, 4), 7
-_POINTS = re.compile(r"points\s+(\d*\.?\d+)")
+_POINTS = re.compile(r"points\s+(\d*\.?\d+(?:e[+-]?\d+)?)(?!\S)")
 # What the C++ library writes when no one catches an exception.
 _TERMINATE = re.compile(r"terminate called after throwing an instance of '([^'\n]+)'")
 
@@ -41,12 +41,12 @@ def raised(finding: _launcher.Finding, run: _launcher.RunResult) -> TestVerdict:
         status = Status.MEMORY_LIMIT
     if error_type == "ModuleNotFoundError":
         message = explained(message)
-    error_type = shown(error_type)
+    error_type = shown(without_surrogates(error_type))
     return TestVerdict(
         status,
         message=one_line(f"{error_type}: {without_surrogates(message)}" if message else error_type),
         error_type=error_type,
-        error_line=line if isinstance(line, int) and line > 0 else None,
+        error_line=line if type(line) is int and line > 0 else None,
     )
 
 
@@ -159,3 +159,8 @@ def testlib_answer(index: int, run: _launcher.RunResult | None) -> bool | TestVe
     why = decoded(run.infrastructure_message) or said or died(run).message
     message = one_line(f"the checker failed on test {index + 1}: {why}")
     return TestVerdict(Status.INFRASTRUCTURE_ERROR, message)
+
+
+def has_failed(answer: bool | TestVerdict) -> bool:
+    """Return whether a checker, or an interactor, has given no answer."""
+    return isinstance(answer, TestVerdict) and answer.status is Status.INFRASTRUCTURE_ERROR

@@ -13,7 +13,14 @@ from dataclasses import replace
 
 from stepcoder.sandbox import _launcher, returned
 from stepcoder.sandbox.checkers import IN_SANDBOX, Interactor, same_output
-from stepcoder.sandbox.failures import died, raised, raised_in_test, recorded_by, testlib_answer
+from stepcoder.sandbox.failures import (
+    died,
+    has_failed,
+    raised,
+    raised_in_test,
+    recorded_by,
+    testlib_answer,
+)
 from stepcoder.sandbox.messages import SHOWN, decoded, one_line, shown, shown_value
 from stepcoder.sandbox.points import points_of
 from stepcoder.sandbox.program import (
@@ -44,7 +51,7 @@ _PRECEDENCE = (
 )
 
 # Of a program that talks to an interactor which has ended, with guesses of it unread or not.
-_OTHER_END_CLOSED = ("BrokenPipeError", "ConnectionResetError", "SIGPIPE")
+_OTHER_END_CLOSED = ("BrokenPipeError", "ConnectionResetError")
 
 Runs = list[_launcher.RunResult]
 
@@ -70,6 +77,8 @@ def grade(submission: Submission, runs: Runs, check: returned.Check | None = Non
         tests = [_pair_verdict(submission, runs, i) for i in range(len(submission.tests))]
     else:
         tests = [_test_verdict(submission, runs, i, check) for i in range(len(submission.tests))]
+    if any(test.error_line for test in tests):  # a claim of the program
+        tests = [test.with_line_within(submission.program.line_count) for test in tests]
     if isinstance(submission.tests, UnittestTests) and all(map(_is_skipped, tests)):
         tests[0] = replace(tests[0], status=Status.INFRASTRUCTURE_ERROR)
     if submission.stop_at_first_failure:
@@ -140,7 +149,7 @@ def _test_verdict(
     """Return the verdict of one test from the run that it was part of."""
     tests = submission.tests
     if isinstance(tests, StdinTests) and isinstance(tests.checker, Interactor):
-        return _interactive_verdict(runs, index)
+        return _interactive_verdict(runs, index, check)
     alone = isinstance(tests, StdinTests) or tests.process_per_test
     run = None
     for candidate in runs:
@@ -153,7 +162,8 @@ def _test_verdict(
     if alone and run.first_test != index and phase != _launcher.PHASE_COMPILE:
         return TestVerdict(Status.NOT_RUN)
     if phase < _launcher.PHASE_FIRST_TEST:
-        return _measured(_loading_failure(run), _lines(run, 0), run.cpu_ns, run.wall_ns)
+        failure = _loading_failure(run, of_tests=isinstance(tests, CodeTests))
+        return _measured(failure, _lines(run, 0), run.cpu_ns, run.wall_ns)
     finding = run.test(position)
     unfinished = finding.outcome == _launcher.OUTCOME_NONE
     if unfinished and phase < _launcher.PHASE_FIRST_TEST + position:
@@ -182,12 +192,12 @@ def _used_too_much(run: _launcher.RunResult, position: int) -> bool:
     return run.killed_for == _launcher.KILLED_FOR_MEMORY and position == last
 
 
-def _loading_failure(run: _launcher.RunResult) -> TestVerdict:
-    """Return the verdict for a program that failed before its first test."""
+def _loading_failure(run: _launcher.RunResult, *, of_tests: bool = False) -> TestVerdict:
+    """Return the verdict for a run that failed before its first test, where tests ran or not."""
     too_much = run.killed_for == _launcher.KILLED_FOR_MEMORY
     if too_much or run.loading.outcome != _launcher.OUTCOME_ERROR:
         return died(run)
-    in_test = recorded_by(run.loading) is not None
+    in_test = of_tests and recorded_by(run.loading) is not None
     return raised_in_test(run.loading, run) if in_test else raised(run.loading, run)
 
 
@@ -274,8 +284,11 @@ def _stdin_verdict(
     )
 
 
-def _interactive_verdict(runs: Runs, index: int) -> TestVerdict:
-    """Return the verdict of a test from the runs of the program and of its interactor."""
+def _interactive_verdict(runs: Runs, index: int, check: returned.Check | None) -> TestVerdict:
+    """Return the verdict of a test from the runs of the program and of its interactor.
+
+    `check` says what the failure of an interactor means.
+    """
     pair = [run for run in runs if run.first_test == index]
     if not pair and runs and runs[0].phase == _launcher.PHASE_COMPILE:
         pair = runs[:2]
@@ -287,6 +300,8 @@ def _interactive_verdict(runs: Runs, index: int) -> TestVerdict:
     # It read on when the interactor had ended.
     if failure and failure.error_type == "EOFError" and answer is not True:
         failure = None
+    if failure is None and check and has_failed(answer):
+        answer = check(index, answer) or answer
     test = failure or (TestVerdict(Status.ACCEPTED) if answer is True else answer)
     assert isinstance(test, TestVerdict)
     lines = _lines(program, 0) | _lines(program, 1)
@@ -341,12 +356,12 @@ def _pair_verdict(submission: Submission, runs: Runs, index: int) -> TestVerdict
     finding = tester.test(index)
     here = _launcher.PHASE_FIRST_TEST + index
     cancelled = program.killed_for == _launcher.KILLED_CANCELLED
-    if program.phase < _launcher.PHASE_FIRST_TEST and not cancelled:
+    if tester.loading.outcome == _launcher.OUTCOME_ERROR:  # the program has been loaded
+        test = raised_in_test(tester.loading, tester)
+    elif program.phase < _launcher.PHASE_FIRST_TEST and not cancelled:
         test = _loading_failure(program)
     elif _used_too_much(program, index):
         test = died(program)
-    elif tester.loading.outcome == _launcher.OUTCOME_ERROR:
-        test = raised_in_test(tester.loading, tester)
     elif finding.outcome == _launcher.OUTCOME_ERROR:
         test = raised_in_test(finding, tester)
     elif finding.outcome == _launcher.OUTCOME_VALUE:

@@ -76,7 +76,7 @@ def build_job(
         raise ValueError(f"{len(tests)} tests; at most {_launcher.MAX_TESTS} are possible")
     check_subtasks(getattr(tests, "subtasks", ()), len(tests))
     job = new_job(limits, len(tests))
-    job.line_count = program.source.count("\n") + program.source.count("\r") + 1
+    job.line_count = program.line_count
     job.stop_at_first_failure = submission.stop_at_first_failure
     job.libraries = libraries.argument(program.source, program.preamble)
     if program.language != "python" and not isinstance(tests, StdinTests):

@@ -32,7 +32,7 @@ MAX_KEPT_BYTES = 256 << 20
 MAX_KEPT = 100  # each has a descriptor
 
 _ERROR = re.compile(
-    r"^(?:<stdin>:(\d+):(?:\d+:)? |.{0,200}: )?(?:fatal )?error: (.*)$"
+    r"^(?:<stdin>:(\d{1,9}):(?:\d+:)? |.{0,200}: )?(?:fatal )?error: (.*)$"
     r"|(undefined reference to .*)$",
     re.M,
 )
@@ -169,4 +169,6 @@ def not_built(built: Built | Verdict, submission: Submission, *, is_checker: boo
     if built.status is Status.INFRASTRUCTURE_ERROR:
         return built
     test = TestVerdict(built.status, built.message, error_line=built.error_line)
-    return replace(built, tests=(test,) * len(submission.tests))
+    test = test.with_line_within(submission.program.line_count)
+    tests = (test,) * len(submission.tests)
+    return replace(built, tests=tests, error_line=test.error_line)

@@ -26,7 +26,6 @@ from stepcoder.sandbox.checker_runs import (
 )
 from stepcoder.sandbox.grading import Runs, grade, has_no_value, needs_a_tester
 from stepcoder.sandbox.program import CodeTests, Limits, Submission
-from stepcoder.sandbox.testlib import TestlibRun
 from stepcoder.sandbox.verdict import Verdict
 
 
@@ -70,7 +69,7 @@ def _with_its_tests(submission: Submission, limits: Limits, *, apart: bool = Fal
     return Pending(submission, limits, finish, apart=apart)
 
 
-def _with_its_checker(run: CheckerRun | TestlibRun) -> Pending:
+def _with_its_checker(run: CheckerRun) -> Pending:
     def finish(runs: Runs) -> Verdict | Pending:
         outcome = run.grade(runs)
         return outcome if isinstance(outcome, Verdict) else _with_its_checker(outcome)

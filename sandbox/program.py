@@ -53,9 +53,9 @@ class StdinTests:
     """Run the program (or its zero-argument entry point) on each stdin and compare its stdout.
 
     Stdout is compared by whitespace-separated tokens, or by a `checker`. With `keep_output` the
-    verdicts of the tests hold all of stdout and the end of stderr. `input_file` and `output_file`
-    name files in the working folder that stand for stdin and stdout (`file_io`). `subtasks` are the
-    groups that `Verdict.points` counts.
+    verdicts of the tests hold stdout (32 MiB of all tests together) and the end of stderr.
+    `input_file` and `output_file` name files in the working folder that stand for stdin and stdout
+    (`file_io`). `subtasks` are the groups that `Verdict.points` counts.
     """
 
     inputs: tuple[str, ...]
@@ -169,6 +169,11 @@ class Program:
     preamble: str = ""
     language: str = "python"
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def line_count(self) -> int:
+        """No line of the source has a higher number."""
+        return self.source.count("\n") + self.source.count("\r") + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -45,6 +45,11 @@ class TestVerdict:
     stdout: str | None = None
     stderr: str | None = None
     partial: float = 0.0
+
+    def with_line_within(self, line_count: int) -> TestVerdict:
+        """Return the verdict without an error line that the program does not have."""
+        has_it = 0 < (self.error_line or 0) <= line_count
+        return self if has_it else replace(self, error_line=None)
 
 
 @dataclass(frozen=True, slots=True)

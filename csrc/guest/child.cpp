@@ -92,6 +92,7 @@ void confine_to(const Shared& shared, const Received& received) {
   const uint64_t phases = uint64_t{message.test_count} + 2;
   set_limit(RLIMIT_CPU, static_cast<uint64_t>(message.cpu_ns) * phases / 1'000'000'000 + 2);
   set_limit(RLIMIT_AS, shared.address_space_bytes + message.reserved_bytes);
+  set_limit(RLIMIT_NOFILE, kMaxFiles);
   if (!shared.native) g_most_bytes = shared.resident_bytes + message.memory_bytes;
   if (!shared.native) set_limit(RLIMIT_FSIZE, message.output_bytes + 1);
   if (!shared.filter.empty()) install_filter(shared.filter);

@@ -19,6 +19,9 @@ constexpr int64_t kStartup = 60 * kSecond;  // for a worker to become ready
 constexpr int kAttempts = 2;                // a run whose worker crashed is repeated once
 // Of a slot. Each set of libraries that its jobs need takes a worker, and each of those memory.
 constexpr size_t kMostWorkers = 6;
+// Of what the tests of one program print, beyond what they are expected to; of any test.
+constexpr uint64_t kMostOutput = uint64_t{32} << 20;
+constexpr size_t kLeastOutput = 2048;
 
 void watch(const UniqueFd& epoll, int fd) {
   epoll_event event{};
@@ -163,6 +166,9 @@ void EventLoop::take_jobs() {
       }
       active->result.id = active->job.id;
       active->end_test = active->job.test_count;
+      active->room = kMostOutput + active->job.output_bytes;
+      for (const std::string& expected : active->job.expected_stdouts)
+        active->room += 2 * expected.size();
       assign_test(slot, active);
     }
   }
@@ -404,10 +410,26 @@ void EventLoop::finish_run(Slot& slot) {
     slot.test = std::max(slot.test, phase - kPhaseFirstTest) + 1;
     again = slot.test < job.test_count && !job.stop_at_first_failure;
   }
-  for (RunResult& run : slot.reported) active.result.runs.push_back(std::move(run));
+  for (RunResult& run : slot.reported) {
+    keep_output(active, run);
+    active.result.runs.push_back(std::move(run));
+  }
   if (!again) return leave_job(slot);
   slot.attempts = 0;
   advance(slot);
+}
+
+// Where a program prints too much in all its tests together, only the end of each text is kept.
+// A checker, which needs all of it, is not asked then.
+void EventLoop::keep_output(ActiveJob& active, RunResult& run) {
+  const uint64_t size = run.stdout_text.size() + run.stderr_tail.size();
+  if (size <= active.room) {
+    active.room -= size;
+    return;
+  }
+  if (active.job.kind == JobKind::kStdin && !active.job.compares_stdout) run.output_exceeded = true;
+  for (std::string* text : {&run.stdout_text, &run.stderr_tail})
+    if (text->size() > kLeastOutput) *text = text->substr(text->size() - kLeastOutput);
 }
 
 // Tests behind this one do not matter any more; those that run already are killed.

@@ -62,6 +62,7 @@ class EventLoop {
     uint32_t end_test = 0;   // tests from here on need no run (any more)
     uint32_t slots = 0;      // slots that work on it
     bool cancelled = false;
+    uint64_t room = 0;  // bytes of output that are still kept
   };
 
   // A worker for one role with one set of libraries, or the place of one that is to be started.
@@ -99,6 +100,7 @@ class EventLoop {
   bool lost_to_program(Slot& slot);
   void on_crash(Slot& slot, const std::string& why);
   void finish_run(Slot& slot);
+  static void keep_output(ActiveJob& active, RunResult& run);
   void end_after(ActiveJob& active, uint32_t test);
   void kill_run(Slot& slot);
   void leave_job(Slot& slot);

@@ -55,8 +55,9 @@ int become_program(void* data) {
   Start& start = *static_cast<Start*>(data);
   const bool compiles = start.guest == Guest::kCompiler;
   for (const int fd : {kChannelFd, kViolationsFd, kBinaryFd}) fcntl(fd, F_SETFD, FD_CLOEXEC);
-  // The interpreter ignores these two.
-  signal(SIGPIPE, SIG_DFL);
+  // The interpreter ignores these two. Who talks goes on, and says what it means, when the other
+  // side has left.
+  if (start.channel < 0) signal(SIGPIPE, SIG_DFL);
   signal(SIGXFSZ, SIG_DFL);
   // The driver's processes each have the time. SIGXCPU, which comes first, names the reason.
   const ControlMessage& limits = child::limits();

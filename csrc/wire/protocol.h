@@ -28,6 +28,8 @@ constexpr int kBinaryFd = 5;
 
 // Processes and threads of a worker and its run together.
 constexpr uint64_t kMaxTasks = 256;
+// Descriptors of a run.
+constexpr uint64_t kMaxFiles = 64;
 
 enum class Command : uint32_t { kRun = 1, kKill = 2, kKillForMemory = 3 };
 
@@ -122,7 +124,8 @@ constexpr uint64_t kRecordsOffset = 4096;
 constexpr uint64_t kMaxBitmapBytes = uint64_t{32} << 20;
 constexpr uint64_t kArenaBytes = uint64_t{32} << 20;
 constexpr uint32_t kMaxTests = 100'000;
-constexpr uint64_t kMaxTracedLines = uint64_t{1} << 20;
+// More than programs have. The judge holds those that ran in each test.
+constexpr uint64_t kMaxTracedLines = uint64_t{1} << 13;
 
 // First bytes of the board. The judge fills in the layout before a run.
 struct BoardHeader {

@@ -259,7 +259,13 @@ void set_fixed_limits(bool user_namespace) {
   set_limit(RLIMIT_CORE, 0);
   set_limit(RLIMIT_MEMLOCK, 0);
   set_limit(RLIMIT_MSGQUEUE, 0);
-  set_limit(RLIMIT_NOFILE, 64);
+  // A program has kMaxFiles. The worker has more, since the kernel counts descriptors that are
+  // under way in messages for all processes of a user, and refuses to send one beyond the sender's
+  // limit.
+  rlimit files{};
+  checked(getrlimit(RLIMIT_NOFILE, &files), "getrlimit");
+  files.rlim_cur = files.rlim_max;
+  checked(setrlimit(RLIMIT_NOFILE, &files), "setrlimit");
   // A program may raise this one: the stack is memory like any other.
   rlimit stack{};
   checked(getrlimit(RLIMIT_STACK, &stack), "getrlimit");

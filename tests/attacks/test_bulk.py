@@ -57,6 +57,22 @@ lock = open(os.__file__)
 fcntl.flock(lock, fcntl.LOCK_EX)
 def f(x): return x
 """,
+    "says that its tests are broken": f"""{HARNESS}
+launcher.record_error(('E', 'x', None, 'broken'))
+os._exit(0)
+""",
+    "an error in a line that it lacks": f"""{HARNESS}
+def f(x):
+    launcher.record_error(('E', 'x', 10 ** 9999, None))
+    os._exit(0)
+""",
+    "descriptors under way": """
+import os, socket
+pair = socket.socketpair()
+descriptors = [os.dup(0) for _ in range(50)]
+for _ in range(9): socket.send_fds(pair[0], [b'x'], descriptors)
+def f(x): return x
+""",
     "asks for a process of its own": f"""{HARNESS}
 def f(x):
     launcher.record_error(('RefusedError', 'x', None, 'strict'))

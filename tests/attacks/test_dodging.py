@@ -5,6 +5,8 @@ None of it may spare the program its verdict, give it more time, or reach the ne
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from helpers.raw_memory import RAW_MEMORY
 
@@ -16,13 +18,15 @@ from stepcoder.sandbox import (
     Program,
     Status,
     StdinTests,
+    Tests,
+    UnittestTests,
     Verdict,
 )
 
 ONE = CallTests(([1],), (2,))
 SHORT = Limits(cpu_s=1.0, wall_s=1.0)
 HARNESS = """
-import sys
+import os, sys
 frame = sys._getframe()
 while '_launcher' not in frame.f_globals:
     frame = frame.f_back
@@ -113,6 +117,41 @@ def f(x):
     raise ValueError
 """
     assert judged(judge, source).status is Status.RUNTIME_ERROR
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ONE,
+        StdinTests(("",), ("x",)),
+        AssertTests(("assert f(1) == 2",)),
+        AssertTests(("got = f(1)\nassert got == 2",)),
+        UnittestTests(
+            "import unittest\nclass T(unittest.TestCase):\n"
+            "    def test(self): self.assertEqual(f(1), 2)\n"
+        ),
+    ],
+    ids=["calls", "stdin", "asserts", "indirect asserts", "unittests"],
+)
+@pytest.mark.parametrize("mark", ["broken", "strict"])
+def test_no_program_says_that_its_tests_are_broken(judge: Judge, tests: Tests, mark: str) -> None:
+    """As the tests' own process does, before they begin."""
+    source = f"{HARNESS}\nlauncher.record_error(('E', 'm', None, '{mark}'))\n"
+    verdict = judge.run(Program(f"{source}os._exit(0)\n", "f"), tests, SHORT)
+    assert verdict.status in (Status.RUNTIME_ERROR, Status.WRONG_ANSWER)
+
+
+@pytest.mark.parametrize("line", ["10 ** 9999", "999_999", "-1", "True", "'1'"])
+def test_no_error_is_in_a_line_that_is_not_there(judge: Judge, line: str) -> None:
+    source = f"{HARNESS}\ndef f(x):\n"
+    source += (
+        f"    launcher.record_error(('E\\ud800', 'm\\ud800', {line}, None))\n    os._exit(0)\n"
+    )
+    verdict = judged(judge, source)
+    assert verdict.status is Status.RUNTIME_ERROR
+    assert verdict.error_line is verdict.tests[0].error_line is None
+    said = json.dumps([verdict.error_type, verdict.message], ensure_ascii=False)
+    assert said.encode() == b'["E?", "E?: m?"]'
 
 
 def test_a_call_that_was_not_made_is_no_violation(judge: Judge) -> None:

@@ -2,11 +2,13 @@
 
 import resource
 import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 
-from stepcoder.sandbox import CallTests, Judge, Limits, Program, Status, StdinTests
+from stepcoder.sandbox import CallTests, Custom, Judge, Limits, Program, Status, StdinTests
+from stepcoder.sandbox.compare import same_lines_in_any_order
 
 # The wall limit is generous so that on a busy machine the CPU limit comes first.
 LIMITS = Limits(cpu_s=0.5, wall_s=30.0, memory_bytes=128 << 20, output_bytes=1 << 16)
@@ -270,3 +272,41 @@ def test_a_value_that_is_costly_to_read_does_not_hold_up_the_judge(name: str) ->
     # Without caps this takes minutes and four gigabytes.
     assert time.process_time() - start < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before < 2 << 20
+
+
+def test_the_judge_keeps_no_more_of_all_outputs_than_they_are_worth(judge: Judge) -> None:
+    limits = Limits(cpu_s=5.0, wall_s=60.0, output_bytes=4 << 20)
+    program = Program("print('a' * 4_000_000)")
+    kept = StdinTests(("",) * 14, ("b",) * 14, keep_output=True)
+    verdict = judge.run(program, kept, limits)
+    assert verdict.status is S.WRONG_ANSWER
+    assert 32 << 20 < sum(len(test.stdout or "") for test in verdict.tests) < 37 << 20
+    # A checker is asked about whole outputs only.
+    checker = Custom("def check(input, expected, got): return len(got) == 4_000_001")
+    verdict = judge.run(program, StdinTests(("",) * 14, ("",) * 14, checker=checker), limits)
+    counts = [sum(test.status is s for test in verdict.tests) for s in (S.ACCEPTED, S.OUTPUT_LIMIT)]
+    assert sum(counts) == 14
+    assert min(counts) > 0
+    # Honest programs print about as much as is expected.
+    expected = "a" * 4_000_000
+    many = StdinTests(("",) * 14, (expected,) * 14, checker=checker)
+    assert judge.run(program, many, limits).passed
+
+
+def test_lines_of_an_output_are_counted_before_they_are_made() -> None:
+    hostile = "a b\n" * 250_000
+    tracemalloc.start()
+    try:
+        assert not same_lines_in_any_order(hostile, "a b", 0.0)
+        assert not same_lines_in_any_order(hostile.replace("\n", " "), "a b", 0.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_no_more_lines_are_noted_than_programs_have(judge: Judge) -> None:
+    """Of each test the judge holds the lines that ran."""
+    source = "def f(x): return x\n" + "f\n" * 20_000
+    verdict = judge.run(Program(source, "f"), CallTests(([1],), (1,)))
+    assert verdict.executed_lines == frozenset(range(1, 1 + (1 << 13)))

@@ -12,7 +12,19 @@ from dataclasses import replace
 
 import pytest
 
-from stepcoder.sandbox import CallTests, Judge, Limits, Program, Status, StdinTests, Verdict, native
+from stepcoder.sandbox import (
+    AssertTests,
+    CallTests,
+    Interactor,
+    Judge,
+    Limits,
+    Program,
+    Status,
+    StdinTests,
+    Testlib,
+    Verdict,
+    native,
+)
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="no compiler (install g++)")
 
@@ -303,6 +315,94 @@ def test_a_compiler_run_leaves_nothing_to_the_next(native_judge: Judge) -> None:
     assert attack(native_judge, bomb).status is Status.COMPILE_ERROR
     look = '#if __has_include("/tmp/program")\n#error there\n#endif\nint main() { return 3; }'
     assert attack(native_judge, look).message == "exit status 3"
+
+
+def test_no_source_claims_an_error_in_a_line_that_it_lacks(native_judge: Judge) -> None:
+    verdict = attack(native_judge, '#line 1 "x\\n<stdin>:99999: error: forged"\nint main( {\n')
+    assert verdict.status is Status.COMPILE_ERROR
+    assert (verdict.error_line, verdict.tests[0].error_line) == (None, None)
+
+
+READS = """
+#include <bits/stdc++.h>
+using namespace std;
+int main(int, char** argv) {
+  ifstream output(argv[2]), answer(argv[3]);
+  string got, expected;
+  output >> got, answer >> expected;
+  if (got == "crash") *(volatile int*)8 = 1;
+  if (got == "memory") while (true) memset(malloc(1 << 24), 1, 1 << 24);
+  if (got == "fail") return 3;
+  if (stoi(got) != stoi(expected)) return 1;
+}
+"""
+
+
+@pytest.mark.parametrize("output", ["crash", "memory", "fail", "no number", "9" * 99, "8"])
+def test_an_output_that_its_checker_cannot_read_is_wrong(native_judge: Judge, output: str) -> None:
+    tests = StdinTests(("",), ("7",), checker=Testlib(READS))
+    verdict = native_judge.run(Program(f"print('{output}')"), tests)
+    assert verdict.status is Status.WRONG_ANSWER, verdict.message
+    assert native_judge.run(Program("print(7)"), tests).passed
+
+
+TALKS = """
+#include <bits/stdc++.h>
+using namespace std;
+int main() {
+  string got;
+  for (int i = 0; i < 99; ++i) {
+    cout << i << endl;
+    if (!(cin >> got)) return 2;
+    if (got == "crash") abort();
+    if (got != to_string(i + 1)) return 1;
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # It leaves, or closes its ears, while the interactor still talks.
+        "return 0;",
+        'puts("1"); fflush(stdout); shutdown(0, SHUT_RDWR); sleep(1);',
+        'puts("1"); fflush(stdout); close(0); close(1); sleep(1);',
+        'puts("crash"); fflush(stdout); sleep(1);',
+    ],
+)
+def test_what_a_program_does_to_its_interactor_is_its_own_fault(
+    native_judge: Judge, code: str
+) -> None:
+    tests = StdinTests(("",), ("",), checker=Interactor(TALKS))
+    verdict = native_judge.run(Program(body(code), language="cpp"), tests)
+    assert verdict.status is Status.WRONG_ANSWER, verdict.message
+    honest = "for _ in range(99): print(int(input()) + 1, flush=True)"
+    assert native_judge.run(Program(honest), tests).passed
+    broken = StdinTests(("",), ("",), checker=Interactor("int main() { __builtin_trap(); }"))
+    assert native_judge.run(Program(honest), broken).status is Status.INFRASTRUCTURE_ERROR
+
+
+def test_descriptors_under_way_keep_no_other_program_from_its_own(native_judge: Judge) -> None:
+    """The kernel counts them for all processes of a user; another judge's have the same users."""
+    hold = """
+import os, socket, time
+left, right = socket.socketpair()
+descriptors = [os.dup(0) for _ in range(50)]
+try:
+    while True: socket.send_fds(left, [b'x'], descriptors)
+except OSError:
+    time.sleep(2)
+"""
+    indirect = AssertTests(("got = f(1)\nassert got == 2",))
+    with Judge(workers=1) as other:
+        assert other.run(Program("print(1)"), StdinTests(("",), ("1",))).passed
+        future = other.submit(Program(hold), StdinTests(("",), ("",)))
+        while not future.done():
+            assert native_judge.run(HONEST, StdinTests(("41",), ("42",))).message == ""
+            apart = native_judge.run(Program("import gc\ndef f(x): return x + 1", "f"), indirect)
+            assert apart.message == ""
+        assert future.result().passed
 
 
 def test_python_programs_are_judged_as_before(native_judge: Judge) -> None:

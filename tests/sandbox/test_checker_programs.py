@@ -42,6 +42,8 @@ def printed(judge: Judge, text: str, source: str, convention="testlib") -> Verdi
         ("sys.exit(2)", Status.WRONG_ANSWER, 0.0),
         ("print('points 0.25 close', file=sys.stderr); sys.exit(7)", Status.WRONG_ANSWER, 0.25),
         ("print('points 1'); sys.exit(7)", Status.ACCEPTED, 1.0),
+        ("print('points', 1e-05); sys.exit(7)", Status.WRONG_ANSWER, 1e-05),
+        ("print('points 1/3'); sys.exit(7)", Status.INFRASTRUCTURE_ERROR, 0.0),
         ("print('points 5'); sys.exit(7)", Status.INFRASTRUCTURE_ERROR, 0.0),
         ("sys.exit(7)", Status.INFRASTRUCTURE_ERROR, 0.0),
         ("print('bad test', file=sys.stderr); sys.exit(3)", Status.INFRASTRUCTURE_ERROR, 0.0),

@@ -262,9 +262,11 @@ HEADERS = (
         ("6", Status.WRONG_ANSWER, "wrong answer of the checker"),
         ("none", Status.WRONG_ANSWER, "wrong output format"),
         ("-4", Status.WRONG_ANSWER, "points 0.5"),
-        ("1000", Status.INFRASTRUCTURE_ERROR, "the checker failed on test 1: crashed (SIGABRT)"),
-        ("1001", Status.INFRASTRUCTURE_ERROR,
-         "the checker failed on test 1: CPU time limit exceeded"),
+        # It works on the expected answer.
+        ("1000", Status.WRONG_ANSWER, "the checker failed on test 1: crashed (SIGABRT), and does"
+         " not fail on the expected answer"),
+        ("1001", Status.WRONG_ANSWER, "the checker failed on test 1: CPU time limit exceeded, and"
+         " does not fail on the expected answer"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("language", ["python", "cpp"])
@@ -294,8 +296,10 @@ int main(int, char** argv) {
     [
         ("points 0.25 close", Status.WRONG_ANSWER, 0.25),
         ("points 1", Status.ACCEPTED, 1.0),
-        ("points 5", Status.INFRASTRUCTURE_ERROR, 0.0),
-        ("no number", Status.INFRASTRUCTURE_ERROR, 0.0),
+        ("points 1e-05", Status.WRONG_ANSWER, 1e-05),
+        ("points 1/3", Status.WRONG_ANSWER, 0.0),
+        ("points 5", Status.WRONG_ANSWER, 0.0),
+        ("no number", Status.WRONG_ANSWER, 0.0),
         ("", Status.WRONG_ANSWER, 0.0),
     ],
 )
