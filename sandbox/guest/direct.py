@@ -116,20 +116,40 @@ class _Instrument(ast.NodeTransformer):
             match node:
                 case ast.Name(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
                     self.bound[ast.unparse(node)] += 1
+                case ast.AugAssign():  # another operator of the same object
+                    self.bound[ast.unparse(node.target)] -= 1
                 case ast.arg(arg=name):
                     self.bound[name] += 1
                 case ast.Import(names=aliases):
                     self.imported |= {alias.asname or alias.name for alias in aliases}
-        made: Counter[str] = Counter(
-            ast.unparse(node.targets[0])
-            for node in nodes
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and self._makes(node.value)
-        )
-        self.made = {name for name, times in made.items() if times == self.bound[name]}
+        self.made: set[str] = set()
+        for _ in range(2):  # the second time with what operators make of those of the first
+            made: Counter[str] = Counter()
+            for node in nodes:
+                match node:
+                    case ast.Assign([ast.Tuple(targets)], ast.Tuple(values)):
+                        pairs = list(zip(targets, values, strict=False))
+                    case ast.Assign([target], value):
+                        pairs = [(target, value)]
+                    case _:
+                        continue
+                made.update(ast.unparse(target) for target, v in pairs if self._makes(v))
+            self.made = {name for name, times in made.items() if times == self.bound[name]}
 
     def _makes(self, node: ast.expr) -> bool:
-        """Return whether an expression makes an object by its class, to judge by the name."""
+        """Return whether an expression makes an object by its class, to judge by the name.
+
+        Or by an operator, of such objects and constants.
+        """
         match node:
+            case ast.BinOp(left, _, right):
+                leaves = [self._makes(side) for side in (left, right)]
+                plain = [not any(map(_may_call, ast.walk(side))) for side in (left, right)]
+                return any(leaves) and all(m or p for m, p in zip(leaves, plain, strict=True))
+            case ast.UnaryOp(ast.USub() | ast.UAdd() | ast.Invert(), operand):
+                return self._makes(operand)
+            case ast.Name() | ast.Attribute():
+                return ast.unparse(node) in self.made
             case ast.Call(func=ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name))):
                 return name[0].isupper() and not self.bound[name]
             case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)):
@@ -138,19 +158,33 @@ class _Instrument(ast.NodeTransformer):
 
     def _put_under_test(self, node: ast.expr) -> ast.expr:
         """Let an object of a class under test say what it equals, as by any other method."""
-        if not self._makes(node) and ast.unparse(node) not in self.made:
-            return node
-        return _called(_UNDER_TEST, node)
+        return _called(_UNDER_TEST, node) if self._makes(node) else node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         left, right = node.left, node.comparators[0]
-        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
-            node.comparators[0] = self._put_under_test(right)
-        elif isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+        if not isinstance(node.ops[0], (ast.In, ast.NotIn)):
             node.left = self._put_under_test(left)
+        if node.left is left:
+            node.comparators[0] = self._put_under_test(right)
         changed = node.left is not left or node.comparators[0] is not right
         self.generic_visit(node)
         return _called(_COMPARED, node) if changed else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        left, right = node.left, node.right
+        node.left = self._put_under_test(left)
+        if node.left is left:
+            node.right = self._put_under_test(right)
+        changed = node.left is not left or node.right is not right
+        self.generic_visit(node)
+        return _called(_COMPARED, node) if changed else node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        self.generic_visit(node)
+        if ast.unparse(node.target) not in self.made:
+            return node
+        tested = _statement(f"{_UNDER_TEST}({ast.unparse(node.target)})", node)
+        return [tested, node, _statement(f"{_COMPARED}()", node)]
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         self.generic_visit(node)
@@ -181,11 +215,8 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
-        at = {"assertIn": 1, "assertNotIn": 1, "assertEqual": 0, "assertNotEqual": 0}.get(
-            str(name), 9
-        )
-        if len(node.args) > max(1, at):
-            asked = node.args[at]
+        compares = name == "divmod" or str(name).startswith("assert")
+        for at, asked in enumerate(node.args[:2] if compares and len(node.args) > 1 else ()):
             node.args[at] = self._put_under_test(asked)
             if node.args[at] is not asked:
                 self.generic_visit(node)
@@ -199,6 +230,10 @@ class _Instrument(ast.NodeTransformer):
                 for argument in node.args
             ]
         return node
+
+
+def _may_call(node: ast.AST) -> bool:
+    return isinstance(node, (ast.Call, ast.Name, ast.Attribute))
 
 
 def _called(function: str, node: ast.expr) -> ast.expr:
