@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import _launcher
-from . import guards, screen, stand_ins, unittests
+from . import guards, screen, stand_ins, tester, unittests
 from .describe import FILENAME, describe
 from .guards import STRICT, TEST_FILENAME, leave
 
@@ -33,7 +33,7 @@ _CALLERS = screen.words(
     "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
 )
 _FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
-_UNDER_TEST, _COMPARED = "__under_test__", "__compared__"
+_UNDER_TEST, _COMPARED, _EQUALS = "__under_test__", "__compared__", "__equals__"
 
 # Names that a test must not hand to a program, which could look into the test with them.
 _HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
@@ -222,6 +222,9 @@ class _Instrument(ast.NodeTransformer):
                 self.generic_visit(node)
                 return _called(_COMPARED, node)
         self.generic_visit(node)
+        match node.func:
+            case ast.Attribute(value=target, attr="equals"):
+                node.func = _called(_EQUALS, target)
         if name in _CALLERS:
             node.args = [
                 argument
@@ -487,7 +490,10 @@ _patched: dict[str, Any] = {}
 
 
 def namespace_of_tests(
-    module: types.ModuleType, preamble: dict[str, Any], entry_point: str | None
+    module: types.ModuleType,
+    preamble: dict[str, Any],
+    entry_point: str | None,
+    texts: list[str],
 ) -> _Tests:
     """Return the module for test code: it sees what the program defines and Python does not."""
     global _program
@@ -495,7 +501,7 @@ def namespace_of_tests(
     tests = _Tests(TESTS_MODULE)
     namespace = tests.__dict__
     namespace["__builtins__"] = _Builtins(module.__dict__)
-    root = (entry_point or "").partition("(")[0].partition(".")[0]
+    root = tester.root_of(entry_point)
     for name, value in module.__dict__.items():
         hidden = hasattr(builtins, name) and name != root
         if isinstance(value, (types.FunctionType, type, types.ModuleType)) and not hidden:
@@ -505,6 +511,8 @@ def namespace_of_tests(
             namespace[name] = value
     if root in module.__dict__:
         namespace[root] = module.__dict__[root]
+    theirs = {name: v for name, v in module.__dict__.items() if name not in preamble}
+    namespace.update(tester.pythons_own(theirs, root, texts))
     namespace.update(
         {
             _FAILURE: Failure,
@@ -513,6 +521,7 @@ def namespace_of_tests(
             _CALLED: called,
             _UNDER_TEST: guards.put_under_test,
             _COMPARED: guards.compared,
+            _EQUALS: guards.equals_of,
         }
     )
     sys.modules[TESTS_MODULE] = sys.modules["__main__"] = tests
@@ -569,7 +578,7 @@ def run(
     random.setstate(random_seed)
     if not execute(code, module):
         return
-    own = namespace_of_tests(module, preamble, entry_point)
+    own = namespace_of_tests(module, preamble, entry_point, [setup, *asserts])
     try:
         if kind == "unittests":
             unittests.prepare(own)

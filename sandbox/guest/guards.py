@@ -266,6 +266,19 @@ def compared(answer: Any = None) -> Any:
     return answer
 
 
+def equals_of(target: Any) -> Callable[..., Any]:
+    """Return an object's method `equals`. Only a library's own equals what is that library's."""
+
+    def equals(other: Any, *rest: Any, **options: Any) -> Any:
+        kinds = _type(target), _type(other)
+        mine, library = (kind.__module__.partition(".")[0] for kind in kinds)
+        if library not in (mine, "tests", *sys.stdlib_module_names) and not is_own(other):
+            return False
+        return target.equals(other, *rest, **options)
+
+    return equals
+
+
 def _is_under_test(value: Any) -> bool:
     """Return whether an object's operators are what the test is about, not a result's."""
     known = _answers.get(id(value))
@@ -414,7 +427,7 @@ def _may_stand_for(self: Any, method: Callable[..., Any]) -> list[Any]:
     """Return plain values that an object holds, and what it answers to operands that show one."""
     leaves, made, items = _held(self)
     found: list[Any] = [*leaves, *made, *_numbers_in(_text_of(leaves, made)[:2000])][:200]
-    for container in (items or [], *_attributes(self)):
+    for container in (items, *_attributes(self)):
         if _isinstance(container, _CONTAINERS):
             found.append([*container])
             with contextlib.suppress(TypeError):
