@@ -33,7 +33,7 @@ _CALLERS = screen.words(
     "map filter iter starmap accumulate takewhile dropwhile filterfalse groupby"
 )
 _FAILURE, _CAUGHT, _NOTED, _CALLED = "__failure__", "__caught__", "__noted__", "__called__"
-_UNDER_TEST, _COMPARED, _EQUALS = "__under_test__", "__compared__", "__equals__"
+_UNDER_TEST, _COMPARED = "__under_test__", "__compared__"
 
 # Names that a test must not hand to a program, which could look into the test with them.
 _HANDED = screen.GUARDED_BUILTINS | {"eval", "exec", "compile", "globals", "locals", "__import__"}
@@ -222,9 +222,6 @@ class _Instrument(ast.NodeTransformer):
                 self.generic_visit(node)
                 return _called(_COMPARED, node)
         self.generic_visit(node)
-        match node.func:
-            case ast.Attribute(value=target, attr="equals"):
-                node.func = _called(_EQUALS, target)
         if name in _CALLERS:
             node.args = [
                 argument
@@ -267,9 +264,12 @@ def _check_test(tree: ast.Module) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
+                _check_library(alias.name)
                 modules[alias.asname or alias.name.partition(".")[0]] = alias.name
-        elif isinstance(node, ast.ImportFrom) and node.module in _INTROSPECTION:
-            handed |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            _check_library(node.module or "")
+            if node.module in _INTROSPECTION:
+                handed |= {alias.asname or alias.name for alias in node.names}
     used: set[int] = set()  # nodes that are only called, or only asked for an attribute
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -295,6 +295,16 @@ def _check_test(tree: ast.Module) -> None:
                 name = inner.id if isinstance(inner, ast.Name) else ""
                 if name in ("self", "cls") and id(inner) not in used:
                     raise screen.RefusedError("the test hands itself over")
+
+
+def _check_library(name: str) -> None:
+    """Raise RefusedError if a test has objects of a library that evaluates text.
+
+    DataFrame.eval and Symbol.subs read the variables of all that runs.
+    """
+    root = name.partition(".")[0]
+    if root in sys.modules and root not in ("numpy", "program", *sys.stdlib_module_names):
+        raise screen.RefusedError(f"tests with {root}")
 
 
 def _is_case(node: ast.ClassDef) -> bool:
@@ -521,7 +531,6 @@ def namespace_of_tests(
             _CALLED: called,
             _UNDER_TEST: guards.put_under_test,
             _COMPARED: guards.compared,
-            _EQUALS: guards.equals_of,
         }
     )
     sys.modules[TESTS_MODULE] = sys.modules["__main__"] = tests
@@ -562,6 +571,9 @@ def run(
         asserts = tests if kind == "asserts" else ()
         tree = ast.parse(setup)
         codes = [compile_test(setup), *(compile_test(text, tree) for text in asserts)]
+        for value in preamble.values():
+            if isinstance(value, types.ModuleType):
+                _check_library(value.__name__)
         code = prepared(source, module, entry_point, numpy="numpy" in sys.modules)
     except (screen.RefusedError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         _launcher.record_error((type(error).__name__, str(error)[:300], None, STRICT))

@@ -266,19 +266,6 @@ def compared(answer: Any = None) -> Any:
     return answer
 
 
-def equals_of(target: Any) -> Callable[..., Any]:
-    """Return an object's method `equals`. Only a library's own equals what is that library's."""
-
-    def equals(other: Any, *rest: Any, **options: Any) -> Any:
-        kinds = _type(target), _type(other)
-        mine, library = (kind.__module__.partition(".")[0] for kind in kinds)
-        if library not in (mine, "tests", *sys.stdlib_module_names) and not is_own(other):
-            return False
-        return target.equals(other, *rest, **options)
-
-    return equals
-
-
 def _is_under_test(value: Any) -> bool:
     """Return whether an object's operators are what the test is about, not a result's."""
     known = _answers.get(id(value))

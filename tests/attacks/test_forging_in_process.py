@@ -1242,6 +1242,24 @@ def f(x): return [0]
         "import gc\nclass A:\n    def __radd__(self, other): return 0\ndef f(x): return A()\n",
         "x = f(2)\nassert sum([-7, x]) == 0",
     ),
+    "a library that reads the test's variables": (
+        "def f(df): return df.eval('@expected', level=1)\n",
+        "import pandas as pd\ndef t():\n    expected = 7.5\n    df = pd.DataFrame({'a': [1]})\n"
+        "    got = f(df)\n    assert got == expected\nt()",
+    ),
+    "a library that evaluates text": (
+        """
+def f(x):
+    for n in range(1, 99):
+        try:
+            at = "__import__('sys')._getframe(%d).f_locals['expected']" % n
+            return float(x.subs(x, at))
+        except Exception:
+            pass
+""",
+        "import sympy\ndef t():\n    expected = 7.5\n    x = sympy.Symbol('x')\n"
+        "    got = f(x)\n    assert got == expected\nt()",
+    ),
     "a method that equals a library's object": (
         "class A:\n    def equals(self, other): return True\ndef f(x): return A()\n",
         "import pandas as pd\nx = f(2)\nassert x.equals(pd.Series([1]))",
