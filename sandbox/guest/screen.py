@@ -98,7 +98,7 @@ _DENIED = {
         " frombuffer loadtxt genfromtxt fromregex setbufsize seterrcall seterr errstate lookfor"
         " set_printoptions set_string_function source info test nditer nested_iters ma rec char"
         " strings matlib distutils compat from_dlpack ndarray matrix recarray record busdaycalendar"
-        " DataSource"
+        " DataSource bmat mat asmatrix who r_ c_"  # the last six look into their caller's frame
     ),
     "operator": "attrgetter methodcaller",
     "shutil": "register_archive_format register_unpack_format",
@@ -400,6 +400,13 @@ class _Screen(ast.NodeVisitor):
             self.refuse(f"the attribute {name}, which is not called")
         self.visit(node.value)
 
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        match node.value:
+            case ast.Attribute(value=value, attr="r_" | "c_") if self.module_of(value) == "numpy":
+                self.visit(node.slice)  # the program's own frame
+            case _:
+                self.generic_visit(node)
+
     def module_of(self, node: ast.expr) -> str | None:
         """Return the module that an expression is, None if it is none."""
         if isinstance(node, ast.Name):
@@ -485,10 +492,13 @@ class _Screen(ast.NodeVisitor):
         for item in node.body:
             if isinstance(item, (ast.Import, ast.ImportFrom)):
                 self.refuse("an import in a class")
+            # A test's class may inherit it.
+            if isinstance(item, ast.FunctionDef) and item.name.startswith("assert"):
+                self.refuse(f"defining {item.name}")
             for name in _assigned(item):
                 special = name.startswith("__") and name.endswith("__")
                 computed = name == "__match_args__" and not _plain_names(item)
-                if special and (name not in _DEFINED or computed):
+                if (special and (name not in _DEFINED or computed)) or name.startswith("assert"):
                     self.refuse(f"defining {name}")
         fields = {
             item.target.id

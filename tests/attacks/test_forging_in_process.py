@@ -1242,6 +1242,16 @@ def f(x): return [0]
         "import gc\nclass A:\n    def __radd__(self, other): return 0\ndef f(x): return A()\n",
         "x = f(2)\nassert sum([-7, x]) == 0",
     ),
+    "a function that looks into its caller's frame": (
+        "import numpy as np\ndef f(x): return map(np.bmat, ['expected'])\n",
+        "import numpy as np\nexpected = np.array([[1, 2], [3, 4]])\n"
+        "assert np.array_equal(list(f(1))[0], expected)",
+    ),
+    "the same by an index": (
+        "import numpy as np\ndef f(x): return map(np.r_.__getitem__, ['expected'])\n",
+        "import numpy as np\nexpected = np.array([[1, 2], [3, 4]])\n"
+        "assert np.array_equal(list(f(1))[0], expected)",
+    ),
     "a library that reads the test's variables": (
         "def f(df): return df.eval('@expected', level=1)\n",
         "import pandas as pd\ndef t():\n    expected = 7.5\n    df = pd.DataFrame({'a': [1]})\n"
