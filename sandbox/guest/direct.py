@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import _launcher
-from . import guards, screen, stand_ins, unittests
+from . import guards, screen, stand_ins, tester, unittests
 from .describe import FILENAME, describe
 from .guards import STRICT, TEST_FILENAME, leave
 
@@ -116,20 +116,40 @@ class _Instrument(ast.NodeTransformer):
             match node:
                 case ast.Name(ctx=ast.Store()) | ast.Attribute(ctx=ast.Store()):
                     self.bound[ast.unparse(node)] += 1
+                case ast.AugAssign():  # another operator of the same object
+                    self.bound[ast.unparse(node.target)] -= 1
                 case ast.arg(arg=name):
                     self.bound[name] += 1
                 case ast.Import(names=aliases):
                     self.imported |= {alias.asname or alias.name for alias in aliases}
-        made: Counter[str] = Counter(
-            ast.unparse(node.targets[0])
-            for node in nodes
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and self._makes(node.value)
-        )
-        self.made = {name for name, times in made.items() if times == self.bound[name]}
+        self.made: set[str] = set()
+        for _ in range(2):  # the second time with what operators make of those of the first
+            made: Counter[str] = Counter()
+            for node in nodes:
+                match node:
+                    case ast.Assign([ast.Tuple(targets)], ast.Tuple(values)):
+                        pairs = list(zip(targets, values, strict=False))
+                    case ast.Assign([target], value):
+                        pairs = [(target, value)]
+                    case _:
+                        continue
+                made.update(ast.unparse(target) for target, v in pairs if self._makes(v))
+            self.made = {name for name, times in made.items() if times == self.bound[name]}
 
     def _makes(self, node: ast.expr) -> bool:
-        """Return whether an expression makes an object by its class, to judge by the name."""
+        """Return whether an expression makes an object by its class, to judge by the name.
+
+        Or by an operator, of such objects and constants.
+        """
         match node:
+            case ast.BinOp(left, _, right):
+                leaves = [self._makes(side) for side in (left, right)]
+                plain = [not any(map(_may_call, ast.walk(side))) for side in (left, right)]
+                return any(leaves) and all(m or p for m, p in zip(leaves, plain, strict=True))
+            case ast.UnaryOp(ast.USub() | ast.UAdd() | ast.Invert(), operand):
+                return self._makes(operand)
+            case ast.Name() | ast.Attribute():
+                return ast.unparse(node) in self.made
             case ast.Call(func=ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name))):
                 return name[0].isupper() and not self.bound[name]
             case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)):
@@ -138,19 +158,33 @@ class _Instrument(ast.NodeTransformer):
 
     def _put_under_test(self, node: ast.expr) -> ast.expr:
         """Let an object of a class under test say what it equals, as by any other method."""
-        if not self._makes(node) and ast.unparse(node) not in self.made:
-            return node
-        return _called(_UNDER_TEST, node)
+        return _called(_UNDER_TEST, node) if self._makes(node) else node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         left, right = node.left, node.comparators[0]
-        if isinstance(node.ops[0], (ast.In, ast.NotIn)):
-            node.comparators[0] = self._put_under_test(right)
-        elif isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
+        if not isinstance(node.ops[0], (ast.In, ast.NotIn)):
             node.left = self._put_under_test(left)
+        if node.left is left:
+            node.comparators[0] = self._put_under_test(right)
         changed = node.left is not left or node.comparators[0] is not right
         self.generic_visit(node)
         return _called(_COMPARED, node) if changed else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        left, right = node.left, node.right
+        node.left = self._put_under_test(left)
+        if node.left is left:
+            node.right = self._put_under_test(right)
+        changed = node.left is not left or node.right is not right
+        self.generic_visit(node)
+        return _called(_COMPARED, node) if changed else node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> Any:
+        self.generic_visit(node)
+        if ast.unparse(node.target) not in self.made:
+            return node
+        tested = _statement(f"{_UNDER_TEST}({ast.unparse(node.target)})", node)
+        return [tested, node, _statement(f"{_COMPARED}()", node)]
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         self.generic_visit(node)
@@ -181,11 +215,8 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
-        at = {"assertIn": 1, "assertNotIn": 1, "assertEqual": 0, "assertNotEqual": 0}.get(
-            str(name), 9
-        )
-        if len(node.args) > max(1, at):
-            asked = node.args[at]
+        compares = name == "divmod" or str(name).startswith("assert")
+        for at, asked in enumerate(node.args[:2] if compares and len(node.args) > 1 else ()):
             node.args[at] = self._put_under_test(asked)
             if node.args[at] is not asked:
                 self.generic_visit(node)
@@ -199,6 +230,10 @@ class _Instrument(ast.NodeTransformer):
                 for argument in node.args
             ]
         return node
+
+
+def _may_call(node: ast.AST) -> bool:
+    return isinstance(node, (ast.Call, ast.Name, ast.Attribute))
 
 
 def _called(function: str, node: ast.expr) -> ast.expr:
@@ -229,9 +264,12 @@ def _check_test(tree: ast.Module) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
+                _check_library(alias.name)
                 modules[alias.asname or alias.name.partition(".")[0]] = alias.name
-        elif isinstance(node, ast.ImportFrom) and node.module in _INTROSPECTION:
-            handed |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            _check_library(node.module or "")
+            if node.module in _INTROSPECTION:
+                handed |= {alias.asname or alias.name for alias in node.names}
     used: set[int] = set()  # nodes that are only called, or only asked for an attribute
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -257,6 +295,16 @@ def _check_test(tree: ast.Module) -> None:
                 name = inner.id if isinstance(inner, ast.Name) else ""
                 if name in ("self", "cls") and id(inner) not in used:
                     raise screen.RefusedError("the test hands itself over")
+
+
+def _check_library(name: str) -> None:
+    """Raise RefusedError if a test has objects of a library that evaluates text.
+
+    DataFrame.eval and Symbol.subs read the variables of all that runs.
+    """
+    root = name.partition(".")[0]
+    if root in sys.modules and root not in ("numpy", "program", *sys.stdlib_module_names):
+        raise screen.RefusedError(f"tests with {root}")
 
 
 def _is_case(node: ast.ClassDef) -> bool:
@@ -452,7 +500,10 @@ _patched: dict[str, Any] = {}
 
 
 def namespace_of_tests(
-    module: types.ModuleType, preamble: dict[str, Any], entry_point: str | None
+    module: types.ModuleType,
+    preamble: dict[str, Any],
+    entry_point: str | None,
+    texts: list[str],
 ) -> _Tests:
     """Return the module for test code: it sees what the program defines and Python does not."""
     global _program
@@ -460,7 +511,7 @@ def namespace_of_tests(
     tests = _Tests(TESTS_MODULE)
     namespace = tests.__dict__
     namespace["__builtins__"] = _Builtins(module.__dict__)
-    root = (entry_point or "").partition("(")[0].partition(".")[0]
+    root = tester.root_of(entry_point)
     for name, value in module.__dict__.items():
         hidden = hasattr(builtins, name) and name != root
         if isinstance(value, (types.FunctionType, type, types.ModuleType)) and not hidden:
@@ -470,6 +521,8 @@ def namespace_of_tests(
             namespace[name] = value
     if root in module.__dict__:
         namespace[root] = module.__dict__[root]
+    theirs = {name: v for name, v in module.__dict__.items() if name not in preamble}
+    namespace.update(tester.pythons_own(theirs, root, texts))
     namespace.update(
         {
             _FAILURE: Failure,
@@ -518,6 +571,9 @@ def run(
         asserts = tests if kind == "asserts" else ()
         tree = ast.parse(setup)
         codes = [compile_test(setup), *(compile_test(text, tree) for text in asserts)]
+        for value in preamble.values():
+            if isinstance(value, types.ModuleType):
+                _check_library(value.__name__)
         code = prepared(source, module, entry_point, numpy="numpy" in sys.modules)
     except (screen.RefusedError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         _launcher.record_error((type(error).__name__, str(error)[:300], None, STRICT))
@@ -534,7 +590,7 @@ def run(
     random.setstate(random_seed)
     if not execute(code, module):
         return
-    own = namespace_of_tests(module, preamble, entry_point)
+    own = namespace_of_tests(module, preamble, entry_point, [setup, *asserts])
     try:
         if kind == "unittests":
             unittests.prepare(own)

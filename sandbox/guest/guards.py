@@ -16,6 +16,7 @@ import copy
 import functools
 import itertools
 import numbers
+import operator
 import os
 import random
 import re
@@ -33,6 +34,7 @@ from .describe import FILENAME
 TEST_FILENAME = "<test>"
 PREAMBLE_FILENAME = "<preamble>"
 _TESTS = (TEST_FILENAME, PREAMBLE_FILENAME)
+_GUARDS_FILENAME = (lambda: 0).__code__.co_filename
 
 _ORDER = ("__lt__", "__le__", "__gt__", "__ge__")
 # Differences and ratios are comparisons in disguise, as in abs(f(x) - 7) < 1.
@@ -53,6 +55,11 @@ _CONVERSIONS = tuple(
 _MAGNITUDES = screen.words(
     "__abs__ __float__ __int__ __round__ __neg__ __pos__ __mul__ __rmul__ __pow__"
 )
+# Those of an object's methods whose answer says little: most differences have the same.
+_SIZES = ("__len__", "__bool__")
+# The operators that answer 0, or something empty, for equal operands.
+_APART = tuple(f"__{prefix}{name}__" for prefix in ("", "r", "i") for name in ("sub", "xor", "mod"))
+_ORDERED = (numbers.Number, date, timedelta, str, tuple)
 _DESCRIPTORS = ("__get__", "__set__", "__set_name__", "__delete__")
 # Modules that call what they are given, `type` for instance, where no frame is the program's.
 _CALLBACKS = screen.words(
@@ -64,12 +71,12 @@ _MOST, _FEWEST = 48, 8  # other values that an object is asked about
 own: set[type] = set()  # the program's classes
 plain: set[type] = set()  # those of them that have only the bases below
 _made: set[Any] = set()  # the guards
-_differences: dict[int, Any] = {}  # objects that a test made from another and a plain value, by id
-_bounds: dict[int, tuple[Any, Any, Any]] = {}
+_answers: dict[int, _Answer] = {}  # objects that a test made from another and a plain value, by id
+_bounds: dict[tuple[int, type], tuple[Any, Any, Any]] = {}
 # Objects of whose differences a test got numbers, and those of which it got numbers otherwise.
-_stand: dict[int, Any] = {}
-_converted: dict[int, Any] = {}
-_under_test: Any = None  # the object whose `==` or `in` is what a test asks for next
+_stand: dict[int, tuple[Any, list[Any]]] = {}
+_converted: dict[int, tuple[Any, list[Any]]] = {}
+_under_test: Any = None  # the object whose operator is what a test asks for next
 _random = random.SystemRandom()
 _getframe, _type, _isinstance = sys._getframe, type, isinstance
 
@@ -107,12 +114,15 @@ def of_library(kind: type) -> bool:
     return root in sys.stdlib_module_names or root in ("numpy", "_sandbox")
 
 
-def by_program(depth: int = 2) -> bool:
-    """Return whether the program, and not a test, is what runs the library code at this depth."""
-    frame: types.FrameType | None = _getframe(depth)
+def by_program(*, or_guards: bool = False) -> bool:
+    """Return whether the program, and not a test, is what runs the library code above.
+
+    Or a guard that asks an object: functools.total_ordering asks it for another comparison.
+    """
+    frame: types.FrameType | None = _getframe(2)
     while frame is not None:
         filename = frame.f_code.co_filename
-        if filename == FILENAME:
+        if filename == FILENAME or (or_guards and filename == _GUARDS_FILENAME):
             return True
         if filename in _TESTS:
             return False
@@ -257,8 +267,162 @@ def compared(answer: Any = None) -> Any:
 
 
 def _is_under_test(value: Any) -> bool:
-    global _under_test
-    found, _under_test = _under_test is value, None
+    """Return whether an object's operators are what the test is about, not a result's."""
+    known = _answers.get(id(value))
+    return _under_test is value or (known is not None and known.tested)
+
+
+# What operators answer. An operator of an object that is a result may be a comparison in disguise,
+# as in abs(f(x) - 7) < 1, so it has to answer as some plain value would: then it stands for that
+# value. One of an object that the test has made by its class is what the test is about; but where
+# it answers what a disguised comparison would, it has to depend on the operand.
+
+
+def _plain_operators() -> dict[str, Callable[..., Any]]:
+    """Return what the operators and conversions do with plain values, by their methods' names."""
+    found: dict[str, Callable[..., Any]] = {
+        f"__{kind.__name__}__": kind for kind in (divmod, float, int, round, bool, complex, len)
+    }
+    for name in (*_DIFFERENCES, *_SUMS, *_CONVERSIONS, *_MAGNITUDES):
+        if hasattr(operator, name):
+            found[name] = getattr(operator, name)
+    for name in (*_DIFFERENCES, *_SUMS, "__rmul__"):
+        if name[2] == "r":
+            found[name] = _reflected(found[f"__{name[3:]}"])
+        elif name[2] == "i":  # it would change the plain value
+            found[name] = found[f"__{name[3:]}"]
+    return found
+
+
+def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda value, other: function(other, value)
+
+
+class _Answer:
+    """An operator's answer to a plain operand, beside those to other operands."""
+
+    def __init__(
+        self, name: str, value: Any, operand: Any, others: list[tuple[Any, Any]],
+        plainly: Callable[[Any, Any], Any], held: list[Any], *, tested: bool,
+    ) -> None:  # fmt: skip
+        """Note the answers. `plainly` is the operator for plain values, such as the `held` ones."""
+        self.value, self.operand, self.others, self.tested = value, operand, others, tested
+        self.name, self.plainly = name, plainly
+        # The plain values that answer the same.
+        enough = len(others) >= _FEWEST
+        self.held = [v for v in held if enough and all(self._same(v, a) for a in self._all())]
+
+    def _all(self) -> list[tuple[Any, Any]]:
+        return [(self.operand, self.value), *self.others]
+
+    def _same(self, held: Any, answer: tuple[Any, Any]) -> bool:
+        try:
+            return _equivalent(answer[1], _broadcast(self.plainly, held, answer[0]))
+        except Exception:
+            return False
+
+    def then(self, name: str, method: Callable[..., Any], *rest: Any) -> _Answer:
+        """Return the answer of another operator to this one, asked with the others at random."""
+        made = dict.fromkeys(range(len(self.others) + 1))
+        pairs = self._all()
+        for at in _random.sample(list(made), len(made)):
+            asked = pairs[at][1] if at == 0 or _type(pairs[at][1]) is _type(self.value) else None
+            made[at] = method(asked, *rest) if at == 0 else _quietly(method, asked, *rest)
+        inner, outer = self.plainly, _PLAIN_OPERATORS.get(name)
+
+        def plainly(value: Any, other: Any) -> Any:
+            return outer(inner(value, other), *rest)  # type: ignore[misc]
+
+        others = [(pairs[at][0], made[at]) for at in made if at and made[at] is not NotImplemented]
+        return _Answer(
+            self.name, made[0], self.operand, others, plainly, self.held, tested=self.tested
+        )
+
+    def depends(self, value: Any, same: Callable[[Any], bool], share: float = 0.2) -> bool:
+        """Return whether it depends on the operand, if a disguised comparison has this value."""
+        given = self.operand
+        if not _plain(given) or _isinstance(given, bool):
+            return True
+        number = _isinstance(value, (int, float)) and _isinstance(given, (int, float))
+        empty = _isinstance(value, (str, *_CONTAINERS)) and not value and self.name in _APART
+        differ = []
+        if _alike(value, given):  # as x & {1, 2} is {1, 2} for any x that is at least that
+            differ = [not _alike(other, operand) for operand, other in self.others]
+        elif empty or (number and abs(value) <= max(2, abs(given) / 10)):
+            differ = [not same(other) for _, other in self.others]
+        return sum(differ) >= share * len(differ)
+
+    def believed(self) -> bool:
+        """Return whether this is no forgery."""
+        value = self.value
+        same = functools.partial(_equivalent, value)
+        if self.held or (self.tested and self.depends(value, same)):
+            return True
+        # Of a result: what says more than that something equals the operand.
+        numbers = _numbers(value) if _isinstance(value, _CONTAINERS) else [3]
+        return (
+            _isinstance(value, (str, *_CONTAINERS))
+            and (not numbers or max(map(abs, numbers)) > 2)
+            and self.depends(value, same, 1)
+        )
+
+    def given(self) -> Any:
+        """Return the answer as the test gets it, NotImplemented if it may be a forgery."""
+        is_object = _is_object(self.value)
+        if not is_object and not self.believed():
+            _note_asked()
+            return NotImplemented
+        if is_object or (is_own(self.value) and not self.tested):
+            _answers[id(self.value)] = self
+        return self.value
+
+
+def _broadcast(function: Callable[[Any, Any], Any], value: Any, other: Any) -> Any:
+    """Return what an operator does with a number, a text or a set, with each item of a list."""
+    if not _isinstance(value, list):
+        return function(value, other)
+    others = other if _isinstance(other, (list, tuple)) else itertools.repeat(other)
+    return [_broadcast(function, item, o) for item, o in zip(value, others, strict=False)]
+
+
+def _equivalent(answer: Any, value: Any) -> bool:
+    """Return whether an answer, or the items of one, are a value but for rounding."""
+    try:
+        if is_own(answer) and not _isinstance(answer, _ATOMS):
+            answer = _items(answer)
+            answer = set(answer) if _isinstance(value, (set, frozenset)) else answer
+        answer, value = _bare(answer), _bare(value)
+        if _isinstance(value, (list, tuple)):
+            same_size = _isinstance(answer, (list, tuple)) and len(answer) == len(value)
+            return same_size and all(map(_equivalent, answer, value))
+        if _isinstance(value, (int, float)) and _isinstance(answer, (int, float)):
+            return bool(answer == value or abs(answer - value) <= 1e-9 * (1 + abs(value)))
+        return not is_own(answer) and not is_own(value) and bool(answer == value)
+    except Exception:
+        return False
+
+
+def _alike(value: Any, other: Any) -> bool:
+    """Return whether two values are equal, or containers of the same."""
+    of = (value, other)
+    containers = all(_isinstance(v, _CONTAINERS) for v in of)
+    one, another = (sorted(map(repr, _parts(v))) if containers else [] for v in of)
+    return _equivalent(value, other) or (one == another != [])
+
+
+def _may_stand_for(self: Any, method: Callable[..., Any]) -> list[Any]:
+    """Return plain values that an object holds, and what it answers to operands that show one."""
+    leaves, made, items = _held(self)
+    found: list[Any] = [*leaves, *made, *_numbers_in(_text_of(leaves, made)[:2000])][:200]
+    for container in (items, *_attributes(self)):
+        if _isinstance(container, _CONTAINERS):
+            found.append([*container])
+            with contextlib.suppress(TypeError):
+                found.append(set(container))
+    for shows in (0, 1, -1, *[10**9] * ("mod" in method.__name__)):
+        answer = _bare(_quietly(method, _twin(self), shows))
+        if _isinstance(answer, (int, float)):
+            found += [answer, -answer, answer + 1, answer - 1, 1 / answer if answer else 0]
     return found
 
 
@@ -270,14 +434,14 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
     def compare(self: Any, other: Any) -> Any:
         under_test = _is_under_test(self)
-        if by_program():
+        if by_program(or_guards=True):
             return method(self, other)
         if is_own(other):
             answer = method(self, other)
             if _says(answer, equal) and _says(_quietly(method, self, object()), equal):
                 return not equal  # it equals everything
             return answer
-        if id(self) in _differences or not _plain(other):
+        if not _plain(other):
             return NotImplemented
         # Before it is asked: it may keep what it is asked about.
         held = under_test or _holds(self, other)
@@ -285,7 +449,7 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         if not _says(answer, equal):
             _note_asked()
             return answer
-        if held and told_apart >= (0.75 if under_test else 1.0):
+        if held and told_apart >= (0.75 if under_test else 1.0) and _answers_for(self, other):
             return equal
         _note_asked()
         return not equal
@@ -293,31 +457,78 @@ def _equality(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return compare
 
 
-def _order(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    upwards = _name in ("__lt__", "__le__")
+def _answers_for(self: Any, value: Any) -> bool:
+    """Return whether an object that an operator has made, if it is one, may equal a value.
+
+    Those that it made of other operands must not, or an object could equal 0 as a difference.
+    """
+    known = _answers.get(id(self))
+    if known is None or known.held:
+        return True
+
+    def same(made: Any) -> bool:
+        return _says(_quietly(operator.eq, made, value), equal=True)
+
+    if known.tested:
+        return known.depends(value, same)
+    return bool(known.others) and not any(same(made) for _, made in known.others)
+
+
+_OPPOSITES = {"__lt__": "__gt__", "__gt__": "__lt__", "__le__": "__ge__", "__ge__": "__le__"}
+
+
+def _order(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    upwards = name in ("__lt__", "__le__")
 
     def compare(self: Any, other: Any) -> Any:
-        if by_program() or is_own(other):
+        under_test = _is_under_test(self)
+        if by_program(or_guards=True) or is_own(other):
             return method(self, other)
-        if id(self) in _differences or not _isinstance(other, (int, float, date, timedelta)):
+        known = _answers.get(id(self))
+        if under_test and _plain(other):
+            answer = method(self, other)
+            made = known and known.then(name, method, other)
+            if made and not made.depends(other, lambda found: _says(found, equal=bool(answer))):
+                _note_asked()
+                return NotImplemented
+            return _one_sided(self, other, answer)
+        if known is not None or not _isinstance(other, _ORDERED):
             return NotImplemented
         # The object must have a place among the values, the same for every comparison.
         values = [*_others(other), *_far(other), other]
         _random.shuffle(values)
         answers = [(value, bool(_quietly(method, self, _rebuilt(value)))) for value in values]
-        smaller = [v for v, less in answers if less is upwards]  # values above the object
-        larger = [v for v, less in answers if less is not upwards]
-        _, low, high = _bounds.get(id(self), (self, None, None))
-        above, below = [v for v in smaller], [v for v in larger]
+        above = [v for v, less in answers if less is upwards]  # values above the object
+        below = [v for v, less in answers if less is not upwards]
+        place = (id(self), next(kind for kind in _ORDERED if _isinstance(other, kind)))
+        _, low, high = _bounds.get(place, (self, None, None))
         top = min([*above, *([high] if high is not None else [])], default=None)
         bottom = max([*below, *([low] if low is not None else [])], default=None)
         if top is None or bottom is None or bottom > top:
             _note_asked()
             return NotImplemented
-        _bounds[id(self)] = (self, bottom, top)
+        _bounds[place] = (self, bottom, top)
         answer = next(less for value, less in answers if value is other)
         if not answer:
             _note_asked()
+        return answer
+
+    def _one_sided(self: Any, other: Any, answer: Any) -> Any:
+        """Return an answer unless the object says as well that it lies on the other side."""
+        if not _says(answer, equal=True):
+            return answer
+        # It is on both sides of itself only.
+        values = _others(other)[:8] if "e__" in name else []
+        values.append(other)
+        _random.shuffle(values)
+        both = [
+            _says(_quietly(asked, self, value), equal=True)
+            for value in values
+            for asked in (method, getattr(_type(self), _OPPOSITES[name]))
+        ]
+        if sum(map(min, both[::2], both[1::2])) > len(values) / 3 * ("e__" in name):
+            _note_asked()
+            return NotImplemented
         return answer
 
     return compare
@@ -325,7 +536,7 @@ def _order(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _containment(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def contains(self: Any, other: Any) -> Any:
-        if _is_under_test(self) or by_program() or is_own(other):
+        if _is_under_test(self) or by_program(or_guards=True) or is_own(other):
             return method(self, other)
         if not _plain(other):
             return method(self, other)
@@ -344,51 +555,63 @@ def _containment(_name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _difference(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    linear = {"__sub__": 1, "__isub__": 1, "__rsub__": -1}.get(name)
     adds = name in _SUMS
 
-    def subtract(self: Any, other: Any) -> Any:
+    def operate(self: Any, other: Any) -> Any:
         global handed
-        if by_program() or is_own(other):
-            answer = method(self, other)
-            if id(self) in _differences and not by_program():
-                _differences[id(answer)] = answer
-            return answer
-        numbers = _isinstance(other, (int, float)) and not _isinstance(other, bool)
-        if adds and not (numbers and other < 0):  # adding -7 is subtracting 7
+        under_test = _is_under_test(self)
+        if by_program(or_guards=True):
             return method(self, other)
-        values = [_rebuilt(value) for value in _others(other)[:5]] if numbers else []
-        trial = []
+        known = _answers.get(id(self))
+        number = _isinstance(other, (int, float)) and not _isinstance(other, bool)
+        # Adding -7 is subtracting 7.
+        harmless = is_own(other) or callable(other) or (adds and not (number and other < 0))
+        handed |= not harmless
+        if known is not None and (harmless or not known.tested):
+            return known.then(name, method, other).given()
+        if harmless:
+            return method(self, other)
+        before = _twin(self)
+        held = _may_stand_for(before, method)
+        values = [other]
+        if _plain(other):  # not too far: it may make a list of so many
+            near = _others(other)
+            values += [*_random.sample(near, min(8, len(near))), *_far(other)[:4], *_far(other)[:4]]
+        _random.shuffle(values)
+        answer: Any = NotImplemented
+        asked: list[tuple[Any, Any]] = []
         for value in values:
-            trial.append((value, _quietly(method, _twin(self), value)))
-            if _type(trial[-1][1]) not in (int, float):
-                break
-        if trial and all(_type(answer) in (int, float) for _, answer in trial):
-            # The answers for other values say what the object stands for; this one is computed.
-            if linear is None and not adds:
-                _note_asked()
-                return NotImplemented
-            stands = [
-                answer - value if adds else answer * linear + value for value, answer in trial
-            ]
-            if max(stands) - min(stands) > 1e-6 * (1 + abs(max(stands, key=abs))):
-                _note_asked()
-                return NotImplemented
-            if id(self) in _converted:
-                _note_asked()
-                return NotImplemented
-            _stand[id(self)] = self
-            middle = sorted(stands)[len(stands) // 2]
-            return middle + other if adds else (middle - other) * linear
-        handed = True
-        answer = method(self, other)
-        if not _is_object(answer):
+            if value is other:
+                answer = method(self, other)
+            else:
+                asked.append((value, _quietly(method, _twin(before), _rebuilt(value))))
+        if answer is NotImplemented:
+            return answer
+        asked = [(value, made) for value, made in asked if made is not NotImplemented]
+        plainly = _PLAIN_OPERATORS[name]
+        made = _Answer(name, answer, other, asked, plainly, held, tested=under_test)
+        numbers = _numbers(made.held)
+        is_number = not under_test and numbers and _isinstance(answer, (int, float))
+        if is_number and not _stands_for(self, numbers):
             _note_asked()
             return NotImplemented
-        _differences[id(answer)] = answer
-        return answer
+        return made.given()
 
-    return subtract
+    return operate
+
+
+def _stands_for(self: Any, numbers: list[Any]) -> bool:
+    """Return whether an object still stands for one of these numbers, by all that it answered."""
+    _, before = _stand.get(id(self), (self, numbers))
+    numbers = [n for n in numbers if any(_equivalent(n, other) for other in before)]
+    for convert, answer in _converted.get(id(self), (self, []))[1]:
+        numbers = [n for n in numbers if _equivalent(answer, convert(n))]
+    _stand[id(self)] = (self, numbers)
+    return bool(numbers)
+
+
+def _plain_call(name: str, arguments: tuple[Any, ...], value: Any) -> Any:
+    return _PLAIN_OPERATORS[name](value, *arguments)
 
 
 def _twin(value: Any) -> Any:
@@ -401,20 +624,24 @@ def _twin(value: Any) -> Any:
 
 def _conversion(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def convert(self: Any, *arguments: Any) -> Any:
-        if id(self) in _differences and not by_program():
-            answer = method(self, *arguments)
-            if not _is_object(answer):
-                _note_asked()
+        if by_program(or_guards=True):
+            return method(self, *arguments)
+        known = _answers.get(id(self))
+        if known is not None:
+            made = known.then(name, method, *arguments)
+            answer = made.value if known.tested and name in _SIZES else made.given()
+            if answer is NotImplemented and made.value is not NotImplemented:
                 raise TypeError(f"{name} of a difference of the program's own making")
-            _differences[id(answer)] = answer
             return answer
         answer = method(self, *arguments)
-        if name in _MAGNITUDES and not by_program() and _isinstance(answer, (int, float)):
-            # A bound that it may have made up, as in abs(a - b) <= 1e-9 * abs(a).
-            if id(self) in _stand:
+        number = _isinstance(answer, (int, float)) and not any(map(is_own, arguments))
+        if name in _MAGNITUDES and number:
+            # It may be a bound that it has made up, as in abs(a - b) <= 1e-9 * abs(a).
+            converted = _converted.setdefault(id(self), (self, []))[1]
+            converted.append((functools.partial(_plain_call, name, arguments), answer))
+            if id(self) in _stand and not _stands_for(self, _stand[id(self)][1]):
                 _note_asked()
                 raise TypeError(f"{name} of an object that stands for a number in a difference")
-            _converted[id(self)] = self
         return answer
 
     return convert
@@ -451,6 +678,7 @@ _GUARDS: dict[str, Callable[[str, Callable[..., Any]], Callable[..., Any]]] = (
     | dict.fromkeys(_DESCRIPTORS, _descriptor)
     | {"__getattr__": _attribute}
 )
+_PLAIN_OPERATORS = _plain_operators()
 
 
 # Comparisons that a library makes of what an object says about the other's items.
@@ -508,9 +736,9 @@ def _says(answer: Any, equal: bool) -> bool:
     return answer is not NotImplemented and bool(answer) is equal
 
 
-def _quietly(method: Callable[..., Any], self: Any, value: Any) -> Any:
+def _quietly(method: Callable[..., Any], *values: Any) -> Any:
     try:
-        return method(self, value)
+        return method(*values)
     except Exception:
         return NotImplemented
 

@@ -6,6 +6,7 @@ claims to equal everything earns nothing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,18 @@ class Proxy:
         # something else: numpy's __array_interface__ is an address.
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._connection.ask("get", self._id, name)
+        found = self._connection.ask("get", self._id, name)
+        if name != "equals":
+            return found
+
+        def equals(other: Any, *args: Any) -> Any:
+            """Compare with another object or plain data; to a DataFrame it is not for it to say."""
+            root = type(other).__module__.partition(".")[0]
+            if type(other) is not Proxy and root not in ("tests", *sys.stdlib_module_names):
+                return False
+            return found(other, *args)
+
+        return equals
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute over there."""
@@ -81,14 +93,19 @@ class Proxy:
 
 
 def _forwarding(name: str) -> Callable[..., Any]:
-    compares = name in _COMPARING
+    compares, sums = name in _COMPARING, name in ("__add__", "__radd__")
 
     def method(self: Proxy, *args: Any) -> Any:
-        if compares and type(args[0]) is not Proxy:
+        if type(args[0]) is not Proxy if compares else sums and _is_negative(args[0]):
             return NotImplemented
         return self._connection.ask("do", self._id, name, args)
 
     return method
+
+
+def _is_negative(value: Any) -> bool:
+    """Return whether adding a value is subtracting another, as in sum([f(x), -7]) == 0."""
+    return isinstance(value, (int, float)) and value < 0
 
 
 # Operations whose result is data or an object. Order, `in` and truth are not among them: the test

@@ -285,9 +285,11 @@ class Connection:
         if kind == "shared":
             module, name = rest
             trusted = self.open_to_all and module in sys.stdlib_module_names
-            safe = module in transfer.SHARED_MODULES and name not in transfer.UNSAFE_BUILTINS
-            if trusted or safe:
-                return getattr(importlib.import_module(module), name)
+            if trusted or module in transfer.SHARED_MODULES:
+                # What this side would send by that name; its __dict__ is no such thing.
+                found = getattr(importlib.import_module(module), name)
+                if transfer.shared_name(found, everything=trusted) == (module, name):
+                    return found
         root = rest[0].partition(".")[0] if kind == "module" else ""
         # Of libraries, those that this process has too.
         if root in sys.stdlib_module_names or (root in sys.modules and root[0] != "_"):

@@ -21,6 +21,7 @@ from .guards import leave
 # Attributes of library objects that programs set, of those that their classes have.
 _SETTABLE = screen.words(
     "daemon name row_factory text_factory isolation_level shape flat real imag default_factory"
+    " text tail tag attrib"
 )
 _FUNCTIONS = (types.FunctionType, type(functools.lru_cache(len)), functools.partial)
 # They pass on what they are asked to other objects.

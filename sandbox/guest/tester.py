@@ -6,9 +6,15 @@ as a copy, functions and classes as proxies (`rpc`, `proxy`).
 
 from __future__ import annotations
 
+import ast
 import builtins
+import collections
+import importlib
+import math
 import random
+import sys
 import types
+from collections.abc import Iterable
 from typing import Any
 
 from .. import _launcher
@@ -33,7 +39,7 @@ def run_tester(request: tuple[Any, ...], channel: int) -> None:
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), namespace)
     connection = rpc.Connection(channel, preamble_classes(namespace), open_to_all=False)
     try:
-        take_names(connection, namespace, codes, entry_point)
+        take_names(connection, namespace, codes, entry_point, (setup, *asserts))
         random.seed = seed_both(connection, random.seed)
         if kind == "unittester":
             unittests.prepare(module)
@@ -96,15 +102,18 @@ def take_names(
     namespace: dict[str, Any],
     codes: list[types.CodeType],
     entry_point: str | None,
+    texts: Iterable[str],
 ) -> None:
     """Fetch from the program the names that the test code uses and does not define."""
     wanted: set[str] = set()
     for code in codes:
         collect_names(code, wanted)
     wanted -= set(namespace) | set(dir(builtins))
-    if entry_point and (root := entry_point.partition("(")[0].partition(".")[0]).isidentifier():
+    root = root_of(entry_point)
+    if root.isidentifier():
         wanted.add(root)
-    for name, value in connection.ask("names", sorted(wanted)).items():
+    given = connection.ask("names", sorted(wanted))
+    for name, value in given.items():
         if name not in wanted:
             continue
         if type(value) is transfer.ModuleName:
@@ -112,6 +121,38 @@ def take_names(
         elif type(value) is tuple and value[:1] == (rpc.ERROR_CLASS,):
             value = connection.error_class(list(value[1]))
         namespace[name] = value
+    given = {name: value for name, value in given.items() if name in wanted}
+    namespace.update(pythons_own(given, root, texts))
+
+
+def root_of(entry_point: str | None) -> str:
+    """Return the name that an entry point begins with, "" without one."""
+    return (entry_point or "").partition("(")[0].partition(".")[0]
+
+
+def pythons_own(given: dict[str, Any], root: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Return what tests mean by names that the program has given them, where Python has it.
+
+    A module of which they use a member, or its member of the same name, as datetime.datetime. And,
+    beside a function under test, what `_EVERYDAY` modules define: neither `math` nor `Counter` may
+    be of the program's own making.
+    """
+    public = {name: getattr(m, name) for m in _EVERYDAY for name in dir(m) if name[0] != "_"}
+    found = {name: public[name] for name in given if root and name in public}
+    for node in (node for text in texts for node in ast.walk(ast.parse(text))):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attr) if name in given:
+                full = "numpy" if name == "np" else name
+                if full in sys.modules or full in sys.stdlib_module_names:
+                    meant = importlib.import_module(full)
+                    if not isinstance(given[name], (types.ModuleType, transfer.ModuleName)):
+                        meant = getattr(meant, name, meant)
+                    if hasattr(meant, attr):
+                        found[name] = meant
+    return {name: value for name, value in found.items() if name != root}
+
+
+_EVERYDAY = (collections, math)
 
 
 def collect_names(code: types.CodeType, names: set[str]) -> None:
