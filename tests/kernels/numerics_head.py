@@ -346,7 +346,7 @@ def test_the_head_matches_float64_and_its_gradients_beat_plain_bf16_twofold(cana
         assert error(ours, true) < 0.01
 
 
-@pytest.mark.parametrize("moved", [-200.0, -30.0, 30.0, 200.0])
+@pytest.mark.parametrize("moved", [-60.0, -30.0, 30.0, 60.0])
 def test_the_gradient_does_not_depend_on_how_far_the_policy_has_moved(device, moved):
     """The KL term's: the policy's own is clipped here, or has no advantage."""
     head = make_head(device, 60, 1003, 48)

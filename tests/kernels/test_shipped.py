@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stepcoder.kernels import lm_head, lm_head_backward, logprob, policy_head
+from stepcoder.kernels import lm_head, lm_head_backward, logprob, packed_gae, policy_head
 
 SHARED_LIMIT = 232_448  # bytes a block may have on sm_90
 FLOAT64 = ("DADD", "DMUL", "DFMA", "DSETP")
@@ -64,6 +64,7 @@ def test_no_kernel_is_compiled_anew_for_a_number_of_rows():
         logprob.finish_rows: "N",
         policy_head.ppo_rows: "N",
         policy_head.finish_head: "programs",
+        packed_gae.gae_rows: "B",
     }
     for kernel, name in rows.items():
         (parameter,) = (p for p in kernel.params if p.name == name)
@@ -108,6 +109,17 @@ def test_what_follows_a_tile_is_short(configurations):
     found = {c["name"]: c["instructions"]["all"] for c in configurations}
     assert found["lm_head_tiles HOPPER store=True softcap=False (16)"] < 2900  # once 3864
     assert found["lm_head_tiles HOPPER store=False softcap=False (16)"] < 2350  # once 3352
+
+
+def test_gae_loads_its_tokens_four_at_a_time_and_once(configurations):
+    (plain,) = (
+        c for c in configurations if c["name"] == "gae bootstrap=False statistics=False (16)"
+    )
+    # Rewards and values; the masks' bytes come in a load of 64 bits.
+    assert (
+        plain["instructions"]["LDG.E.128"] == 2 * packed_gae.BLOCK // (32 * packed_gae.WARPS) // 4
+    )
+    assert plain["instructions"]["LDG.E.64"] > 0
 
 
 def test_no_constant_slips_into_float64(configurations):
