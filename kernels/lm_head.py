@@ -1,13 +1,14 @@
 """The LM head's matrix product, reduced to softmax statistics without storing logits.
 
-    z = cap(hidden W^T) * log2(e) / temperature                              base-2 logits, (N, V)
+    z = cap(hidden W^T)                                                       logits, (N, V)
 
 Takes hidden (N, H) and weight (V, H) in bfloat16. Of every (ROWS, VOCAB) tile of z, computed in
-float32, only a few float32 numbers a row are written to memory: the maximum m, the sum of 2^(z-m),
-the sum of 2^(z-m) (z-m), and the target's z if its column is in the tile. `row_statistics` combines
-a row's tiles, always in the same order, so that a row's log-probability does not depend on the
-other rows or on whether a gradient is taken. On request the tile is stored too, as the unnormalized
-probabilities 2^(z-m) in bfloat16 (`exp_logits`): all that the gradient needs (lm_head_backward).
+float32, only a few float32 numbers a row are written to memory, in base 2 with
+x = z log2(e) / temperature: the maximum m of x, the sum of 2^(x-m), and the sum of 2^(x-m) (x-m).
+`row_statistics` combines a row's tiles, always in the same order, so that a row's log-probability
+does not depend on the other rows or on whether a gradient is taken. On request the tile is stored
+too, as the unnormalized probabilities 2^(x-k) in bfloat16 (`exp_logits`): all that the gradient
+needs (lm_head_backward). The reference k is any number near the row's log normalizer.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from stepcoder.kernels.language import (
 )
 
 LOG2_E = math.log2(math.e)
+TARGET_ROWS = 64  # rows of a program of target_products: those of Hopper's matrix instruction
+LARGEST = 60.0  # log2 of exp_logits at most, so that nothing overflows in their products
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,19 @@ def tile_for(device: torch.device) -> Tile:
     return HOPPER if properties.shared_memory_per_multiprocessor > 190_000 else SMALL
 
 
+@jit()
+def _capped(z: Block, softcap: Scalar) -> Block:
+    """softcap tanh(z / softcap)."""
+    return softcap * (1 - 2 / (1 + tl.exp2(z * (2 * 1.4426950408889634 / softcap))))
+
+
 @jit(do_not_specialize=["N"])  # the number of rows differs from call to call
 def lm_head_tiles(
     hidden_desc: Descriptor,  # (N, H) bfloat16, blocks (ROWS, HIDDEN)
     weight_desc: Descriptor,  # (V, H) bfloat16, blocks (VOCAB, HIDDEN)
     exp_logits_desc: Descriptor,  # (N, V) bfloat16, blocks (ROWS, VOCAB / 2); unused unless STORE
-    targets: Pointer,  # (N,) int64
-    partials: Pointer,  # (3, tiles of V, N) float32: m, sum 2^(z-m), sum 2^(z-m) (z-m)
-    target_logits: Pointer,  # (N,) float32: z of the target
+    references: Pointer,  # (N,) float32: k; unused unless STORE
+    partials: Pointer,  # (3, tiles of V, N) float32: m, sum 2^(x-m), sum 2^(x-m) (x-m)
     N: Scalar,
     V: Scalar,
     H: Scalar,
@@ -82,6 +90,7 @@ def lm_head_tiles(
     GROUP: constexpr,
     STORE: constexpr,
     SOFTCAP: constexpr,
+    LARGEST: constexpr,
     FLATTEN: constexpr,
     UPCAST: constexpr,
 ) -> None:
@@ -109,25 +118,22 @@ def lm_head_tiles(
             z = tl.dot(hidden, weight.T, z)
 
         if SOFTCAP:
-            z = softcap * (1 - 2 / (1 + tl.exp2(z * (2 * 1.4426950408889634 / softcap))))  # tanh
-        columns = column0 + tl.arange(0, VOCAB)
-        # A finite number, so that 2^(z-m) (z-m) is 0 and not NaN in the columns past V.
-        z = tl.where(columns[None, :] < V, z * scale, -1e30)
+            z = _capped(z, softcap)
+        # A finite number, so that 2^(x-m) (x-m) is 0 and not NaN in the columns past V.
+        z = tl.where(column0 + tl.arange(0, VOCAB)[None, :] < V, z, -1e30)
         rows = row0 + tl.arange(0, ROWS)
         valid = rows < N
-        target = tl.load(targets + rows, mask=valid, other=-1).to(tl.int32)
-        target_z = tl.sum(tl.where(columns[None, :] == target[:, None], z, 0.0), 1)
-        here = (target >= column0) & (target < column0 + VOCAB)
-        tl.store(target_logits + rows, target_z, mask=valid & here)
-        m = tl.max(z, 1)
-        z -= m[:, None]
-        e = tl.exp2(z)
+        m = tl.max(z, 1) * scale
+        x = z * scale - m[:, None]
+        e = tl.exp2(x)
         slot = vocab_block * N + rows
         plane = vocab_blocks * N
         tl.store(partials + slot, m, mask=valid)
         tl.store(partials + plane + slot, tl.sum(e, 1), mask=valid)
-        tl.store(partials + 2 * plane + slot, tl.sum(e * z, 1), mask=valid)
+        tl.store(partials + 2 * plane + slot, tl.sum(e * x, 1), mask=valid)
         if STORE:
+            k = tl.load(references + rows, mask=valid, other=0.0)
+            e *= tl.exp2(tl.minimum(m - k, LARGEST))[:, None]
             # Stored in two halves: TMA stores from shared memory, and a half needs half as much.
             halves = tl.permute(tl.reshape(e, (ROWS, 2, VOCAB // 2)), (0, 2, 1))
             left, right = tl.split(halves)
@@ -135,15 +141,55 @@ def lm_head_tiles(
             exp_logits_desc.store([row0, column0 + VOCAB // 2], right.to(tl.bfloat16))
 
 
+@jit(do_not_specialize=["N"])
+def target_products(
+    hidden: Pointer,  # (N, H) bfloat16
+    weight: Pointer,  # (V, H) bfloat16
+    targets: Pointer,  # (N,) int64
+    logits: Pointer,  # (N,) float32: z of the target, NaN for one outside [0, V)
+    N: Scalar,
+    V: Scalar,
+    H: Scalar,
+    softcap: Scalar,
+    ROWS: constexpr,
+    HIDDEN: constexpr,
+    SOFTCAP: constexpr,
+    UPCAST: constexpr,
+) -> None:
+    """Multiply each of ROWS rows with its target's row of W: the diagonal of a matrix product.
+
+    The matrix instructions add up a logit's terms in the same order as those of `lm_head_tiles`, so
+    that a target's logit is the number that its tile has exponentiated.
+    """
+    lanes = tl.arange(0, ROWS)
+    rows = tl.program_id(0) * ROWS + lanes
+    target = tl.load(targets + rows, mask=rows < N, other=-1)
+    inside = (target >= 0) & (target < V)
+    of_hidden = hidden + rows.to(tl.int64)[:, None] * H
+    of_weight = weight + target[:, None] * H
+    z = tl.zeros((ROWS, ROWS), tl.float32)
+    for first in range(0, H, HIDDEN):
+        column = first + tl.arange(0, HIDDEN)[None, :]
+        there = inside[:, None] & (column < H)
+        states = tl.load(of_hidden + column, mask=there, other=0.0)
+        vectors = tl.load(of_weight + column, mask=there, other=0.0)
+        if UPCAST:
+            states, vectors = states.to(tl.float32), vectors.to(tl.float32)
+        z = tl.dot(states, vectors.T, z)
+    logit = tl.sum(tl.where(lanes[:, None] == lanes[None, :], z, 0.0), 1)
+    if SOFTCAP:
+        logit = _capped(logit, softcap)
+    tl.store(logits + rows, tl.where(inside, logit, float("nan")), mask=rows < N)
+
+
 @jit()
 def row_statistics(
     partials: Pointer,
     target_logits: Pointer,
-    targets: Pointer,
     rows: Block,
     N: Scalar,
-    V: Scalar,
     vocab_blocks: Scalar,
+    scale: Scalar,
     TILES: constexpr,
 ) -> Block:
     """Combine the tiles of some rows: log-probability and entropy (in nats), base-2 log normalizer.
@@ -152,8 +198,8 @@ def row_statistics(
     """
     valid = rows < N
     m = tl.full(rows.shape, -1e30, tl.float32)
-    total = tl.zeros(rows.shape, tl.float32)  # sum 2^(z-m)
-    moment = tl.zeros(rows.shape, tl.float32)  # sum 2^(z-m) (z-m)
+    total = tl.zeros(rows.shape, tl.float32)  # sum 2^(x-m)
+    moment = tl.zeros(rows.shape, tl.float32)  # sum 2^(x-m) (x-m)
     plane = vocab_blocks * N
     for first in range(0, vocab_blocks, TILES):
         block = first + tl.arange(0, TILES)
@@ -173,19 +219,12 @@ def row_statistics(
         m = new_m
     total = tl.where(valid, total, 1.0)
     log_total = tl.log2(total)
-    target = tl.load(targets + rows, mask=valid, other=0)
-    z = tl.load(target_logits + rows, mask=valid & (target >= 0) & (target < V), other=float("nan"))
-    logprobs = 0.6931471805599453 * (z - m - log_total)
+    # The same multiply-add as the tile's: what rounding m has added to every x of the row cancels.
+    x = tl.fma(tl.load(target_logits + rows, mask=valid, other=0.0), scale, -m)
+    logprobs = 0.6931471805599453 * (x - log_total)
+    logprobs = tl.where(logprobs > 0, 0.0, logprobs)  # by a rounding; NaN stays
     entropy = 0.6931471805599453 * (log_total - moment / total)
     return logprobs, entropy, m + log_total
-
-
-@dataclass(frozen=True)
-class Partials:
-    """What `lm_head_tiles` writes for N rows."""
-
-    tiles: Tensor  # (3, tiles of V, N) float32
-    target_logits: Tensor  # (N,) float32, base 2
 
 
 def vocab_tiles(vocab: int, device: torch.device) -> int:
@@ -193,24 +232,39 @@ def vocab_tiles(vocab: int, device: torch.device) -> int:
     return -(-vocab // tile_for(device).vocab)
 
 
+def target_logits(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    """Return the logit of each of N rows' target, (N,) float32; NaN for one that is no token."""
+    rows, width = hidden.shape
+    logits = hidden.new_empty(rows, dtype=torch.float32)
+    if rows:
+        target_products[(-(-rows // TARGET_ROWS),)](
+            *(hidden, weight, targets, logits, rows, len(weight), width, softcap),
+            ROWS=TARGET_ROWS,
+            HIDDEN=64,
+            SOFTCAP=bool(softcap),
+            UPCAST=INTERPRETED,
+        )
+    return logits
+
+
 def launch_tiles(
     hidden: Tensor,
     weight: Tensor,
-    targets: Tensor,
     temperature: float,
     softcap: float,
     exp_logits: Tensor | None = None,
+    references: Tensor | None = None,
     tile: Tile | None = None,
-) -> Partials:
-    """Run `lm_head_tiles` over N > 0 rows.
+) -> Tensor:
+    """Run `lm_head_tiles` over N > 0 rows and return its partials, (3, tiles of V, N) float32.
 
     Args:
         hidden: (N, H) bfloat16, contiguous.
         weight: (V, H) bfloat16, contiguous.
-        targets: (N,) int64.
         temperature: divides the logits.
         softcap: 0 for none.
-        exp_logits: (N, V) bfloat16 to fill with 2^(z-m), row stride a multiple of 8, or None.
+        exp_logits: (N, V) bfloat16 to fill with 2^(x-k), row stride a multiple of 8, or None.
+        references: (N,) float32, k; with exp_logits.
         tile: other block shapes than the device's own, for tuning.
 
     Raises:
@@ -223,7 +277,6 @@ def launch_tiles(
     vocab_blocks = -(-vocab // tile.vocab)
     programs = min(multiprocessors(hidden.device), -(-rows // tile.rows) * vocab_blocks)
     partials = torch.empty(3, vocab_blocks, rows, device=hidden.device, dtype=torch.float32)
-    target_logits = torch.empty(rows, device=hidden.device, dtype=torch.float32)
     # TMA gets the strides below: a tensor's own may be arbitrary for a dimension of size 1.
     lm_head_tiles[(programs,)](
         TensorDescriptor(hidden, [rows, width], [width, 1], [tile.rows, tile.hidden]),
@@ -233,9 +286,8 @@ def launch_tiles(
         else TensorDescriptor(
             exp_logits, [rows, vocab], [exp_logits.stride(0), 1], [tile.rows, tile.vocab // 2]
         ),
-        targets,
+        partials if references is None else references,
         partials,
-        target_logits,
         rows,
         vocab,
         width,
@@ -247,12 +299,13 @@ def launch_tiles(
         GROUP=tile.group,
         STORE=exp_logits is not None,
         SOFTCAP=bool(softcap),
+        LARGEST=LARGEST,
         FLATTEN=tile.flatten,
         UPCAST=INTERPRETED,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
-    return Partials(partials, target_logits)
+    return partials
 
 
 def chunks(rows: int, bytes_per_row: int, workspace: int) -> Iterator[slice]:

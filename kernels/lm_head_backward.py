@@ -1,11 +1,13 @@
-"""The LM head's gradient: d(logits) from the stored 2^(z-m), then dX and dW by two matrix products.
+"""The LM head's gradient: d(logits) from the stored E_j = 2^(x_j-k), then dX and dW by products.
 
     d loss / d logit_j = (g (1[j = target] - p_j) - h p_j (log p_j + entropy)) cap' / temperature
 
-where g and h are the loss's derivatives by the row's log-probability and by its entropy.
-`logits_gradient` overwrites the `exp_logits` of `lm_head_tiles` with it, in bfloat16. The target's
-entry is computed from the float32 log-probability, because 1 - p of a bfloat16 p near 1 has no
-correct digits.
+where g and h are the loss's derivatives by the row's log-probability and by its entropy, and
+p_j = E_j / Z with Z = 2^(log normalizer - k). Without h and cap this is E_j - Z 1[j = target] times
+a number of the row's, -g / (Z temperature): then only the target's entry of `exp_logits` is
+written, and the number multiplies the rows of X and of dX. Otherwise `logits_gradient` overwrites
+all entries, in bfloat16. The target's entry is computed from the float32 log-probability, because
+1 - p of a bfloat16 p near 1 has no correct digits.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels.language import INTERPRETED, Pointer, Scalar, constexpr, jit, tl
-from stepcoder.kernels.lm_head import Partials, chunks, tile_for, vocab_tiles
+from stepcoder.kernels.lm_head import LARGEST, chunks, vocab_tiles
 
 DEFAULT_WORKSPACE = 1280 << 20  # bytes
 COLUMNS = 4096  # columns that a program of logits_gradient computes
@@ -24,8 +26,8 @@ COLUMNS = 4096  # columns that a program of logits_gradient computes
 
 @jit(do_not_specialize=["N"])
 def logits_gradient(
-    exp_logits: Pointer,  # (N, V) bfloat16: 2^(z-m) in, d(logits) out
-    tile_maxima: Pointer,  # (tiles of V, N) float32: m
+    exp_logits: Pointer,  # (N, V) bfloat16: 2^(x-k) in, d(logits) out
+    references: Pointer,  # (N,) float32: k
     row_terms: Pointer,  # (5, N) float32: see RowTerms
     targets: Pointer,  # (N,) int64
     N: Scalar,
@@ -33,13 +35,13 @@ def logits_gradient(
     stride: Scalar,  # of a row of exp_logits, in elements
     temperature: Scalar,
     softcap: Scalar,
-    VOCAB: constexpr,  # columns of a tile, which share an m
     COLUMNS: constexpr,
     ENTROPY: constexpr,  # whether any h is other than 0
     SOFTCAP: constexpr,
+    LARGEST: constexpr,
     UPCAST: constexpr,
 ) -> None:
-    """Turn 2^(z-m) into d(logits); one program for each row and strip of COLUMNS columns."""
+    """Turn 2^(x-k) into d(logits); one program for each row and strip of COLUMNS columns."""
     strips = tl.cdiv(V, COLUMNS)
     row = tl.program_id(0) // strips
     columns = tl.program_id(0) % strips * COLUMNS + tl.arange(0, COLUMNS)
@@ -47,17 +49,18 @@ def logits_gradient(
     log_normalizer = tl.load(row_terms + row)  # base 2
     grad_logprob = tl.load(row_terms + N + row)
     target = tl.load(targets + row).to(tl.int32)
-    m = tl.load(tile_maxima + columns // VOCAB * N + row, mask=inside, other=0.0)
+    log_z = log_normalizer - tl.load(references + row)
+    log_z = tl.minimum(tl.maximum(log_z, -LARGEST), LARGEST)
     where = exp_logits + row.to(tl.int64) * stride + columns
     e = tl.load(where, mask=inside, other=0.0)
     if UPCAST:
         e = e.to(tl.float32)
-    p = e.to(tl.float32) * tl.exp2(m - log_normalizer)
+    p = e.to(tl.float32) * tl.exp2(-log_z)
     logprob = tl.load(row_terms + 2 * N + row)
     p = tl.where(columns == target, tl.exp2(logprob * 1.4426950408889634), p)
     gradient = grad_logprob * (tl.where(columns == target, 1.0, 0.0) - p)
     if ENTROPY or SOFTCAP:
-        # Where 2^(z-m) underflowed, p is 0, and so is its gradient for any finite log p.
+        # Where 2^(x-k) underflowed, p is 0, and so is its gradient for any finite log p.
         log2_p = tl.log2(tl.maximum(p, 1e-37))
     if ENTROPY:
         grad_entropy = tl.load(row_terms + 3 * N + row)
@@ -109,10 +112,16 @@ class HeadGradients:
             dw = torch.zeros_like(weight, dtype=torch.float32)
         return cls(dx, dw, weight.dtype)
 
-    def add(self, rows: slice, logits_grad: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Add a chunk's share, from its d(logits) (n, V) and hidden states (n, H)."""
+    def add(
+        self, rows: slice, logits_grad: Tensor, scale: Tensor | None, hidden: Tensor, weight: Tensor
+    ) -> None:
+        """Add a chunk's share: of states (n, H) and d(logits) = scale (n, 1) logits_grad (n, V)."""
         if self.hidden.numel():
-            torch.mm(logits_grad, weight, out=self.hidden[rows])
+            dx = torch.mm(logits_grad, weight, out=self.hidden[rows])
+            if scale is not None:
+                dx *= scale
+        if scale is not None:
+            hidden = torch.mul(hidden, scale, out=torch.empty_like(hidden))
         if self.weight.dtype == self.dtype and self.weight.numel():
             torch.mm(logits_grad.T, hidden, out=self.weight)
         elif self.weight.is_cuda:
@@ -151,19 +160,29 @@ def gradient_chunks(rows: int, vocab: int, device: torch.device, workspace: int)
     return list(chunks(rows, per_row, workspace))
 
 
-def overwrite_with_gradient(
+def d_logits(
     exp_logits: Tensor,
-    partials: Partials,
+    references: Tensor,
     terms: RowTerms,
     targets: Tensor,
     temperature: float,
     softcap: float,
-) -> Tensor:
-    """Overwrite a chunk's `exp_logits` (n, V) with d(logits), and return that tensor."""
+) -> tuple[Tensor, Tensor | None]:
+    """Overwrite a chunk's `exp_logits` (n, V), and return them with a scale (n, 1), or None for 1.
+
+    d(logits) are their product.
+    """
     rows, vocab = exp_logits.shape
+    if not terms.with_entropy and not softcap:
+        log_normalizer, by_logprob, logprobs = terms.tensor[:3, :, None]
+        z = (log_normalizer - references[:, None]).clamp(-LARGEST, LARGEST).exp2()
+        of_target = torch.expm1(logprobs) * z  # (p - 1) Z
+        place = targets[:, None].clamp(0, vocab - 1)  # what is no token has no g, or a NaN
+        exp_logits.scatter_(1, place, of_target.to(exp_logits.dtype))
+        return exp_logits, by_logprob / (-temperature * z)
     logits_gradient[(rows * -(-vocab // COLUMNS),)](
         exp_logits,
-        partials.tiles,
+        references,
         terms.tensor,
         targets,
         rows,
@@ -171,14 +190,14 @@ def overwrite_with_gradient(
         exp_logits.stride(0),
         temperature,
         softcap,
-        VOCAB=tile_for(exp_logits.device).vocab,
         COLUMNS=COLUMNS,
         ENTROPY=terms.with_entropy,
         SOFTCAP=bool(softcap),
+        LARGEST=LARGEST,
         UPCAST=INTERPRETED,
         num_warps=8,
     )
-    return exp_logits
+    return exp_logits, None
 
 
 def _padded(vocab: int) -> int:

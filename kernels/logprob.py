@@ -3,9 +3,9 @@
     logprobs_i = log softmax(z_i)[target_i],  entropy_i = -sum_j p_ij log p_ij,  z = hidden W^T / t
 
 The definition is `reference.logprob_entropy`. The forward pass is one matrix product, with at most
-32 MiB of memory besides the inputs. The backward pass repeats the product and computes dX and dW,
-over chunks of rows. PPO's loss has its own function, `ppo_head`, with three products instead of
-these four.
+32 MiB of memory besides the inputs. The backward pass repeats the product, its exponentials against
+the normalizer that the forward pass has found, and computes dX and dW, over chunks of rows. PPO's
+loss has its own function, `ppo_head`, with three products instead of these four.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from stepcoder.kernels import chunked_head, reference
 from stepcoder.kernels.dispatch import check_head, in_pytorch, on_its_device, use_triton
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.lm_head import (
-    Partials,
+    LOG2_E,
     chunks,
     launch_tiles,
     row_statistics,
+    target_logits,
     vocab_tiles,
 )
 from stepcoder.kernels.lm_head_backward import (
@@ -30,8 +31,8 @@ from stepcoder.kernels.lm_head_backward import (
     HeadGradients,
     RowTerms,
     Workspace,
+    d_logits,
     gradient_chunks,
-    overwrite_with_gradient,
 )
 from stepcoder.kernels.reference import IGNORED
 
@@ -48,8 +49,8 @@ def finish_rows(
     entropy: Pointer,
     log_normalizer: Pointer,
     N: Scalar,
-    V: Scalar,
     vocab_blocks: Scalar,
+    scale: Scalar,
     IGNORED: constexpr,
     ROWS: constexpr,
     TILES: constexpr,
@@ -57,7 +58,7 @@ def finish_rows(
     """Combine the tiles of each row into the (N,) outputs; one program for each ROWS rows."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     logprob, row_entropy, normalizer = row_statistics(
-        partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
+        partials, target_logits, rows, N, vocab_blocks, scale, TILES
     )
     kept = tl.load(targets + rows, mask=rows < N, other=0) != IGNORED
     tl.store(logprobs + rows, tl.where(kept, logprob, 0.0), mask=rows < N)
@@ -99,7 +100,7 @@ def logprob_entropy(
     if use_triton("logprob_entropy", hidden, torch.bfloat16):
         rows, ids = rows.contiguous(), ids.contiguous()
         check_head("logprob_entropy", rows, weight, ids)
-        logprobs, entropy = _forward(rows, weight, ids, temperature, softcap, workspace_bytes)
+        logprobs, entropy, _ = _forward(rows, weight, ids, temperature, softcap, workspace_bytes)
     else:
         compute = in_pytorch(reference.logprob_entropy, chunked_head.logprob_entropy)
         kept = ids != IGNORED
@@ -117,46 +118,31 @@ def _forward(
     temperature: float,
     softcap: float,
     workspace_bytes: int,  # noqa: ARG001 (the backward's)
-) -> tuple[Tensor, Tensor]:
-    logprobs, entropy, normalizer = (
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies, and base-2 log normalizers, (N,)."""
+    logprobs, entropy, log_normalizer = (
         hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(3)
     )
+    of_targets = target_logits(hidden, weight, targets, softcap)
     per_row = 12 * vocab_tiles(len(weight), hidden.device)
     for rows in chunks(len(hidden), per_row, PARTIALS_WORKSPACE):
-        partials = launch_tiles(hidden[rows], weight, targets[rows], temperature, softcap)
-        fold(partials, targets[rows], len(weight), logprobs[rows], entropy[rows], normalizer[rows])
-    return logprobs, entropy
+        partials = launch_tiles(hidden[rows], weight, temperature, softcap)
+        count = rows.stop - rows.start
+        finish_rows[(-(-count // ROWS),)](
+            *(partials, of_targets[rows], targets[rows]),
+            *(logprobs[rows], entropy[rows], log_normalizer[rows]),
+            *(count, partials.shape[1], LOG2_E / temperature),
+            IGNORED=IGNORED,
+            ROWS=ROWS,
+            TILES=TILES,
+        )
+    return logprobs, entropy, log_normalizer
 
 
 @_forward.register_fake
-def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     like = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-    return like, torch.empty_like(like)
-
-
-def fold(
-    partials: Partials,
-    targets: Tensor,
-    vocab: int,
-    logprobs: Tensor,
-    entropy: Tensor,
-    log_normalizer: Tensor,
-) -> None:
-    """Write logprobs, entropy and base-2 log normalizer (n,) from the tiles of n rows."""
-    finish_rows[(-(-len(targets) // ROWS),)](
-        partials.tiles,
-        partials.target_logits,
-        targets,
-        logprobs,
-        entropy,
-        log_normalizer,
-        len(targets),
-        vocab,
-        partials.tiles.shape[1],
-        IGNORED=IGNORED,
-        ROWS=ROWS,
-        TILES=TILES,
-    )
+    return like, torch.empty_like(like), torch.empty_like(like)
 
 
 @torch.library.custom_op("stepcoder::logprob_entropy_backward", mutates_args=())
@@ -167,6 +153,9 @@ def _backward(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
+    logprobs: Tensor,
+    entropy: Tensor,
+    log_normalizer: Tensor,
     temperature: float,
     softcap: float,
     workspace_bytes: int,
@@ -176,23 +165,20 @@ def _backward(
     pieces = gradient_chunks(len(hidden), len(weight), hidden.device, workspace_bytes)
     gradients = HeadGradients.empty(hidden, weight, (hidden_wanted, weight_wanted), len(pieces))
     workspace = Workspace.create(pieces, weight)
+    kept = targets != IGNORED
+    g, h = (
+        torch.zeros_like(logprobs) if grad is None else torch.where(kept, grad, 0.0)
+        for grad in (grad_logprobs, grad_entropy)
+    )
+    terms = torch.stack((log_normalizer, g, logprobs, h, entropy))
     for rows in pieces:
-        exp_logits = workspace.view(rows)
-        partials = launch_tiles(
-            hidden[rows], weight, targets[rows], temperature, softcap, exp_logits
+        exp_logits, references = workspace.view(rows), log_normalizer[rows]
+        launch_tiles(hidden[rows], weight, temperature, softcap, exp_logits, references)
+        row_terms = RowTerms(terms[:, rows].contiguous(), with_entropy=grad_entropy is not None)
+        logits_grad, scale = d_logits(
+            exp_logits, references, row_terms, targets[rows], temperature, softcap
         )
-        terms = hidden.new_zeros(5, len(exp_logits), dtype=torch.float32)
-        fold(partials, targets[rows], len(weight), terms[2], terms[4], terms[0])
-        kept = targets[rows] != IGNORED
-        if grad_logprobs is not None:
-            terms[1] = torch.where(kept, grad_logprobs[rows], 0.0)
-        if grad_entropy is not None:
-            terms[3] = torch.where(kept, grad_entropy[rows], 0.0)
-        row_terms = RowTerms(terms, with_entropy=grad_entropy is not None)
-        logits_grad = overwrite_with_gradient(
-            exp_logits, partials, row_terms, targets[rows], temperature, softcap
-        )
-        gradients.add(rows, logits_grad, hidden[rows], weight)
+        gradients.add(rows, logits_grad, scale, hidden[rows], weight)
     return gradients.finish()
 
 
@@ -202,14 +188,15 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor]:
     return HeadGradients.like(hidden, weight, (hidden_wanted, weight_wanted))
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, *ctx.settings = inputs
-    ctx.save_for_backward(hidden, weight, targets)
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(hidden, weight, targets, *output)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(
-    ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: None
 ) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:2]
     gradients = _backward(grad_logprobs, grad_entropy, *ctx.saved_tensors, *ctx.settings, *wanted)

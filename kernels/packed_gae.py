@@ -7,9 +7,10 @@ state, which masked tokens pass on unchanged:
     S_t = (1 - lambda) values_t + lambda rewards_t + gamma lambda S_next
     advantages_t = rewards_t - values_t + gamma S_next,     S_next past a row's end: its bootstrap
 
-A program computes the rows that end in its tile of BLOCK packed tokens (many short rows or one long
-one). It goes over them from right to left in blocks of BLOCK tokens, with an associative scan of
-S -> a S + b in each block, and carries S to the next block.
+A program loads a tile of BLOCK packed tokens once and scans it with the maps S -> a S + b; a row's
+last token has a = 0. Only a tile in which no row ends needs the S of the tile to its right before
+it can give its own to the one on its left. Programs take the tiles from right to left in the order
+in which they start, so that none waits for one that has not started.
 """
 
 from __future__ import annotations
@@ -18,37 +19,23 @@ import torch
 from torch import Tensor
 
 from stepcoder.kernels import reference
-from stepcoder.kernels.dispatch import arrival_counter, check_tokens, on_its_device, use_triton
+from stepcoder.kernels.dispatch import check_tokens, on_its_device, use_triton
 from stepcoder.kernels.language import Block, Pointer, Scalar, constexpr, jit, tl
 from stepcoder.kernels.reference import AdvantageStatistics
 
-BLOCK, WARPS = 1024, 8  # tokens of a program's tile, and of each block that it scans
-PROBES = 1024  # row bounds that one step of the search compares
+BLOCK, WARPS = 2048, 8  # tokens of a program's tile
 
 
 @jit()
 def _after(a: Block, b: Block, a_left: Block, b_left: Block) -> Block:
     """Compose the map S -> a S + b with that of the token to its left, which is applied second."""
-    return a_left * a, a_left * b + b_left
+    return a_left * a, _apply(a_left, b_left, b)
 
 
 @jit()
-def _first_row_ending_after(
-    cu_seqlens: Pointer, B: Scalar, token: Scalar, PROBES: constexpr
-) -> Block:
-    """Return the smallest row r with cu_seqlens[r + 1] > token, B if there is none."""
-    low = tl.zeros((), tl.int32)  # every row before this one is known to end at or before token
-    width = B + low  # candidates, from low on
-    lanes = tl.arange(0, PROBES)
-    while width > 0:
-        step = tl.cdiv(width, PROBES)
-        probes = lanes * step + step - 1  # the last candidate of each of PROBES stretches
-        inside = probes < width
-        ends = tl.load(cu_seqlens + low + 1 + probes, mask=inside, other=2147483647)
-        passed = tl.sum((ends <= token).to(tl.int32)) * step
-        low += passed
-        width = tl.minimum(step - 1, width - passed)
-    return low
+def _apply(a: Block, b: Block, state: Block) -> Block:
+    """a S + b, where a = 0 keeps even a NaN from the row to the right."""
+    return tl.where(a == 0, b, a * state + b)
 
 
 @jit()
@@ -64,28 +51,22 @@ def _row_of(cu_seqlens: Pointer, tokens: Block, first_row: Scalar, past_row: Sca
 
 
 @jit()
-def _neighbor_maps(
-    rewards: Pointer,
-    values: Pointer,
-    response_mask: Pointer,
-    tokens: Block,
-    owned: Block,
-    last: Block,
-    ending: Block,
-    gamma: Scalar,
-    lam: Scalar,
-) -> Block:
-    """Return (a, b) of each token's right neighbor, whose S is the token's S_next."""
-    follows = owned & ~last
-    kept = tl.load(response_mask + tokens + 1, mask=follows, other=0) != 0
-    value = tl.load(values + tokens + 1, mask=follows & kept, other=0.0)
-    reward = tl.load(rewards + tokens + 1, mask=follows & kept, other=0.0)
-    a = tl.where(kept, gamma * lam, 1.0)
-    b = value + lam * (reward - value)
-    return tl.where(last, 0.0, a), tl.where(last, ending, b)
+def _send(state: Block, place: Pointer) -> None:
+    """Write a float32 as one word that is not 0: its reader sees all of it or nothing."""
+    bits = state.to(tl.int32, bitcast=True).to(tl.int64)
+    tl.atomic_xchg(place, (bits << 32) + 1, sem="relaxed")
 
 
 @jit()
+def _receive(place: Pointer) -> Block:
+    """Wait for what `_send` writes there."""
+    word = tl.atomic_add(place, 0, sem="relaxed")
+    while word == 0:
+        word = tl.atomic_add(place, 0, sem="relaxed")
+    return (word >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@jit(do_not_specialize=["B"])
 def gae_rows(
     rewards: Pointer,
     values: Pointer,
@@ -96,65 +77,65 @@ def gae_rows(
     returns: Pointer,
     sums: Pointer,  # (3, programs) float32: transitions, mean, squared distances from it
     statistics: Pointer,  # (3,) float32
-    arrivals: Pointer,  # () int32, zero before and after; unused unless STATISTICS
+    messages: Pointer,  # (2 + programs,) int64 zeros: programs that started, that ended; S by tile
+    T: Scalar,
     B: Scalar,
     gamma: Scalar,
     lam: Scalar,
     BOOTSTRAP: constexpr,
     STATISTICS: constexpr,
     BLOCK: constexpr,
-    PROBES: constexpr,
     FOLD: constexpr,
 ) -> None:
     """Compute advantages and returns, one program for each tile of BLOCK tokens."""
-    program = tl.program_id(0)
-    first_row = _first_row_ending_after(cu_seqlens, B, program * BLOCK, PROBES)
-    past_row = _first_row_ending_after(cu_seqlens, B, (program + 1) * BLOCK, PROBES)
-    begin = tl.load(cu_seqlens + first_row)
-    end = tl.load(cu_seqlens + past_row)
-    count, mean, spread = 0.0, 0.0, 0.0
-    carry = 0.0  # S to the right of the block; the first block ends with a row and does not use it
-    for block in range(tl.cdiv(end - begin, BLOCK)):
-        left = end - (block + 1) * BLOCK
-        tokens = left + tl.arange(0, BLOCK)
-        owned = tokens >= begin
-        row = _row_of(cu_seqlens, tokens, first_row, past_row)
-        last = tokens + 1 == tl.load(cu_seqlens + row + 1)
-        ending = tl.zeros((BLOCK,), tl.float32)
-        if BOOTSTRAP:
-            ending = tl.load(bootstraps + row, mask=last, other=0.0)
-        a, b = _neighbor_maps(
-            rewards, values, response_mask, tokens, owned, last, ending, gamma, lam
-        )
-        a, b = tl.associative_scan((a, b), 0, _after, reverse=True)
-        next_state = a * carry + b
-        carry = tl.sum(tl.where(tokens == left, next_state, 0.0))
+    programs = tl.num_programs(0)
+    tile = programs - 1 - tl.atomic_add(messages, 1).to(tl.int32)
+    lanes = tl.arange(0, BLOCK)
+    tokens = tile * BLOCK + lanes
+    inside = tokens < T
+    kept = inside & (tl.load(response_mask + tokens, mask=inside, other=0) != 0)
+    value = tl.load(values + tokens, mask=inside, other=0.0)
+    reward = tl.load(rewards + tokens, mask=inside, other=0.0)
 
-        kept = owned & (tl.load(response_mask + tokens, mask=owned, other=0) != 0)
-        value = tl.load(values + tokens, mask=kept, other=0.0)
-        reward = tl.load(rewards + tokens, mask=kept, other=0.0)
-        advantage = tl.where(kept, reward - value + gamma * next_state, 0.0)
-        tl.store(advantages + tokens, advantage, mask=owned)
-        tl.store(returns + tokens, advantage + value, mask=owned)
-        if STATISTICS:  # the parallel update of mean and squared distances by Chan et al. (1979)
-            found = tl.sum(tl.where(kept, 1.0, 0.0))
-            block_mean = tl.sum(advantage) / tl.maximum(found, 1.0)
-            distance = tl.where(kept, advantage - block_mean, 0.0)
-            delta = block_mean - mean
-            total = tl.maximum(count + found, 1.0)
-            spread += tl.sum(distance * distance) + delta * delta * count * found / total
-            mean += delta * found / total
-            count += found
+    first_and_last = tl.minimum(tile * BLOCK + tl.arange(0, 2) * (BLOCK - 1), T - 1)
+    rows = _row_of(cu_seqlens, first_and_last, 0, B)
+    row = _row_of(cu_seqlens, tl.minimum(tokens, T - 1), tl.min(rows), tl.max(rows) + 1)
+    last = inside & (tokens + 1 == tl.load(cu_seqlens + row + 1, mask=inside, other=0))
+    ending = tl.zeros((BLOCK,), tl.float32)
+    if BOOTSTRAP:
+        ending = tl.load(bootstraps + row, mask=last, other=0.0)
+    a = tl.where(kept, gamma * lam, 1.0)
+    b = tl.where(kept, value + lam * (reward - value), 0.0)
+    a, b = tl.associative_scan(
+        (tl.where(last, 0.0, a), tl.where(last, a * ending + b, b)), 0, _after, reverse=True
+    )
+    first_a = tl.sum(tl.where(lanes == 0, a, 0.0))
+    first_b = tl.sum(tl.where(lanes == 0, b, 0.0))
+    place = messages + 2 + tile
+    carry = 0.0  # S to the right of the tile
+    if first_a == 0:
+        _send(first_b, place)
+    if tile + 1 < programs:
+        carry = _receive(place + 1)
+    if first_a != 0:
+        _send(_apply(first_a, first_b, carry), place)
+    # A token's S_next is the S of the token to its right.
+    state = tl.gather(_apply(a, b, carry), tl.minimum(lanes + 1, BLOCK - 1), 0)
+    next_state = tl.where(last, ending, tl.where(lanes == BLOCK - 1, carry, state))
+    advantage = tl.where(kept, reward - value + gamma * next_state, 0.0)
+    tl.store(advantages + tokens, advantage, mask=inside)
+    tl.store(returns + tokens, tl.where(kept, advantage + value, 0.0), mask=inside)
 
     if STATISTICS:
-        programs = tl.num_programs(0)
-        tl.store(sums + program, count)
-        tl.store(sums + programs + program, mean)
-        tl.store(sums + 2 * programs + program, spread)
+        count = tl.sum(tl.where(kept, 1.0, 0.0))
+        mean = tl.sum(advantage) / tl.maximum(count, 1.0)
+        distance = tl.where(kept, advantage - mean, 0.0)
+        tl.store(sums + tile, count)
+        tl.store(sums + programs + tile, mean)
+        tl.store(sums + 2 * programs + tile, tl.sum(distance * distance))
         tl.debug_barrier()  # all threads have written their sums before the counter is incremented
-        if tl.atomic_add(arrivals, 1, sem="acq_rel") == programs - 1:
+        if tl.atomic_add(messages + 1, 1, sem="acq_rel") == programs - 1:
             _fold_statistics(sums, statistics, programs, FOLD)
-            tl.store(arrivals, 0)
 
 
 @jit()
@@ -297,14 +278,14 @@ def _forward(
         returns,
         sums,
         statistics,
-        arrival_counter(rewards.device) if with_statistics else cu_seqlens,
+        torch.zeros(2 + programs, dtype=torch.int64, device=rewards.device),
+        len(rewards),
         len(cu_seqlens) - 1,
         gamma,
         lam,
         BOOTSTRAP=bootstraps is not None,
         STATISTICS=with_statistics,
         BLOCK=BLOCK,
-        PROBES=PROBES,
         FOLD=1024,
         num_warps=WARPS,
     )

@@ -6,6 +6,10 @@ loss. It goes over chunks of rows, and for each computes `exp_logits` (product 1
 d(logits), dX (product 2) and the chunk's share of dW (product 3). The backward pass only multiplies
 by the gradient of the loss that it is given. Where no gradient is wanted, only product 1 is done
 and `exp_logits` are not stored.
+
+A row's `exp_logits` are stored against k = log normalizer + log ratio, which is known beforehand:
+the target's logit minus its old log-probability. A row whose ratio is not within 2^-LARGEST and
+2^LARGEST gets no gradient.
 """
 
 from __future__ import annotations
@@ -26,14 +30,22 @@ from stepcoder.kernels.dispatch import (
     use_triton,
 )
 from stepcoder.kernels.language import Pointer, Scalar, constexpr, jit, tl
-from stepcoder.kernels.lm_head import chunks, launch_tiles, row_statistics, vocab_tiles
+from stepcoder.kernels.lm_head import (
+    LARGEST,
+    LOG2_E,
+    chunks,
+    launch_tiles,
+    row_statistics,
+    target_logits,
+    vocab_tiles,
+)
 from stepcoder.kernels.lm_head_backward import (
     DEFAULT_WORKSPACE,
     HeadGradients,
     RowTerms,
     Workspace,
+    d_logits,
     gradient_chunks,
-    overwrite_with_gradient,
 )
 from stepcoder.kernels.logprob import PARTIALS_WORKSPACE
 from stepcoder.kernels.reference import (
@@ -56,6 +68,7 @@ def ppo_rows(
     partials: Pointer,
     target_logits: Pointer,
     targets: Pointer,
+    references: Pointer,  # (N,) float32, of exp_logits
     old_logprobs: Pointer,
     advantages: Pointer,
     importance: Pointer,
@@ -65,8 +78,8 @@ def ppo_rows(
     sums: Pointer,  # (8, programs) float32, at this chunk's first program
     programs: Scalar,  # of all chunks
     N: Scalar,
-    V: Scalar,
     vocab_blocks: Scalar,
+    scale: Scalar,
     clip_low: Scalar,
     clip_high: Scalar,
     dual_clip: Scalar,
@@ -74,6 +87,7 @@ def ppo_rows(
     kl_beta: Scalar,
     ESTIMATOR: constexpr,
     IGNORED: constexpr,
+    LARGEST: constexpr,
     ROWS: constexpr,
     TILES: constexpr,
 ) -> None:
@@ -81,7 +95,7 @@ def ppo_rows(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     valid = rows < N
     logprob, entropy, log_normalizer = row_statistics(
-        partials, target_logits, targets, rows, N, V, vocab_blocks, TILES
+        partials, target_logits, rows, N, vocab_blocks, scale, TILES
     )
     kept = valid & (tl.load(targets + rows, mask=valid, other=0) != IGNORED)
     logprob = tl.where(kept, logprob, 0.0)
@@ -97,8 +111,10 @@ def ppo_rows(
         logprob, old, advantage, weight, ref, clip_low, clip_high, dual_clip, kl_beta, ESTIMATOR
     )
     loss -= entropy_bonus * entropy
-    derivative = tl.where(kept, derivative * inverse_normalizer, 0.0)
-    entropy_derivative = tl.where(kept, -entropy_bonus * inverse_normalizer, 0.0)
+    k = tl.load(references + rows, mask=valid, other=0.0)
+    trained = kept & ~(tl.abs(log_normalizer - k) > LARGEST)
+    derivative = tl.where(trained, derivative * inverse_normalizer, 0.0)
+    entropy_derivative = tl.where(trained, -entropy_bonus * inverse_normalizer, 0.0)
     tl.store(row_terms + rows, log_normalizer, mask=valid)
     tl.store(row_terms + N + rows, derivative, mask=valid)
     tl.store(row_terms + 2 * N + rows, logprob, mask=valid)
@@ -265,17 +281,19 @@ def _forward(
     tokens = hidden.new_empty(2, len(hidden), dtype=torch.float32)
     programs = -(-len(hidden) // ROWS)  # of all chunks: each but the last is a multiple of ROWS
     sums = hidden.new_empty(len(SLOTS), max(programs, 1), dtype=torch.float32)
+    of_targets = target_logits(hidden, weight, targets, softcap)
+    # A masked row has no target's logit; any reference will do there.
+    references = (LOG2_E * (of_targets / temperature - old_logprobs)).nan_to_num_()
     for rows in pieces:
-        exp_logits = workspace.view(rows) if workspace else None
-        partials = launch_tiles(
-            hidden[rows], weight, targets[rows], temperature, softcap, exp_logits
-        )
+        exp_logits, k = (workspace.view(rows), references[rows]) if workspace else (None, None)
+        partials = launch_tiles(hidden[rows], weight, temperature, softcap, exp_logits, k)
         count = rows.stop - rows.start
         terms = RowTerms(hidden.new_empty(5, count, dtype=torch.float32), bool(entropy_bonus))
         ppo_rows[(-(-count // ROWS),)](
-            partials.tiles,
-            partials.target_logits,
+            partials,
+            of_targets[rows],
             targets[rows],
+            references[rows],
             old_logprobs[rows],
             advantages[rows],
             importance[rows],
@@ -285,8 +303,8 @@ def _forward(
             sums[:, rows.start // ROWS :],
             programs,
             count,
-            vocab,
-            partials.tiles.shape[1],
+            partials.shape[1],
+            LOG2_E / temperature,
             clip_low,
             clip_high,
             dual_clip,
@@ -294,15 +312,16 @@ def _forward(
             kl_beta,
             ESTIMATOR=estimator,
             IGNORED=IGNORED,
+            LARGEST=LARGEST,
             ROWS=ROWS,
             TILES=TILES,
         )
         tokens[:, rows] = terms.tensor[2::2]
-        if exp_logits is not None:
-            logits_grad = overwrite_with_gradient(
-                exp_logits, partials, terms, targets[rows], temperature, softcap
+        if workspace:
+            logits_grad, factor = d_logits(
+                workspace.view(rows), references[rows], terms, targets[rows], temperature, softcap
             )
-            gradients.add(rows, logits_grad, hidden[rows], weight)
+            gradients.add(rows, logits_grad, factor, hidden[rows], weight)
     loss = hidden.new_empty((), dtype=torch.float32)
     statistics = hidden.new_empty(6, dtype=torch.float32)
     finish_head[(1,)](sums, programs, loss, statistics, normalizer, BLOCK=1024)

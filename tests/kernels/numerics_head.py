@@ -346,6 +346,26 @@ def test_the_head_matches_float64_and_its_gradients_beat_plain_bf16_twofold(cana
         assert error(ours, true) < 0.01
 
 
+@pytest.mark.parametrize("moved", [-60.0, -30.0, 30.0, 60.0])
+def test_the_gradient_does_not_depend_on_how_far_the_policy_has_moved(device, moved):
+    """The KL term's: the policy's own is clipped here, or has no advantage."""
+    head = make_head(device, 60, 1003, 48)
+    case = CASES[0] | {"kl_estimator": "k1"}
+    tokens = make_tokens(head)
+    tokens.old_logprobs -= moved
+    tokens.advantages.fill_(float(moved > 42))
+    exact_head = head.copy(torch.float64)
+    run_head(reference.ppo_head, exact_head, tokens, case)
+    loss, _ = run_head(ppo_head, head, tokens, case)
+    assert loss.isfinite()
+    for name in ("hidden", "weight"):
+        ours, true = (getattr(h, name).grad for h in (head, exact_head))
+        if abs(moved) > 42:  # more than 2^60 times more or less likely: no gradient
+            assert not ours.any()
+        else:
+            assert error(ours, true) < 0.01
+
+
 def test_the_clipped_statistic_counts_the_tokens_that_get_no_gradient(device):
     head = make_head(device, 150, 1003, 48)
     tokens = make_tokens(head)

@@ -38,7 +38,13 @@ def test_operators_keep_their_promises_to_pytorch(device):
     size, count = 1 << 20, torch.tensor(20.0, device=device)
     calls = [
         (logprob._forward, (hidden, weight, targets, 0.9, 0.0, size)),
-        (logprob._backward, (old, None, hidden, weight, targets, 0.9, 0.0, size, True, False)),
+        (
+            logprob._backward,
+            (
+                *(old, None, hidden, weight, targets, old, -old, -old),
+                *(0.9, 0.0, size, True, False),
+            ),
+        ),
         (
             policy_head._forward,
             (

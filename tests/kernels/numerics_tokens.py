@@ -6,17 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepcoder.kernels import dispatch, reference
-from stepcoder.kernels.packed_gae import BLOCK, gae, gae_with_statistics
+from stepcoder.kernels import dispatch, packed_gae, reference
+from stepcoder.kernels.language import INTERPRETED
+from stepcoder.kernels.packed_gae import gae, gae_with_statistics
 from stepcoder.kernels.token_loss import ppo_loss, ppo_policy_loss, value_loss
 
 # numpy's, at the interpreter
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 
 
+BLOCK = 256 if INTERPRETED else packed_gae.BLOCK  # the interpreter's scans take their time
+
+
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch):
     monkeypatch.setenv("STEPCODER_KERNELS", "triton")
+    monkeypatch.setattr(packed_gae, "BLOCK", BLOCK)
 
 
 ROW_LENGTHS = {
@@ -97,7 +102,16 @@ def test_whitening_statistics_come_with_the_advantages(canaries, device, mask):
     )[2]
     for name, found, true in zip(statistics._fields, statistics, exact, strict=True):
         assert found.item() == pytest.approx(true.item(), rel=1e-5, abs=1e-6), name
-    assert dispatch.arrival_counter(device).item() == 0
+
+
+def test_a_row_of_nan_leaves_the_other_rows_alone(device):
+    rewards, values, *rest, _ = make_rows(device, [5, 3, 2 * BLOCK + 9, 40], 0.9)
+    clean = gae(rewards, values, *rest, 0.99, 0.95)
+    begin, end = rest[0][2:4].tolist()
+    values[begin:end] = float("nan")
+    for found, expected in zip(gae(rewards, values, *rest, 0.99, 0.95), clean, strict=True):
+        for outside in (slice(0, begin), slice(end, None)):
+            assert torch.equal(found[outside], expected[outside])
 
 
 NAMES = (

@@ -29,12 +29,43 @@ from stepcoder.kernels.reference import IGNORED
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin")
 FLOAT64 = ("DADD", "DMUL", "DFMA", "DSETP")
-COUNTED = ("HGMMA", "UTMALDG", "UTMASTG", "LDL", "STL", "LDG.E.128", *FLOAT64)
+# Waits for all but the last group of matrix instructions: ptxas has not serialized them.
+IN_FLIGHT = "WARPGROUP.DEPBAR.LE gsb0, 0x1"
+COUNTED = (
+    IN_FLIGHT,
+    "HGMMA",
+    "UTMALDG",
+    "UTMASTG",
+    "LDL",
+    "STL",
+    "LDG.E.128",
+    "LDG.E.64",
+    *FLOAT64,
+)
 
 
 def configurations() -> Iterator[dict[str, Any]]:
     """Name, kernel, argument types, constants, warps and stages of all that can be launched."""
     yield from _head_tiles()
+    for softcap in (False, True):
+        yield {
+            "name": f"target_products softcap={softcap}",
+            "kernel": lm_head.target_products,
+            "types": {
+                **dict.fromkeys(("hidden", "weight"), "*bf16"),
+                "targets": "*i64",
+                "logits": "*fp32",
+                **dict.fromkeys(("N", "V", "H"), "i32"),
+                "softcap": "fp32",
+            },
+            "constants": {
+                "ROWS": lm_head.TARGET_ROWS,
+                "HIDDEN": 64,
+                "SOFTCAP": softcap,
+                "UPCAST": False,
+            },
+            "aligned": ("hidden", "weight", "targets", "logits", "H"),
+        }
     for entropy in (False, True):
         for softcap in (False, True):
             yield {
@@ -42,16 +73,16 @@ def configurations() -> Iterator[dict[str, Any]]:
                 "kernel": lm_head_backward.logits_gradient,
                 "types": {
                     "exp_logits": "*bf16",
-                    **dict.fromkeys(("tile_maxima", "row_terms"), "*fp32"),
+                    **dict.fromkeys(("references", "row_terms"), "*fp32"),
                     "targets": "*i64",
                     **dict.fromkeys(("N", "V", "stride"), "i32"),
                     **dict.fromkeys(("temperature", "softcap"), "fp32"),
                 },
                 "constants": {
-                    "VOCAB": lm_head.HOPPER.vocab,
                     "COLUMNS": lm_head_backward.COLUMNS,
                     "ENTROPY": entropy,
                     "SOFTCAP": softcap,
+                    "LARGEST": lm_head.LARGEST,
                     "UPCAST": False,
                 },
                 "aligned": ("exp_logits", "stride"),
@@ -60,7 +91,8 @@ def configurations() -> Iterator[dict[str, Any]]:
     rows = {
         **dict.fromkeys(("partials", "target_logits"), "*fp32"),
         "targets": "*i64",
-        **dict.fromkeys(("N", "V", "vocab_blocks", "programs"), "i32"),
+        **dict.fromkeys(("N", "vocab_blocks", "programs"), "i32"),
+        "scale": "fp32",
     }
     yield {
         "name": "finish_rows",
@@ -68,7 +100,7 @@ def configurations() -> Iterator[dict[str, Any]]:
         "types": rows | dict.fromkeys(("logprobs", "entropy", "log_normalizer"), "*fp32"),
         "constants": {"IGNORED": IGNORED, "ROWS": logprob.ROWS, "TILES": logprob.TILES},
     }
-    pointers = ("old_logprobs", "advantages", "importance", "ref_logprobs")
+    pointers = ("references", "old_logprobs", "advantages", "importance", "ref_logprobs")
     pointers += ("normalizer", "row_terms", "sums")
     numbers = ("clip_low", "clip_high", "dual_clip", "entropy_bonus", "kl_beta")
     for estimator in range(4):
@@ -79,6 +111,7 @@ def configurations() -> Iterator[dict[str, Any]]:
             "constants": {
                 "ESTIMATOR": estimator,
                 "IGNORED": IGNORED,
+                "LARGEST": lm_head.LARGEST,
                 "ROWS": policy_head.ROWS,
                 "TILES": policy_head.TILES,
             },
@@ -114,8 +147,7 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
             "hidden_desc": f"tensordesc<bf16[{tile.rows}, {tile.hidden}]>",
             "weight_desc": f"tensordesc<bf16[{tile.vocab}, {tile.hidden}]>",
             "exp_logits_desc": f"tensordesc<bf16[{tile.rows}, {tile.vocab // 2}]>",
-            "targets": "*i64",
-            **dict.fromkeys(("partials", "target_logits"), "*fp32"),
+            **dict.fromkeys(("references", "partials"), "*fp32"),
             **dict.fromkeys(("N", "V", "H"), "i32"),
             **dict.fromkeys(("scale", "softcap"), "fp32"),
         },
@@ -126,10 +158,11 @@ def head_tile(name: str, tile: lm_head.Tile, store: bool, softcap: bool) -> dict
             "GROUP": tile.group,
             "STORE": store,
             "SOFTCAP": softcap,
+            "LARGEST": lm_head.LARGEST,
             "FLATTEN": tile.flatten,
             "UPCAST": False,
         },
-        "aligned": ("targets", "partials", "target_logits", "H"),
+        "aligned": ("references", "partials", "H"),
         "warps": tile.warps,
         "stages": tile.stages,
     }
@@ -192,16 +225,16 @@ def _token_kernels() -> Iterator[dict[str, Any]]:
                 "kernel": packed_gae.gae_rows,
                 "types": {
                     **dict.fromkeys(floats, "*fp32"),
-                    **dict.fromkeys(("cu_seqlens", "arrivals"), "*i32"),
+                    "cu_seqlens": "*i32",
+                    "messages": "*i64",
                     "response_mask": "*i1",
-                    "B": "i32",
+                    **dict.fromkeys(("T", "B"), "i32"),
                     **dict.fromkeys(("gamma", "lam"), "fp32"),
                 },
                 "constants": {
                     "BOOTSTRAP": bootstrap,
                     "STATISTICS": statistics,
                     "BLOCK": packed_gae.BLOCK,
-                    "PROBES": packed_gae.PROBES,
                     "FOLD": 1024,
                 },
                 "aligned": (*floats, "cu_seqlens", "response_mask"),

@@ -136,7 +136,7 @@ def test_a_head_that_does_not_fit_is_one_clear_line(hidden, weight, targets, err
 def test_a_head_that_the_copy_engine_cannot_read_is_refused():
     shifted = torch.zeros(100, dtype=torch.bfloat16)[4:].view(3, 32)
     with pytest.raises(ValueError, match=r"hidden starts 4 elements into .* 16 bytes"):
-        launch_tiles(shifted, WEIGHT, TARGETS, 1.0, 0.0)
+        launch_tiles(shifted, WEIGHT, 1.0, 0.0)
 
 
 def test_tokens_that_do_not_fit_are_one_clear_line():

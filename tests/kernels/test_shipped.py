@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stepcoder.kernels import lm_head, lm_head_backward, logprob, policy_head
+from stepcoder.kernels import lm_head, lm_head_backward, logprob, packed_gae, policy_head
 
 SHARED_LIMIT = 232_448  # bytes a block may have on sm_90
 FLOAT64 = ("DADD", "DMUL", "DFMA", "DSETP")
@@ -59,10 +59,12 @@ def test_no_kernel_is_compiled_anew_for_a_number_of_rows():
     pytest.importorskip("triton")
     rows = {
         lm_head.lm_head_tiles: "N",
+        lm_head.target_products: "N",
         lm_head_backward.logits_gradient: "N",
         logprob.finish_rows: "N",
         policy_head.ppo_rows: "N",
         policy_head.finish_head: "programs",
+        packed_gae.gae_rows: "B",
     }
     for kernel, name in rows.items():
         (parameter,) = (p for p in kernel.params if p.name == name)
@@ -82,11 +84,12 @@ def test_shared_memory_fits_a_block(configurations):
     assert not offenders(configurations, lambda c: c["shared"] <= SHARED_LIMIT)
 
 
-def test_the_matrix_product_uses_wgmma_and_tma(configurations):
+def test_the_matrix_product_uses_wgmma_and_tma_and_overlaps_them(configurations):
     def allowed(c):
         ops = c["instructions"]
         stores = ops["UTMASTG"] > 0 or "store=True" not in c["name"]
-        return ops["HGMMA"] > 0 and ops["UTMALDG"] > 0 and stores
+        loads = ops["HGMMA"] > 0 and ops["UTMALDG"] > 0
+        return loads and stores and ops["WARPGROUP.DEPBAR.LE gsb0, 0x1"] > 0
 
     products = [c for c in configurations if c["name"].startswith("lm_head_tiles")]
     products = [c for c in products if " sm_" not in c["name"]]  # Hopper's alone have both
@@ -99,6 +102,24 @@ def test_the_losses_load_four_tokens_at_a_time_under_their_masks(configurations)
         c for c in configurations if c["name"] == "ppo_loss policy=True value=True estimator=3 (16)"
     )
     assert masked["instructions"]["LDG.E.128"] == 9 * 1024 // 128 // 4  # tensors x tokens a thread
+
+
+def test_what_follows_a_tile_is_short(configurations):
+    """The tensor cores wait for it: 4 to 5% of a tile's time at H = 4096, computed."""
+    found = {c["name"]: c["instructions"]["all"] for c in configurations}
+    assert found["lm_head_tiles HOPPER store=True softcap=False (16)"] < 2900  # once 3864
+    assert found["lm_head_tiles HOPPER store=False softcap=False (16)"] < 2350  # once 3352
+
+
+def test_gae_loads_its_tokens_four_at_a_time_and_once(configurations):
+    (plain,) = (
+        c for c in configurations if c["name"] == "gae bootstrap=False statistics=False (16)"
+    )
+    # Rewards and values; the masks' bytes come in a load of 64 bits.
+    assert (
+        plain["instructions"]["LDG.E.128"] == 2 * packed_gae.BLOCK // (32 * packed_gae.WARPS) // 4
+    )
+    assert plain["instructions"]["LDG.E.64"] > 0
 
 
 def test_no_constant_slips_into_float64(configurations):
