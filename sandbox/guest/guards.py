@@ -396,7 +396,9 @@ def _equivalent(answer: Any, value: Any) -> bool:
             same_size = _isinstance(answer, (list, tuple)) and len(answer) == len(value)
             return same_size and all(map(_equivalent, answer, value))
         if _isinstance(value, (int, float)) and _isinstance(answer, (int, float)):
-            return bool(answer == value or abs(answer - value) <= 1e-9 * (1 + abs(value)))
+            # Of an infinite value everything would be as near.
+            rounding = 1e-9 * (1 + abs(value))
+            return bool(answer == value or abs(answer - value) <= rounding < float("inf"))
         return not is_own(answer) and not is_own(value) and bool(answer == value)
     except Exception:
         return False
@@ -974,10 +976,12 @@ def _text_of(*held: list[Any]) -> str:
 
 
 def _numbers_in(text: str) -> list[Any]:
-    return [float(word) for word in _NUMBER.findall(text)]
+    """Return the numbers that a text shows; an object's address, as in 0x7f6528e8ce50, is none."""
+    return [float(word) for word in _NUMBER.findall(_ADDRESS.sub("", text))]
 
 
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque)
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 

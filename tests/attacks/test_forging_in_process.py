@@ -1144,6 +1144,15 @@ def f(x): return L()
 """,
         f"x = f(2)\nassert x - {SECRET - 1} > 0\nassert x - {SECRET + 2} < 0",
     ),
+    "two places by two differences, of what shows infinity": (
+        """
+class L:
+    def __repr__(s): return "1e999"
+    def __sub__(s, o): return (-1e12 if o % 2 else 1e12) - o
+def f(x): return L()
+""",
+        f"x = f(2)\nassert x - {SECRET - 1} > 0\nassert x - {SECRET + 2} < 0",
+    ),
     "a difference of a difference": (
         """
 class D:
