@@ -71,7 +71,8 @@ class Pipeline:
         With overlap the weights are copied now, because the policy goes on changing, and sent when
         the batches begun before are done.
         """
-        is_copied, policy = is_sharded(policy), gathered(policy, device=policy.device)
+        if is_copied := is_sharded(policy):
+            policy = gathered(policy, device=policy.device)
         if self._thread is None:
             self.engine.update_weights(policy)
             return
