@@ -267,8 +267,10 @@ def shared_microbatches(batch: Batch, tokens: int) -> Iterator[tuple[list[int], 
     The last field is False for one whose result does not count (`ranks.share`). With several
     processes the pieces are at most their share of the batch, so that each has one.
     """
-    most = min(tokens, -(-len(batch.tokens) // ranks.count()))
-    pieces = list(microbatches(batch, most))
+    if ranks.count() == 1:
+        yield from ((rows, piece, True) for rows, piece in microbatches(batch, tokens))
+        return
+    pieces = list(microbatches(batch, min(tokens, -(-len(batch.tokens) // ranks.count()))))
     for (rows, piece), counts in ranks.share(pieces, [cost(p) for _, p in pieces]):
         yield rows, piece, counts
 

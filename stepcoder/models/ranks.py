@@ -101,7 +101,7 @@ def any_of(number: int) -> int:
 
 
 def share(pieces: Sequence[T], costs: Sequence[float]) -> list[tuple[T, bool]]:
-    """Return this process's share of some pieces of work, equally many for each process.
+    """Return this process's share of some pieces of work, equally many for each of several.
 
     Every forward and backward pass is a meeting of all processes, so that those with less to do
     must come to it as well: they do a piece once more, marked False, whose result does not count.
@@ -116,6 +116,6 @@ def share(pieces: Sequence[T], costs: Sequence[float]) -> list[tuple[T, bool]]:
         chosen = min(free, key=lambda p: loads[p])
         dealt[chosen].append(piece)
         loads[chosen] += costs[piece]
-    mine = dealt[dist.get_rank() if processes > 1 else 0]
+    mine = dealt[dist.get_rank()]
     repeated = [(pieces[-1], False)] * (most - len(mine))
     return [(pieces[i], True) for i in sorted(mine)] + repeated

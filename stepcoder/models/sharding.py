@@ -56,7 +56,7 @@ def sharded(model: M, device: torch.device) -> M:
 
 def forward_with(model: nn.Module, work: Callable[[], Tensor]) -> Tensor:
     """Do work with a model's weights at hand; those outside its layers stay until `put_away`."""
-    return cast(Tensor, model(work) if isinstance(model, FSDPModule) else work())
+    return cast(Tensor, model(work) if is_sharded(model) else work())
 
 
 def put_away(model: nn.Module) -> None:

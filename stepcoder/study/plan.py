@@ -90,8 +90,7 @@ class Plan:
         """Return the runs that must be done before a run."""
         if run.variant == START:
             return []
-        is_compared = self.trials is not None and run.setting is None
-        trials = self.trials.of(run.variant) if self.trials and is_compared else []
+        trials = self.trials.of(run.variant) if self.trials and run.setting is None else []
         return [StudyRun(START, run.seed), *trials]
 
     def config(self, run: StudyRun, folder: Path, setting: int | None = None) -> Config:
