@@ -11,6 +11,10 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Of several processes of tests none takes the others' cores: threads that wait for work spin.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No test may fail for a slow machine: hypothesis' own limit is 0.2 s an example.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
