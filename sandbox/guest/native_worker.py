@@ -83,6 +83,8 @@ def files_of(compiler: str, language: str) -> list[str]:
     tools = [shutil.which(asked(compiler, f"-print-prog-name={tool}")) for tool in TOOLS]
     programs = [file for path in [compiler, *tools] if path for file in chain(path)]
     real = {os.path.realpath(folder) for folder in folders if os.path.isdir(folder)} - {"/"}
+    # clang names the folder that it lies in, which has all the machine's programs.
+    real -= {os.path.dirname(program) for program in programs}
     return [*programs, *real, *SYSTEM_LIBRARIES]
 
 
@@ -93,12 +95,9 @@ def is_static(compiler: str) -> bool:
 
 
 def within(paths: list[str]) -> list[str]:
-    """Return the paths that lie in none of the others, links and shorter ones first."""
-    kept: list[str] = []
-    for path in sorted(set(paths), key=lambda path: (not os.path.islink(path), len(path))):
-        if not any(path.startswith(f"{folder}/") for folder in kept):
-            kept.append(path)
-    return kept
+    """Return the paths that lie in none of the others."""
+    folders = tuple(f"{path}/" for path in paths if not os.path.islink(path))
+    return [path for path in sorted(set(paths)) if not path.startswith(folders)]
 
 
 def lay_out(files: dict[str, bytes]) -> None:

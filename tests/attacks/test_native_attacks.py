@@ -30,7 +30,17 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="no compiler (in
 
 ON_X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64's own calls")
 INCLUDES = """
-#include <bits/stdc++.h>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
 #include <fcntl.h>
 #include <sched.h>
 #include <linux/seccomp.h>

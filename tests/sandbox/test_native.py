@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.skipif(
     not shutil.which("g++") or not shutil.which("gcc"), reason="no compiler (install g++)"
 )
 
+ROOT = Path(__file__).parents[2]
 SUM = """
 #include <bits/stdc++.h>
 using namespace std;
@@ -48,7 +51,27 @@ def judged(
     return judge.run(Program(source, language=language), StdinTests((stdin,), (stdout,)))
 
 
-def main(body: str, includes: str = "#include <bits/stdc++.h>\nusing namespace std;") -> str:
+# A third of the compiler's time for <bits/stdc++.h>.
+COMMON = "\n".join(
+    f"#include <{header}>"
+    for header in (
+        *(
+            "algorithm",
+            "csignal",
+            "cstdio",
+            "cstdlib",
+            "cstring",
+            "fstream",
+            "iostream",
+            "mutex",
+            "optional",
+        ),
+        *("stdexcept", "string", "thread", "vector", "unistd.h"),
+    )
+)
+
+
+def main(body: str, includes: str = f"{COMMON}\nusing namespace std;") -> str:
     return f"{includes}\nint main() {{\n{body}\n}}\n"
 
 
@@ -128,8 +151,7 @@ def test_languages(native_judge: Judge, language: str, source: str) -> None:
     ],
 )  # fmt: skip
 def test_ordinary_programs(native_judge: Judge, body: str, stdin: str, stdout: str) -> None:
-    includes = "#include <bits/stdc++.h>\n#include <unistd.h>\n#include <csignal>\n"
-    verdict = judged(native_judge, main(body, includes + "using namespace std;"), stdin, stdout)
+    verdict = judged(native_judge, main(body), stdin, stdout)
     assert (verdict.status, verdict.message) == (Status.ACCEPTED, "")
 
 
@@ -447,6 +469,20 @@ def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
             assert verdict.status is Status.INFRASTRUCTURE_ERROR
             assert f"was found; install {package} or clang" in verdict.message
         assert judge.run(Program("print(1)"), StdinTests(("",), ("1",))).passed
+
+
+@pytest.mark.skipif(not shutil.which("clang++"), reason="clang is not installed")
+@pytest.mark.skipif(
+    str(ROOT).startswith("/tmp/"), reason="workers cover /tmp, where these tests lie"
+)
+def test_a_machine_with_clang_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder, Judge(workers=1) as judge:
+        for tool in ("clang", "clang++", "ld"):
+            os.symlink(shutil.which(tool), f"{folder}/{tool}")
+        monkeypatch.setenv("PATH", folder)
+        assert judged(judge, SUM, "1 2", "3").passed
+        assert judged(judge, main('puts("3");', "#include <stdio.h>"), "", "3", "c").passed
+        assert judged(judge, "int main() { return x; }").error_line == 1
 
 
 def test_closing_and_cancelling() -> None:

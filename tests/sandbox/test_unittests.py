@@ -259,7 +259,9 @@ class V(unittest.TestCase):
 def test_a_builtin_that_a_test_hands_over_opens_nothing(judge: Judge) -> None:
     walk = """
 def f(function, *arguments):
-    walk = "[c for c in __import__('sys')._getframe(%d).f_code.co_consts if c == 7426119205]"
+    # The program does not have the number itself.
+    number = "type(c) is int and c - 1 == 7426119204"
+    walk = f"[c for c in __import__('sys')._getframe(%d).f_code.co_consts if {number}]"
     for depth in range(12):
         for how in (lambda: function(walk % depth),
                     lambda: function(object, "__subclasses__")()[0].__init__.__globals__):
