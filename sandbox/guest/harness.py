@@ -379,7 +379,8 @@ def plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, _TEXTS) or kind.__module__ in _MODULES_OF_TEXTS:
+    # pathlib is a package in 3.13.
+    if isinstance(value, _TEXTS) or kind.__module__.partition(".")[0] in _MODULES_OF_TEXTS:
         return str(value)
     if kind is memoryview:
         return value.tobytes()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from stepcoder import kernels as ops
 from stepcoder.kernels import reference
+from stepcoder.kernels.reference import ClipRange
 
 
 def normal(*shape: int, seed: int, grad: bool = False) -> Tensor:
@@ -54,6 +57,27 @@ def test_policy_loss_gradients(estimator):
         )[0]
 
     assert gradcheck(loss, (logprobs, entropy))
+
+
+def test_the_head_takes_the_gradient_of_cispo():
+    """As docs/kernels.md says: MiniMax-M1's equation 4 (arXiv 2506.13585) by autograd."""
+    hidden, weight = normal(N, H, seed=0, grad=True), normal(V, H, seed=1, grad=True)
+    logprobs, _ = ops.logprob_entropy(hidden, weight, TARGETS)
+    old = logprobs.detach() - policy_inputs(2)[0].detach()  # ratios below and above the bounds
+    advantages = normal(N, seed=4)
+    bounded = (logprobs - old).exp().clamp(0.3, 1.5).detach()
+    assert set((bounded == 0.3).tolist() + (bounded == 1.5).tolist()) == {True, False}
+    objective = (bounded * advantages * logprobs).sum() / N
+    expected = torch.autograd.grad(-objective, (hidden, weight))
+
+    with torch.no_grad():
+        present = ops.logprob_entropy(hidden, weight, TARGETS)[0]
+    weights = (present - old).exp().clamp(0.3, 1.5)
+    loss, _, _ = ops.ppo_head(
+        *(hidden, weight, TARGETS, present, advantages, weights, N, ClipRange(1, math.inf))
+    )
+    found = torch.autograd.grad(loss, (hidden, weight))
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
