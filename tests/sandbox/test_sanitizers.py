@@ -29,9 +29,11 @@ def check(done: subprocess.CompletedProcess[str], last_line: str) -> None:
     assert done.stdout.splitlines()[-1].startswith(last_line), report
     assert "ERROR: AddressSanitizer" not in done.stderr, report
     assert "runtime error:" not in done.stderr, report
-    # Other libraries leak a few bytes at their import.
+    # Libraries leak a few bytes at their import, as do names of ours from Python 3.12 on, which keeps
+    # them for good.
     leaks = [part for part in done.stderr.split("\n\n") if "leak of" in part]
     ours = [leak for leak in leaks if "/csrc/" in leak or "_launcher.so" in leak]
+    ours = [leak for leak in ours if "pybind11_exec__launcher" not in leak]
     assert not ours, "\n\n".join(ours)[:12_000]
     assert done.returncode == 0 or leaks, report
 
@@ -50,14 +52,13 @@ def test_refused_values_leave_no_object_behind() -> None:
     assert inputs
 
     def decode_all() -> None:
-        for data in inputs:
+        for data in 50 * inputs:
             try:
                 _launcher.decode(data)
             except ValueError:
                 continue
 
-    decode_all()
+    decode_all()  # the interpreter's own tables grow once
     before = sys.getallocatedblocks()
-    for _ in range(50):
-        decode_all()
+    decode_all()
     assert sys.getallocatedblocks() < before + 25
