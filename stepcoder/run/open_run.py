@@ -26,6 +26,7 @@ from stepcoder.rollout.open_engine import check_positions
 from stepcoder.run.checkpoint import newest_state
 from stepcoder.run.data import TrainingData, fitting, load_data
 from stepcoder.run.model_folder import with_model_folders
+from stepcoder.run.peers import watched
 from stepcoder.run.run import Run
 from stepcoder.run.sinks import Sinks, check_installed
 from stepcoder.sandbox import Judge, LibraryError, Limits
@@ -47,6 +48,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     device = choose_device(config.device)
     with ExitStack() as stack:
         device = stack.enter_context(ranks.joined(device))
+        stack.enter_context(watched())
         run_dir = _open_folder(stack, config, resume is not None)
         config = with_model_folders(config)  # the folder has the names
         console = None if ranks.is_first() else Console(quiet=True)
