@@ -12,15 +12,16 @@ import platform
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread, Timer
 from typing import NoReturn
 
 import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from stepcoder.errors import RunError
 from stepcoder.models import ranks
@@ -38,49 +39,39 @@ class _Watch(Thread):
 
     def __init__(self) -> None:
         super().__init__(name="peers", daemon=True)
-        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=SILENT * BEAT_S))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self.store = dist.PrefixStore(f"stepcoder {attempt}", store)
-        self.rank = str(dist.get_rank())
-        self.listens_to = range(1, ranks.count()) if self.rank == "0" else range(1)
-        self.patience = SILENT
-        self.ended = Event()
-        # Where process ids mean the same: this boot of this machine, this namespace.
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        place = f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
-        self.name_tag = f"{os.getpid()} {place} {platform.node()}"
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+        self.store = PrefixStore(f"stepcoder {attempt}", TCPStore(*place, is_master=False))
+        self.patience, self.ended = SILENT, Event()
 
     def run(self) -> None:
+        # What process ids count for: this boot of this machine, this namespace.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        place = f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+        rank = dist.get_rank()
+        heard, silent = dict[int, str](), Counter[int]()
         try:
-            self._run()
+            for beat in count():
+                self.store.set(str(rank), f"{beat} {os.getpid()} {place} {platform.node()}")
+                if self.ended.wait(BEAT_S):
+                    self.store.set(str(rank), DONE)
+                    return
+                for peer in range(1, ranks.count()) if rank == 0 else (0,):
+                    tag = self.store.get(str(peer)).decode()
+                    silent[peer] = silent[peer] + 1 if tag == heard.get(peer) != DONE else 0
+                    heard[peer] = tag
+                    if silent[peer] >= self.patience:
+                        _, pid, where, node = tag.split(" ", 3)
+                        with suppress(ProcessLookupError):
+                            if where == place:  # torchrun would wait for it
+                                os.kill(int(pid), signal.SIGKILL)
+                        who = f"process {peer} (pid {pid} on {node})"
+                        self._leave(f"{who} was killed, hangs or is out of reach")
         except RuntimeError:
-            self._leave("torchrun on the first machine does not answer any more")
-
-    def _run(self) -> None:
-        heard, silent = dict.fromkeys(self.listens_to, ""), dict.fromkeys(self.listens_to, 0)
-        for beat in count():
-            self.store.set(self.rank, f"{beat} {self.name_tag}")
-            if self.ended.wait(BEAT_S):
-                self.store.set(self.rank, DONE)
-                return
-            for peer in self.listens_to:
-                tag = self.store.get(str(peer)).decode()
-                silent[peer] = silent[peer] + 1 if tag == heard[peer] != DONE else 0
-                heard[peer] = tag
-                if silent[peer] >= self.patience:
-                    self._give_up(peer, tag)
-
-    def _give_up(self, peer: int, tag: str) -> NoReturn:
-        """End this process, and the silent one too if it is on this machine."""
-        _, pid, place, node = tag.split(" ", 3)
-        if place == self.name_tag.split(" ")[1]:
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        self._leave(f"process {peer} (pid {pid} on {node}) was killed, hangs or is out of reach")
+            self._leave("torchrun of the first machine ended, or is out of reach")
 
     def _leave(self, why: str) -> NoReturn:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # the store may be gone
             if self.store.add("said", 1) > 1:
                 os._exit(2)
         sys.stderr.write(f"stepcoder.train: {why}; {GO_ON}\n")
