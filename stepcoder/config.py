@@ -276,6 +276,9 @@ class SandboxConfig:
     libraries: Annotated[
         tuple[str, ...] | None, "What programs and tests may import; null: numpy, if installed."
     ] = None
+    hosts: Annotated[
+        tuple[str, ...], "URLs of `stepcoder judge serve` that judge in place of this machine."
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
