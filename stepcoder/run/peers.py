@@ -54,8 +54,7 @@ class _Watch(Thread):
             for beat in count():
                 self.store.set(str(rank), f"{beat} {os.getpid()} {place} {platform.node()}")
                 if self.ended.wait(BEAT_S):
-                    self.store.set(str(rank), DONE)
-                    return
+                    return self.store.set(str(rank), DONE)
                 for peer in range(1, ranks.count()) if rank == 0 else (0,):
                     tag = self.store.get(str(peer)).decode()
                     silent[peer] = silent[peer] + 1 if tag == heard.get(peer) != DONE else 0
@@ -65,8 +64,8 @@ class _Watch(Thread):
                         with suppress(ProcessLookupError):
                             if where == place:  # torchrun would wait for it
                                 os.kill(int(pid), signal.SIGKILL)
-                        who = f"process {peer} (pid {pid} on {node})"
-                        self._leave(f"{who} was killed, hangs or is out of reach")
+                        what = "was killed, hangs or is out of reach"
+                        self._leave(f"process {peer} (pid {pid} on {node}) {what}")
         except RuntimeError:
             self._leave("torchrun of the first machine ended, or is out of reach")
 
@@ -75,7 +74,6 @@ class _Watch(Thread):
             if self.store.add("said", 1) > 1:
                 os._exit(2)
         sys.stderr.write(f"stepcoder.train: {why}; {GO_ON}\n")
-        sys.stderr.flush()
         os._exit(2)
 
 

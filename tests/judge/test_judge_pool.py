@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -261,6 +262,7 @@ def test_a_cluster_that_loses_a_node_costs_no_verdict(
 
     soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": soon}
+    handler = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
@@ -291,6 +293,7 @@ def test_a_cluster_that_loses_a_node_costs_no_verdict(
     finally:
         ray.shutdown()
         cluster.shutdown()
+        signal.signal(signal.SIGTERM, handler)
     capsys.readouterr()
     assert main(command(files, "--ray", "127.0.0.1:1")) == 2
     error = capsys.readouterr().err
