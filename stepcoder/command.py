@@ -294,17 +294,32 @@ def read_samples(
             for line, text in enumerate(file, 1):
                 if text.strip():
                     where = f"{path} line {line}"
-                    record = _sample_record(text, where, problems, fields, missing)
-                    problem = problems[record["task_id"]]
-                    number = next(numbers[problem.task_id])
-                    language = _language(record, where, problem)
-                    source = program(record, problem)
-                    found.append(Sample(problem, number, source, line, language))
+                    sample = sample_of(text, where, problems, fields, program, missing)
+                    number = next(numbers[sample.problem.task_id])
+                    found.append(replace(sample, number=number, line=line))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
     if not found:
         raise InputError(f"{path} holds no sample")
     return found
+
+
+def sample_of(
+    text: bytes,
+    where: str,
+    problems: Mapping[str, Problem],
+    fields: Sequence[str],
+    program: Callable[[Record, Problem], str],
+    missing: str,
+) -> Sample:
+    """Return the sample in a line of JSON; the arguments are those of `read_samples`.
+
+    Raises InputError, which begins with `where`.
+    """
+    record = _sample_record(text, where, problems, fields, missing)
+    problem = problems[record["task_id"]]
+    language = _language(record, where, problem)
+    return Sample(problem, 0, program(record, problem), language=language)
 
 
 def _sample_record(

@@ -276,6 +276,9 @@ class SandboxConfig:
     libraries: Annotated[
         tuple[str, ...] | None, "What programs and tests may import; null: numpy, if installed."
     ] = None
+    hosts: Annotated[
+        tuple[str, ...], "URLs of `stepcoder judge serve` that judge in place of this machine."
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +384,8 @@ class Config:
     ] = None
     threads: Annotated[int, "Threads of torch; 0: its own choice.", NOT_NEGATIVE] = 0
     sinks: Annotated[
-        tuple[str, ...], "Send the figures to these too, where installed: wandb, mlflow, trackio."
+        tuple[str, ...],
+        "Send the figures to these too, where installed: wandb, mlflow, trackio, prometheus.",
     ] = ()
     device: Annotated[Literal["auto", "cpu", "cuda"], "Where the models run."] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], "Of a model from model.path."] = "bfloat16"

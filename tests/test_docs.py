@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-FOLDERS = ("stepcoder", "kernels", "sandbox", "csrc", "bench", "tests", "docs", ".ci")
+FOLDERS = ("stepcoder", "kernels", "sandbox", "csrc", "bench", "deploy", "tests", "docs", ".ci")
 LINKS = {"kernels", "sandbox"}  # `stepcoder/kernels` and `stepcoder/sandbox` are links to them
 GENERATED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".benchmarks"}
 
@@ -118,7 +118,7 @@ def test_the_map_has_a_line_for_each_file() -> None:
         name
         for path in FILES
         if (name := str(path.relative_to(ROOT))).startswith(
-            ("stepcoder/", "kernels/", "sandbox/", "csrc/", "bench/")
+            ("stepcoder/", "kernels/", "sandbox/", "csrc/", "bench/", "deploy/")
         )
         and not name.startswith(folders)
         and not name.endswith(("__init__.py", "py.typed"))

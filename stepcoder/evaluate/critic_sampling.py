@@ -196,7 +196,7 @@ def compare(arguments: argparse.Namespace) -> int:
         raise RunError(f"{config.data.path}: no test problem; give a set with one")
     tasks = whole_program_tasks(problems, config.prompt.template, tokenizer)
     engine = HFEngine(policy, tokenizer, group_size(config.rollout))
-    with open_judge(config) as sandbox, engine:
+    with open_judge(config, say) as sandbox, engine:
         sampler = Sampler(config, engine, sandbox, critic, tokenizer)
         samples = max(arguments.samples, SEEDS)
         first, answers = critic_sampling(sampler, tasks, samples, arguments.examples)

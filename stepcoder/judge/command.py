@@ -17,6 +17,8 @@ from stepcoder import command
 from stepcoder.command import Sample
 from stepcoder.errors import InputError
 from stepcoder.journal import Record, append, files_fingerprint, open_to_append, read_lines
+from stepcoder.judge.over_http import HttpHost
+from stepcoder.judge.pool import JudgePool
 from stepcoder.judge.record import failing_test, verdict_record
 from stepcoder.problems.answers import mended_sample
 from stepcoder.problems.problem import Problem, fingerprint, known_as, load_problems
@@ -106,6 +108,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     command.add_columns_option(parser)
     command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)
+    group = parser.add_argument_group("judges on other machines, in place of this one")
+    where = group.add_mutually_exclusive_group()
+    where.add_argument("--ray", metavar="ADDRESS", help="of a Ray cluster, or auto: all its CPUs")
+    hosts = "URLs with commas of `stepcoder judge serve`; STEPCODER_JUDGE_KEY holds their key"
+    where.add_argument("--hosts", type=command.names, metavar="URL,...", help=hosts)
     arguments = parser.parse(argv, "workers", *command.LIMITS)
     if (arguments.output is None) == (arguments.explain is None):
         parser.error("give either -o or --explain")
@@ -126,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> int:
     fields = ("solution", "completion")
     samples = command.read_samples(arguments.samples, problems, fields, program_of_sample, MISSING)
     try:
-        with command.judge_of(arguments) as judge:
+        with _judge(arguments) as judge:
             if arguments.explain:
                 statuses = [_explain(arguments, samples, judge)]
             else:
@@ -144,6 +151,19 @@ def _run(arguments: argparse.Namespace) -> int:
         written = arguments.output or "standard output"
         raise InputError(f"{written} cannot be written ({error})") from None
     return 1 if Status.INFRASTRUCTURE_ERROR in statuses else 0
+
+
+def _judge(arguments: argparse.Namespace) -> Judge:
+    """Start the judge, here or on other machines."""
+    limits = command.limits_of(arguments)
+    if arguments.hosts:
+        return JudgePool([HttpHost(url) for url in arguments.hosts], limits, command.say)
+    if arguments.ray:
+        from stepcoder.judge.over_ray import hosts_of
+
+        settings = {"isolation": arguments.isolation, "libraries": arguments.libraries}
+        return JudgePool(hosts_of(arguments.ray, settings), limits, command.say)
+    return command.judge_of(arguments)
 
 
 def _explain(arguments: argparse.Namespace, samples: Sequence[Sample], judge: Judge) -> str:

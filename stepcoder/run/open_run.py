@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError
+from stepcoder.judge.over_http import HttpHost
+from stepcoder.judge.pool import JudgePool
 from stepcoder.method.curriculum import Curriculum
 from stepcoder.models import ranks
 from stepcoder.models.load import load_policy_and_tokenizer, with_template
@@ -26,6 +28,7 @@ from stepcoder.rollout.open_engine import check_positions
 from stepcoder.run.checkpoint import newest_state
 from stepcoder.run.data import TrainingData, fitting, load_data
 from stepcoder.run.model_folder import with_model_folders
+from stepcoder.run.peers import watched
 from stepcoder.run.run import Run
 from stepcoder.run.sinks import Sinks, check_installed
 from stepcoder.sandbox import Judge, LibraryError, Limits
@@ -47,6 +50,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
     device = choose_device(config.device)
     with ExitStack() as stack:
         device = stack.enter_context(ranks.joined(device))
+        stack.enter_context(watched())
         run_dir = _open_folder(stack, config, resume is not None)
         config = with_model_folders(config)  # the folder has the names
         console = None if ranks.is_first() else Console(quiet=True)
@@ -79,7 +83,7 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
             sft_optimizer=Optimizer(
                 masters, sft.optimizer, sft.lr, betas=(0.9, 0.98), weight_decay=sft.weight_decay
             ),
-            judge=stack.enter_context(open_judge(config)),
+            judge=stack.enter_context(open_judge(config, progress.note)),
             curriculum=Curriculum(
                 data.train,
                 tokenizer,
@@ -143,8 +147,11 @@ def check_solutions(data: TrainingData, config: Config, recipe: Recipe) -> None:
         )
 
 
-def open_judge(config: Config) -> Judge:
-    """Start the sandbox with the configured limits. Raises RunError for a missing library."""
+def open_judge(config: Config, note: Callable[[str], None]) -> Judge:
+    """Start the sandbox with the configured limits, or take the judges of `sandbox.hosts`.
+
+    Raises RunError for a missing library, or if no host answers.
+    """
     sandbox = config.sandbox
     limits = Limits(
         cpu_s=sandbox.cpu_s,
@@ -152,6 +159,8 @@ def open_judge(config: Config) -> Judge:
         memory_bytes=sandbox.memory_mb << 20,
         output_bytes=sandbox.output_kb << 10,
     )
+    if sandbox.hosts and ranks.is_first():
+        return JudgePool([HttpHost(url) for url in sandbox.hosts], limits, note)
     try:
         workers = sandbox.workers if ranks.is_first() else 1  # the others judge nothing
         return Judge(workers or None, limits, libraries=sandbox.libraries)

@@ -2,7 +2,8 @@
 
 They are set up by what they read themselves (WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI,
 MLFLOW_EXPERIMENT_NAME, TRACKIO_SPACE_ID, ...). Figures leave on a thread of each sink, so that one
-that hangs delays no step; one that fails is a line, and training goes on without it.
+that hangs delays no step; one that fails is a line, and training goes on without it. Prometheus
+fetches them: the newest ones are at STEPCODER_METRICS, by default 127.0.0.1:9464.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from contextvars import copy_context
 from functools import partial
@@ -31,6 +32,7 @@ from stepcoder.options import flatten
 IDS = "sinks.json"  # in the folder of a run: by sink the run's id there, which a resume continues
 CLOSE_S = 60.0  # that the end of a run waits for all of them together
 PROJECT = "stepcoder"
+METRICS = "STEPCODER_METRICS"  # HOST:PORT that Prometheus asks; port 0 takes a free one
 
 Figures = dict[str, float]
 
@@ -135,12 +137,56 @@ class Trackio:
             self._run.finish()
 
 
-SINKS: dict[str, type[WandB] | type[MLflow] | type[Trackio]] = {
+class Prometheus:
+    """Gauges over HTTP, such as stepcoder_rl_reward_mean{run="NAME"}, of the newest figures."""
+
+    def __init__(self, config: Config, folder: Path, run_id: str | None) -> None:  # noqa: ARG002
+        """Begin to answer."""
+        from prometheus_client import start_http_server
+        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.registry import CollectorRegistry
+
+        self._gauge = partial(GaugeMetricFamily, documentation="", labels=["run"])
+        self._run, self._figures = folder.name, Figures()
+        registry = CollectorRegistry()
+        registry.register(self)
+        host, _, port = os.environ.get(METRICS, "127.0.0.1:9464").rpartition(":")
+        self._server, self._thread = start_http_server(int(port), host, registry)
+        self.run_id = f"http://{host}:{self._server.server_port}/metrics"
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the figures, which Prometheus' client asks for."""
+        for name, value in self._figures.items():
+            words = re.sub(r"\W", "_", name.replace("@", "_at_"))
+            gauge = self._gauge(f"stepcoder_{words}")
+            gauge.add_metric([self._run], value)
+            yield gauge
+
+    def log(self, place: int, figures: Figures) -> None:  # noqa: ARG002
+        """Keep the figures of a step, beside those that it does not have."""
+        self._figures = {**self._figures, **figures}
+
+    def close(self, failed: bool) -> None:  # noqa: ARG002
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+Sink = WandB | MLflow | Trackio | Prometheus
+SINKS: dict[str, type[Sink]] = {
     "wandb": WandB,
     "mlflow": MLflow,
     "trackio": Trackio,
+    "prometheus": Prometheus,
 }
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}
+# What to install where a module is missing.
+PACKAGES = {
+    "wandb": ("wandb", "wandb"),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+    "trackio": ("trackio", "trackio"),
+    "prometheus": ("prometheus_client", "prometheus-client"),
+}
 
 
 def check_installed(names: Sequence[str]) -> None:
@@ -148,9 +194,10 @@ def check_installed(names: Sequence[str]) -> None:
     for name in names:
         if name not in SINKS:
             raise RunError(f"sinks: {name} is unknown; give some of {', '.join(SINKS)}")
-        if find_spec(name) is None:
+        module, package = PACKAGES[name]
+        if find_spec(module) is None:
             raise RunError(
-                f"sinks: {name} is not installed; run pip install {PACKAGES[name]}, or leave it out"
+                f"sinks: {name} is not installed; run pip install {package}, or leave it out"
             )
 
 
@@ -219,7 +266,7 @@ class Sinks:
 class _Courier:
     """Takes figures to a sink, one call after another, until one fails."""
 
-    def __init__(self, sink: WandB | MLflow | Trackio) -> None:
+    def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.failure = ""

@@ -179,4 +179,4 @@ def test_a_run_goes_on_over_the_share_of_sandbox_failures_that_is_allowed(tmp_pa
 def test_a_library_that_is_not_installed_is_one_line() -> None:
     config = load_config(None, ["sandbox.libraries=[absent]"])
     with pytest.raises(RunError, match=r"^sandbox\.libraries: 'absent' is not installed; pip inst"):
-        open_judge(config)
+        open_judge(config, print)

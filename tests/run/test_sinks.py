@@ -1,4 +1,4 @@
-"""W&B, MLflow and trackio themselves, offline: what reaches them, resumes, failures."""
+"""W&B, MLflow and trackio themselves, offline: what reaches them, resumes, failures; a scrape."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 import signal
+import socket
 import struct
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from helpers.processes import children_of
 from helpers.small_runs import constant_problems, run
 
 from stepcoder.config import load_config
+from stepcoder.errors import RunError
 from stepcoder.report.run_dir import read_records
+from stepcoder.run.run import Run
 from stepcoder.run.sinks import IDS, Sinks
 
 NAMES = ("wandb", "mlflow", "trackio")
@@ -103,6 +107,84 @@ def test_all_three_have_the_figures_of_every_step_and_a_resume_continues_them(tm
 
     rows = SQLiteStorage.get_logs("stepcoder", ids["trackio"])
     assert [(r["rl/step"], r["rl/reward_mean"]) for r in rows if "rl/reward_mean" in r] == rewards
+
+
+@pytest.fixture
+def metrics(monkeypatch):
+    pytest.importorskip("prometheus_client", reason="the extra `sinks` is not installed")
+    monkeypatch.setenv("STEPCODER_METRICS", "127.0.0.1:0")
+
+
+def address_of(sinks: Sinks) -> str:
+    return sinks._open["prometheus"].sink.run_id
+
+
+def scrape(sinks: Sinks) -> dict[str, float]:
+    """What Prometheus reads, by its own parser, of the run that is named."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urlopen(address_of(sinks)) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    assert {family.type for family in families} <= {"gauge"}
+    assert all(sample.labels == {"run": "a run"} for sample in samples)
+    return {sample.name: sample.value for sample in samples}
+
+
+@pytest.mark.usefixtures("metrics")
+def test_prometheus_reads_the_newest_figures(tmp_path):
+    config = load_config(None, ["sinks=[prometheus]"])
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    with Sinks(config, folder, print) as sinks:
+        assert scrape(sinks) == {}
+        sinks.log(1, 1, {"phase": "sft", "loss": 2.0})
+        sinks.log(2, 1, {"phase": "rl", "verdicts": {"wrong answer": 3}, "pass@1": 0.5, "kl": None})
+        sinks.log(3, 2, {"phase": "rl", "verdicts": {"wrong answer": 1}, "reward_mean": -0.25})
+        address = address_of(sinks)
+        while "stepcoder_rl_reward_mean" not in scrape(sinks):
+            pass  # figures leave on a thread
+        assert scrape(sinks) == {
+            "stepcoder_sft_loss": 2.0,
+            "stepcoder_sft_step": 1.0,
+            "stepcoder_rl_verdicts_wrong_answer": 1.0,
+            "stepcoder_rl_pass_at_1": 0.5,
+            "stepcoder_rl_reward_mean": -0.25,
+            "stepcoder_rl_step": 2.0,
+        }
+    with pytest.raises(OSError, match="refused"):
+        urlopen(address)
+
+
+@pytest.mark.usefixtures("metrics")
+def test_prometheus_is_served_while_a_run_trains(tmp_path, capsys, monkeypatch):
+    problems = constant_problems(tmp_path / "constants.jsonl")
+    found = []
+    finish_step = Run.finish_step
+
+    def finish_and_scrape(run: Run, step: int, *others: object) -> None:
+        finish_step(run, step, *others)
+        while (read := scrape(run.sinks)).get("stepcoder_rl_step") != step:
+            pass
+        found.append(read)
+
+    monkeypatch.setattr(Run, "finish_step", finish_and_scrape)
+    given = [f"data.path={problems}", "sinks=[prometheus]", "sft.steps=1", "steps=2"]
+    assert run(tmp_path / "a run", *given) == 0
+    assert "sinks: prometheus run http://127.0.0.1:" in capsys.readouterr().out
+    steps = [r for r in read_records(tmp_path / "a run") if r["phase"] == "rl" and r["step"]]
+    assert [r["stepcoder_rl_reward_mean"] for r in found] == [r["reward_mean"] for r in steps]
+    assert all(r["stepcoder_rl_time_judge"] > 0 for r in found)
+
+
+@pytest.mark.usefixtures("metrics")
+def test_a_port_that_is_taken_is_one_line(tmp_path, monkeypatch):
+    config = load_config(None, ["sinks=[prometheus]"])
+    said = r"^sinks: prometheus does not start \(\[Errno 98\] Address already in use\); set it up"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("STEPCODER_METRICS", f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(RunError, match=said):
+            Sinks(config, tmp_path, print)
 
 
 def test_a_sink_that_fails_is_one_line_and_gets_nothing_more(tmp_path):

@@ -10,17 +10,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.finished_runs import states_equal, untimed
+from helpers.processes import children_of
 from helpers.small_runs import SMALL, constant_problems, run
 
 from stepcoder.config import Config
 from stepcoder.report.run_dir import RunDir, read_records
 from stepcoder.run.checkpoint import STATE, load_state, newest_checkpoint, newest_state
+from stepcoder.sandbox import Judge, Verdict
 from stepcoder.train import main
 
 STEPS = ["sft.steps=4", "steps=4", "checkpoint.every=2", "eval.every=2", "data.limit=12"]
@@ -416,6 +419,32 @@ def test_a_folder_that_two_signals_take_away_is_not_named(
     assert run(tmp_path / "run", *STEPS) == 130
     assert error_line(capfd) == "stopped, not saved"
     assert not (tmp_path / "run").exists()
+
+
+# Judge workers
+
+
+def test_killed_judge_workers_change_no_verdict(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed in each step while programs wait for it."""
+    submit, killed = Judge.submit, list[int]()
+
+    def submit_and_kill(judge: Judge, *given: Any) -> Future[Verdict]:
+        verdict = submit(judge, *given)
+        workers = [p for p in children_of(os.getpid()) if p not in killed and is_worker(p)]
+        if workers and len(killed) < 4:
+            killed.append(workers[0])
+            os.kill(workers[0], signal.SIGKILL)
+        return verdict
+
+    def is_worker(pid: int) -> bool:
+        return b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    monkeypatch.setattr(Judge, "submit", submit_and_kill)
+    assert run(tmp_path / "run", *STEPS) == 0
+    assert len(killed) == 4
+    assert untimed(tmp_path / "run") == untimed(whole)
 
 
 # One process to a folder
