@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from stepcoder.config import OptimizerName
 from stepcoder.models.sharding import (
-    compute_dtype,
     full,
-    is_sharded,
     part_of,
     put_away,
     replicated,
+    saved_dtypes,
     whole,
 )
 
@@ -66,11 +65,10 @@ class Masters:
 
     @property
     def _wider(self) -> list[nn.Parameter]:
-        """The masters that are wider than what the model computes with."""
-        dtype = compute_dtype(self.model)
-        if torch.promote_types(dtype, torch.float32) != dtype and is_sharded(self.model):
-            return list(self.of_weight.values())  # the shards themselves
-        return [m for weight, m in self.of_weight.items() if m is not weight]
+        """The masters that are wider than what the model computes with; shards may be theirs."""
+        dtypes, weights = saved_dtypes(self.model), self.model.named_parameters()
+        masters = [(self.of_weight.get(weight), dtypes[name]) for name, weight in weights]
+        return [m for m, dtype in masters if m is not None and m.dtype != dtype]
 
 
 def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
