@@ -22,7 +22,6 @@ from stepcoder.models.sharding import (
     put_away,
     replicated,
     saved_dtypes,
-    whole,
 )
 
 
@@ -54,7 +53,7 @@ class Masters:
 
     def state_dict(self) -> list[Tensor]:
         """Return the masters that are not weights themselves, in the model's order."""
-        return [whole(master.detach()) for master in self._wider]
+        return [master.detach() for master in self._wider]
 
     @torch.no_grad()
     def load_state_dict(self, state: list[Tensor]) -> None:
@@ -142,8 +141,6 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return the masters, and what the optimizers keep of the steps so far."""
         parts = [part.state_dict() for part in self.parts]
-        for part in parts:
-            part["state"] = {i: _mapped(whole, kept) for i, kept in part["state"].items()}
         return {"masters": self.masters.state_dict(), "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     speaks = True
     try:
         yield device
+        dist.barrier()  # who leaves first takes the connections with it
     except Exception as error:
         # Before the others find out that this one is gone.
         speaks = not isinstance(error, FirstFailed) and store.add("failed", 1) == 1

@@ -5,7 +5,7 @@ process is alone. Else the first process makes it, and gives each its part layer
 has float32 weights, gradients and optimizer states; weights that are not trained, as those below
 adapters, stay in the dtype they have. A layer's weights are gathered in the compute dtype while it
 runs, and its gradients summed over the processes in float32. Whoever needs a whole model takes
-`gathered`, or of a tensor `whole`.
+`gathered`.
 """
 
 from __future__ import annotations
@@ -134,21 +134,17 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a tensor of a sharded model whole, on the CPU, in the first process; empty elsewhere.
-
-    Others are returned as they are.
-    """
-    if not isinstance(tensor, DTensor):
-        return tensor
-    found = full(tensor)
-    return found.to("cpu", dtype or found.dtype) if ranks.is_first() else found.new_empty(0)
-
-
 def part_of(saved: Tensor, like: Tensor) -> Tensor:
-    """Return this process's part of a whole tensor that every process has, placed as `like` is."""
+    """Return this process's part of a saved tensor, placed as `like` is; others as they are.
+
+    Every process has the saved one whole, or empty with what reads a part of it (`run.parts`).
+    """
     if not isinstance(like, DTensor):
         return saved
+    if saved.is_meta:
+        part: Tensor = torch.empty_like(like.detach(), dtype=saved.dtype)
+        vars(saved)["read_into"](part)
+        return part
     mesh = like.device_mesh
     saved = saved.to(like.device, like.dtype)
     return distribute_tensor(saved, mesh, like.placements, src_data_rank=None)

@@ -344,19 +344,14 @@ class Run:
 
     def checkpoint(self, step: int) -> None:
         """Save everything that a resume needs, atomically."""
-        state, policy = self.state_dict(), gathered(self.policy)
-        critic = self.learner.critic if self.phase == "rl" else None
-        critic = critic and gathered(critic)
-        ranks.from_first(
-            lambda: save_checkpoint(
-                self.run_dir.path / "checkpoints",
-                f"{self.phase}-{step:06d}",
-                state,
-                policy,
-                critic,
-                self.tokenizer,
-                self.config.checkpoint.keep,
-            )
+        save_checkpoint(
+            self.run_dir.path / "checkpoints",
+            f"{self.phase}-{step:06d}",
+            self.state_dict(),
+            self.policy,
+            self.learner.critic if self.phase == "rl" else None,
+            self.tokenizer,
+            self.config.checkpoint.keep,
         )
         self.saved = self.phase, step
 

@@ -17,6 +17,7 @@ import torch
 from helpers.small_runs import SMALL, constant_problems, run
 
 from stepcoder.report.run_dir import read_records
+from stepcoder.run.checkpoint import load_state, newest_state
 
 TESTS = Path(__file__).parents[1]
 STEPS = ("sft.steps=2", "steps=4", "checkpoint.every=2", "checkpoint.keep=9", "eval.every=2")
@@ -119,7 +120,9 @@ def two(tmp_path_factory: pytest.TempPathFactory, problems: str) -> Path:
 
 
 def state_of(folder: Path, step: int = 4) -> dict[str, Any]:
-    return torch.load(folder / "checkpoints" / f"rl-{step:06d}" / "state.pt", weights_only=True)
+    state = load_state(folder / "checkpoints" / f"rl-{step:06d}")
+    state.pop("parts", None)  # sums of files
+    return state
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -151,6 +154,10 @@ def test_rollouts_curriculum_and_rewards_are_those_of_one_process(tmp_path, two,
     assert sorted(p.name for p in two.iterdir()) == sorted(
         p.name for p in (tmp_path / "one").iterdir()
     )
+    # A checkpoint of one process resumes on two.
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "rl-000004")
+    torchrun(2, "-m", "stepcoder.train", "--resume", tmp_path / "one")
+    assert largest_difference(state_of(tmp_path / "one"), state_of(two)) < 1e-4
 
 
 def test_a_recipe_with_further_models_learns_what_one_process_does(tmp_path, problems):
@@ -165,7 +172,33 @@ def test_a_recipe_with_further_models_learns_what_one_process_does(tmp_path, pro
             assert theirs.get(name) == pytest.approx(ours.get(name), abs=1e-4)
 
 
-@pytest.mark.parametrize("count", [2, 1, 3])
+def test_each_process_writes_its_part_and_a_damaged_one_is_not_taken(tmp_path, two):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two / "checkpoints", folder)
+    newest = folder / "rl-000004"
+    sizes = {path.name: path.stat().st_size for path in (newest / "parts").glob("__*")}
+    assert len(sizes) == 2
+    assert max(sizes.values()) < 1.3 * min(sizes.values())
+    empty = torch.load(newest / "state.pt", weights_only=True)["policy"]
+    assert all(weight.is_meta for weight in empty.values())  # none is there twice
+    notes: list[str] = []
+
+    def step() -> int:
+        return newest_state(folder, notes.append)["step"]
+
+    assert (step(), notes) == (4, [])
+    for name in [*sizes, ".metadata"]:
+        file = newest / "parts" / name
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert step() == 2
+        file.unlink()
+        assert step() == 2
+        file.write_bytes(data)
+    assert notes == [f"{folder}: rl-000004 damaged; going on from rl-000002"] * 6
+
+
+@pytest.mark.parametrize("count", [2, 1, 4])
 def test_a_checkpoint_resumes_on_any_number_of_processes(tmp_path, two, count):
     half = tmp_path / "half"
     shutil.copytree(two, half)
