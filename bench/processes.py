@@ -32,8 +32,13 @@ OPTIONS = [
 
 
 def network() -> None:
-    """Print what a collective takes at least, and the bytes a second of large ones."""
+    """Print what a collective takes, the bytes a second of large ones, and the cores there are."""
     dist.init_process_group("gloo")
+    start, matrix = time.perf_counter(), torch.zeros(256, 256)
+    while time.perf_counter() - start < 5:
+        matrix = matrix @ matrix
+    cores = torch.tensor(time.thread_time() / (time.perf_counter() - start))
+    dist.all_reduce(cores)
 
     def of(size: int, times: int) -> float:
         part = torch.zeros(size // dist.get_world_size())
@@ -46,7 +51,8 @@ def network() -> None:
         return median(found)
 
     share = (dist.get_world_size() - 1) / dist.get_world_size()
-    figures = {"latency": of(256, 100), "bandwidth": share * (4 << 20) / of(1 << 20, 20)}
+    figures = {"latency": of(256, 100), "bandwidth": share * (4 << 20) / of(1 << 20, 20) or 1e9}
+    figures["cores"] = cores.item()
     if dist.get_rank() == 0:
         print(json.dumps(figures))
     dist.destroy_process_group()
@@ -63,6 +69,7 @@ def torchrun(count: int, *command: str) -> str:
 
 def main(folder: Path) -> None:
     """Do the runs that are not there yet, and print what they took."""
+    alone = 1.0
     for count in (1, 2, 4):
         out = folder / str(count)
         if not out.exists():
@@ -72,16 +79,19 @@ def main(folder: Path) -> None:
         took = median(b - a for a, b in pairwise(stamps))
         mean = {p: median(r["time"].get(p, 0.0) for r in records[2:-1]) for p in records[1]["time"]}
         seen, config = measured_in(folder / "1"), load_config(folder / "1" / CONFIG, [])
-        figures = {"latency": 0.0, "bandwidth": 1e9}
-        if count > 1:
-            figures = json.loads(torchrun(count, __file__, "--network"))
+        figures = json.loads(torchrun(count, __file__, "--network"))
+        if count == 1:
+            alone = figures["cores"]
+        at_once = figures["cores"] / alone
         weights = LAYERS * WIDTH**2 * 11.7 + 1024 * WIDTH
-        given = Network(weights, LAYERS, figures["bandwidth"], figures["latency"])
+        wires = figures["bandwidth"], figures["latency"]
+        given = Network(weights, LAYERS, *wires, at_once=at_once)
         planned = seconds(parts(seen, config, given, 1, 1, count), ahead=0)
         split = " ".join(f"{part} {spent:.2f}" for part, spent in mean.items())
         print(
             f"{count} processes: {took:.2f} s/step, {seen.tokens / took:.0f} tokens/s ({split}); "
-            f"simulated {planned:.2f} s, {planned / took - 1:+.0%}; a collective "
+            f"simulated {planned:.2f} s, {planned / took - 1:+.0%}; {figures['cores']:.2f} cores, "
+            f"a collective "
             f"{figures['latency'] * 1e6:.0f} us, {figures['bandwidth'] / 1e9:.2f} GB/s",
             flush=True,
         )

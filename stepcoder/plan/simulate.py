@@ -14,6 +14,7 @@ With rollout.ahead >= 1 engines and trainers work at the same time, else one aft
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ class Network:
     bandwidth: float  # bytes a second of a process
     latency: float  # seconds of a collective
     token_s: float = 0.0  # seconds of a token of a completion that is alone in an engine
+    at_once: float = math.inf  # trainers' worth of work that is done at once; a GPU each: all
 
 
 def measured_in(folder: Path) -> Measured:
@@ -100,7 +102,7 @@ def parts(
         a_pass = sent / network.bandwidth + (network.layers + 1) * network.latency
         talk = pieces(config, seen.tokens, trainers) * PASSES * a_pass
     sync = size / network.bandwidth * (trainers > 1 or engines > 1)
-    work = seen.train / trainers + talk
+    work = seen.train / min(trainers, network.at_once) + talk
     return {"generate": generate, "judge": judge, "train": work + seen.rest, "sync": sync}
 
 
