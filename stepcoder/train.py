@@ -40,8 +40,6 @@ from stepcoder.run.supervised_phase import supervise
 
 # Messages hold paths and brackets, which rich would otherwise read as markup, color or wrap.
 PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
-# torchrun ends the other processes when one fails: they speak only if the first did not.
-OTHERS_WAIT_S = 30
 
 
 def train(run: Run) -> None:
@@ -88,7 +86,7 @@ def train(run: Run) -> None:
 
 def judged_rollouts(run: Run, step: int) -> list[Rollout]:
     """Return the step's rollouts, which with torchrun the first process makes for all."""
-    return from_first(partial(_judged_rollouts, run, step))
+    return from_first(partial(_judged_rollouts, run, step), run.data.problems)
 
 
 def _judged_rollouts(run: Run, step: int) -> list[Rollout]:
@@ -147,8 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open_run(command.config, command.resume) as run, stop_signals(run):
             train(run)
     except RunError as error:
-        if not is_first():
-            time.sleep(OTHERS_WAIT_S)
         Console(stderr=True).print(f"stepcoder.train: {error}", style="bold red", **PLAIN)
         return 2
     except Stopped as stop:

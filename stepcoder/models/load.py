@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from safetensors.torch import load_file
@@ -35,26 +35,35 @@ from stepcoder.problems.problem import Problem
 from stepcoder.problems.prompts import prompt_text, resolved_template, starter_part, target_text
 from stepcoder.problems.template import AUTO, TEMPLATE
 
+Loaded = tuple[PreTrainedTokenizerBase, PreTrainedModel]
+
 
 def load_policy_and_tokenizer(
     config: Config, problems: Sequence[Problem], device: torch.device, folder: Path
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+) -> Loaded:
     """Load tokenizer and policy from `model.path`, or make the embedded small ones.
 
     The embedded tokenizer is trained once, on `problems`, and kept in the run's folder.
     """
     several = ranks.count() > 1
     home = torch.device("cpu") if several else device  # a whole model may not fit on one device
+    loaded = ranks.from_first_alone(lambda: _loaded(config, problems, home, folder))
+    tokenizer = ranks.from_first(lambda: cast(Loaded, loaded)[0])
+    return tokenizer, sharded(loaded and loaded[1], device)
+
+
+def _loaded(
+    config: Config, problems: Sequence[Problem], device: torch.device, folder: Path
+) -> Loaded:
     if config.model.path is not None:
         dtype = getattr(torch, config.dtype)
-        tokenizer, policy = load_pretrained(config.model.path, dtype, home, "model.path")
+        tokenizer, policy = load_pretrained(config.model.path, dtype, device, "model.path")
     else:
-        ranks.from_first_alone(lambda: _embedded_tokenizer(config, problems, folder))
         tokenizer = _embedded_tokenizer(config, problems, folder)
-        policy = prepare(small_decoder(config.model, tokenizer, config.seed), home)
+        policy = prepare(small_decoder(config.model, tokenizer, config.seed), device)
     policy = with_adapters(policy, config.model.lora_rank, config.seed)
     _set_layers(policy, config.model)
-    return tokenizer, sharded(policy, device)
+    return tokenizer, policy
 
 
 def _set_layers(model: PreTrainedModel, options: ModelConfig) -> None:

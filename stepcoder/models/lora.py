@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stepcoder.errors import RunError
-from stepcoder.models.sharding import compute_dtype, part_of, whole
+from stepcoder.models.sharding import part_of, saved_dtypes
 
 M = TypeVar("M", bound=nn.Module)
 NAME = "default"  # peft's name of the only adapter of a model
@@ -116,10 +116,13 @@ def copy_of(model: M) -> M:
 
 
 def own_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's state without the weights below adapters, which are in `model.path`."""
-    base, dtype = base_parameters(model), compute_dtype(model)
+    """Return a model's state without the weights below adapters, which are in `model.path`.
+
+    Of a sharded model, this process's parts, in the dtypes of the whole one.
+    """
+    base, dtypes = base_parameters(model), saved_dtypes(model)
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in base}
-    return {name: whole(tensor, dtype) for name, tensor in own.items()}
+    return {name: tensor.to(dtypes[name]) for name, tensor in own.items()}
 
 
 def load_own_state(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from stepcoder.config import OptimizerName
 from stepcoder.models.sharding import (
-    compute_dtype,
     full,
-    is_sharded,
     part_of,
     put_away,
     replicated,
-    whole,
+    saved_dtypes,
 )
 
 
@@ -55,7 +53,7 @@ class Masters:
 
     def state_dict(self) -> list[Tensor]:
         """Return the masters that are not weights themselves, in the model's order."""
-        return [whole(master.detach()) for master in self._wider]
+        return [master.detach() for master in self._wider]
 
     @torch.no_grad()
     def load_state_dict(self, state: list[Tensor]) -> None:
@@ -66,11 +64,10 @@ class Masters:
 
     @property
     def _wider(self) -> list[nn.Parameter]:
-        """The masters that are wider than what the model computes with."""
-        dtype = compute_dtype(self.model)
-        if torch.promote_types(dtype, torch.float32) != dtype and is_sharded(self.model):
-            return list(self.of_weight.values())  # the shards themselves
-        return [m for weight, m in self.of_weight.items() if m is not weight]
+        """The masters that are wider than what the model computes with; shards may be theirs."""
+        dtypes, weights = saved_dtypes(self.model), self.model.named_parameters()
+        masters = [(self.of_weight.get(weight), dtypes[name]) for name, weight in weights]
+        return [m for m, dtype in masters if m is not None and m.dtype != dtype]
 
 
 def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
@@ -144,8 +141,6 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return the masters, and what the optimizers keep of the steps so far."""
         parts = [part.state_dict() for part in self.parts]
-        for part in parts:
-            part["state"] = {i: _mapped(whole, kept) for i, kept in part["state"].items()}
         return {"masters": self.masters.state_dict(), "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -92,7 +92,6 @@ def compile_layers(model: PreTrainedModel) -> None:
             f"model.compile: torch.compile does not work here ({said:.160}); "
             "install a C++ compiler (and Triton for CUDA), or set it to false"
         ) from None
-    AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))
     for layer in _layers_of(model, "model.compile"):
         layer.forward = partial(_compiled, layer.forward)
 
@@ -106,6 +105,7 @@ def _compiled(forward: Any, *inputs: Any, **options: Any) -> Any:
 
 @cache
 def _graphs_of(forward: Callable[..., Any]) -> Callable[..., Any]:
+    AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))
     return torch.compile(forward, dynamic=True)
 
 

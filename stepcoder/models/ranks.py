@@ -7,7 +7,10 @@ A process that was not started by torchrun is the first and only one, and waits 
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,11 +24,19 @@ from stepcoder.errors import RunError
 
 T = TypeVar("T")
 LONGEST_WAIT = timedelta(hours=2)  # for the others, while the first one generates
+ENDED_WITHIN_S = 30  # of the first process to fail: torchrun ends the others
+
+
+class FirstFailed(RunError):
+    """The first process failed, and says so itself."""
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes for as long as the `with` block lasts; gives this one's device."""
+    """Join the other processes for as long as the `with` block lasts; gives this one's device.
+
+    Where several fail, one raises its error; the others wait until torchrun ends them with it.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
@@ -35,10 +46,21 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    store = dist.distributed_c10d._get_default_store()
+    speaks = True
     try:
         yield device
+        dist.barrier()  # who leaves first takes the connections with it
+    except Exception as error:
+        # Before the others find out that this one is gone.
+        speaks = not isinstance(error, FirstFailed) and store.add("failed", 1) == 1
+        if speaks:
+            raise
     finally:
         dist.destroy_process_group()
+    if not speaks:
+        time.sleep(ENDED_WITHIN_S)
+        raise SystemExit(2)
 
 
 def count() -> int:
@@ -51,27 +73,43 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def from_first(make: Callable[[], T]) -> T:
+def from_first(make: Callable[[], T], known: Sequence[Any] = ()) -> T:
     """Return what the first process makes, in all of them.
 
+    Objects that it holds and all processes have, `known`, in the same order, are not sent: the
+    others get their own.
+
     Raises:
-        RunError: it failed; there, with its own error.
+        FirstFailed: it failed; there, its own error.
     """
     if count() == 1:
         return make()
-    found: list[Any] = [None, None]
+    sent: list[bytes | None] = [None]
     error: BaseException | None = None
     if is_first():
         try:
-            found[0] = make()
+            made = make()
+            sent[0] = _pickled(made, known)
         except (Exception, KeyboardInterrupt) as raised:
-            error, found[1] = raised, str(raised)
-    dist.broadcast_object_list(found, src=0)
+            error = raised
+    dist.broadcast_object_list(sent, src=0)
     if error is not None:
         raise error
-    if found[1] is not None:
-        raise RunError(found[1])
-    return found[0]  # type: ignore[no-any-return]
+    if is_first():
+        return made
+    if sent[0] is None:
+        raise FirstFailed
+    unpickler = pickle.Unpickler(io.BytesIO(sent[0]))
+    unpickler.persistent_load = known.__getitem__  # type: ignore[method-assign]
+    return unpickler.load()  # type: ignore[no-any-return]
+
+
+def _pickled(made: Any, known: Sequence[Any]) -> bytes:
+    places = {id(one): place for place, one in enumerate(known)}
+    pickler = pickle.Pickler(file := io.BytesIO())
+    pickler.persistent_id = lambda one: places.get(id(one))  # type: ignore[method-assign]
+    pickler.dump(made)
+    return file.getvalue()
 
 
 def from_first_alone(make: Callable[[], T]) -> T | None:

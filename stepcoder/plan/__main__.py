@@ -14,7 +14,8 @@ what the account holds:
   update      gradients, what a microbatch keeps for its backward pass, and the most that the LM
               head, a layer's backward pass or the optimizer's step needs besides
 It leaves out the interpreter with its libraries (0.6 GiB of a CPU's memory) and what an allocator
-wastes. Rows are as long as prompt.max_prompt_tokens and rollout.max_new_tokens allow.
+wastes. Rows are as long as prompt.max_prompt_tokens and rollout.max_new_tokens allow. With --gpus
+it is that of each of so many processes of torchrun, whose engine is elsewhere.
 """
 
 from __future__ import annotations
@@ -53,10 +54,13 @@ def arguments_of(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("model", metavar="MODEL", help="folder or hub id, as model.path takes it")
     parser.add_argument("--config", metavar="FILE", type=Path, help="options of the run, as train")
     parser.add_argument("--memory", metavar="GB", type=float, help="of the device (10^9 bytes)")
+    parser.add_argument("--gpus", metavar="N", type=int, default=1, help="of torchrun's processes")
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="as train")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.memory is not None and not arguments.memory > 0:
         parser.error(f"--memory is {arguments.memory:g}; it must be above 0")
+    if arguments.gpus < 1:
+        parser.error(f"--gpus is {arguments.gpus}; it must be at least 1")
     return arguments
 
 
@@ -108,6 +112,7 @@ def run(arguments: Namespace) -> int:
             shape_of(arguments.model, "MODEL"),
             shape_of(named, "model.critic_path") if named else None,
             arguments.memory and arguments.memory * 1e9,
+            arguments.gpus,
         )
 
     account = estimate([])

@@ -20,6 +20,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stepcoder.config import Config
 from stepcoder.errors import RunError
@@ -76,8 +77,9 @@ def account_of(
     shape: PretrainedConfig,
     critic_shape: PretrainedConfig | None = None,
     memory: float | None = None,
+    processes: int = 1,
 ) -> Account:
-    """Return the account of a run on one device.
+    """Return the account of a run on one device, or of the first of torchrun's processes.
 
     Args:
         config: the run's.
@@ -85,6 +87,7 @@ def account_of(
         critic_shape: that of `model.critic_path`.
         memory: bytes of the device, of which vLLM takes its share; None: vLLM takes its weights and
             the KV cache of `rollout.group_size` completions.
+        processes: torchrun's, over which weights, gradients and optimizer states are spread.
 
     Raises:
         RunError: transformers has no causal language model of this shape, or it cannot be trained.
@@ -101,6 +104,8 @@ def account_of(
         elif recipe.critic is not None:  # one that predicts outcomes has a few more outputs
             critic = Critic.from_policy(policy)
     learner = Learner.create(Masters(policy), critic, config.ppo)
+    if processes > 1:
+        return _sharded(learner, config, cuda, processes)
     shared = set(map(id, policy.parameters()))
 
     def own_bytes(model: nn.Module) -> int:
@@ -131,6 +136,61 @@ def account_of(
     score = {"a microbatch without gradients": _scored(policy, _microbatch(config, rows), cuda)}
     score["reference"] = copied * (has_reference and offloaded)
     return Account(always | beside, generate, score, _of_update(learner, config, rows, cuda))
+
+
+def _sharded(learner: Learner, config: Config, cuda: bool, processes: int) -> Account:
+    """Return the account of one of several processes.
+
+    The engine is elsewhere; the first process gathers the policy for it after each update.
+    """
+    always, gradients, moments = dict[str, int](), 0, 0
+    narrow = learner.policy.dtype.itemsize
+    for name, optimizer in (
+        ("policy", learner.policy_optimizer),
+        ("critic", learner.critic_optimizer),
+    ):
+        if optimizer is None:
+            continue
+        model = optimizer.masters.model
+        trained = [p.numel() for p in model.parameters() if p.requires_grad]
+        frozen = _bytes([p for p in model.parameters() if not p.requires_grad])
+        always[f"{name}: shards"] = (4 * sum(trained) + frozen) // processes
+        muons = 4 * sum(p.numel() for p in optimizer.matrices)  # whole in each
+        state = _of_optimizer(optimizer, cuda)[0] - muons
+        always[f"{name}: optimizer's state"] = state // processes + muons
+        gradients += 4 * sum(trained) // processes
+        moments = max(moments, muons)  # the whole gradients of a step
+    recipe, whole = recipe_of(config), _bytes([*learner.policy.parameters()])
+    always["reference: shards"] = bool(config.ppo.kl_beta or recipe.adapts_kl) * whole // processes
+    if cuda:
+        always["CUDA context"] = CONTEXT
+    layers = [
+        sum(p.numel() for p in m.parameters())
+        for m in learner.policy.modules()
+        if isinstance(m, GradientCheckpointingLayer)
+    ]
+    layer, root = max(layers), whole // narrow - sum(layers)
+    rows = config.rollout.tasks_per_step * config.rollout.samples_per_task
+    gathered = narrow * (root + 2 * layer)
+    pieces = [
+        _microbatch(config, -(-n // processes)) for n in (rows, rows // config.ppo.minibatches)
+    ]
+    score = {"a microbatch without gradients": _scored(learner.policy, pieces[0], cuda)}
+    works = [
+        _trained(o.masters, pieces[1], config, cuda, there=True)
+        for o in (learner.policy_optimizer, learner.critic_optimizer)
+        if o is not None and not isinstance(o.masters.model, ValueHead)
+    ]
+    work = max(works, key=lambda w: w.peak)
+    update = {
+        "gradients": gradients,
+        "kept for the backward pass": work.kept,
+        "LM head, a layer or the step": max(work.peak - work.kept, moments),
+        "gathered weights": gathered,
+        "gradients to be summed": (narrow + 4) * max(layer, root),
+    }
+    score["gathered weights"] = gathered
+    return Account(always, {"weights for the engine": whole}, score, update)
 
 
 def _of_engine(

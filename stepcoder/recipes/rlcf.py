@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stepcoder.config import PPOConfig
 from stepcoder.method.rewards import Reward
-from stepcoder.models.batch import Batch, Row, microbatches
+from stepcoder.models.batch import Batch, Row, shared_microbatches
 from stepcoder.models.optim import Optimizer
 from stepcoder.models.policy import OutcomeCritic
+from stepcoder.models.ranks import summed
 from stepcoder.problems.source import line_starts
 from stepcoder.recipes import stepcoder
 from stepcoder.recipes.static_checks import static_error
@@ -60,13 +60,10 @@ def reference_probability(
     discriminator: OutcomeCritic, batch: Batch, config: PPOConfig
 ) -> list[float]:
     """Probability of each row of a batch to be the reference, by the discriminator."""
-    rows: list[int] = []
-    found: list[Tensor] = []
-    for chosen, piece in microbatches(batch, config.tokens_per_microbatch):
-        probabilities = torch.softmax(discriminator.logits(piece), dim=-1)
-        rows, found = rows + chosen, [*found, probabilities[:, REFERENCE]]
-    of_row = dict(zip(rows, torch.cat(found).tolist(), strict=True))
-    return [of_row[row] for row in range(len(batch))]
+    found = torch.zeros(len(batch), device=batch.device)
+    for rows, piece, counts in shared_microbatches(batch, config.tokens_per_microbatch):
+        found[rows] += counts * torch.softmax(discriminator.logits(piece), dim=-1)[:, REFERENCE]
+    return summed(found).tolist()
 
 
 def discriminator_rows(
@@ -100,12 +97,12 @@ def train_discriminator(
 ) -> float:
     """One step on generated programs and their references; returns the loss in nats a program."""
     total = torch.zeros((), dtype=torch.float64, device=batch.device)
-    for _, piece in microbatches(batch, config.tokens_per_microbatch):
+    for _, piece, counts in shared_microbatches(batch, config.tokens_per_microbatch):
         loss = discriminator.loss(piece, None, batch, config.value_clip)
-        loss.backward()
-        total += loss.detach()
+        (loss * counts).backward()
+        total += counts * loss.detach()
     optimizer.step(config.max_grad_norm)
-    return total.item()
+    return summed(total).item()
 
 
 RECIPE = replace(stepcoder.RECIPE, rewards=rewards, scales_rewards=False, discriminates=True)

@@ -3,6 +3,7 @@
 A checkpoint holds `state.pt` (every tensor and number of the run that a resume needs), `policy/`
 (the policy, or its adapters alone, and tokenizer as transformers loads them, for everyone else) and
 `critic/` (a critic without adapters: its decoder likewise, and its head, for `model.critic_path`).
+Of several processes each writes its parts of the state's tensors to `parts/`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import ZipFile
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stepcoder.errors import RunError, os_errors
+from stepcoder.models import ranks
 from stepcoder.models.lora import adapter_rank
 from stepcoder.models.policy import VALUE_HEAD, AnyCritic, Critic
+from stepcoder.models.sharding import gathered
+from stepcoder.run.parts import checksum, save_parts, with_parts
 
-STATE = "state.pt"
+M = TypeVar("M", bound=nn.Module)
+STATE, PARTS = "state.pt", "parts"
 POLICY, CRITIC = "policy", "critic"
 
 
@@ -39,25 +45,54 @@ def save_checkpoint(
 
     Everything is written and flushed to disk under a temporary name and then renamed: a process
     killed at any moment leaves either the whole checkpoint or none. Checkpoints of later steps,
-    which a resume found damaged, are deleted too. Raises OSError, also where the disk is full.
+    which a resume found damaged, are deleted too. All processes call it together; a sharded model
+    is gathered in the first one while its folder is written.
+
+    Raises OSError, also where the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final, partial = folder / name, folder / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
+
+    def begin() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+    def write_state() -> None:
         with os_errors(), (partial / STATE).open("wb") as file:
             torch.save(state, file)
-        save_model(partial / POLICY, policy, tokenizer)
+
+    def write_policy(whole: PreTrainedModel) -> None:
+        save_model(partial / POLICY, whole, tokenizer)
+
+    def write_critic(whole: Critic) -> None:
+        save_model(partial / CRITIC, whole.backbone, tokenizer)
+        with os_errors():
+            save_file(whole.head.state_dict(), partial / CRITIC / VALUE_HEAD)
+
+    try:
+        ranks.from_first(begin)
+        if ranks.count() > 1:
+            state = save_parts(partial / PARTS, state)
+        ranks.from_first(write_state)
+        _of_whole(policy, write_policy)
         if isinstance(critic, Critic) and not adapter_rank(critic.backbone):
-            save_model(partial / CRITIC, critic.backbone, tokenizer)
-            with os_errors():
-                save_file(critic.head.state_dict(), partial / CRITIC / VALUE_HEAD)
-        for path in [*partial.rglob("*"), partial]:
-            _flush(path)
+            _of_whole(critic, write_critic)
+        ranks.from_first(lambda: _publish(partial, final, keep))
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _of_whole(model: M, write: Callable[[M], None]) -> None:
+    """Gather a model while the first process writes it."""
+    whole = gathered(model)
+    ranks.from_first(lambda: write(whole))
+
+
+def _publish(partial: Path, final: Path, keep: int) -> None:
+    """Give a written checkpoint its name, and delete those that it makes superfluous."""
+    folder = final.parent
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
     if final.exists():  # the same step again, after a resume from an earlier one
         shutil.rmtree(final)
     partial.rename(final)
@@ -92,17 +127,23 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def newest_state(folder: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
     """Return the state of the newest whole checkpoint, None if there is none yet.
 
-    `note` is called with a line where newer ones are damaged. Nothing is changed.
+    The first process looks which one that is, for all. `note` is called with a line where newer
+    ones are damaged. Nothing is changed.
 
     Raises:
         RunError: there are checkpoints, and none is whole.
     """
+    found = ranks.from_first(lambda: _newest_whole(folder, note))
+    return load_state(found) if found else None
+
+
+def _newest_whole(folder: Path, note: Callable[[str], None]) -> Path | None:
     damaged: list[str] = []
     for path in reversed(_checkpoints(folder)):
         if _is_whole(path):
             if damaged:
                 note(f"{folder}: {', '.join(damaged)} damaged; going on from {path.name}")
-            return load_state(path)
+            return path
         damaged.append(path.name)
     if damaged:
         raise RunError(
@@ -116,14 +157,27 @@ def _is_whole(checkpoint: Path) -> bool:
     """Return whether everything is there and the state is as it was written, by its CRC-32 sums."""
     try:
         with ZipFile(checkpoint / STATE) as state:
-            return (checkpoint / POLICY).is_dir() and state.testzip() is None
+            if not (checkpoint / POLICY).is_dir() or state.testzip() is not None:
+                return False
+        sums = _state_alone(checkpoint, mmap=True).get("parts", {})
+        return all(checksum(checkpoint / PARTS / name) == crc for name, crc in sums.items())
     except Exception:  # which one depends on the byte that is wrong
         return False
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state on the CPU (tensors and plain values only: nothing is executed)."""
-    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    """Read a checkpoint's state on the CPU (tensors and plain values only: nothing is executed).
+
+    Its parts have an index of DCP's, which is a pickle.
+    """
+    state = _state_alone(checkpoint, mmap=ranks.count() > 1)  # each takes its part of it
+    return with_parts(checkpoint / PARTS, state) if "parts" in state else state
+
+
+def _state_alone(checkpoint: Path, mmap: bool) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(
+        checkpoint / STATE, map_location="cpu", weights_only=True, mmap=mmap
+    )
     return state
 
 

@@ -47,6 +47,11 @@ class TrainingData:
     weights: Mapping[str, float] = field(default_factory=dict)  # by task_id, where not 1
     notes: tuple[str, ...] = ()  # a line for each thing that was skipped, left out or held out
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that are attempted."""
+        return (*self.train, *self.validation, *self.test)
+
 
 class _Loaded(NamedTuple):
     path: str

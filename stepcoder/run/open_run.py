@@ -56,8 +56,6 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         console = None if ranks.is_first() else Console(quiet=True)
         progress = stack.enter_context(Progress(config, console))
         recipe = recipe_of(config)
-        if ranks.count() > 1:
-            check_processes(config, recipe)
         check_installed(config.sinks)
         listed = run_dir.path if ranks.is_first() else None
         data = load_data(config.data, config.sft.share, listed)
@@ -105,20 +103,6 @@ def open_run(config: Config, resume: Path | None) -> Iterator[Run]:
         run.sinks = stack.enter_context(Sinks(config, run_dir.path, progress.note))
         ranks.from_first(lambda: run_dir.begin(resume_at(state)))
         yield run
-
-
-def check_processes(config: Config, recipe: Recipe) -> None:
-    """Raise RunError where several processes cannot train what the configuration asks for."""
-    for option, asked in (
-        ("model.lora_rank", config.model.lora_rank > 0),
-        ("model.compile", config.model.compile),
-        (f"recipe={config.recipe}", recipe.critic == "outcome" or recipe.discriminates),
-    ):
-        if asked:
-            raise RunError(
-                f"{option}: not with torchrun, which spreads policy and value critic over its "
-                "processes; start it as python -m stepcoder.train, or leave that out"
-            )
 
 
 def _open_folder(stack: ExitStack, config: Config, resumes: bool) -> RunDir:

@@ -7,9 +7,9 @@ the step; torch's own generator is saved as well, in case a library draws from i
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +46,7 @@ from stepcoder.run.sinks import Sinks
 from stepcoder.run.stop import Stopped
 from stepcoder.sandbox import Judge
 
+M = TypeVar("M", bound=torch.nn.Module)
 SEED_STRIDE = 1_000_003  # odd: the steps of neighboring seeds stay apart
 # Nats a token, by the policy's dtype: what `Run.check_engine` allows.
 MAX_MISMATCH = {torch.float32: 0.01, torch.bfloat16: 0.1}
@@ -118,7 +119,8 @@ class Run:
         return ranks.from_first(
             lambda: self.pipeline.run(
                 lambda: roll_out(tasks, engine, judge, tokenizer, sampling, samples)
-            )
+            ),
+            (*self.data.problems, *tasks),
         )
 
     @property
@@ -167,8 +169,8 @@ class Run:
         """
         if self.phase == "rl":
             return
-        self.make_rl_parts(self.policy)
         start = gathered(self.policy)
+        self.make_rl_parts(start)
         ranks.from_first(lambda: save_model(self.run_dir.path / "start", start, self.tokenizer))
         metrics = {
             **curriculum_metrics(self.curriculum),
@@ -179,23 +181,27 @@ class Run:
         self.checkpoint(0)
 
     def make_rl_parts(self, start: PreTrainedModel) -> None:
-        """Build what only RL needs. `start` is the policy that RL starts from."""
-        config, recipe = self.config, self.recipe
-        whole: Any = gathered(start, everywhere=True)
+        """Build what only RL needs.
+
+        `start` is the policy that RL starts from, whole; only the first process has its weights.
+        """
+        config, recipe, critic, whole = self.config, self.recipe, None, cast(Any, start)
+
+        def spread(make: Callable[[], M]) -> M:
+            return sharded(ranks.from_first_alone(make), self.device)
+
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)  # for the fresh heads
-            critic = recipe.critic and new_critic(
-                recipe.critic, whole, config, self.tokenizer, len(Outcome)
-            )
+            if kind := recipe.critic:
+                classes = len(Outcome)
+                critic = spread(lambda: new_critic(kind, whole, config, self.tokenizer, classes))
             if recipe.discriminates:
-                self.discriminator = OutcomeCritic.from_policy(whole, classes=2)
+                self.discriminator = spread(lambda: OutcomeCritic.from_policy(whole, classes=2))
                 self.discriminator_optimizer = Optimizer(
                     Masters(self.discriminator), "adamw", config.ppo.critic_lr, (0.9, 0.999), 0.01
                 )
         if config.ppo.kl_beta or recipe.adapts_kl:
-            reference = frozen_copy(whole, config.model.offload_reference)
-            self.reference = sharded(reference, self.device)
-        critic = critic and sharded(critic, self.device)
+            self.reference = spread(lambda: frozen_copy(whole, config.model.offload_reference))
         self.learner = Learner.create(self.masters, critic, config.ppo)
         del self.sft_optimizer  # its moments take 8 bytes a weight
         engine = ranks.from_first_alone(
@@ -338,19 +344,14 @@ class Run:
 
     def checkpoint(self, step: int) -> None:
         """Save everything that a resume needs, atomically."""
-        state, policy = self.state_dict(), gathered(self.policy)
-        critic = self.learner.critic if self.phase == "rl" else None
-        critic = critic and gathered(critic)
-        ranks.from_first(
-            lambda: save_checkpoint(
-                self.run_dir.path / "checkpoints",
-                f"{self.phase}-{step:06d}",
-                state,
-                policy,
-                critic,
-                self.tokenizer,
-                self.config.checkpoint.keep,
-            )
+        save_checkpoint(
+            self.run_dir.path / "checkpoints",
+            f"{self.phase}-{step:06d}",
+            self.state_dict(),
+            self.policy,
+            self.learner.critic if self.phase == "rl" else None,
+            self.tokenizer,
+            self.config.checkpoint.keep,
         )
         self.saved = self.phase, step
 
@@ -409,7 +410,7 @@ class Run:
             self.sft_optimizer.load_state_dict(state["sft_optimizer"])
             return
         load_own_state(self.policy, state["reference"] or state["policy"])
-        self.make_rl_parts(self.policy)
+        self.make_rl_parts(gathered(self.policy))
         load_own_state(self.policy, state["policy"])
         learner = self.learner
         if learner.critic:

@@ -1,10 +1,11 @@
 """A program for torchrun: updates of a small policy and critic, whose end the first process saves.
 
-python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64-adamw
+python -m torch.distributed.run --nproc_per_node 2 sharded_updates.py OUT float64-adamw-value
 """
 
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,17 @@ from stepcoder.method.ppo import Learner, PolicyLoss, advantages, score, update
 from stepcoder.method.sft import supervised_step
 from stepcoder.models import ranks
 from stepcoder.models.batch import Batch, Row, pack
+from stepcoder.models.lora import add_adapters
 from stepcoder.models.optim import Masters, Optimizer
-from stepcoder.models.policy import Critic, frozen_copy, recompute_layers
+from stepcoder.models.policy import (
+    Critic,
+    OutcomeCritic,
+    compile_layers,
+    frozen_copy,
+    recompute_layers,
+)
 from stepcoder.models.sharding import gathered, sharded
+from stepcoder.recipes.rlcf import reference_probability, train_discriminator
 
 # Five microbatches or more of a minibatch of this batch: not as many for each process.
 PPO = PPOConfig(
@@ -40,19 +49,32 @@ def batch_of(seed: int) -> Batch:
             response = draw(2, 9)
             executed = [token % 4 > 0 for token in response]
             reward = (1.0, -0.3, -0.6, -1.0)[response[0] % 4]
-            rows.append(Row(prompt, response, [-2.5] * len(response), executed, reward))
+            logprobs = [-2.5] * len(response)
+            rows.append(Row(prompt, response, logprobs, executed, reward, response[0] % 2))
     # The executed tokens of one response: none at all.
     rows[5] = replace(rows[5], executed=[False] * len(rows[5].response_ids))
     return pack(rows)
 
 
-def updates(device: torch.device, dtype: str, optimizer: str) -> dict[str, Any]:
-    """Return the figures and the weights at the end: a supervised step, PPO twice, GRPO once."""
+def updates(device: torch.device, dtype: str, optimizer: str, kind: str) -> dict[str, Any]:
+    """Return the figures and the weights at the end: a supervised step, PPO twice, GRPO once.
+
+    The critic is one of values or of outcomes; kind "lora" has adapters, "compiled" such layers.
+    """
     torch.manual_seed(0)
     policy = tiny_policy().to(getattr(torch, dtype))
-    critic, reference = Critic.from_policy(policy), frozen_copy(policy)
+    if kind == "lora":
+        add_adapters(policy, 2, 0)
+    if kind == "compiled":
+        torch.compile = partial(torch.compile, backend="aot_eager")  # spares the C++ compiler
+        compile_layers(policy)
+    reference, outcomes = frozen_copy(policy), kind == "outcome"
+    critic = OutcomeCritic.from_policy(policy, 4) if outcomes else Critic.from_policy(policy)
     recompute_layers(critic.backbone)
-    policy, critic, reference = (sharded(m, device) for m in (policy, critic, reference))
+    first = ranks.is_first()
+    policy, critic, reference = (
+        sharded(m if first else None, device) for m in (policy, critic, reference)
+    )
     masters, ppo = Masters(policy), replace(PPO, optimizer=optimizer)
     solutions = Optimizer(masters, optimizer, 1e-3, (0.9, 0.98), 0.01)
     figures = [{"loss": supervised_step(policy, solutions, batch_of(9), 1e-3, 30)}]
@@ -61,6 +83,12 @@ def updates(device: torch.device, dtype: str, optimizer: str) -> dict[str, Any]:
         batch = score(batch_of(step), policy, reference, critic, ppo, temperature=0.8)
         generator = torch.Generator().manual_seed(step)
         figures.append(update(learner, advantages(batch, ppo), ppo, 0.8, generator))
+    if outcomes:
+        figures[-1]["discriminator"] = train_discriminator(
+            critic, learner.critic_optimizer, batch_of(5), ppo
+        )
+        for row, probability in enumerate(reference_probability(critic, batch_of(6), ppo)):
+            figures[-1][f"row {row}"] = probability
     # Scored by the update's own pass, without a critic.
     learner = Learner(policy, None, learner.policy_optimizer, None)
     ppo = replace(ppo, epochs=1, minibatches=1)
@@ -72,7 +100,7 @@ def updates(device: torch.device, dtype: str, optimizer: str) -> dict[str, Any]:
 
 
 def main(out: str, *kinds: str) -> None:
-    """Do the updates in each of some kinds, such as `float64-adamw`."""
+    """Do the updates in each of some kinds, such as `float64-adamw-value`."""
     with ranks.joined(torch.device("cpu")) as device:
         found = {kind: updates(device, *kind.split("-")) for kind in kinds}
         if ranks.is_first():
