@@ -41,7 +41,7 @@ def error_of(file: Path | None, *overrides: str) -> str:
 
 
 def test_the_tree_is_small_enough_to_know_and_every_leaf_says_what_it_means() -> None:
-    assert len(LEAVES) <= 110
+    assert len(LEAVES) <= 111
     assert [name for name, leaf in LEAVES.items() if not leaf.meaning.endswith(".")] == []
 
 

@@ -29,8 +29,8 @@ def check(done: subprocess.CompletedProcess[str], last_line: str) -> None:
     assert done.stdout.splitlines()[-1].startswith(last_line), report
     assert "ERROR: AddressSanitizer" not in done.stderr, report
     assert "runtime error:" not in done.stderr, report
-    # Libraries leak a few bytes at their import, as do names of ours from Python 3.12 on, which keeps
-    # them for good.
+    # Libraries leak a few bytes at their import, as do names of ours from Python 3.12 on, which
+    # keeps them for good.
     leaks = [part for part in done.stderr.split("\n\n") if "leak of" in part]
     ours = [leak for leak in leaks if "/csrc/" in leak or "_launcher.so" in leak]
     ours = [leak for leak in ours if "pybind11_exec__launcher" not in leak]
