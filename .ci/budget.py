@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "stepcoder"
 BUDGETS = {"trainer core": 8000, "tools": 4950}
 # What training does without, and what the commands share.
-TOOLS = {"clean", "evaluate", "judge", "plan", "study", "suite"}
+TOOLS = {"clean", "evaluate", "judge", "plan", "refine", "study", "suite"}
 TOOLS |= {"adapters.py", "answers.py", "command.py", "journal.py", "smollm2.py"}
-TOOLS |= {"check.py", "__main__.py", "sinks.py", "vllm_server.py"}
+TOOLS |= {"taxonomy.py", "check.py", "__main__.py", "sinks.py", "vllm_server.py"}
 NOT_COUNTED = {"kernels", "sandbox"}
 LAYOUT = {
     tokenize.COMMENT,

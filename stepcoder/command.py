@@ -433,6 +433,7 @@ class StepProgress(progress.Progress):
         now = time.monotonic()
         if self.disable and (now - self._last_line > QUIET_S or done == total):
             self._last_line = now
-            left = (total - done) / max(rate, 1e-9)
-            line = f"{name} {done} of {total}, {rate:.1f}/s, {left:.0f} s left"
+            line = f"{name} {done} of {total}"
+            if rate:
+                line += f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
             say(f"{line}, {note}" if note else line)
