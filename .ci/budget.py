@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "stepcoder"
-BUDGETS = {"trainer core": 8000, "tools": 4950}
+BUDGETS = {"trainer core": 8000, "tools": 6000}
 # What training does without, and what the commands share.
 TOOLS = {"clean", "evaluate", "judge", "plan", "refine", "study", "suite"}
 TOOLS |= {"adapters.py", "answers.py", "command.py", "journal.py", "smollm2.py"}
