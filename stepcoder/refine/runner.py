@@ -82,6 +82,11 @@ class Walk:
                     self.cut_short = True
                     step = self.steps.throw(TooLongError())
         except (StopIteration, TooLongError):
+            # What a method spent behind its last answer is its price too; of resampling that is
+            # a program beyond the budget, which does not count.
+            last = self.answers[-1] if self.answers else self.spent
+            if self.case.budget is None and last["tokens"] < self.spent["tokens"]:
+                self.answers.append({**last, **self.spent})
             return
         self.step = step
 

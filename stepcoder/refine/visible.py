@@ -172,7 +172,7 @@ def _longest_value(text: str) -> str:
     for end in range(len(text), 0, -1):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             ast.literal_eval(text[:end].strip())
-            return text[:end].strip()
+            return text[:end].strip().rstrip(".")  # of a sentence
     return ""
 
 

@@ -90,7 +90,7 @@ def test_a_method_and_resampling_answer_and_go_on(method, tmp_path):
     for one in rounds:
         spent[one["method"]][one["task_id"]] = one["tokens"]
     for task_id, tokens in spent["resample"].items():
-        assert tokens <= spent[method][task_id] or tokens <= 8
+        assert tokens <= spent[method][task_id]
     assert len((out / "samples.jsonl").read_text().splitlines()) == 2
     assert "At equal tokens" in (out / "report.html").read_text()
     # A killed command: what is stored is not asked again, and the rest comes out the same.
@@ -98,6 +98,6 @@ def test_a_method_and_resampling_answer_and_go_on(method, tmp_path):
     before = calls.read_text()
     calls.write_text(before[: len(before) // 2])
     assert main(given) == 0
-    assert calls.read_text() == before
+    assert sorted(calls.read_text().splitlines()) == sorted(before.splitlines())
     again = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     assert again == rounds
