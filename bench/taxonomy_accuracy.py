@@ -17,7 +17,7 @@ from pathlib import Path
 from stepcoder.clean.mutants import mutants
 from stepcoder.problems.names import called_name
 from stepcoder.problems.problem import Problem, load_problems, program_of
-from stepcoder.sandbox import Judge, Submission
+from stepcoder.sandbox import Judge, Limits, Submission
 from stepcoder.taxonomy import KINDS, UNDECIDED, bug_of
 
 # What a mutation of the program's logic stands for.
@@ -78,8 +78,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         except (SyntaxError, ValueError):
             continue
     told: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    limits = Limits(cpu_s=0.5, wall_s=2.0)  # a loop without end takes all of it
     with Judge() as judge:
-        submissions = (Submission(program_of(p, text), p.tests) for p, _, text in made)
+        submissions = (
+            Submission(program_of(p, text), p.tests, limits, stop_at_first_failure=code == "B.5")
+            for p, code, text in made
+        )
         for index, verdict in judge.map(submissions):
             problem, code, text = made[index]
             if bug := bug_of(verdict, text, problem.entry_point):
