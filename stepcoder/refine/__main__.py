@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -37,7 +37,6 @@ from stepcoder.problems.problem import Problem, fingerprint
 from stepcoder.sandbox import AssertTests, Judge, Status
 
 if TYPE_CHECKING:
-    from stepcoder.evaluate.policies import Policy
     from stepcoder.refine.runner import Method, Walk
     from stepcoder.refine.steps import Case
 
@@ -111,7 +110,7 @@ def cases_of(problems: Sequence[Problem], arguments: argparse.Namespace) -> list
     return cases
 
 
-def method_of(arguments: argparse.Namespace, policy: Policy) -> Method:
+def method_of(arguments: argparse.Namespace, policy: Any) -> Method:
     """Return the method that is asked for. Raises RunError where it cannot be used."""
     from stepcoder.refine import critic_sampling, epic, mufix, resample, self_critique, words
 
