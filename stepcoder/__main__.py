@@ -13,6 +13,7 @@ import stepcoder
 COMMANDS = {
     "train": "train a code model by reinforcement learning from unit-test results",
     "evaluate": "pass@k of a policy or of samples, with intervals",
+    "refine": "more out of a policy at inference: self-critique, muFiX, EPiC, critic sampling",
     "judge": "judge a file of samples, or answer over HTTP (judge serve)",
     "clean": "make verified problems from raw ones",
     "plan": "say what a run will take of memory, before it is started",

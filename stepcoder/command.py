@@ -53,6 +53,12 @@ from stepcoder.sandbox import (
 )
 
 LIMITS = ("cpu_s", "wall_s", "memory_mib")  # the options that are limits of a test
+# The options that a policy's answers depend on.
+SAMPLING = (
+    *("engine", "form", "temperature", "top_p", "max_new_tokens", "max_prompt_tokens"),
+    *("seed", "device", "dtype"),
+)
+COUNTS = ("max_new_tokens", "max_prompt_tokens", "group_size")  # of them, those above 0
 QUIET_S = 30.0  # between two lines of progress where there is no terminal
 
 
@@ -113,6 +119,50 @@ def add_sandbox_options(
         default=limits.int_digits,
         help="digits that Python turns into an int or back, 0: any (default: %(default)s)",
     )
+
+
+def add_policy_options(
+    parser: argparse.ArgumentParser,
+    title: str,
+    temperature: float = 0.2,
+    max_prompt_tokens: int = 1024,
+) -> argparse._ArgumentGroup:
+    """Add a group of options for the answers of a policy, and return it."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--temperature", type=_temperature, default=temperature, help="0 is greedy (%(default)s)"
+    )
+    group.add_argument("--top-p", type=_top_p, default=0.95, help="(0.95)")
+    group.add_argument("--max-new-tokens", type=int, default=1024, help="(1024)")
+    group.add_argument(
+        "--max-prompt-tokens", type=int, default=max_prompt_tokens, help="(%(default)s)"
+    )
+    group.add_argument(
+        "--prompt",
+        dest="form",
+        choices=("auto", "chat", "answer", "plain"),
+        default="auto",
+        help="auto: as trained, else chat if there is a chat template; chat: it, the "
+        "code begun; answer: it, in the policy's own words; plain: no template",
+    )
+    group.add_argument("--engine", choices=("hf", "vllm"), default="hf")
+    group.add_argument("--group-size", type=int, default=64, help="answers generated together (64)")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU")
+    return group
+
+
+def _temperature(text: str) -> float:
+    if not (value := float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _top_p(text: str) -> float:
+    if not 0 < (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
 
 
 def _int_digits(text: str) -> int:
@@ -398,6 +448,7 @@ class StepProgress(progress.Progress):
         now = time.monotonic()
         if self.disable and (now - self._last_line > QUIET_S or done == total):
             self._last_line = now
-            left = (total - done) / max(rate, 1e-9)
-            line = f"{name} {done} of {total}, {rate:.1f}/s, {left:.0f} s left"
+            line = f"{name} {done} of {total}"
+            if rate:
+                line += f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
             say(f"{line}, {note}" if note else line)

@@ -40,11 +40,6 @@ from stepcoder.user_code import is_user_code
 EPILOG = f"{command.for_users(__doc__)}\n{command.EXIT_STATUS}"
 MISSING = "; give the problems that the samples were made for (--split and --limit leave some out)"
 KS = (1, 5, 10)
-# The options that a policy's answers depend on.
-SAMPLING = (
-    *("n", "engine", "form", "temperature", "top_p", "max_new_tokens", "max_prompt_tokens"),
-    *("seed", "device", "dtype"),
-)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,32 +59,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", help="only problems of this split, such as eval")
     parser.add_argument("--limit", type=int, help="only the first so many problems")
     parser.add_argument("--extract", action="store_true", help="find the code in all samples' text")
-    group = parser.add_argument_group("sampling (defaults: StepCoder's evaluation)")
+    group = command.add_policy_options(parser, "sampling (defaults: StepCoder's evaluation)")
     group.add_argument("-n", type=int, default=10, help="programs a problem (10)")
-    group.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (0.2)")
-    group.add_argument("--top-p", type=float, default=0.95, help="(0.95)")
-    group.add_argument("--max-new-tokens", type=int, default=1024, help="(1024)")
-    group.add_argument("--max-prompt-tokens", type=int, default=1024, help="(1024)")
-    group.add_argument(
-        "--prompt",
-        dest="form",
-        choices=("auto", "chat", "answer", "plain"),
-        default="auto",
-        help="auto: as trained, else chat if there is a chat template; chat: it, the "
-        "code begun; answer: it, in the policy's own words; plain: no template",
-    )
-    group.add_argument("--engine", choices=("hf", "vllm"), default="hf")
-    group.add_argument("--group-size", type=int, default=64, help="answers generated together (64)")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="bfloat16 on a GPU")
     command.add_columns_option(parser)
     command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)
-    counts = ("n", "limit", "max_new_tokens", "max_prompt_tokens", "group_size")
-    arguments = parser.parse(argv, *counts, "workers", *command.LIMITS)
-    if not 0 < arguments.top_p <= 1 or arguments.temperature < 0:
-        parser.error("--top-p must be above 0 and at most 1, --temperature at least 0")
+    arguments = parser.parse(argv, "n", "limit", *command.COUNTS, "workers", *command.LIMITS)
     if any(k < 1 for k in arguments.k or ()):
         parser.error(f"-k holds {min(arguments.k)}; it must be above 0")
     if arguments.policy and arguments.k and max(arguments.k) > arguments.n:
@@ -129,7 +104,7 @@ def evaluation_settings(arguments: argparse.Namespace, problems: Sequence[Proble
         return settings | {
             "policy": str(checkpoint.folder.resolve()),
             "weights_fingerprint": checkpoint.fingerprint,
-            **{name: getattr(arguments, name) for name in SAMPLING},
+            **{name: getattr(arguments, name) for name in ("n", *command.SAMPLING)},
         }
     if arguments.samples:
         try:
@@ -189,13 +164,12 @@ def new_answers(
     missing = [(p, i) for p in problems for i in numbers if (p.task_id, i) not in stored]
     if not missing:
         return
-    command.say(f"loading {arguments.policy}")
-    from stepcoder.evaluate.policies import find_checkpoint, sampled_answers
+    from stepcoder.evaluate.policies import find_checkpoint, open_policy, sampled_answers
 
-    checkpoint = find_checkpoint(arguments.policy)
-    for record in sampled_answers(missing, checkpoint, arguments, command.say):
-        journal.add(SAMPLES, record)
-        yield record
+    with open_policy(find_checkpoint(arguments.policy), arguments, command.say) as policy:
+        for record in sampled_answers(missing, policy, arguments, command.say):
+            journal.add(SAMPLES, record)
+            yield record
 
 
 def given_samples(arguments: argparse.Namespace, problems: Sequence[Problem]) -> list[Sample]:

@@ -13,6 +13,7 @@ from stepcoder.evaluate.passk import Estimate
 from stepcoder.evaluate.results import Evaluation, cells
 from stepcoder.report.charts import VERDICTS, Chart, Figure
 from stepcoder.report.html import page
+from stepcoder.taxonomy import KINDS, UNDECIDED
 
 FAILURES_SHOWN = 200
 BINS = 10  # of the problems by share of passing programs
@@ -41,6 +42,7 @@ def charts(result: Evaluation) -> list[Chart]:
         Chart("pass-at-k", _pass_at_k(result)),
         Chart("groups", _groups(result)),
         Chart("verdicts", _verdicts(result)),
+        Chart("bugs", _bugs(result)),
         Chart("problems", _shares(result)),
     ]
 
@@ -77,6 +79,16 @@ def _verdicts(result: Evaluation) -> Figure:
     names = [name for name in VERDICTS if name in counts]
     labels = [f"{counts[name] / counts.total():.1%}" for name in names]
     return _bars(names, [counts[name] for name in names], "programs", labels=labels, color=names)
+
+
+def _bugs(result: Evaluation) -> Figure:
+    counts = result.groups["all"]["bugs"]
+    names = [name for name in (*KINDS, UNDECIDED) if name in counts]
+    labels = [f"{counts[name] / counts.total():.1%}" for name in names]
+    values = [counts[name] for name in names]
+    figure = _bars(names, values, "programs", labels=labels, color="pale")
+    figure["layout"]["sideways"] = True
+    return figure if names else {}
 
 
 def _shares(result: Evaluation) -> Figure:

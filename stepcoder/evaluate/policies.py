@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,11 +24,11 @@ from stepcoder.models.policy import choose_device
 from stepcoder.models.pretrained import load_pretrained
 from stepcoder.problems import prompts
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import FENCE, TEMPLATE, in_own_words
+from stepcoder.problems.template import FENCE, TEMPLATE
 from stepcoder.report.run_dir import CONFIG
-from stepcoder.rollout.engine import Request, Sampling
+from stepcoder.rollout.engine import Engine, Request, Sampling
 from stepcoder.rollout.open_engine import check_positions, open_engine
-from stepcoder.rollout.rollout import response_text, task_of
+from stepcoder.rollout.rollout import Task, response_text, task_of
 from stepcoder.run.data import left_out_line
 from stepcoder.run.model_folder import model_folder
 
@@ -64,16 +65,32 @@ def find_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(folder, PromptConfig())
 
 
-def sampled_answers(
-    wanted: Sequence[tuple[Problem, int]],
-    checkpoint: Checkpoint,
-    options: argparse.Namespace,
-    notify: Callable[[str], None],
-) -> Iterator[Record]:
-    """Load a policy and yield its answers as JSON data, in a form that --samples reads too.
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy that answers; `template` is that of prompts which ask it for a program."""
+
+    engine: Engine
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    max_prompt_tokens: int
+
+    def fits(self, task: Task) -> bool:
+        """Return whether a task's prompt is short enough."""
+        return prompts.fits(self.tokenizer, task.prompt_text, self.max_prompt_tokens)
+
+    def question(self, problem: Problem, text: str, seed: int) -> Task:
+        """Return the task of answering a text, about a problem, in the policy's own words."""
+        prompt = prompts.question_text(self.tokenizer, text)
+        return Task(problem, 0, "", prompt, seed, in_own_words=True)
+
+
+@contextmanager
+def open_policy(
+    checkpoint: Checkpoint, options: argparse.Namespace, notify: Callable[[str], None]
+) -> Iterator[Policy]:
+    """Load a policy and start its engine, which ends with the context.
 
     Args:
-        wanted: problems, each with the number of one of its samples.
         checkpoint: the policy.
         options: of the command line; the logs of vLLM's servers go into `output`.
         notify: is called with a line for each failure that the engine recovered from.
@@ -81,6 +98,7 @@ def sampled_answers(
     Raises:
         RunError: the checkpoint, or vLLM, cannot be used.
     """
+    notify(f"loading {options.policy}")
     transformers_logging.disable_progress_bar()
     device = choose_device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
@@ -88,7 +106,6 @@ def sampled_answers(
         checkpoint.folder, getattr(torch, dtype), device, "--policy"
     )
     template = template_of(options.form, checkpoint, tokenizer)
-    free = in_own_words(template)
     config = Config(
         device=options.device,
         prompt=PromptConfig(max_prompt_tokens=options.max_prompt_tokens),
@@ -100,11 +117,52 @@ def sampled_answers(
         ),
     )
     check_positions(config, policy)
+    engine = open_engine(config, policy, tokenizer, options.output / "engine", notify, notify)
+    del policy  # the transformers engine keeps its own copy
+    with engine:
+        yield Policy(engine, tokenizer, template, options.max_prompt_tokens)
+
+
+def asked(
+    policy: Policy, tasks: Sequence[Task], temperature: float, top_p: float, max_new_tokens: int
+) -> Iterator[tuple[int, Record]]:
+    """Yield the place of each task and its answer as JSON data, in the order in which they end.
+
+    An answer is in a form that --samples reads too: "answer" holds own words, "given" and
+    "completion" make a program. Its tokens are the ids in "token_ids".
+    """
+    for free in (False, True):
+        places = [i for i, task in enumerate(tasks) if task.in_own_words is free]
+        prompt_ids = [
+            tuple(prompts.encode_prompt(policy.tokenizer, tasks[i].prompt_text)) for i in places
+        ]
+        requests = [Request(ids, tasks[i].seed) for ids, i in zip(prompt_ids, places, strict=True)]
+        sampling = Sampling(temperature, max_new_tokens, () if free else (FENCE,), top_p)
+        for done in policy.engine.generate(requests, sampling) if requests else ():
+            task, ids = tasks[places[done.index]], prompt_ids[done.index]
+            text, _ = response_text(task, policy.tokenizer, ids, done.token_ids)
+            answer: Record = {"answer": text} if free else {"given": task.given, "completion": text}
+            counts = {"tokens": len(done.token_ids), "prompt_tokens": len(ids)}
+            ending = {"stopped": done.stopped, "token_ids": done.token_ids}
+            yield places[done.index], answer | counts | ending
+
+
+def sampled_answers(
+    wanted: Sequence[tuple[Problem, int]],
+    policy: Policy,
+    options: argparse.Namespace,
+    notify: Callable[[str], None],
+) -> Iterator[Record]:
+    """Yield a policy's answers to problems, each with the number of one of its samples.
+
+    Problems whose prompt is too long are left out, and `notify` is called with a line about them.
+    """
     tasks, numbers, left_out = [], [], dict[str, None]()
     for problem, number in wanted:
         seed = sample_seed(options.seed, problem.task_id, number)
-        task = task_of(problem, 0, prompts.starter_part(problem), template, tokenizer, seed)
-        if prompts.fits(tokenizer, task.prompt_text, options.max_prompt_tokens):
+        given = prompts.starter_part(problem)
+        task = task_of(problem, 0, given, policy.template, policy.tokenizer, seed)
+        if policy.fits(task):
             tasks.append(task)
             numbers.append(number)
         else:
@@ -112,23 +170,11 @@ def sampled_answers(
     if left_out:
         option = "--max-prompt-tokens"
         notify(left_out_line(list(left_out), option, options.max_prompt_tokens))
-    if not tasks:
-        return
-    requests = [
-        Request(tuple(prompts.encode_prompt(tokenizer, task.prompt_text)), task.seed)
-        for task in tasks
-    ]
-    stop = () if free else (FENCE,)
-    sampling = Sampling(options.temperature, options.max_new_tokens, stop, options.top_p)
-    engine = open_engine(config, policy, tokenizer, options.output / "engine", notify, notify)
-    del policy  # the transformers engine keeps its own copy
-    with engine:
-        for done in engine.generate(requests, sampling):
-            task, prompt_ids = tasks[done.index], requests[done.index].prompt_ids
-            text, _ = response_text(task, tokenizer, prompt_ids, done.token_ids)
-            answer = {"answer": text} if free else {"given": task.given, "completion": text}
-            key = {"task_id": task.problem.task_id, "sample": numbers[done.index]}
-            yield {**key, **answer, "tokens": len(done.token_ids), "stopped": done.stopped}
+    sampling = options.temperature, options.top_p, options.max_new_tokens
+    for place, answer in asked(policy, tasks, *sampling):
+        key = {"task_id": tasks[place].problem.task_id, "sample": numbers[place]}
+        dropped = ("prompt_tokens", "token_ids")
+        yield key | {name: value for name, value in answer.items() if name not in dropped}
 
 
 def template_of(form: Form, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -11,6 +11,7 @@ from stepcoder.judge.record import failing_test
 from stepcoder.problems.answers import extract_completion, program_of_answer
 from stepcoder.problems.problem import Problem
 from stepcoder.sandbox import Status, Verdict
+from stepcoder.taxonomy import bug_of
 
 SAMPLES, VERDICTS = "samples.jsonl", "verdicts.jsonl"
 FIELDS = ("answer", "solution", "completion")  # that may hold a sample's program
@@ -54,6 +55,7 @@ def judged_record(sample: Sample, verdict: Verdict) -> Record:
         "sample": sample.number,
         "status": str(verdict.status),
         "passed": verdict.passed,
+        "bug": bug_of(verdict, sample.program, sample.problem.entry_point),
         "tests": len(verdict.tests),
         "tests_passed": sum(t.status is Status.ACCEPTED for t in verdict.tests),
     }

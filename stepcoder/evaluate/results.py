@@ -67,6 +67,8 @@ def _group(members: Sequence[Sequence[Record]], ks: Sequence[int]) -> Record:
         "problems": len(members),
         "samples": sum(n for n, _ in counts),
         "statuses": Counter(r["status"] for records in members for r in records),
+        # Folders of older versions have no kinds of bugs.
+        "bugs": Counter(r["bug"] for records in members for r in records if r.get("bug")),
         **{f"pass@{k}": found for k in ks if (found := estimate(counts, k)) is not None},
     }
 

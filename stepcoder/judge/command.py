@@ -24,6 +24,7 @@ from stepcoder.problems.answers import mended_sample
 from stepcoder.problems.problem import Problem, fingerprint, known_as, load_problems
 from stepcoder.problems.source import split_lines
 from stepcoder.sandbox import Judge, Status, Verdict
+from stepcoder.taxonomy import bug_of
 from stepcoder.user_code import is_user_code
 
 EPILOG = f"{command.EXIT_STATUS}\n{command.for_users(__doc__)}"
@@ -75,8 +76,10 @@ def judge_file(
             early[before + index] = verdict
             while written in early:
                 sample = samples[written]
-                record = {"task_id": sample.problem.task_id, "line": sample.line}
-                append(file, record | verdict_record(early.pop(written)))
+                verdict, problem = early.pop(written), sample.problem
+                bug = {"bug": bug_of(verdict, sample.program, problem.entry_point)}
+                record = {"task_id": problem.task_id, "line": sample.line}
+                append(file, record | verdict_record(verdict) | bug)
                 written += 1
             progress.step("judging", done, len(samples))
     return [record["status"] for record in read_lines(output)[1:]]

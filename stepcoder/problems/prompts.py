@@ -59,14 +59,21 @@ def resolved_template(template: str, tokenizer: Any, *, thinking: bool = False) 
     return template
 
 
-def _chat(tokenizer: Any, *, thinking: bool) -> str:
+def question_text(tokenizer: Any, text: str) -> str:
+    """Return the prompt that a policy answers in its own words: a turn of its chat, if it can."""
+    if not getattr(tokenizer, "chat_template", None):
+        return f"{text}\n\n"
+    return _chat(tokenizer, thinking=False, asked="{description}").replace("{description}", text)
+
+
+def _chat(tokenizer: Any, *, thinking: bool, asked: str = _ASK) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             "the tokenizer has no chat template; give a text with {description} that ends with "
             "{given} or {answer}"
         )
     text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _ASK}],
+        [{"role": "user", "content": asked}],
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=thinking,

@@ -8,7 +8,7 @@ Followed from the authors' code: the critic pools the maximum of its token state
 supervised steps alternate. Ours: critic and policy learn side by side on fresh programs (the first
 `ppo.critic_warmup_steps` train the critic alone), where the authors train the critic first and keep
 it; the greedy program is the present policy's, not the supervised one's. Neither discount nor KL.
-Critic sampling, the paper's way to use the critic at inference, is `evaluate/critic_sampling.py`.
+Critic sampling, the paper's way to use the critic at inference, is `refine/critic_sampling.py`.
 """
 
 from __future__ import annotations

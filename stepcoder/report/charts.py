@@ -61,6 +61,7 @@ def charts(records: Sequence[Record]) -> list[Chart]:
         Chart("stages", stack(parts_of(rl, "stages"), stage_color, "area", "stage ")),
         Chart("masked", lines("masked_share", ".0%", zero=True)),
         Chart("verdicts", stack(parts_of(rl, "verdicts"), lambda name, _: name)),
+        Chart("bugs", stack(parts_of(rl, "bugs"), part_color)),
         Chart("kl", lines("kl", ".3f")),
         Chart("entropy", lines("entropy", ".2f", zero=True)),
         Chart("clip-fraction", lines("clip_fraction", ".1%", zero=True)),

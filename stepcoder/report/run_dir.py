@@ -37,6 +37,7 @@ is the evaluation that it starts from), `logged_at` (seconds since 1970), then a
     discriminator_loss          rlcf: nats a program
     explained_variance          of the returns by the critic; 1 is perfect
     verdicts                    {status: rollouts}
+    bugs                        {kind of bug (`taxonomy`): rollouts}, of those that fail
     infrastructure_errors       rollouts that the sandbox failed on (not trained)
     slowest_judge_s             wall seconds of the slowest program
     slowest                     {"generate": [[task_id, tokens, end], ...], "judge": [[task_id, wall

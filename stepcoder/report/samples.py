@@ -167,23 +167,27 @@ def to_dict(sample: RolloutSample) -> dict[str, Any]:
 
 def from_dict(data: Mapping[str, Any]) -> RolloutSample:
     """Return the sample of `to_dict`'s data after a way through JSON."""
-
-    def restored(verdict: Mapping[str, Any]) -> dict[str, Any]:
-        lines = frozenset(verdict["executed_lines"])
-        return {**verdict, "status": Status(verdict["status"]), "executed_lines": lines}
-
-    verdict = restored(data["verdict"])
-    verdict["tests"] = tuple(TestVerdict(**restored(test)) for test in verdict["tests"])
-    del verdict["got"]  # only tests have one
     new = {
         "executed_lines": frozenset(data["executed_lines"]),
-        "verdict": Verdict(**verdict),
+        "verdict": verdict_from(data["verdict"]),
         "code": tuple(data["code"]) if data.get("code") else None,
         "prompt": tuple(Piece(*piece) for piece in data.get("prompt", ())),
         "tokens": tuple(Token(*token) for token in data.get("tokens", ())),
         "failed": FailedTest(*data["failed"]) if data.get("failed") else None,
     }
     return RolloutSample(**{**data, **new})
+
+
+def verdict_from(data: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of `asdict`'s data after a way through JSON."""
+
+    def restored(verdict: Mapping[str, Any]) -> dict[str, Any]:
+        lines = frozenset(verdict["executed_lines"])
+        return {**verdict, "status": Status(verdict["status"]), "executed_lines": lines}
+
+    tests = tuple(TestVerdict(**restored(test)) for test in data["tests"])
+    known = {name: value for name, value in restored(data).items() if name != "got"}
+    return Verdict(**{**known, "tests": tests})  # "got": only tests have one
 
 
 def _facts(sample: RolloutSample) -> list[str]:

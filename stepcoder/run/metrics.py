@@ -18,6 +18,7 @@ from stepcoder.report.progress import TRIES
 from stepcoder.rollout.pipeline import Generated
 from stepcoder.rollout.rollout import Rollout
 from stepcoder.sandbox import Status
+from stepcoder.taxonomy import bug_of
 
 NAMED = 10  # problems that never passed, in a record
 
@@ -100,6 +101,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> d
     prompt_tokens = max(sum(len(r.prompt_ids) for r in rollouts), 1)
     cached_tokens = sum(r.completion.cached_tokens for r in rollouts)
     statuses = Counter(r.verdict.status for r in rollouts)
+    bugs = Counter(bug_of(r.verdict, r.program, r.task.problem.entry_point) for r in rollouts)
     return {
         "rollouts": len(rollouts),
         "tokens": tokens,
@@ -109,6 +111,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], seconds: dict[str, float]) -> d
         "truncated_share": sum(not r.completion.stopped for r in rollouts) / count,
         "pass_rate": statuses[Status.ACCEPTED] / count,
         "verdicts": {status.value: count for status, count in sorted(statuses.items())},
+        "bugs": {bug: count for bug, count in sorted(bugs.items(), key=str) if bug},
         "infrastructure_errors": statuses[Status.INFRASTRUCTURE_ERROR],
         "slowest_judge_s": max((r.verdict.wall_s for r in rollouts), default=0.0),
         "slowest": slowest(rollouts),

@@ -127,7 +127,7 @@ def test_a_browser_draws_the_page_without_a_network(problems, tmp_path):
     assert main([str(problems), "--samples", str(file), "-o", str(out), "-k", "1", "2"]) == 0
     with open_browser() as driver:
         driver.get((out / "report.html").as_uri())
-        assert driver.execute_script("return document.body.dataset.drawn") == "4"
+        assert driver.execute_script("return document.body.dataset.drawn") == "5"
         assert console_errors(driver) == []
         assert all(url.startswith(("file:", "data:")) for url in requested(driver))
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from helpers.tiny_policy import tiny_policy
-from helpers.tokenizers_built import single_bytes
 
-from stepcoder.config import Config, FGOConfig, PPOConfig, PromptConfig
+from stepcoder.config import FGOConfig, PPOConfig
 from stepcoder.errors import RunError
-from stepcoder.evaluate import critic_sampling
 from stepcoder.method.ppo import Learner, policy_figures, score, shaped_rewards, update, weighted
 from stepcoder.method.rewards import Outcome, judged, outcome, reward_of
 from stepcoder.models.batch import Batch, Row, pack
@@ -23,7 +20,6 @@ from stepcoder.models.optim import Masters
 from stepcoder.models.policy import OutcomeCritic, frozen_copy
 from stepcoder.problems.answers import extract_completion
 from stepcoder.problems.problem import Problem
-from stepcoder.problems.template import TEMPLATE
 from stepcoder.recipes import RECIPES, coderl, grpo, ppocoder, rlcf, rloo, rltf
 from stepcoder.recipes.static_checks import static_error
 from stepcoder.recipes.structure import ast_match, data_flow, data_flow_match
@@ -340,40 +336,6 @@ def test_coderl_weighs_tokens_by_the_critics_probability():
     batch = replace(batch, values=torch.tensor([0, 0, 0.5, 0.25, 1.0]))
     found = coderl.advantages(batch, PPO).advantages
     assert found.tolist() == pytest.approx([0, 0, 0.8, 0.4, -0.3])
-
-
-def candidate(completion: str, ended: Verdict, passing: float, *by_token: float) -> Any:
-    rest = (0.1,) * (len(completion) - len(by_token))
-    return critic_sampling.Scored(rollout(completion, ended), passing, (*by_token, *rest))
-
-
-def test_critic_sampling_goes_on_from_the_most_promising_beginning():
-    one = candidate("    return 1\n```", verdict(Status.WRONG_ANSWER, 1, 1), 0.2, 0, 0, 0, 0, 0.7)
-    tokenizer: Any = single_bytes([])
-    task = critic_sampling.refining(one, TEMPLATE, tokenizer)
-    assert task.given == "def f(x):\n    r"
-    assert task.prompt_text.endswith("def f(x):\n    r")
-    at_the_fence = replace(one, by_token=(*(0.1,) * 15, 0.9))
-    task = critic_sampling.refining(at_the_fence, TEMPLATE, tokenizer)
-    assert task.given == "def f(x):\n    return 1\n"
-
-
-def test_critic_sampling_refines_what_passes_the_examples_and_repairs_what_does_not():
-    sampler: Any = SimpleNamespace(
-        config=Config(prompt=PromptConfig(TEMPLATE)), tokenizer=single_bytes([])
-    )
-    passes = candidate("    return 1\n", verdict(Status.WRONG_ANSWER, 1, 1), 0.2)
-    fails = candidate("    return 2\n", verdict(Status.RUNTIME_ERROR, 0, 2), 0.9)
-    (refined,) = critic_sampling.next_tasks(sampler, [fails, passes], 1)
-    assert refined.given.startswith("def f(x):\n ")
-    (repaired,) = critic_sampling.next_tasks(sampler, [fails], 1)
-    assert repaired.given == "def f(x):\n"
-    assert "fails (runtime error)" in repaired.prompt_text
-    assert "    return 2\n" in repaired.prompt_text
-    sampler.config = Config(prompt=PromptConfig(TEMPLATE, max_prompt_tokens=20))
-    assert critic_sampling.next_tasks(sampler, [fails], 1) == []  # what does not fit is not asked
-    assert critic_sampling.answer([fails, passes], 1) is passes
-    assert critic_sampling.answer([fails, passes], 2) is fails  # neither passes both
 
 
 # --- RLCF

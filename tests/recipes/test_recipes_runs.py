@@ -11,7 +11,6 @@ from helpers.finished_runs import states_equal
 from helpers.small_runs import constant_problems, run
 
 from stepcoder.config import ConfigError, DataConfig, load_config
-from stepcoder.evaluate import critic_sampling
 from stepcoder.recipes import RECIPES
 from stepcoder.report.run_dir import read_records
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
@@ -98,16 +97,6 @@ def test_rltf_trains_on_programs_of_earlier_steps_too(tmp_path, start):
         "buffer"
     ]
     assert len(buffer) == 3 * 4 * 2  # steps x tasks x samples
-
-
-def test_critic_sampling_answers_the_test_problems_of_a_run(tmp_path, start, capsys):
-    folder = tmp_path / "run"
-    embedded = ["data.path=embedded", "data.limit=6", "steps=1"]
-    assert run(folder, *start, *QUICK, "recipe=coderl", *embedded) == 0
-    assert critic_sampling.main([str(folder), "--problems", "2", "--samples", "2"]) == 0
-    assert re.search(r"2 problems: pass@1 \S+% sampled, \S+% with critic", capsys.readouterr().out)
-    assert critic_sampling.main([str(tmp_path)]) == 2
-    assert "no run with a checkpoint" in capsys.readouterr().err
 
 
 def test_cccs_and_fgo_switch_on_and_off_on_their_own():

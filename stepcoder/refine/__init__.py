@@ -1,0 +1,1 @@
+"""`python -m stepcoder.refine`: more out of a policy at inference, against plain resampling."""
