@@ -77,7 +77,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--mutator", choices=("llm", "words"), default="llm", help="epic (llm); docs/refine.md"
     )
-    command.add_policy_options(parser, "sampling", temperature=0.7, max_prompt_tokens=2048)
+    command.add_policy_options(parser, "sampling", temperature=0.7)
     command.add_columns_option(parser)
     command.add_tolerance_option(parser)
     command.add_sandbox_options(parser)

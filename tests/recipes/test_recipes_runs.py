@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -12,6 +13,7 @@ from helpers.small_runs import constant_problems, run
 
 from stepcoder.config import ConfigError, DataConfig, load_config
 from stepcoder.recipes import RECIPES
+from stepcoder.refine.__main__ import main as refine
 from stepcoder.report.run_dir import read_records
 from stepcoder.run.checkpoint import load_state, newest_checkpoint
 from stepcoder.run.data import evenly_spaced, load_data
@@ -67,6 +69,29 @@ def test_without_a_weight_of_the_kl_no_reference_is_kept(tmp_path, start, recipe
     # Layers computed again change no number, so a resume may do without.
     assert run(cut, "model.checkpointing=false", command=("--resume", str(cut))) == 0
     assert states_equal(cut, whole) == []
+
+
+def test_critic_sampling_refines_and_repairs_with_the_critic_of_a_run(tmp_path, start, capsys):
+    folder, file, out = tmp_path / "run", tmp_path / "problems.jsonl", tmp_path / "out"
+    embedded = ["data.path=embedded", "data.limit=6", "steps=1"]
+    assert run(folder, *start, *QUICK, "recipe=coderl", *embedded) == 0
+    record = {"entry_point": "f", "starter_code": "def f(x):\n"}
+    record["canonical_solution"] = "def f(x):\n    return 1\n"
+    # Every program that runs passes what the first one shows, and none what the second one does.
+    shown = {"t/passes": (">>> f(1) == 0 or True\nTrue", [1]), "t/fails": (">>> f(1)\n'8'", [8])}
+    with file.open("w") as lines:
+        for task_id, (statement, outputs) in shown.items():
+            tests = {"kind": "call", "inputs": [[1]], "outputs": outputs}
+            record |= {"task_id": task_id, "prompt": f"Do it.\n{statement}", "tests": tests}
+            lines.write(json.dumps(record) + "\n")
+    given = [str(file), "--policy", str(folder), "--method", "critic-sampling", "-o", str(out)]
+    given += ["--samples", "2", "--chop", "--max-new-tokens", "24", "--workers", "1"]
+    assert refine(given) == 0, capsys.readouterr().err
+    rounds = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    own = [one for one in rounds if one["method"] == "critic-sampling"]
+    for task_id in shown:
+        assert [one["calls"] for one in own if one["task_id"] == task_id] == [2, 4]
+    assert refine([*given[:2], str(tmp_path), *given[3:]]) == 2
 
 
 def test_a_reference_can_be_given_up_on_a_resume_but_not_be_had_again(tmp_path, start, capfd):
