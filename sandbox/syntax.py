@@ -8,8 +8,9 @@ import threading
 
 # CPython 3.11 counts the depth of a tree in one variable for all threads. If the garbage collector
 # runs during a parse and lets another thread parse, the first parse fails with "SystemError: AST
-# constructor recursion depth mismatch" (gh-106905).
+# constructor recursion depth mismatch" (gh-106905). Threads of libraries know no lock of ours.
 _ONE_AT_A_TIME = threading.RLock()
+_TRIES = 3
 os.register_at_fork(
     before=_ONE_AT_A_TIME.acquire,
     after_in_parent=_ONE_AT_A_TIME.release,
@@ -19,5 +20,11 @@ os.register_at_fork(
 
 def parse(source: str) -> ast.Module:
     """Return ast.parse(source), without a byte-order mark; raise what it raises."""
+    source = source.removeprefix("\ufeff")
     with _ONE_AT_A_TIME:
-        return ast.parse(source.removeprefix("\ufeff"))
+        for _ in range(_TRIES):
+            try:
+                return ast.parse(source)
+            except SystemError:
+                continue
+        return ast.parse(source)

@@ -1,21 +1,23 @@
+import ast
 import gc
 import threading
 import time
 
 from stepcoder.sandbox import syntax
 
+SOURCE = "\n".join(f"y{i} = [a + {i} for a in (x, (y, ({i}, [1, 2])))]" for i in range(300))
+
 
 def test_threads_parse_while_the_collectors_callbacks_let_others_in():
     def let_others_in(_phase: str, _info: dict[str, int]) -> None:
         time.sleep(0)
 
-    source = "\n".join(f"y{i} = [a + {i} for a in (x, (y, ({i}, [1, 2])))]" for i in range(300))
     failures: list[BaseException] = []
 
     def parse_often() -> None:
         try:
             for _ in range(8):
-                assert len(syntax.parse(source).body) == 300
+                assert len(syntax.parse(SOURCE).body) == 300
         except BaseException as error:
             failures.append(error)
 
@@ -32,3 +34,21 @@ def test_threads_parse_while_the_collectors_callbacks_let_others_in():
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(let_others_in)
     assert failures == []
+
+
+def test_a_library_that_parses_amid_ours_costs_another_try():
+    parsed: list[ast.Module] = []
+
+    def parse_once(_phase: str, _info: dict[str, int]) -> None:
+        if not parsed:
+            parsed.append(ast.parse("y = 1"))
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(parse_once)
+    gc.set_threshold(50)
+    try:
+        assert len(syntax.parse(SOURCE).body) == 300
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(parse_once)
+    assert len(parsed) == 1
