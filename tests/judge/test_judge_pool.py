@@ -253,6 +253,10 @@ def test_a_cluster_of_ray() -> None:
     """In a process of its own, since Ray leaves threads behind."""
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
-    file = Path(__file__).with_name("cluster_of_ray.py")
-    done = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=600)
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
+    done = subprocess.run(
+        [*command, str(here / "cluster_of_ray.py")],
+        **{"capture_output": True, "text": True, "timeout": 600, "env": environment},
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

