@@ -257,6 +257,9 @@ def test_a_cluster_of_ray() -> None:
     environment = os.environ | {"PYTHONPATH": f"{here}:{here.parent}"}
     done = subprocess.run(
         [*command, str(here / "cluster_of_ray.py")],
-        **{"capture_output": True, "text": True, "timeout": 600, "env": environment},
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
