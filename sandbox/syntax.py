@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import threading
+from contextlib import suppress
 
 # CPython 3.11 counts the depth of a tree in one variable for all threads. If the garbage collector
 # runs during a parse and lets another thread parse, the first parse fails with "SystemError: AST
@@ -23,8 +24,6 @@ def parse(source: str) -> ast.Module:
     source = source.removeprefix("\ufeff")
     with _ONE_AT_A_TIME:
         for _ in range(_TRIES):
-            try:
+            with suppress(SystemError):
                 return ast.parse(source)
-            except SystemError:
-                continue
         return ast.parse(source)

@@ -91,12 +91,13 @@ def cells(evaluation: Evaluation) -> list[list[str]]:
     """Return the table as text: a header, then a line for each group."""
     lines = [["problems of", "problems", "samples", *(f"pass@{k} (95%)" for k in evaluation.ks)]]
     for name, group in evaluation.groups.items():
-        figures = [_figure(group.get(f"pass@{k}")) for k in evaluation.ks]
+        figures = [figure(group.get(f"pass@{k}")) for k in evaluation.ks]
         lines.append([name, str(group["problems"]), str(group["samples"]), *figures])
     return lines
 
 
-def _figure(found: Estimate | None) -> str:
+def figure(found: Estimate | None) -> str:
+    """Return an estimate with its interval in words."""
     if found is None:
         return "-"
     return f"{found.value:.1%} ({100 * found.low:.1f} to {100 * found.high:.1f})"
@@ -104,17 +105,27 @@ def _figure(found: Estimate | None) -> str:
 
 def to_table(evaluation: Evaluation) -> Table:
     """Return the table for a terminal."""
-    (first, *others), *lines = cells(evaluation)
+    return table_of(cells(evaluation))
+
+
+def to_markdown(evaluation: Evaluation) -> str:
+    """Return the table in Markdown."""
+    return markdown_of(cells(evaluation))
+
+
+def table_of(cells: Sequence[Sequence[str]], caption: str | None = None) -> Table:
+    """Return lines of cells, the first of which are titles, as a table for a terminal."""
+    (first, *others), *lines = cells
     columns = (Column(title, justify="right", no_wrap=True) for title in others)
-    table = Table(Column(first, no_wrap=True), *columns, box=None, pad_edge=False)
+    table = Table(Column(first, no_wrap=True), *columns, box=None, pad_edge=False, caption=caption)
     for line in lines:
         table.add_row(*line)
     return table
 
 
-def to_markdown(evaluation: Evaluation) -> str:
-    """Return the table in Markdown."""
-    header, *lines = cells(evaluation)
+def markdown_of(cells: Sequence[Sequence[str]]) -> str:
+    """Return such lines as a table in Markdown."""
+    header, *lines = cells
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
 

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.table import Column, Table
+from rich.table import Table
 
 from stepcoder.evaluate.passk import Estimate, estimate
+from stepcoder.evaluate.results import figure, markdown_of, table_of
 from stepcoder.journal import Record
 
 COSTS = ("tokens", "prompt_tokens", "runs")
@@ -118,7 +119,7 @@ def cells(found: Refinement) -> list[list[str]]:
     lines = [["method", "problems", "first pass@1", "pass@1 (95%)", *costs]]
     for name, curve in found.curves.items():
         first, last = curve.by_round[0], curve.by_round[-1]
-        interval = f"{last.value:.1%} ({100 * last.low:.1f} to {100 * last.high:.1f})"
+        interval = figure(last)
         spent = (f"{curve.costs[cost]:,.1f}" for cost in COSTS)
         lines.append([name, str(last.of), f"{first.value:.1%}", interval, *spent])
     return lines
@@ -135,21 +136,12 @@ def gain_text(found: Refinement) -> str:
 
 def to_table(found: Refinement) -> Table:
     """Return the table for a terminal."""
-    (first, *others), *lines = cells(found)
-    columns = (Column(title, justify="right", no_wrap=True) for title in others)
-    caption = gain_text(found) or None
-    table = Table(Column(first, no_wrap=True), *columns, box=None, pad_edge=False, caption=caption)
-    for line in lines:
-        table.add_row(*line)
-    return table
+    return table_of(cells(found), gain_text(found) or None)
 
 
 def to_markdown(found: Refinement) -> str:
     """Return the table in Markdown."""
-    header, *lines = cells(found)
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
-    return f"{table}\n{gain_text(found)}\n"
+    return f"{markdown_of(cells(found))}\n{gain_text(found)}\n"
 
 
 def to_json(found: Refinement) -> str:
